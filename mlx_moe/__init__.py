@@ -1,0 +1,42 @@
+"""The engine: checkpoints, model families, KV cache, sampling, tokenizers, one-machine generation. No network.
+
+Importing it is cheap: MLX is imported with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlx_moe.errors import MoeClusterError as MoeClusterError
+    from mlx_moe.generation import Generation as Generation
+    from mlx_moe.model import Model as Model
+    from mlx_moe.model import generate as generate
+    from mlx_moe.model import load as load
+    from mlx_moe.request import Request as Request
+    from mlx_moe.request import Token as Token
+    from mlx_moe.sampling import SamplingParams as SamplingParams
+    from mlx_moe.summary import ModelSummary as ModelSummary
+    from mlx_moe.summary import describe as describe
+
+_HOMES = {
+    "MoeClusterError": "errors",
+    "Generation": "generation",
+    "Model": "model",
+    "ModelSummary": "summary",
+    "Request": "request",
+    "SamplingParams": "sampling",
+    "Token": "request",
+    "describe": "summary",
+    "generate": "model",
+    "load": "model",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,138 @@
+"""DeepSeek-V3, R1, V3.1 and Kimi-K2: latent attention, sigmoid router with groups, shared experts, MTP.
+
+Source: DeepSeek-V3 technical report, arXiv 2412.19437; transformers' `deepseek_v3` for the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlx_moe.config import ConfigFields, MLAConfig, ModelConfig, MoEConfig, read_quantization, read_rope
+from mlx_moe.errors import CheckpointError
+from mlx_moe.families.blocks import moe_or_mlp_parameters, norm_parameters
+from mlx_moe.parameter import Parameter, latent_projections, linear, vector
+
+if TYPE_CHECKING:
+    from mlx_moe.layers.decoder import DecoderLayer
+    from mlx_moe.weights import LoadedParameters
+
+
+def read_config(fields: ConfigFields) -> ModelConfig:
+    """Read a `deepseek_v3` config.json."""
+    if (
+        fields.word("scoring_func", "sigmoid") != "sigmoid"
+        or fields.word("topk_method", "noaux_tc") != "noaux_tc"
+    ):
+        raise fields.unsupported("deepseek_v3 routes with scoring_func sigmoid and topk_method noaux_tc only")
+    num_hidden_layers = fields.dimension("num_hidden_layers")
+    max_position_embeddings = fields.dimension("max_position_embeddings")
+    attention = MLAConfig(
+        num_attention_heads=fields.dimension("num_attention_heads"),
+        q_lora_rank=fields.dimension("q_lora_rank") if fields.has("q_lora_rank") else None,
+        kv_lora_rank=fields.dimension("kv_lora_rank"),
+        qk_nope_head_dim=fields.dimension("qk_nope_head_dim"),
+        qk_rope_head_dim=fields.dimension("qk_rope_head_dim", minimum=2),
+        v_head_dim=fields.dimension("v_head_dim"),
+        attention_bias=fields.flag("attention_bias", default=False),
+    )
+    moe = MoEConfig(
+        n_routed_experts=fields.dimension("n_routed_experts", "num_local_experts"),
+        num_experts_per_tok=fields.dimension("num_experts_per_tok"),
+        moe_intermediate_size=fields.dimension("moe_intermediate_size"),
+        n_shared_experts=fields.dimension("n_shared_experts", default=0, minimum=0),
+        scoring_func="sigmoid",
+        norm_topk_prob=fields.flag("norm_topk_prob", default=True),
+        routed_scaling_factor=fields.number("routed_scaling_factor", default=1.0),
+        n_group=fields.dimension("n_group", default=1),
+        topk_group=fields.dimension("topk_group", default=1),
+        correction_bias=True,
+    )
+    group_size, rest = divmod(moe.n_routed_experts, moe.n_group)
+    if rest or moe.topk_group > moe.n_group or moe.num_experts_per_tok > moe.topk_group * group_size:
+        raise CheckpointError(
+            f"config.json: {moe.num_experts_per_tok} experts a token cannot be chosen from {moe.topk_group} of "
+            f"{moe.n_group} groups over {moe.n_routed_experts} experts"
+        )
+    first_dense = fields.dimension("first_k_dense_replace", default=0, minimum=0)
+    frequency = fields.dimension("moe_layer_freq", default=1)
+    mtp_layers = fields.dimension("num_nextn_predict_layers", "num_mtp_layers", default=0, minimum=0)
+    quantization, overrides = read_quantization(fields)
+    return ModelConfig(
+        model_type="deepseek_v3",
+        vocab_size=fields.dimension("vocab_size"),
+        hidden_size=fields.dimension("hidden_size"),
+        intermediate_size=fields.dimension("intermediate_size"),
+        num_hidden_layers=num_hidden_layers,
+        max_position_embeddings=max_position_embeddings,
+        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
+        tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
+        attention=attention,
+        rope=read_rope(
+            fields,
+            attention.qk_rope_head_dim,
+            fields.flag("rope_interleave", default=True),
+            max_position_embeddings,
+        ),
+        moe=moe,
+        moe_layers=frozenset(
+            layer
+            for layer in range(num_hidden_layers + mtp_layers)
+            if layer >= first_dense and layer % frequency == 0
+        ),
+        num_nextn_predict_layers=mtp_layers,
+        quantization=quantization,
+        quantization_overrides=overrides,
+    )
+
+
+def layer_parameters(config: ModelConfig, layer: int, owned_experts: Sequence[int]) -> list[Parameter]:
+    """Return the parameters of one decoder layer."""
+    prefix = f"model.layers.{layer}"
+    return [
+        *norm_parameters(config, prefix),
+        *_attention_parameters(config, f"{prefix}.self_attn"),
+        *moe_or_mlp_parameters(config, prefix, layer, owned_experts),
+    ]
+
+
+def _attention_parameters(config: ModelConfig, path: str) -> list[Parameter]:
+    a = config.attention
+    assert isinstance(a, MLAConfig)
+    hidden_size = config.hidden_size
+    q_out = a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
+    parameters = [
+        linear(f"{path}.kv_a_proj_with_mqa", a.kv_width, hidden_size),
+        vector(f"{path}.kv_a_layernorm.weight", a.kv_lora_rank),
+        *latent_projections(path, a.num_attention_heads, a.qk_nope_head_dim, a.v_head_dim, a.kv_lora_rank),
+        linear(f"{path}.o_proj", hidden_size, a.num_attention_heads * a.v_head_dim),
+    ]
+    if a.q_lora_rank is None:
+        parameters.append(linear(f"{path}.q_proj", q_out, hidden_size))
+    else:
+        parameters += [
+            linear(f"{path}.q_a_proj", a.q_lora_rank, hidden_size),
+            vector(f"{path}.q_a_layernorm.weight", a.q_lora_rank),
+            linear(f"{path}.q_b_proj", q_out, a.q_lora_rank),
+        ]
+    if a.attention_bias:
+        parameters += [
+            vector(f"{path}.kv_a_proj_with_mqa.bias", a.kv_width),
+            vector(f"{path}.o_proj.bias", hidden_size),
+        ]
+        if a.q_lora_rank is not None:
+            parameters.append(vector(f"{path}.q_a_proj.bias", a.q_lora_rank))
+    return parameters
+
+
+def build_layer(
+    config: ModelConfig, layer: int, owned_experts: Sequence[int], loaded: LoadedParameters
+) -> DecoderLayer:
+    """Return the layer over its loaded parameters."""
+    from mlx_moe.families.blocks import build_decoder_layer
+    from mlx_moe.layers.latent_attention import LatentAttention
+
+    assert isinstance(config.attention, MLAConfig)
+    scope = loaded.scope(f"model.layers.{layer}")
+    attention = LatentAttention(config.attention, config.rope, scope.scope("self_attn"))
+    return build_decoder_layer(config, layer, owned_experts, scope, attention)

@@ -1,0 +1,51 @@
+"""Head: the two ends of the model that the coordinator owns, token embedding and output projection.
+
+Shapes: L positions, D hidden_size, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_moe.config import ModelConfig
+from mlx_moe.parameter import Parameter, linear, vector
+from mlx_moe.weights import LoadedParameters, Weight
+
+
+def head_parameters(config: ModelConfig) -> list[Parameter]:
+    """Return the embedding, the final norm and the lm_head; a tied model has no lm_head of its own."""
+    parameters = [
+        linear("model.embed_tokens", config.vocab_size, config.hidden_size),
+        vector("model.norm.weight", config.hidden_size),
+    ]
+    if not config.tie_word_embeddings:
+        parameters.append(linear("lm_head", config.vocab_size, config.hidden_size))
+    return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Tokens to hidden states, hidden states to logits."""
+
+    embed_tokens: Weight
+    norm: mx.array
+    norm_eps: float
+    lm_head: Weight
+    dtype: mx.Dtype
+
+    @classmethod
+    def build(cls, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Head:
+        """Return the head over its loaded parameters."""
+        embed_tokens = loaded.weight("model.embed_tokens")
+        lm_head = embed_tokens if config.tie_word_embeddings else loaded.weight("lm_head")
+        return cls(embed_tokens, loaded.vector("model.norm.weight"), config.rms_norm_eps, lm_head, dtype)
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """Map input_ids `[L]` to hidden states `[L, D]`."""
+        return self.embed_tokens.rows(input_ids).astype(self.dtype)
+
+    def logits(self, hidden_states: mx.array) -> mx.array:
+        """Map hidden_states `[L, D]` after the last layer to logits `[L, V]`."""
+        return self.lm_head.matmul(mx.fast.rms_norm(hidden_states, self.norm, self.norm_eps))

@@ -1,0 +1,63 @@
+"""KVCache: what one layer remembers of one request's positions.
+
+Knows nothing of attention kinds: it keeps arrays that grow along their second-last axis, the position.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlx_moe.errors import FrameError
+
+GROWTH = 256
+"""Positions by which the buffers grow at a time."""
+
+
+class KVCache:
+    """Buffers `[..., capacity, width]`, of which the first `length` positions are valid."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._buffers: list[mx.array] = []
+        self._capacity = 0
+
+    def append(self, *new: mx.array) -> list[mx.array]:
+        """Write arrays `[..., L, width]` after the valid positions; return them with all that stand before."""
+        n_new = new[0].shape[-2]
+        end = self.length + n_new
+        if end > self._capacity:
+            self._grow(new, end)
+        for i, array in enumerate(new):
+            self._buffers[i][..., self.length : end, :] = array
+        self.length = end
+        if end == self._capacity:
+            return list(self._buffers)
+        return [buffer[..., :end, :] for buffer in self._buffers]
+
+    def rewind(self, position: int) -> None:
+        """Forget the positions from `position` on. Raises FrameError if that many were never kept."""
+        if position > self.length:
+            raise FrameError(
+                f"a frame starts at position {position} but only {self.length} positions are kept"
+            )
+        self.length = position
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    @property
+    def buffers(self) -> list[mx.array]:
+        """The buffers, to evaluate them."""
+        return self._buffers
+
+    def _grow(self, new: tuple[mx.array, ...], end: int) -> None:
+        capacity = -(-end // GROWTH) * GROWTH
+        grown = []
+        for i, array in enumerate(new):
+            shape = (*array.shape[:-2], capacity - self.length, array.shape[-1])
+            room = mx.zeros(shape, array.dtype)
+            kept = [self._buffers[i][..., : self.length, :]] if self.length else []
+            grown.append(mx.concatenate([*kept, room], axis=-2) if kept else room)
+        self._buffers, self._capacity = grown, capacity

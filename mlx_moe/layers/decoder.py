@@ -1,0 +1,42 @@
+"""DecoderLayer: attention and feed-forward, each normed before and added to the residual stream."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import mlx.core as mx
+
+from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.feed_forward import MLP, ExpertPeers, MoE
+from mlx_moe.weights import LoadedParameters
+
+
+class Attention(Protocol):
+    """Attention over one layer's KV cache."""
+
+    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
+        """Map x `[L, D]`, which stands after the kept positions, to `[L, D]`; keep its keys and values."""
+
+
+class DecoderLayer:
+    """One layer of the model. Its seams are where experts may be remote: attend, then feed forward."""
+
+    def __init__(
+        self, parameters: LoadedParameters, norm_eps: float, attention: Attention, feed_forward: MLP | MoE
+    ) -> None:
+        self._input_norm = parameters.vector("input_layernorm.weight")
+        self._post_attention_norm = parameters.vector("post_attention_layernorm.weight")
+        self._norm_eps = norm_eps
+        self._attention = attention
+        self.feed_forward = feed_forward
+
+    def __call__(
+        self, hidden_states: mx.array, cache: KVCache, layer: int, peers: ExpertPeers | None = None
+    ) -> mx.array:
+        """Map hidden_states `[L, D]` to `[L, D]`."""
+        x = mx.fast.rms_norm(hidden_states, self._input_norm, self._norm_eps)
+        hidden_states = hidden_states + self._attention(x, cache)
+        x = mx.fast.rms_norm(hidden_states, self._post_attention_norm, self._norm_eps)
+        if isinstance(self.feed_forward, MoE):
+            return hidden_states + self.feed_forward(x, layer, peers)
+        return hidden_states + self.feed_forward(x)

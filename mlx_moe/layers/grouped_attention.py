@@ -1,0 +1,67 @@
+"""GroupedQueryAttention: several query heads share a key-value head.
+
+Source: arXiv 2305.13245. Shapes: L query positions, S kept positions, D hidden_size, H query heads, G key-value
+heads, W head_dim.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlx_moe.config import GQAConfig, RopeConfig
+from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.masking import blocks_of_queries, causal_mask
+from mlx_moe.layers.rope import Rope
+from mlx_moe.weights import LoadedParameters
+
+
+class GroupedQueryAttention:
+    """Attention whose cache holds each key-value head's keys and values."""
+
+    def __init__(
+        self, config: GQAConfig, rope: RopeConfig, norm_eps: float, parameters: LoadedParameters
+    ) -> None:
+        self._config = config
+        self._rope = Rope(rope)
+        self._scale = config.head_dim**-0.5
+        self._norm_eps = norm_eps
+        self._q_proj = parameters.linear("q_proj")
+        self._k_proj = parameters.linear("k_proj")
+        self._v_proj = parameters.linear("v_proj")
+        self._o_proj = parameters.linear("o_proj")
+        if config.qk_norm:
+            self._q_norm = parameters.vector("q_norm.weight")
+            self._k_norm = parameters.vector("k_norm.weight")
+
+    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
+        """Attend from x `[L, D]`, which stands after the kept positions, to all of them; return `[L, D]`."""
+        c = self._config
+        n_queries = x.shape[0]
+        first_position = cache.length
+        q = self._q_proj(x).reshape(n_queries, c.num_attention_heads, -1)
+        k = self._k_proj(x).reshape(n_queries, c.num_key_value_heads, -1)
+        v = self._v_proj(x).reshape(n_queries, c.num_key_value_heads, -1)
+        if c.qk_norm:
+            q = mx.fast.rms_norm(q, self._q_norm, self._norm_eps)
+            k = mx.fast.rms_norm(k, self._k_norm, self._norm_eps)
+        q = self._rope(q.transpose(1, 0, 2), first_position)  # [H, L, W]
+        k = self._rope(k.transpose(1, 0, 2), first_position)  # [G, L, W]
+        keys, values = cache.append(k, v.transpose(1, 0, 2))  # [G, S, W]
+        heads = self._attend(q, keys, values)  # [H, L, W]
+        return self._o_proj(heads.transpose(1, 0, 2).reshape(n_queries, -1))
+
+    def _attend(self, q: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        n_heads, n_queries, _ = q.shape
+        n_kept = keys.shape[1]
+        blocks = []
+        for block in blocks_of_queries(n_queries, n_heads * n_kept * q.dtype.size):
+            end = n_kept - n_queries + block.stop
+            heads = mx.fast.scaled_dot_product_attention(
+                q[None, :, block.start : block.stop],
+                keys[None, :, :end],
+                values[None, :, :end],
+                scale=self._scale,
+                mask=None if len(block) == 1 else causal_mask(len(block), end, q.dtype),
+            )
+            blocks.append(heads[0])
+        return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=1)

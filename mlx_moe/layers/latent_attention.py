@@ -1,0 +1,114 @@
+"""LatentAttention: MLA over a cache of compressed latents.
+
+Source: DeepSeek-V2, arXiv 2405.04434, section 2.1 and appendix C; transformers' `deepseek_v3` for the numbers.
+Shapes: L query positions, S kept positions, D hidden_size, H heads, R kv_lora_rank, N qk_nope_head_dim,
+P qk_rope_head_dim, V v_head_dim.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlx_moe.config import MLAConfig, RopeConfig, yarn_mscale
+from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.masking import blocks_of_queries, causal_mask
+from mlx_moe.layers.rope import Rope
+from mlx_moe.weights import LoadedParameters
+
+LATENT_NORM_EPS = 1e-6
+"""The norms inside MLA have an epsilon of their own, whatever rms_norm_eps says (as transformers)."""
+
+
+class LatentAttention:
+    """Attention whose cache holds R + P numbers a position, for all heads together."""
+
+    def __init__(self, config: MLAConfig, rope: RopeConfig, parameters: LoadedParameters) -> None:
+        self._config = config
+        self._rope = Rope(rope)
+        self._scale = (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
+        if rope.rope_type != "default" and rope.mscale_all_dim:
+            self._scale *= yarn_mscale(rope.factor, rope.mscale_all_dim) ** 2
+        if config.q_lora_rank is None:
+            self._q_proj = parameters.linear("q_proj")
+        else:
+            self._q_a_proj = parameters.linear("q_a_proj")
+            self._q_a_norm = parameters.vector("q_a_layernorm.weight")
+            self._q_b_proj = parameters.linear("q_b_proj")
+        self._kv_a_proj = parameters.linear("kv_a_proj_with_mqa")
+        self._kv_a_norm = parameters.vector("kv_a_layernorm.weight")
+        self._key_up = parameters.head_projection("key_up_proj")
+        self._value_up = parameters.head_projection("value_up_proj")
+        self._o_proj = parameters.linear("o_proj")
+        self._absorb_up_to = absorb_up_to(config)
+
+    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
+        """Attend from x `[L, D]`, which stands after the kept positions, to all of them; return `[L, D]`."""
+        c = self._config
+        n_queries = x.shape[0]
+        first_position = cache.length
+        q = self._queries(x).reshape(n_queries, c.num_attention_heads, -1).transpose(1, 0, 2)
+        q_nope, q_pe = mx.split(q, [c.qk_nope_head_dim], axis=-1)  # [H, L, N], [H, L, P]
+        latent, k_pe = mx.split(self._kv_a_proj(x), [c.kv_lora_rank], axis=-1)  # [L, R], [L, P]
+        latent = mx.fast.rms_norm(latent, self._kv_a_norm, LATENT_NORM_EPS)
+        q_pe = self._rope(q_pe, first_position)
+        k_pe = self._rope(k_pe[None], first_position)[0]
+        latent, k_pe = cache.append(latent, k_pe)  # [S, R], [S, P]
+        attend = self._absorbed if n_queries <= self._absorb_up_to else self._expanded
+        heads = attend(q_nope, q_pe, latent, k_pe)  # [H, L, V]
+        return self._o_proj(heads.transpose(1, 0, 2).reshape(n_queries, -1))
+
+    def _queries(self, x: mx.array) -> mx.array:
+        if self._config.q_lora_rank is None:
+            return self._q_proj(x)
+        return self._q_b_proj(mx.fast.rms_norm(self._q_a_proj(x), self._q_a_norm, LATENT_NORM_EPS))
+
+    def _absorbed(self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array) -> mx.array:
+        """Bring the queries to the latents: reads the cache as it is, once for all heads."""
+        n_heads, n_queries, _ = q_nope.shape
+        q_latent = self._key_up.apply_transposed(q_nope) * self._scale  # [H, L, R]
+        scores = _flat(q_latent) @ latent.T + _flat(q_pe * self._scale) @ k_pe.T  # [H*L, S]
+        if n_queries > 1:
+            scores = scores.reshape(n_heads, n_queries, -1)
+            scores = (scores + causal_mask(n_queries, latent.shape[0], scores.dtype)).reshape(
+                n_heads * n_queries, -1
+            )
+        out = mx.softmax(scores, axis=-1, precise=True) @ latent  # [H*L, R]
+        return self._value_up.apply(out.reshape(n_heads, n_queries, -1))
+
+    def _expanded(self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array) -> mx.array:
+        """Expand the latents to every head's keys and values: fewer operations a query, once it is paid."""
+        keys = self._key_up.apply(latent[None])  # [H, S, N]
+        values = self._value_up.apply(latent[None])  # [H, S, V]
+        n_heads, n_queries, _ = q_nope.shape
+        n_kept = latent.shape[0]
+        blocks = []
+        for block in blocks_of_queries(n_queries, n_heads * n_kept * latent.dtype.size):
+            end = n_kept - n_queries + block.stop
+            pe_scores = _flat(q_pe[:, block.start : block.stop] * self._scale) @ k_pe[:end].T
+            mask = causal_mask(len(block), end, pe_scores.dtype)
+            heads = mx.fast.scaled_dot_product_attention(
+                q_nope[None, :, block.start : block.stop],
+                keys[None, :, :end],
+                values[None, :, :end],
+                scale=self._scale,
+                mask=pe_scores.reshape(1, n_heads, len(block), end) + mask,
+            )
+            blocks.append(heads[0])
+        return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=1)
+
+
+def absorb_up_to(config: MLAConfig) -> int:
+    """Return the number of query positions up to which the absorbed form needs fewer multiplications.
+
+    Absorbed costs 2R + P for each query, kept position and head; expanded N + P + V, and R (N + V) for each kept
+    position and head.
+    """
+    rank, expanded = config.kv_lora_rank, config.qk_nope_head_dim + config.v_head_dim
+    if 2 * rank <= expanded:
+        return 1 << 30
+    return rank * expanded // (2 * rank - expanded)
+
+
+def _flat(x: mx.array) -> mx.array:
+    """Merge heads and queries, `[H, L, W]` to `[H*L, W]`: one matrix product for all heads."""
+    return x.reshape(-1, x.shape[-1])

@@ -1,0 +1,67 @@
+"""Rope: rotary position embedding, plain, linearly stretched, or YaRN.
+
+Source: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+
+from mlx_moe.config import RopeConfig
+
+
+class Rope:
+    """Rotate the last `dims` numbers of queries and keys by their position."""
+
+    def __init__(self, config: RopeConfig) -> None:
+        self._dims = config.dims
+        self._interleaved = config.interleaved
+        self._attention_factor = config.attention_factor
+        self._periods = _periods(config)
+
+    def __call__(self, x: mx.array, first_position: int) -> mx.array:
+        """Rotate x `[H, L, dims]`, whose rows stand at first_position, first_position + 1, ..."""
+        rotated = mx.fast.rope(
+            x,
+            self._dims,
+            traditional=self._interleaved,
+            base=None,
+            scale=1.0,
+            offset=first_position,
+            freqs=self._periods,
+        )
+        return rotated if self._attention_factor == 1.0 else rotated * self._attention_factor
+
+
+def _periods(config: RopeConfig) -> mx.array:
+    """Return positions per radian of each pair of dims `[dims / 2]`, float32."""
+    pairs = [config.rope_theta ** (2 * i / config.dims) for i in range(config.dims // 2)]
+    if config.rope_type == "linear":
+        pairs = [period * config.factor for period in pairs]
+    elif config.rope_type == "yarn":
+        pairs = _yarn_periods(config, pairs)
+    return mx.array(pairs, dtype=mx.float32)
+
+
+def _yarn_periods(config: RopeConfig, periods: list[float]) -> list[float]:
+    """Keep fast pairs, stretch slow ones by `factor`, and blend between, as a share of each frequency."""
+    low = _pair_of(config.beta_fast, config)
+    high = _pair_of(config.beta_slow, config)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.dims - 1)
+    if low == high:
+        high += 0.001
+    blended = []
+    for i, period in enumerate(periods):
+        stretched = min(max((i - low) / (high - low), 0.0), 1.0)
+        blended.append(1 / (stretched / (config.factor * period) + (1 - stretched) / period))
+    return blended
+
+
+def _pair_of(rotations: float, config: RopeConfig) -> float:
+    """Return the pair (fractional) that turns `rotations` times over the original context."""
+    turns = config.original_max_position_embeddings / (rotations * 2 * math.pi)
+    return config.dims * math.log(turns) / (2 * math.log(config.rope_theta))

@@ -1,0 +1,54 @@
+"""Router: which experts each position goes to, and with which weights.
+
+Sources: DeepSeek-V3, arXiv 2412.19437, section 2.1.2; transformers' routers for the numbers.
+Shapes: L positions, D hidden_size, E experts, K chosen for each position.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlx_moe.config import MoEConfig
+from mlx_moe.weights import LoadedParameters
+
+
+class Router:
+    """Choose K of E experts, by softmax or by sigmoid with a bias that only the choice sees."""
+
+    def __init__(self, config: MoEConfig, parameters: LoadedParameters) -> None:
+        self._config = config
+        self._gate = parameters.linear("gate")
+        self._bias = parameters.vector("gate.e_score_correction_bias") if config.correction_bias else None
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Route x `[L, D]`; return indices `[L, K]` and weights `[L, K]` float32."""
+        c = self._config
+        router_logits = self._gate(x.astype(mx.float32))  # [L, E]
+        if c.scoring_func == "sigmoid":
+            scores = mx.sigmoid(router_logits)
+        else:
+            scores = mx.softmax(router_logits, axis=-1)
+        choice = scores if self._bias is None else scores + self._bias
+        if c.n_group > c.topk_group:
+            choice = self._limit_groups(choice)
+        k = c.num_experts_per_tok
+        indices = mx.argpartition(-choice, kth=k - 1, axis=-1)[:, :k]
+        weights = mx.take_along_axis(scores, indices, axis=-1)
+        if c.norm_topk_prob and (k > 1 or c.scoring_func == "sigmoid"):
+            weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)
+        if c.routed_scaling_factor != 1.0:
+            weights = weights * c.routed_scaling_factor
+        return indices, weights
+
+    def _limit_groups(self, choice: mx.array) -> mx.array:
+        """Mask the groups that are not among the best `topk_group`, by the sum of their two best experts.
+
+        The mask is -inf: with 0, as some write it, a group that was left out wins once a bias makes scores negative.
+        """
+        c = self._config
+        groups = choice.reshape(-1, c.n_group, c.n_routed_experts // c.n_group)
+        group_scores = mx.topk(groups, min(2, groups.shape[-1]), axis=-1).sum(axis=-1)  # [L, n_group]
+        n_left_out = c.n_group - c.topk_group
+        left_out = mx.argpartition(group_scores, kth=n_left_out - 1, axis=-1)[:, :n_left_out]
+        masked = mx.put_along_axis(groups, left_out[:, :, None], mx.array(-mx.inf), axis=1)
+        return masked.reshape(choice.shape)

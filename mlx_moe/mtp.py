@@ -1,0 +1,91 @@
+"""MultiTokenPrediction: the layer that drafts the token after the next.
+
+Source: DeepSeek-V3, arXiv 2412.19437, section 2.2. The layer's own copies of the embedding and the lm_head are those
+of the model, so the model's are used. Shapes: L positions, D hidden_size, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_moe import families
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig
+from mlx_moe.head import Head
+from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.parameter import Parameter, linear, vector
+from mlx_moe.weights import Linear, LoadedParameters
+
+
+def mtp_parameters(config: ModelConfig) -> list[Parameter]:
+    """Return the parameters of the first MTP layer, which follows the model's last layer."""
+    layer, hidden_size = config.num_hidden_layers, config.hidden_size
+    prefix = f"model.layers.{layer}"
+    owned = range(config.moe.n_routed_experts) if layer in config.moe_layers else ()
+    return [
+        *families.find(config.model_type).layer_parameters(config, layer, owned),
+        vector(f"{prefix}.enorm.weight", hidden_size),
+        vector(f"{prefix}.hnorm.weight", hidden_size),
+        linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size),
+        vector(f"{prefix}.shared_head.norm.weight", hidden_size),
+    ]
+
+
+def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:
+    """Whether the checkpoint kept its MTP layer; many conversions drop it."""
+    name = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"
+    return config.num_nextn_predict_layers > 0 and name in checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class MultiTokenPrediction:
+    """One more decoder layer, over a position's hidden state and the token that follows it."""
+
+    head: Head
+    enorm: mx.array
+    hnorm: mx.array
+    eh_proj: Linear
+    layer: DecoderLayer
+    layer_index: int
+    output_norm: mx.array
+    norm_eps: float
+
+    @classmethod
+    def build(cls, config: ModelConfig, loaded: LoadedParameters, head: Head) -> MultiTokenPrediction:
+        """Return the layer over its loaded parameters; the embedding and the lm_head are those of `head`."""
+        index = config.num_hidden_layers
+        owned = range(config.moe.n_routed_experts) if index in config.moe_layers else ()
+        scope = loaded.scope(f"model.layers.{index}")
+        return cls(
+            head=head,
+            enorm=scope.vector("enorm.weight"),
+            hnorm=scope.vector("hnorm.weight"),
+            eh_proj=scope.linear("eh_proj"),
+            layer=families.find(config.model_type).build_layer(config, index, owned, loaded),
+            layer_index=index,
+            output_norm=scope.vector("shared_head.norm.weight"),
+            norm_eps=config.rms_norm_eps,
+        )
+
+    def __call__(
+        self, hidden_states: mx.array, next_ids: mx.array, cache: KVCache
+    ) -> tuple[mx.array, mx.array]:
+        """Predict the token after each next one.
+
+        Args:
+            hidden_states: `[L, D]` of consecutive positions after the model's last layer, before its final norm.
+            next_ids: `[L]`, the token that follows each position.
+            cache: this layer's KV cache; it stands at the first of the positions.
+
+        Returns:
+            Hidden states `[L, D]`, to chain deeper drafts from, and logits `[L, V]`.
+        """
+        embedded = mx.fast.rms_norm(self.head.embed(next_ids), self.enorm, self.norm_eps)
+        previous = mx.fast.rms_norm(hidden_states, self.hnorm, self.norm_eps)
+        joined = self.eh_proj(mx.concatenate([embedded, previous], axis=-1))
+        hidden_states = self.layer(joined, cache, self.layer_index)
+        logits = self.head.lm_head.matmul(mx.fast.rms_norm(hidden_states, self.output_norm, self.norm_eps))
+        return hidden_states, logits

@@ -1,0 +1,131 @@
+"""Parameter: one array of the model as the engine holds it, and where a checkpoint may keep its rows.
+
+The same parameter is stored in different layouts: a stack of experts in one tensor (mlx-community), a tensor an
+expert (originals on the hub), or fused with its neighbour (transformers 5). A layout names the rows that make the
+parameter, so that loading is a list of byte ranges. Knows nothing of files and of quantization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Runs of rows of one stored tensor, in order.
+
+    `tensor` is its full name; `shape` its logical (unquantized) shape. Rows count over all axes but the last.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    rows: tuple[range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sources that, one after the other, make a parameter of `shape`; `transposed` swaps its last two axes."""
+
+    shape: tuple[int, ...]
+    sources: tuple[Source, ...]
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One array of the model, under its canonical `name`; the first layout a checkpoint has is taken.
+
+    A `matrix` may be stored quantized along its last axis. `float32` parameters keep full precision on every backend.
+    """
+
+    name: str
+    layouts: tuple[Layout, ...]
+    matrix: bool = True
+    float32: bool = False
+
+
+def linear(path: str, out_features: int, in_features: int, *, float32: bool = False) -> Parameter:
+    """Return the weight of a linear map or an embedding, `[out_features, in_features]`."""
+    return Parameter(path, (whole(f"{path}.weight", (out_features, in_features)),), float32=float32)
+
+
+def vector(name: str, size: int, *, float32: bool = False) -> Parameter:
+    """Return a norm's weight or a bias, `[size]`, stored under its full name."""
+    return Parameter(name, (whole(name, (size,)),), matrix=False, float32=float32)
+
+
+def whole(tensor: str, shape: tuple[int, ...]) -> Layout:
+    """Return the layout of a parameter that is one stored tensor."""
+    n_rows = 1
+    for size in shape[:-1]:
+        n_rows *= size
+    return Layout(shape, (Source(tensor, shape, (range(n_rows),)),))
+
+
+def experts(
+    layer: str, projection: str, n_experts: int, owned: Sequence[int], out_features: int, in_features: int
+) -> Parameter:
+    """Return the owned rows of an expert stack, `[len(owned), out_features, in_features]`.
+
+    Layouts: stacked `switch_mlp`, a tensor an expert, fused `gate_up_proj` with gate above up.
+    """
+    shape = (len(owned), out_features, in_features)
+    stacked = Source(
+        f"{layer}.mlp.switch_mlp.{projection}.weight",
+        (n_experts, out_features, in_features),
+        tuple(range(e * out_features, (e + 1) * out_features) for e in owned),
+    )
+    per_expert = tuple(
+        Source(
+            f"{layer}.mlp.experts.{e}.{projection}.weight",
+            (out_features, in_features),
+            (range(out_features),),
+        )
+        for e in owned
+    )
+    fused_name, parts = ("down_proj", 1) if projection == "down_proj" else ("gate_up_proj", 2)
+    first = out_features if projection == "up_proj" else 0
+    fused = Source(
+        f"{layer}.mlp.experts.{fused_name}",
+        (n_experts, parts * out_features, in_features),
+        tuple(
+            range(e * parts * out_features + first, e * parts * out_features + first + out_features)
+            for e in owned
+        ),
+    )
+    layouts = (Layout(shape, (stacked,)), Layout(shape, per_expert), Layout(shape, (fused,)))
+    return Parameter(f"{layer}.mlp.experts.{projection}", layouts)
+
+
+def latent_projections(
+    path: str, heads: int, nope: int, value: int, rank: int
+) -> tuple[Parameter, Parameter]:
+    """Return MLA's per-head maps between latent and keys `[H, nope, rank]`, and latent and values `[H, value, rank]`.
+
+    Stored together as `kv_b_proj` (originals, older MLX conversions), or apart as `embed_q` (transposed) and
+    `unembed_out` (newer MLX conversions).
+    """
+    stored = (heads * (nope + value), rank)
+    starts = range(0, stored[0], nope + value)
+    keys = Source(f"{path}.kv_b_proj.weight", stored, tuple(range(s, s + nope) for s in starts))
+    values = Source(
+        f"{path}.kv_b_proj.weight", stored, tuple(range(s + nope, s + nope + value) for s in starts)
+    )
+    embed_q = whole(f"{path}.embed_q.weight", (heads, rank, nope))
+    return (
+        Parameter(
+            f"{path}.key_up_proj",
+            (
+                Layout(embed_q.shape, embed_q.sources, transposed=True),
+                Layout((heads, nope, rank), (keys,)),
+            ),
+        ),
+        Parameter(
+            f"{path}.value_up_proj",
+            (
+                whole(f"{path}.unembed_out.weight", (heads, value, rank)),
+                Layout((heads, value, rank), (values,)),
+            ),
+        ),
+    )

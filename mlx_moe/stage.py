@@ -1,0 +1,87 @@
+"""Stage: a running shard. It takes frames in order and keeps a KV cache a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+
+from mlx_moe.errors import FrameError, NumericsError
+from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.feed_forward import ExpertPeers
+from mlx_moe.shard import Shard
+
+
+class Stage:
+    """Runs frames through a shard's layers on node `node`; `peers` own the experts that the shard lacks."""
+
+    def __init__(self, shard: Shard, node: str, peers: ExpertPeers | None = None) -> None:
+        self.shard = shard
+        self.node = node
+        self._peers = peers
+        self._caches: dict[str, list[KVCache]] = {}
+
+    def run(self, frame: Frame) -> Frame:
+        """Return the frame with the hidden states after the shard's last layer.
+
+        A prefill frame is evaluated here, so that no more than one chunk's activations are alive; a decode frame is
+        returned lazy, its evaluation under way.
+
+        Raises:
+            FrameError: a hole before the frame, or a wrong shape or dtype; nothing changed.
+            NumericsError: NaN or Inf; names the node and the layer.
+        """
+        self._check(frame)
+        caches = self._caches_of(frame.request_id)
+        for cache in caches:
+            cache.rewind(frame.position)
+        hidden_states = frame.hidden_states
+        for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
+            hidden_states = layer(hidden_states, cache, index, self._peers)
+            if frame.checked and not mx.isfinite(hidden_states).all().item():
+                raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
+        if frame.kind is not FrameKind.PREFILL:
+            mx.async_eval(hidden_states)
+        elif not self._settle(hidden_states, caches) and not frame.checked:
+            self.run(replace(frame, checked=True))
+        return replace(frame, hidden_states=hidden_states)
+
+    def release(self, request_id: str) -> None:
+        """Free a request's KV cache."""
+        self._caches.pop(request_id, None)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all KV caches."""
+        return sum(cache.nbytes for caches in self._caches.values() for cache in caches)
+
+    def _caches_of(self, request_id: str) -> list[KVCache]:
+        if request_id not in self._caches:
+            self._caches[request_id] = [KVCache() for _ in self.shard.layers]
+        return self._caches[request_id]
+
+    def _check(self, frame: Frame) -> None:
+        shape, dtype = frame.hidden_states.shape, frame.hidden_states.dtype
+        width, room = self.shard.config.hidden_size, self.shard.config.max_position_embeddings
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != width or dtype != self.shard.dtype:
+            raise FrameError(
+                f"node {self.node}: a frame of {dtype} {list(shape)}, wanted {self.shard.dtype} [positions, {width}]"
+            )
+        caches = self._caches.get(frame.request_id)
+        kept = caches[0].length if caches else 0
+        if not 0 <= frame.position <= kept:
+            raise FrameError(
+                f"node {self.node}: a frame starts at position {frame.position}, but only {kept} positions are kept"
+            )
+        if frame.position + shape[0] > room:
+            raise FrameError(
+                f"node {self.node}: a frame ends at position {frame.position + shape[0]}, the model has {room}"
+            )
+
+    def _settle(self, hidden_states: mx.array, caches: list[KVCache]) -> bool:
+        """Evaluate a chunk with its KV, give temporaries back, and say whether all of it is finite."""
+        finite = mx.isfinite(hidden_states).all()
+        mx.eval(finite, hidden_states, [cache.buffers for cache in caches])
+        mx.clear_cache()
+        return bool(finite.item())

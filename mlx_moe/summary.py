@@ -1,0 +1,75 @@
+"""ModelSummary: what a checkpoint is, from its config and headers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_moe import families, library, loader
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig, QuantizationConfig
+from mlx_moe.head import head_parameters
+from mlx_moe.mtp import has_mtp, mtp_parameters
+from mlx_moe.parameter import Parameter
+from mlx_moe.shard import ShardSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What `show` prints. Bytes are those stored; `parameters` leaves out the MTP layer, `mtp_parameters` is it."""
+
+    path: Path
+    model_type: str
+    parameters: int
+    mtp_parameters: int
+    weights_bytes: int
+    quantization: QuantizationConfig | None
+    num_hidden_layers: int
+    moe_layers: int
+    n_routed_experts: int
+    num_experts_per_tok: int
+    n_shared_experts: int
+    kv_bytes_per_position: int
+    max_position_embeddings: int
+    vocab_size: int
+    hidden_size: int
+    content_hash: str
+
+
+def describe(name_or_path: str | Path) -> ModelSummary:
+    """Describe a checkpoint without loading it. Raises CheckpointError where loading would."""
+    with Checkpoint.open(library.locate(name_or_path)) as checkpoint:
+        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        main = model_parameters(config)
+        mtp = mtp_parameters(config) if has_mtp(checkpoint, config) else []
+        stored = loader.find(checkpoint, config, [*main, *mtp])
+        return ModelSummary(
+            path=checkpoint.directory,
+            model_type=config.model_type,
+            parameters=parameter_count(main),
+            mtp_parameters=parameter_count(mtp),
+            weights_bytes=sum(s.nbytes for s in stored),
+            quantization=config.quantization,
+            num_hidden_layers=config.num_hidden_layers,
+            moe_layers=sum(layer < config.num_hidden_layers for layer in config.moe_layers),
+            n_routed_experts=config.moe.n_routed_experts,
+            num_experts_per_tok=config.moe.num_experts_per_tok,
+            n_shared_experts=config.moe.n_shared_experts,
+            kv_bytes_per_position=config.kv_bytes_per_position,
+            max_position_embeddings=config.max_position_embeddings,
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            content_hash=checkpoint.content_hash(),
+        )
+
+
+def model_parameters(config: ModelConfig) -> list[Parameter]:
+    """Return the parameters of the whole model without its MTP layer."""
+    return [*head_parameters(config), *ShardSpec(range(config.num_hidden_layers)).parameters(config)]
+
+
+def parameter_count(parameters: Iterable[Parameter]) -> int:
+    """Return how many numbers the parameters have, unquantized."""
+    return sum(math.prod(parameter.layouts[0].shape) for parameter in parameters)
