@@ -81,14 +81,15 @@ class Coordinator:
         while position < len(input_ids):
             end = min((position // PREFILL_CHUNK + 1) * PREFILL_CHUNK, len(input_ids))
             chunk = input_ids[position:end]
-            self._link.send(Frame(session.id, position, self._head.embed(mx.array(chunk)), FrameKind.PREFILL))
+            embedded = self._head.embed(mx.array(chunk))
+            self._link.send(Frame(session.id, position, embedded, FrameKind.PREFILL, outputs=1))
             hidden_states = self._link.receive(session.id).hidden_states
             session.token_ids.extend(chunk)
             position = end
             if progress is not None:
                 progress(position - reused, len(input_ids) - reused)
         assert hidden_states is not None  # at least the last position was run
-        return hidden_states[-1:]
+        return hidden_states
 
     def decode(
         self, hidden_states: mx.array, request: Request, session: Session, seed: int, limit: int

@@ -26,6 +26,8 @@ class Frame:
 
     Attributes:
         epoch: the placement this frame was made for; stages drop frames of a dead one.
+        outputs: of how many of the last positions the hidden states must come back; None for all. The model's last
+            layer computes no others: it only keeps their keys and values.
         checked: look for NaN and Inf after every layer, to name the first; costs an evaluation a layer.
     """
 
@@ -34,4 +36,5 @@ class Frame:
     hidden_states: mx.array
     kind: FrameKind
     epoch: int = 0
+    outputs: int | None = None
     checked: bool = False

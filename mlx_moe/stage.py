@@ -37,15 +37,18 @@ class Stage:
         for cache in caches:
             cache.rewind(frame.position)
         hidden_states = frame.hidden_states
+        last = self.shard.config.num_hidden_layers - 1
         for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
-            hidden_states = layer(hidden_states, cache, index, self._peers)
+            outputs = frame.outputs if index == last else None
+            hidden_states = layer(hidden_states, cache, index, self._peers, outputs)
             if frame.checked and not mx.isfinite(hidden_states).all().item():
                 raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
         if frame.kind is not FrameKind.PREFILL:
             mx.async_eval(hidden_states)
         elif not self._settle(hidden_states, caches) and not frame.checked:
             self.run(replace(frame, checked=True))
-        return replace(frame, hidden_states=hidden_states)
+        end = frame.position + frame.hidden_states.shape[0]
+        return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
 
     def release(self, request_id: str) -> None:
         """Free a request's KV cache."""
@@ -68,6 +71,8 @@ class Stage:
             raise FrameError(
                 f"node {self.node}: a frame of {dtype} {list(shape)}, wanted {self.shard.dtype} [positions, {width}]"
             )
+        if frame.outputs is not None and not 1 <= frame.outputs <= shape[0]:
+            raise FrameError(f"node {self.node}: a frame of {shape[0]} positions asks for {frame.outputs} outputs")
         caches = self._caches.get(frame.request_id)
         kept = caches[0].length if caches else 0
         if not 0 <= frame.position <= kept:

@@ -14,8 +14,9 @@ from mlx_moe.weights import LoadedParameters
 class Attention(Protocol):
     """Attention over one layer's KV cache."""
 
-    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
-        """Map x `[L, D]`, which stands after the kept positions, to `[L, D]`; keep its keys and values."""
+    def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
+        """Keep the keys and values of x `[L, D]`, which stands after the kept positions; map its last rows to
+        `[outputs, D]`."""
 
 
 class DecoderLayer:
@@ -31,11 +32,19 @@ class DecoderLayer:
         self.feed_forward = feed_forward
 
     def __call__(
-        self, hidden_states: mx.array, cache: KVCache, layer: int, peers: ExpertPeers | None = None
+        self,
+        hidden_states: mx.array,
+        cache: KVCache,
+        layer: int,
+        peers: ExpertPeers | None = None,
+        outputs: int | None = None,
     ) -> mx.array:
-        """Map hidden_states `[L, D]` to `[L, D]`."""
+        """Map the last `outputs` (None: all) of hidden_states `[L, D]` to `[outputs, D]`; keep what all need."""
+        n_rows = hidden_states.shape[0]
+        outputs = n_rows if outputs is None else outputs
         x = mx.fast.rms_norm(hidden_states, self._input_norm, self._norm_eps)
-        hidden_states = hidden_states + self._attention(x, cache)
+        attended = self._attention(x, cache, outputs)
+        hidden_states = (hidden_states if outputs == n_rows else hidden_states[-outputs:]) + attended
         x = mx.fast.rms_norm(hidden_states, self._post_attention_norm, self._norm_eps)
         if isinstance(self.feed_forward, MoE):
             return hidden_states + self.feed_forward(x, layer, peers)

@@ -1,6 +1,6 @@
 """GroupedQueryAttention: several query heads share a key-value head.
 
-Source: arXiv 2305.13245. Shapes: L query positions, S kept positions, D hidden_size, H query heads, G key-value
+Source: arXiv 2305.13245. Shapes: L new positions, S kept positions, D hidden_size, H query heads, G key-value
 heads, W head_dim.
 """
 
@@ -33,22 +33,23 @@ class GroupedQueryAttention:
             self._q_norm = parameters.vector("q_norm.weight")
             self._k_norm = parameters.vector("k_norm.weight")
 
-    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
-        """Attend from x `[L, D]`, which stands after the kept positions, to all of them; return `[L, D]`."""
+    def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
+        """See Attention."""
         c = self._config
-        n_queries = x.shape[0]
+        n_new = x.shape[0]
         first_position = cache.length
-        q = self._q_proj(x).reshape(n_queries, c.num_attention_heads, -1)
-        k = self._k_proj(x).reshape(n_queries, c.num_key_value_heads, -1)
-        v = self._v_proj(x).reshape(n_queries, c.num_key_value_heads, -1)
+        queries = x if outputs == n_new else x[-outputs:]
+        q = self._q_proj(queries).reshape(outputs, c.num_attention_heads, -1)
+        k = self._k_proj(x).reshape(n_new, c.num_key_value_heads, -1)
+        v = self._v_proj(x).reshape(n_new, c.num_key_value_heads, -1)
         if c.qk_norm:
             q = mx.fast.rms_norm(q, self._q_norm, self._norm_eps)
             k = mx.fast.rms_norm(k, self._k_norm, self._norm_eps)
-        q = self._rope(q.transpose(1, 0, 2), first_position)  # [H, L, W]
+        q = self._rope(q.transpose(1, 0, 2), first_position + n_new - outputs)  # [H, outputs, W]
         k = self._rope(k.transpose(1, 0, 2), first_position)  # [G, L, W]
         keys, values = cache.append(k, v.transpose(1, 0, 2))  # [G, S, W]
-        heads = self._attend(q, keys, values)  # [H, L, W]
-        return self._o_proj(heads.transpose(1, 0, 2).reshape(n_queries, -1))
+        heads = self._attend(q, keys, values)  # [H, outputs, W]
+        return self._o_proj(heads.transpose(1, 0, 2).reshape(outputs, -1))
 
     def _attend(self, q: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         n_heads, n_queries, _ = q.shape

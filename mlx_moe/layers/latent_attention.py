@@ -1,7 +1,7 @@
 """LatentAttention: MLA over a cache of compressed latents.
 
 Source: DeepSeek-V2, arXiv 2405.04434, section 2.1 and appendix C; transformers' `deepseek_v3` for the numbers.
-Shapes: L query positions, S kept positions, D hidden_size, H heads, R kv_lora_rank, N qk_nope_head_dim,
+Shapes: L new positions, S kept positions, D hidden_size, H heads, R kv_lora_rank, N qk_nope_head_dim,
 P qk_rope_head_dim, V v_head_dim.
 """
 
@@ -41,21 +41,22 @@ class LatentAttention:
         self._o_proj = parameters.linear("o_proj")
         self._absorb_up_to = absorb_up_to(config)
 
-    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
-        """Attend from x `[L, D]`, which stands after the kept positions, to all of them; return `[L, D]`."""
+    def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
+        """See Attention."""
         c = self._config
-        n_queries = x.shape[0]
+        n_new = x.shape[0]
         first_position = cache.length
-        q = self._queries(x).reshape(n_queries, c.num_attention_heads, -1).transpose(1, 0, 2)
-        q_nope, q_pe = mx.split(q, [c.qk_nope_head_dim], axis=-1)  # [H, L, N], [H, L, P]
+        queries = self._queries(x if outputs == n_new else x[-outputs:])
+        q = queries.reshape(outputs, c.num_attention_heads, -1).transpose(1, 0, 2)
+        q_nope, q_pe = mx.split(q, [c.qk_nope_head_dim], axis=-1)  # [H, outputs, N], [H, outputs, P]
         latent, k_pe = mx.split(self._kv_a_proj(x), [c.kv_lora_rank], axis=-1)  # [L, R], [L, P]
         latent = mx.fast.rms_norm(latent, self._kv_a_norm, LATENT_NORM_EPS)
-        q_pe = self._rope(q_pe, first_position)
+        q_pe = self._rope(q_pe, first_position + n_new - outputs)
         k_pe = self._rope(k_pe[None], first_position)[0]
         latent, k_pe = cache.append(latent, k_pe)  # [S, R], [S, P]
-        attend = self._absorbed if n_queries <= self._absorb_up_to else self._expanded
-        heads = attend(q_nope, q_pe, latent, k_pe)  # [H, L, V]
-        return self._o_proj(heads.transpose(1, 0, 2).reshape(n_queries, -1))
+        attend = self._absorbed if outputs <= self._absorb_up_to else self._expanded
+        heads = attend(q_nope, q_pe, latent, k_pe)  # [H, outputs, V]
+        return self._o_proj(heads.transpose(1, 0, 2).reshape(outputs, -1))
 
     def _queries(self, x: mx.array) -> mx.array:
         if self._config.q_lora_rank is None:
