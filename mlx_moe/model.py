@@ -89,17 +89,17 @@ class Model:
         self.sampling = sampling
         self.mtp = mtp
         self.load_s = load_s
-        self._stage = stage
+        self.stage = stage
         self._weights_bytes = weights_bytes
         self._coordinator = Coordinator(head, LocalLink([stage]), config.vocab_size)
 
     @property
     def placement(self) -> list[NodePlacement]:
         """What this machine holds: all of it."""
-        spec = self._stage.shard.spec
+        spec = self.stage.shard.spec
         n_experts = sum(len(spec.experts_of(self.config, layer)) for layer in spec.layers)
         peak = memory.peak_memory_bytes()
-        return [NodePlacement(self._stage.node, spec.layers, n_experts, self._weights_bytes, peak)]
+        return [NodePlacement(self.stage.node, spec.layers, n_experts, self._weights_bytes, peak)]
 
     def new_session(self) -> Session:
         """Return a session: requests that go through it prefill only what is new. Close it to free its KV caches."""
@@ -131,7 +131,7 @@ class Model:
 
     def close(self) -> None:
         """Give the weights back."""
-        del self._coordinator, self._stage, self.mtp
+        del self._coordinator, self.stage, self.mtp
 
     def _limit(self, request: Request) -> int:
         """Return how many tokens the answer may have."""

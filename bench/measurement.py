@@ -1,0 +1,37 @@
+"""Measurement: one run of one runtime over one checkpoint, as a child process prints it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Seconds, rates in tokens/s, bytes. `tokens` shows that the runs computed the same."""
+
+    load_s: float
+    prefill_tps: float
+    decode_tps: float
+    mlx_peak_bytes: int
+    process_peak_bytes: int
+    tokens: list[int]
+
+    def print(self) -> None:
+        """Print it as one line of JSON."""
+        print(json.dumps(asdict(self)))
+
+
+def prompt_ids(length: int, vocab_size: int = 200, seed: int = 1) -> list[int]:
+    """Return a prompt of random ids, the same for every runtime."""
+    return [int(i) for i in np.random.default_rng(seed).integers(0, vocab_size, length)]
+
+
+def process_peak_bytes() -> int:
+    """Return the most resident memory this process had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""The same measurement with other runtimes, for ratios in one run."""

@@ -1,0 +1,37 @@
+"""Measure mlx-lm on one machine: python -m bench.peers.mlx_lm_one_machine CHECKPOINT PROMPT_TOKENS ANSWER_TOKENS."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+from mlx_lm.generate import generate_step
+from mlx_lm.utils import load_model
+
+from bench.measurement import Measurement, process_peak_bytes, prompt_ids
+
+
+def main(path: str, prompt_tokens: int, answer_tokens: int) -> None:
+    """Load, answer greedily, print one Measurement."""
+    started = time.perf_counter()
+    model, _ = load_model(Path(path))
+    load_s = time.perf_counter() - started
+    started = time.perf_counter()
+    tokens, times = [], []
+    for token, _ in generate_step(mx.array(prompt_ids(prompt_tokens)), model, max_tokens=answer_tokens):
+        tokens.append(int(token))
+        times.append(time.perf_counter())
+    Measurement(
+        load_s,
+        prompt_tokens / (times[0] - started),
+        (answer_tokens - 1) / (times[-1] - times[0]),
+        mx.get_peak_memory(),
+        process_peak_bytes(),
+        tokens,
+    ).print()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

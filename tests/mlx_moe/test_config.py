@@ -1,0 +1,158 @@
+"""ModelConfig: both dialects, and refusals that name the key."""
+
+from typing import Any
+
+import pytest
+
+from mlx_moe.config import GQAConfig, MLAConfig, QuantizationConfig
+from mlx_moe.errors import CheckpointError, UnsupportedModelError
+from mlx_moe.families import read_config
+from mlx_moe.summary import model_parameters, parameter_count
+
+DEEPSEEK_V3: dict[str, Any] = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 129280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "n_shared_experts": 1,
+    "n_routed_experts": 256,
+    "routed_scaling_factor": 2.5,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "topk_method": "noaux_tc",
+    "n_group": 8,
+    "topk_group": 4,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "norm_topk_prob": True,
+    "scoring_func": "sigmoid",
+    "max_position_embeddings": 163840,
+    "num_nextn_predict_layers": 1,
+    "rope_theta": 10000,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 40,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+}
+QWEN3_235B: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 1536,
+    "num_hidden_layers": 94,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000.0,
+}
+QWEN3_30B = QWEN3_235B | {
+    "hidden_size": 2048,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+}
+KIMI_K2 = DEEPSEEK_V3 | {
+    "model_type": "kimi_k2",
+    "vocab_size": 163840,
+    "num_attention_heads": 64,
+    "n_routed_experts": 384,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.827,
+    "num_nextn_predict_layers": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "published"),
+    [
+        (DEEPSEEK_V3, 671_026_419_200),
+        (KIMI_K2, 1_026_408_232_448),
+        (QWEN3_235B, 235_093_634_560),
+        (QWEN3_30B, 30_532_122_624),
+    ],
+)
+def test_parameter_totals_are_the_published_ones(values: dict[str, Any], published: int) -> None:
+    assert parameter_count(model_parameters(read_config(values))) == published
+
+
+def test_compressed_cache_of_deepseek_v3_is_68_6_kib_a_token() -> None:
+    assert read_config(DEEPSEEK_V3).kv_bytes_per_position == 61 * 576 * 2
+
+
+def test_both_dialects_read_alike() -> None:
+    hub = read_config(DEEPSEEK_V3)
+    values = {k: v for k, v in DEEPSEEK_V3.items() if k not in ("rope_theta", "rope_scaling", "scoring_func")}
+    scaling = {k: v for k, v in DEEPSEEK_V3["rope_scaling"].items() if k != "type"}
+    values["rope_parameters"] = scaling | {"rope_type": "yarn", "rope_theta": 10000}
+    assert read_config(values) == hub
+    qwen = {k: v for k, v in QWEN3_30B.items() if k not in ("num_experts", "rope_theta")}
+    qwen |= {"num_local_experts": 128, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}
+    assert read_config(qwen) == read_config(QWEN3_30B)
+
+
+def test_families_differ_in_attention_and_router() -> None:
+    assert isinstance(read_config(DEEPSEEK_V3).attention, MLAConfig)
+    assert isinstance(read_config(QWEN3_30B).attention, GQAConfig)
+    assert read_config(DEEPSEEK_V3).moe_layers == frozenset(range(3, 62))
+
+
+def test_quantization_overrides_are_kept_by_module() -> None:
+    gate = "model.layers.0.mlp.gate"
+    quantization = {"group_size": 64, "bits": 4, gate: {"group_size": 64, "bits": 8}, "lm_head": False}
+    config = read_config(QWEN3_30B | {"quantization": quantization})
+    assert config.quantization == QuantizationConfig(64, 4)
+    assert config.quantization_overrides == {gate: QuantizationConfig(64, 8), "lm_head": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": "4096"}, "hidden_size is '4096', wanted an integer"),
+        ({"hidden_size": 2**31}, "hidden_size is 2147483648, wanted an integer from 1 to"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, wanted a finite number"),
+        ({"n_group": 7}, "8 experts a token cannot be chosen from 4 of 7 groups over 256 experts"),
+        ({"rope_scaling": {"type": "yarn", "factor": -1}}, "rope factor is -1"),
+        ({"quantization": {"group_size": 64, "bits": "4"}}, "bits is '4'"),
+        ({"quantization": []}, "quantization is \\[\\], wanted an object"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_config(DEEPSEEK_V3 | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "llama"},
+        {"rope_scaling": {"type": "longrope"}},
+        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+        {"quantization": {"group_size": 16, "bits": 4, "mode": "nvfp4"}},
+        {"scoring_func": "softmax"},
+    ],
+)
+def test_a_sound_file_of_another_kind_is_called_unsupported(change: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModelError):
+        read_config(DEEPSEEK_V3 | change)

@@ -1,0 +1,72 @@
+"""Peak memory while loading: the shard and one tensor, measured in processes of their own."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bench.synthetic import DEEPSEEK, write_checkpoint
+
+LOAD_A_SHARD = """
+import json, resource, sys
+import mlx.core as mx
+from mlx_moe import families, loader
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.shard import Shard, ShardSpec
+
+path, layers, n_experts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+unit = 1 if sys.platform == "darwin" else 1024
+mx.eval(mx.zeros(1))
+with Checkpoint.open(path) as checkpoint:
+    config = families.read_config(checkpoint.config)
+    spec = ShardSpec(range(layers), {layer: tuple(range(n_experts)) for layer in range(layers)})
+    stored = loader.find(checkpoint, config, spec.parameters(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    loaded = loader.load(checkpoint, stored, mx.float32)
+    shard = Shard.build(spec, config, loaded, mx.float32)
+print(json.dumps({
+    "shard": loaded.nbytes,
+    "largest": max(s.memory_bytes(mx.float32) for s in stored),
+    "mlx_peak": mx.get_peak_memory(),
+    "process_growth": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before,
+}))
+"""
+
+OVERHEAD_BYTES = 24 << 20
+"""Python objects, headers, thread stacks and allocator slack, beside 60 to 500 MB of weights."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Bytes that a child process measured."""
+
+    shard: int
+    largest: int
+    mlx_peak: int
+    process_growth: int
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of about 1 GB, 4 bit."""
+    path = tmp_path_factory.mktemp("large") / "deepseek"
+    write_checkpoint(path, DEEPSEEK)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1, 2, 4, 8])
+@pytest.mark.parametrize("of", ["layers", "experts"])
+def test_loading_a_share_peaks_at_that_share_and_one_tensor(checkpoint: Path, of: str, share: int) -> None:
+    n_layers, n_experts = DEEPSEEK["num_hidden_layers"], DEEPSEEK["n_routed_experts"]
+    layers = max(2, n_layers // share) if of == "layers" else n_layers
+    experts = n_experts // share if of == "experts" else n_experts
+    command = [sys.executable, "-c", LOAD_A_SHARD, str(checkpoint), str(layers), str(experts)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    loaded = Loaded(**json.loads(output))
+    bound = loaded.shard + loaded.largest
+    assert loaded.mlx_peak <= bound + (1 << 20)
+    assert loaded.process_growth <= bound + OVERHEAD_BYTES
