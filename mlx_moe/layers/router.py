@@ -34,7 +34,7 @@ class Router:
         k = c.num_experts_per_tok
         indices = mx.argpartition(-choice, kth=k - 1, axis=-1)[:, :k]
         weights = mx.take_along_axis(scores, indices, axis=-1)
-        if c.norm_topk_prob and (k > 1 or c.scoring_func == "sigmoid"):
+        if c.norm_topk_prob:
             weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)
         if c.routed_scaling_factor != 1.0:
             weights = weights * c.routed_scaling_factor

@@ -1,0 +1,97 @@
+"""Request: what is asked of the model; Token and GenerationStats: what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling import SamplingParams
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 256
+
+FinishReason = Literal["stop", "length", "loop", "cancelled"]
+"""stop: the model ended its turn, or wrote a stop string. length: max_tokens, or the context is full. loop: the answer
+repeated itself. cancelled: somebody closed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt in token ids, and how to answer it.
+
+    Attributes:
+        max_tokens: None: until the model stops or the context is full.
+        stop: strings that end the answer; they are not part of it.
+        ignore_eos: go on after the model ended its turn.
+        detect_loops: end an answer that repeats itself.
+
+    Raises:
+        InvalidRequestError: a field out of range; says which, and the range.
+    """
+
+    input_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    detect_loops: bool = True
+
+    def __post_init__(self) -> None:
+        """Check all fields."""
+        if not self.input_ids:
+            raise InvalidRequestError("the prompt is empty: it needs at least one token")
+        for token_id in self.input_ids:
+            if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
+                raise InvalidRequestError(f"input id {token_id!r} is not a token id, an integer from 0")
+        if self.max_tokens is not None and (isinstance(self.max_tokens, bool) or self.max_tokens < 1):
+            raise InvalidRequestError(f"max_tokens is {self.max_tokens}, wanted at least 1")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidRequestError(f"{len(self.stop)} stop strings, at most {MAX_STOP_STRINGS} are looked for")
+        for stop in self.stop:
+            if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+                raise InvalidRequestError(
+                    f"a stop string of {len(stop)} characters, wanted 1 to {MAX_STOP_CHARACTERS}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer.
+
+    Attributes:
+        text: what it added to the text that may be shown; empty while it is half a character, or may yet become a
+            stop string.
+        logprob: log-probability under the model's own distribution, before temperature and penalties.
+        position: its place in the sequence, the prompt's first token being 0.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    position: int
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """Counts and seconds of one answer. `cached_tokens` of the prompt were still in the KV cache."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    ttft_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    total_s: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def prefill_tps(self) -> float:
+        """Prompt tokens that were run, a second."""
+        return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tps(self) -> float:
+        """Tokens a second after the first."""
+        return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0
