@@ -1,0 +1,53 @@
+# Two commands do all: `make demo` and `make test`. uv sets up .venv if it is there, else venv and pip.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+UV := $(shell command -v uv 2>/dev/null)
+BIN := .venv/bin
+PROMPT ?= Hello! Who are you?
+
+ifneq ($(UV),)
+INSTALL = uv pip install --quiet --python $(BIN)/python
+INSTALL_DEV = $(INSTALL) --torch-backend=cpu
+else
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL_DEV = $(INSTALL)
+endif
+
+.PHONY: demo test check format clean
+
+demo: .venv/.runtime  ## answer one prompt with the embedded model; on a terminal, then chat
+	@$(BIN)/moe-cluster run demo "$(PROMPT)"
+	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/moe-cluster chat demo; fi
+
+test: check  ## all checks and all tests
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "moe-cluster needs Python 3.11 or newer; found $$(python3 --version 2>&1)" >&2; exit 1; fi
+	@if [ "$$(uname)" = Linux ] && ! command -v g++ >/dev/null; then \
+		echo "moe-cluster needs g++ on Linux: MLX compiles kernels with it (Debian: apt install g++)" >&2; exit 1; fi
+	@if [ -n "$(UV)" ]; then uv venv --quiet --allow-existing --python "$(PYTHON)" .venv; else "$(PYTHON)" -m venv .venv; fi
+
+.venv/.runtime: .venv/bin/python pyproject.toml
+	@echo "setting up .venv"
+	@$(INSTALL) -e .
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml
+	@echo "setting up .venv with the development tools"
+	@$(INSTALL_DEV) -e '.[dev]'
+	@touch $@ .venv/.runtime
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
