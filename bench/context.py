@@ -52,7 +52,7 @@ def _decode_ms(model: Model, length: int) -> tuple[float, int]:
 def _filled_cache(attention: MLAConfig | GQAConfig, length: int, dtype: mx.Dtype) -> KVCache:
     cache = KVCache()
     if isinstance(attention, MLAConfig):
-        shapes = [(length, attention.kv_lora_rank), (length, attention.qk_rope_head_dim)]
+        shapes: list[tuple[int, ...]] = [(length, attention.kv_lora_rank), (length, attention.qk_rope_head_dim)]
     else:
         shapes = [(attention.num_key_value_heads, length, attention.head_dim)] * 2
     cache.append(*(mx.random.normal(shape).astype(dtype) for shape in shapes))

@@ -102,7 +102,9 @@ class _Child:
     def _converse(self, line: bytes, deadline: float) -> dict[str, Any]:
         """Write a line and read one, whichever the child is ready for, until the deadline."""
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)
         answer = bytearray()
         with selectors.DefaultSelector() as selector:

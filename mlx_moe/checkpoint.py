@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlx_moe import json_file, tensor_file
 from mlx_moe.errors import CheckpointError
+from mlx_moe.regular_file import identity, open_regular
 from mlx_moe.tensor_file import TensorFile, TensorInfo
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Checkpoint:
         self._file_of = file_of
         self._indexed = indexed
         self._files: dict[Path, TensorFile] = {}
-        self._fds: dict[Path, int] = {}
+        self._open_files: dict[Path, BinaryIO] = {}
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
@@ -88,7 +89,7 @@ class Checkpoint:
         Raises:
             CheckpointError: a file changed since its header was checked, or cannot be read.
         """
-        memory = memoryview(array).cast("B")
+        memory = memoryview(array).cast("B")  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol
         if sum(piece.nbytes for piece in pieces) != memory.nbytes:
             raise ValueError(f"pieces of {sum(p.nbytes for p in pieces)} bytes for an array of {memory.nbytes}")
         done = 0
@@ -110,9 +111,9 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close all files."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
+        for file in self._open_files.values():
+            file.close()
+        self._open_files.clear()
 
     def __enter__(self) -> Checkpoint:
         """Return itself."""
@@ -163,16 +164,13 @@ class Checkpoint:
             done += n
 
     def _open(self, path: Path) -> int:
-        if path not in self._fds:
-            try:
-                fd = os.open(path, os.O_RDONLY)
-            except OSError as exc:
-                raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
-            if tensor_file.identity(fd) != self._files[path].identity:
-                os.close(fd)
+        if path not in self._open_files:
+            file = open_regular(path)
+            if identity(file) != self._files[path].identity:
+                file.close()
                 raise CheckpointError(f"{path} changed while it was being loaded; load it again")
-            self._fds[path] = fd
-        return self._fds[path]
+            self._open_files[path] = file
+        return self._open_files[path].fileno()
 
 
 def _read_index(directory: Path, index: Path) -> dict[str, Path]:

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 
+MAX_NUMBER = 1e30
+"""Larger numbers overflow float32 somewhere down the line."""
+
 MAX_DIMENSION = 1 << 24
 """Larger sizes in a config.json are taken for damage: no published model has a vocabulary or width near it."""
 
@@ -141,11 +144,13 @@ class ConfigFields:
             raise self._wrong(key, value, f"an integer from {minimum} to {MAX_DIMENSION}")
         return value
 
-    def number(self, *keys: str, default: float | None = None) -> float:
-        """Return a finite number."""
+    def number(self, *keys: str, default: float | None = None, above: float | None = None) -> float:
+        """Return a finite number, above `above` if that is given."""
         key, value = self._find(keys, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
             raise self._wrong(key, value, "a finite number")
+        if above is not None and value <= above:
+            raise self._wrong(key, value, f"a number above {above:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -205,27 +210,20 @@ def read_rope(fields: ConfigFields, dims: int, interleaved: bool, max_position_e
     """Read the rotary embedding's parameters in either dialect."""
     section = fields.section("rope_parameters") or fields.section("rope_scaling")
     if section is None:
-        return RopeConfig(dims, fields.number("rope_theta", default=10_000.0), interleaved)
+        return RopeConfig(dims, fields.number("rope_theta", default=10_000.0, above=1), interleaved)
     theta_holder = section if section.has("rope_theta") else fields
-    rope_theta = theta_holder.number("rope_theta", default=10_000.0)
+    rope_theta = theta_holder.number("rope_theta", default=10_000.0, above=1)
     rope_type = section.word("rope_type" if section.has("rope_type") else "type", default="default")
-    if rope_theta <= 1:
-        raise CheckpointError(f"rope_theta is {rope_theta}, wanted more than 1")
     if rope_type == "default":
         return RopeConfig(dims, rope_theta, interleaved)
     if rope_type == "linear":
-        factor = section.number("factor")
-        if factor <= 0:
-            raise CheckpointError(f"rope factor is {factor}, wanted more than 0")
-        return RopeConfig(dims, rope_theta, interleaved, "linear", factor)
+        return RopeConfig(dims, rope_theta, interleaved, "linear", section.number("factor", above=0))
     if rope_type != "yarn":
         raise section.unsupported(f"rope type {rope_type!r} is not supported; default, linear and yarn are")
     original = section.dimension("original_max_position_embeddings", default=max_position_embeddings)
-    factor = section.number("factor", default=max_position_embeddings / original)
-    if factor <= 0:
-        raise CheckpointError(f"rope factor is {factor}, wanted more than 0")
-    mscale = section.number("mscale", default=0.0)
-    mscale_all_dim = section.number("mscale_all_dim", default=0.0)
+    factor = section.number("factor", default=max_position_embeddings / original, above=0)
+    mscale = section.number("mscale", default=0.0, above=-1)
+    mscale_all_dim = section.number("mscale_all_dim", default=0.0, above=-1)
     attention_factor = (
         yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
         if mscale and mscale_all_dim
@@ -238,9 +236,9 @@ def read_rope(fields: ConfigFields, dims: int, interleaved: bool, max_position_e
         "yarn",
         factor,
         original,
-        section.number("beta_fast", default=32.0),
-        section.number("beta_slow", default=1.0),
-        section.number("attention_factor", default=attention_factor),
+        section.number("beta_fast", default=32.0, above=0),
+        section.number("beta_slow", default=1.0, above=0),
+        section.number("attention_factor", default=attention_factor, above=0),
         mscale_all_dim,
         section.flag("truncate", default=True),
     )
@@ -260,9 +258,7 @@ def read_quantization(
         return None, {}
     if section.has("quant_method"):
         method = section.word("quant_method", "")
-        raise section.unsupported(
-            f"quantization {method!r} is not read; convert it to MLX's affine or mxfp4 form"
-        )
+        raise section.unsupported(f"quantization {method!r} is not read; convert it to MLX's affine or mxfp4 form")
     default = _quantization_entry(section)
     overrides: dict[str, QuantizationConfig | None] = {}
     for path, value in section.items():
@@ -282,11 +278,7 @@ def _quantization_entry(fields: ConfigFields) -> QuantizationConfig:
     group_size = fields.dimension("group_size")
     bits = fields.dimension("bits")
     if mode == "affine" and (bits not in (2, 3, 4, 5, 6, 8) or group_size not in (32, 64, 128)):
-        raise fields.unsupported(
-            f"affine quantization with {bits} bits in groups of {group_size} is not supported"
-        )
+        raise fields.unsupported(f"affine quantization with {bits} bits in groups of {group_size} is not supported")
     if mode == "mxfp4" and (bits, group_size) != (4, 32):
-        raise fields.unsupported(
-            f"mxfp4 with {bits} bits in groups of {group_size}: it is 4 bits in groups of 32"
-        )
+        raise fields.unsupported(f"mxfp4 with {bits} bits in groups of {group_size}: it is 4 bits in groups of 32")
     return QuantizationConfig(group_size, bits, mode)

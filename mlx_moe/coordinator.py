@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import mlx.core as mx
 
@@ -93,7 +94,7 @@ class Coordinator:
 
     def decode(
         self, hidden_states: mx.array, request: Request, session: Session, seed: int, limit: int
-    ) -> Iterator[tuple[int, float]]:
+    ) -> Generator[tuple[int, float]]:
         """Yield up to `limit` tokens with their log-probabilities, from the last position's hidden state `[1, D]`.
 
         The next position's frame is sent before a token is read: on one machine its graph is built, in a pipeline
@@ -111,7 +112,7 @@ class Coordinator:
                     embedded = self._head.embed(token.reshape(1))
                     sent = Frame(session.id, position, embedded, FrameKind.DECODE)
                     self._link.send(sent)
-                token_id, token_logprob = int(token.item()), float(logprob.item())
+                token_id, token_logprob = cast(int, token.item()), cast(float, logprob.item())
                 if not math.isfinite(token_logprob):
                     self._blame(last)
                 yield token_id, token_logprob

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 
 from mlx_moe.coordinator import Coordinator, Session
@@ -68,15 +68,13 @@ class Generation:
             self.finish_reason = "cancelled"
         self._tokens.close()
 
-    def _run(self) -> Iterator[Token]:
+    def _run(self) -> Generator[Token]:
         started = time.perf_counter()
         try:
             hidden_states = self._coordinator.prefill(self.request, self._session, self._progress)
             self.stats.cached_tokens = self._session.reused
             self.stats.prefill_s = time.perf_counter() - started
-            tokens = self._coordinator.decode(
-                hidden_states, self.request, self._session, self.seed, self._limit
-            )
+            tokens = self._coordinator.decode(hidden_states, self.request, self._session, self.seed, self._limit)
             for count, (token_id, logprob) in enumerate(tokens, start=1):
                 text, reason = self._answer.add(token_id, last=count == self._limit)
                 self._count(count, time.perf_counter() - started)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 from mlx_moe.errors import CheckpointError
+from mlx_moe.regular_file import open_regular
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 64
@@ -28,17 +27,11 @@ def read(path: Path, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """Return a regular file's bytes. Raises CheckpointError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in place of a file must not block
-        with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path} is not a regular file")
-            if status.st_size > max_bytes:
-                raise CheckpointError(f"{path} has {status.st_size} bytes; at most {max_bytes} are read")
-            return file.read(max_bytes + 1)
-    except OSError as exc:
-        raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
+    with open_regular(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise CheckpointError(f"{path} has more than {max_bytes} bytes, which are not read")
+    return data
 
 
 def parse(data: bytes, source: str, max_depth: int = MAX_DEPTH) -> dict[str, Any]:

@@ -37,9 +37,7 @@ class KVCache:
     def rewind(self, position: int) -> None:
         """Forget the positions from `position` on. Raises FrameError if that many were never kept."""
         if position > self.length:
-            raise FrameError(
-                f"a frame starts at position {position} but only {self.length} positions are kept"
-            )
+            raise FrameError(f"a frame starts at position {position} but only {self.length} positions are kept")
         self.length = position
 
     @property

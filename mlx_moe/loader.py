@@ -67,9 +67,7 @@ class StoredParameter:
         return total
 
 
-def find(
-    checkpoint: Checkpoint, config: ModelConfig, parameters: Iterable[Parameter]
-) -> list[StoredParameter]:
+def find(checkpoint: Checkpoint, config: ModelConfig, parameters: Iterable[Parameter]) -> list[StoredParameter]:
     """Find parameters in a checkpoint by its headers alone.
 
     Raises:
@@ -193,9 +191,7 @@ def _quantization_of(checkpoint: Checkpoint, config: ModelConfig, source: Source
     return said
 
 
-def _stack(
-    checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, sibling: str | None
-) -> StoredArray:
+def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, sibling: str | None) -> StoredArray:
     """Return the array that a layout's sources (or their scales or biases) make, rows of `width` numbers."""
     pieces: list[Piece] = []
     for source in layout.sources:

@@ -34,8 +34,8 @@ def require(needed_bytes: int, what: str) -> None:
     budget = budget_bytes()
     if needed_bytes > SOFT_LIMIT * budget:
         raise InsufficientMemoryError(
-            f"{what} needs {needed_bytes / 2**30:.1f} GiB; this machine may spend {SOFT_LIMIT * budget / 2**30:.1f} GiB "
-            f"({SOFT_LIMIT:.0%} of {budget / 2**30:.1f} GiB): use a smaller checkpoint or fewer bits, or more machines"
+            f"{what} needs {needed_bytes / 2**30:.1f} GiB; this machine may spend {SOFT_LIMIT * budget / 2**30:.1f} "
+            f"GiB ({SOFT_LIMIT:.0%} of {budget / 2**30:.1f}): use a smaller checkpoint, fewer bits, or more machines"
         )
 
 

@@ -70,9 +70,7 @@ class MultiTokenPrediction:
             norm_eps=config.rms_norm_eps,
         )
 
-    def __call__(
-        self, hidden_states: mx.array, next_ids: mx.array, cache: KVCache
-    ) -> tuple[mx.array, mx.array]:
+    def __call__(self, hidden_states: mx.array, next_ids: mx.array, cache: KVCache) -> tuple[mx.array, mx.array]:
         """Predict the token after each next one.
 
         Args:

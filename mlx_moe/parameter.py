@@ -89,18 +89,13 @@ def experts(
     fused = Source(
         f"{layer}.mlp.experts.{fused_name}",
         (n_experts, parts * out_features, in_features),
-        tuple(
-            range(e * parts * out_features + first, e * parts * out_features + first + out_features)
-            for e in owned
-        ),
+        tuple(range(e * parts * out_features + first, e * parts * out_features + first + out_features) for e in owned),
     )
     layouts = (Layout(shape, (stacked,)), Layout(shape, per_expert), Layout(shape, (fused,)))
     return Parameter(f"{layer}.mlp.experts.{projection}", layouts)
 
 
-def latent_projections(
-    path: str, heads: int, nope: int, value: int, rank: int
-) -> tuple[Parameter, Parameter]:
+def latent_projections(path: str, heads: int, nope: int, value: int, rank: int) -> tuple[Parameter, Parameter]:
     """Return MLA's per-head maps between latent and keys `[H, nope, rank]`, and latent and values `[H, value, rank]`.
 
     Stored together as `kv_b_proj` (originals, older MLX conversions), or apart as `embed_q` (transposed) and
@@ -109,9 +104,7 @@ def latent_projections(
     stored = (heads * (nope + value), rank)
     starts = range(0, stored[0], nope + value)
     keys = Source(f"{path}.kv_b_proj.weight", stored, tuple(range(s, s + nope) for s in starts))
-    values = Source(
-        f"{path}.kv_b_proj.weight", stored, tuple(range(s + nope, s + nope + value) for s in starts)
-    )
+    values = Source(f"{path}.kv_b_proj.weight", stored, tuple(range(s + nope, s + nope + value) for s in starts))
     embed_q = whole(f"{path}.embed_q.weight", (heads, rank, nope))
     return (
         Parameter(

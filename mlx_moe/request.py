@@ -50,9 +50,7 @@ class Request:
             raise InvalidRequestError(f"{len(self.stop)} stop strings, at most {MAX_STOP_STRINGS} are looked for")
         for stop in self.stop:
             if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
-                raise InvalidRequestError(
-                    f"a stop string of {len(stop)} characters, wanted 1 to {MAX_STOP_CHARACTERS}"
-                )
+                raise InvalidRequestError(f"a stop string of {len(stop)} characters, wanted 1 to {MAX_STOP_CHARACTERS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,5 @@ class Shard:
     def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Shard:
         """Return the shard over its loaded parameters."""
         family = families.find(config.model_type)
-        layers = (
-            family.build_layer(config, layer, spec.experts_of(config, layer), loaded) for layer in spec.layers
-        )
+        layers = (family.build_layer(config, layer, spec.experts_of(config, layer), loaded) for layer in spec.layers)
         return cls(spec, config, tuple(layers), dtype)

@@ -42,9 +42,9 @@ def _overlap(text: str, stop: str) -> int:
 class LoopDetector:
     """Says when an answer repeats itself.
 
-    It does when its last tokens are one block of p tokens, p up to 256, written `repeats(p)` times in a row: 64 times
-    for one token, 24 for up to 7, 8 for up to 63, 4 for longer blocks. Counting, lists and tables differ from row to row; refrains
-    and rulers are shorter.
+    It does when its last tokens are one block of p tokens, p up to 256, many times in a row: 64 times for one token, 24
+    for up to 7, 8 for up to 63, 4 for longer blocks. Counting, lists and tables differ from row to row; refrains and
+    rulers are shorter.
     """
 
     MAX_PERIOD = 256

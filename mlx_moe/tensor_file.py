@@ -7,14 +7,13 @@ Format: 8 bytes of little-endian header length, a JSON object of tensors, the da
 from __future__ import annotations
 
 import math
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_moe import json_file
 from mlx_moe.errors import CheckpointError
+from mlx_moe.regular_file import identity, open_regular
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
@@ -63,26 +62,14 @@ class TensorFile:
     identity: tuple[int, int, int]
 
 
-def identity(fd: int) -> tuple[int, int, int]:
-    """Return what tells that a file is still the one it was: inode, size, time of change."""
-    status = os.fstat(fd)
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def read(path: Path) -> TensorFile:
     """Read and check a header.
 
     Raises:
         CheckpointError: names the file, the tensor and the numbers.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in place of a file must not block
-    except OSError as exc:
-        raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise CheckpointError(f"{path} is not a regular file")
-        file_identity = identity(fd)
+    with open_regular(path) as file:
+        file_identity = identity(file)
         size = file_identity[1]
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")

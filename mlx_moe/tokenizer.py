@@ -58,8 +58,8 @@ class Tokenizer:
         ends = {eos} if eos is not None else set()
         for source in ("generation_config.json", "config.json"):
             ends |= _eos_ids(_optional(directory / source).get("eos_token_id"), directory / source)
-        source = _template_source(directory, config)
-        template = None if source is None else ChatTemplate(source, special_tokens)
+        jinja = _template_source(directory, config)
+        template = None if jinja is None else ChatTemplate(jinja, special_tokens)
         return cls(tokenizer, bos, frozenset(ends), template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

@@ -62,9 +62,7 @@ class DenseWeight:
 class QuantizedWeight:
     """A matrix packed along its last axis: `packed` uint32, `scales` and, for affine, `biases` a group."""
 
-    def __init__(
-        self, packed: mx.array, scales: mx.array, biases: mx.array | None, config: QuantizationConfig
-    ) -> None:
+    def __init__(self, packed: mx.array, scales: mx.array, biases: mx.array | None, config: QuantizationConfig) -> None:
         self._packed = packed
         self._scales = scales
         self._biases = biases
@@ -73,9 +71,7 @@ class QuantizedWeight:
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return (
-            self._packed.nbytes + self._scales.nbytes + (0 if self._biases is None else self._biases.nbytes)
-        )
+        return self._packed.nbytes + self._scales.nbytes + (0 if self._biases is None else self._biases.nbytes)
 
     def matmul(self, x: mx.array, *, transpose: bool = True) -> mx.array:
         """See Weight."""

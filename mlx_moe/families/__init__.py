@@ -26,9 +26,7 @@ class Family(Protocol):
     def read_config(self, fields: ConfigFields) -> ModelConfig:
         """Read config.json; raises CheckpointError."""
 
-    def layer_parameters(
-        self, config: ModelConfig, layer: int, owned_experts: Sequence[int]
-    ) -> list[Parameter]:
+    def layer_parameters(self, config: ModelConfig, layer: int, owned_experts: Sequence[int]) -> list[Parameter]:
         """Return the parameters of one decoder layer, with only the owned rows of its expert stacks."""
 
     def build_layer(
@@ -50,9 +48,7 @@ def find(model_type: str) -> Family:
         return cast("Family", _FAMILIES[model_type])
     except KeyError:
         known = ", ".join(sorted(_FAMILIES))
-        raise UnsupportedModelError(
-            f"model type {model_type!r} is not supported; these are: {known}"
-        ) from None
+        raise UnsupportedModelError(f"model type {model_type!r} is not supported; these are: {known}") from None
 
 
 def read_config(values: Mapping[str, Any], source: str = "config.json") -> ModelConfig:

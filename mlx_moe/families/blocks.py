@@ -33,30 +33,15 @@ def moe_or_mlp_parameters(
         name = f"{prefix}.mlp.gate.e_score_correction_bias"
         parameters.append(vector(name, moe.n_routed_experts, float32=True))
     if owned_experts:
-        for projection in ("gate_proj", "up_proj"):
-            parameters.append(
-                experts(
-                    prefix,
-                    projection,
-                    moe.n_routed_experts,
-                    owned_experts,
-                    moe.moe_intermediate_size,
-                    hidden_size,
-                )
-            )
-        parameters.append(
-            experts(
-                prefix,
-                "down_proj",
-                moe.n_routed_experts,
-                owned_experts,
-                hidden_size,
-                moe.moe_intermediate_size,
-            )
-        )
+        width = moe.moe_intermediate_size
+        shapes = {"gate_proj": (width, hidden_size), "up_proj": (width, hidden_size), "down_proj": (hidden_size, width)}
+        parameters += [
+            experts(prefix, projection, moe.n_routed_experts, owned_experts, *shape)
+            for projection, shape in shapes.items()
+        ]
     if moe.n_shared_experts:
-        width = moe.moe_intermediate_size * moe.n_shared_experts
-        parameters += _mlp_parameters(f"{prefix}.mlp.shared_experts", hidden_size, width)
+        shared_width = moe.moe_intermediate_size * moe.n_shared_experts
+        parameters += _mlp_parameters(f"{prefix}.mlp.shared_experts", hidden_size, shared_width)
     return parameters
 
 
@@ -85,11 +70,7 @@ def build_decoder_layer(
     if layer not in config.moe_layers:
         feed_forward: MLP | MoE = MLP(mlp)
     else:
-        routed = (
-            Experts(config.moe.n_routed_experts, owned_experts, mlp.scope("experts"))
-            if owned_experts
-            else None
-        )
+        routed = Experts(config.moe.n_routed_experts, owned_experts, mlp.scope("experts")) if owned_experts else None
         shared = MLP(mlp.scope("shared_experts")) if config.moe.n_shared_experts else None
         feed_forward = MoE(Router(config.moe, mlp), routed, shared)
     return DecoderLayer(scope, config.rms_norm_eps, attention, feed_forward)

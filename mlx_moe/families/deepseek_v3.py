@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 def read_config(fields: ConfigFields) -> ModelConfig:
     """Read a `deepseek_v3` config.json."""
-    if (
-        fields.word("scoring_func", "sigmoid") != "sigmoid"
-        or fields.word("topk_method", "noaux_tc") != "noaux_tc"
-    ):
+    if fields.word("scoring_func", "sigmoid") != "sigmoid" or fields.word("topk_method", "noaux_tc") != "noaux_tc":
         raise fields.unsupported("deepseek_v3 routes with scoring_func sigmoid and topk_method noaux_tc only")
     num_hidden_layers = fields.dimension("num_hidden_layers")
     max_position_embeddings = fields.dimension("max_position_embeddings")
@@ -65,7 +62,7 @@ def read_config(fields: ConfigFields) -> ModelConfig:
         intermediate_size=fields.dimension("intermediate_size"),
         num_hidden_layers=num_hidden_layers,
         max_position_embeddings=max_position_embeddings,
-        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
+        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6, above=0),
         tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
         attention=attention,
         rope=read_rope(
@@ -76,9 +73,7 @@ def read_config(fields: ConfigFields) -> ModelConfig:
         ),
         moe=moe,
         moe_layers=frozenset(
-            layer
-            for layer in range(num_hidden_layers + mtp_layers)
-            if layer >= first_dense and layer % frequency == 0
+            layer for layer in range(num_hidden_layers + mtp_layers) if layer >= first_dense and layer % frequency == 0
         ),
         num_nextn_predict_layers=mtp_layers,
         quantization=quantization,

@@ -59,15 +59,13 @@ def read_config(fields: ConfigFields) -> ModelConfig:
         intermediate_size=fields.dimension("intermediate_size"),
         num_hidden_layers=num_hidden_layers,
         max_position_embeddings=max_position_embeddings,
-        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
+        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6, above=0),
         tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
         attention=attention,
         rope=read_rope(fields, attention.head_dim, False, max_position_embeddings),
         moe=moe,
         moe_layers=frozenset(
-            layer
-            for layer in range(num_hidden_layers)
-            if layer not in dense_layers and (layer + 1) % step == 0
+            layer for layer in range(num_hidden_layers) if layer not in dense_layers and (layer + 1) % step == 0
         ),
         num_nextn_predict_layers=0,
         quantization=quantization,
@@ -110,7 +108,5 @@ def build_layer(
 
     assert isinstance(config.attention, GQAConfig)
     scope = loaded.scope(f"model.layers.{layer}")
-    attention = GroupedQueryAttention(
-        config.attention, config.rope, config.rms_norm_eps, scope.scope("self_attn")
-    )
+    attention = GroupedQueryAttention(config.attention, config.rope, config.rms_norm_eps, scope.scope("self_attn"))
     return build_decoder_layer(config, layer, owned_experts, scope, attention)

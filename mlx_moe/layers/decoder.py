@@ -15,8 +15,11 @@ class Attention(Protocol):
     """Attention over one layer's KV cache."""
 
     def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
-        """Keep the keys and values of x `[L, D]`, which stands after the kept positions; map its last rows to
-        `[outputs, D]`."""
+        """Keep the keys and values of x `[L, D]`, which stands after the kept positions.
+
+        Returns:
+            The last rows of x, each after attending to all positions up to its own, `[outputs, D]`.
+        """
 
 
 class DecoderLayer:

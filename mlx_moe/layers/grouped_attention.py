@@ -18,9 +18,7 @@ from mlx_moe.weights import LoadedParameters
 class GroupedQueryAttention:
     """Attention whose cache holds each key-value head's keys and values."""
 
-    def __init__(
-        self, config: GQAConfig, rope: RopeConfig, norm_eps: float, parameters: LoadedParameters
-    ) -> None:
+    def __init__(self, config: GQAConfig, rope: RopeConfig, norm_eps: float, parameters: LoadedParameters) -> None:
         self._config = config
         self._rope = Rope(rope)
         self._scale = config.head_dim**-0.5

@@ -70,9 +70,7 @@ class LatentAttention:
         scores = _flat(q_latent) @ latent.T + _flat(q_pe * self._scale) @ k_pe.T  # [H*L, S]
         if n_queries > 1:
             scores = scores.reshape(n_heads, n_queries, -1)
-            scores = (scores + causal_mask(n_queries, latent.shape[0], scores.dtype)).reshape(
-                n_heads * n_queries, -1
-            )
+            scores = (scores + causal_mask(n_queries, latent.shape[0], scores.dtype)).reshape(n_heads * n_queries, -1)
         out = mx.softmax(scores, axis=-1, precise=True) @ latent  # [H*L, R]
         return self._value_up.apply(out.reshape(n_heads, n_queries, -1))
 

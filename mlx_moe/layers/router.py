@@ -24,10 +24,7 @@ class Router:
         """Route x `[L, D]`; return indices `[L, K]` and weights `[L, K]` float32."""
         c = self._config
         router_logits = self._gate(x.astype(mx.float32))  # [L, E]
-        if c.scoring_func == "sigmoid":
-            scores = mx.sigmoid(router_logits)
-        else:
-            scores = mx.softmax(router_logits, axis=-1)
+        scores = mx.sigmoid(router_logits) if c.scoring_func == "sigmoid" else mx.softmax(router_logits, axis=-1)
         choice = scores if self._bias is None else scores + self._bias
         if c.n_group > c.topk_group:
             choice = self._limit_groups(choice)

@@ -133,7 +133,7 @@ def test_quantization_overrides_are_kept_by_module() -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, wanted a finite number"),
         ({"n_group": 7}, "8 experts a token cannot be chosen from 4 of 7 groups over 256 experts"),
-        ({"rope_scaling": {"type": "yarn", "factor": -1}}, "rope factor is -1"),
+        ({"rope_scaling": {"type": "yarn", "factor": -1}}, "factor is -1, wanted a number above 0"),
         ({"quantization": {"group_size": 64, "bits": "4"}}, "bits is '4'"),
         ({"quantization": []}, "quantization is \\[\\], wanted an object"),
     ],

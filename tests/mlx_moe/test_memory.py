@@ -51,7 +51,7 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of about 1 GB, 4 bit."""
+    """Write a checkpoint of about 1 GB, 4 bit."""
     path = tmp_path_factory.mktemp("large") / "deepseek"
     write_checkpoint(path, DEEPSEEK)
     return path

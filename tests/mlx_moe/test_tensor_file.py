@@ -1,0 +1,92 @@
+"""Headers of safetensors files: every way in which one may be wrong is refused, with the file and the tensor named."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_moe import tensor_file
+from mlx_moe.errors import CheckpointError
+
+GOOD = {
+    "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
+}
+
+
+def write(path: Path, header: dict[str, Any] | bytes, data: bytes = bytes(32), length: int | None = None) -> Path:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes((len(raw) if length is None else length).to_bytes(8, "little") + raw + data)
+    return path
+
+
+def test_a_sound_header_gives_each_tensors_place(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors", GOOD | {"__metadata__": {"format": "pt"}})
+    tensors = tensor_file.read(path).tensors
+    assert tensors["b"].shape == (4,)
+    assert tensors["b"].nbytes == 8
+    assert path.read_bytes()[tensors["b"].offset :] == bytes(8)
+
+
+def changed(**entry: Any) -> dict[str, Any]:
+    return GOOD | {"b": GOOD["b"] | entry}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (changed(data_offsets=[20, 28]), "tensor b at byte .* overlaps the one before"),
+        (changed(data_offsets=[25, 33]), "tensor b at byte .* leaves a gap"),
+        (changed(dtype="F31"), "tensor b has the unknown dtype 'F31'"),
+        (changed(dtype=7), "tensor b has the unknown dtype"),
+        (changed(shape=[5]), r"tensor b is BF16 \[5\], 10 bytes, but its offsets span 8"),
+        (changed(shape=[-4]), r"tensor b has the shape \[-4\]"),
+        (changed(shape=[True]), "tensor b has the shape"),
+        (changed(shape=[2**31, 2**31]), "tensor b has the shape"),
+        (changed(shape=[1] * 9), "tensor b has the shape"),
+        (changed(shape="4"), "tensor b has the shape 4"),
+        (changed(data_offsets=[32, 24]), "tensor b has the data_offsets"),
+        (changed(data_offsets=[24]), "tensor b has the data_offsets"),
+        (changed(data_offsets=[24.0, 32.0]), "tensor b has the data_offsets"),
+        (GOOD | {"b": None}, "tensor b has not exactly dtype, shape and data_offsets"),
+        (changed(more=1), "tensor b has not exactly"),
+        (GOOD | {"__metadata__": {"format": 1}}, "__metadata__ is not an object of strings"),
+        ({"a": GOOD["a"]}, "longer than its tensors"),
+        (GOOD | {"c": {"dtype": "U8", "shape": [8], "data_offsets": [32, 40]}}, "truncated"),
+        (b"[]", "is not a JSON object but list"),
+        (b"{", "is not JSON"),
+        (b"\xff{}", "is not UTF-8"),
+        (b'{"a": 1, "a": 2}', "has the key 'a' twice"),
+        (b'{"a": ' + b"[" * 100_000, "nests deeper than 3"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "is not JSON"),
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, header: dict[str, Any] | bytes, message: str) -> None:
+    path = write(tmp_path / "x.safetensors", header)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        tensor_file.read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [2**63, 10**9, 200])
+def test_a_header_length_beyond_the_file_is_a_truncated_file(tmp_path: Path, length: int) -> None:
+    with pytest.raises(CheckpointError, match="is truncated"):
+        tensor_file.read(write(tmp_path / "x.safetensors", GOOD, length=length))
+
+
+@pytest.mark.parametrize("size", [0, 7])
+def test_a_file_without_a_length_is_truncated(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(bytes(size))
+    with pytest.raises(CheckpointError, match="is truncated"):
+        tensor_file.read(path)
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CheckpointError, match="is not a regular file"):
+        tensor_file.read(tmp_path / "pipe.safetensors")
+    with pytest.raises(CheckpointError, match=r"cannot be read|is not a regular file"):
+        tensor_file.read(tmp_path)
