@@ -46,6 +46,10 @@ class Head:
         """Map input_ids `[L]` to hidden states `[L, D]`."""
         return self.embed_tokens.rows(input_ids).astype(self.dtype)
 
+    def normed(self, hidden_states: mx.array) -> mx.array:
+        """Apply the final norm to hidden_states `[L, D]` after the last layer."""
+        return mx.fast.rms_norm(hidden_states, self.norm, self.norm_eps)
+
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Map hidden_states `[L, D]` after the last layer to logits `[L, V]`."""
-        return self.lm_head.matmul(mx.fast.rms_norm(hidden_states, self.norm, self.norm_eps))
+        return self.lm_head.matmul(self.normed(hidden_states))

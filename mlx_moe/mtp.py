@@ -1,7 +1,8 @@
 """MultiTokenPrediction: the layer that drafts the token after the next.
 
-Source: DeepSeek-V3, arXiv 2412.19437, section 2.2. The layer's own copies of the embedding and the lm_head are those
-of the model, so the model's are used. Shapes: L positions, D hidden_size, V vocab_size.
+Source: DeepSeek-V3, arXiv 2412.19437, section 2.2; transformers' `MtpLayer` for which norms stand where. The layer's
+own copies of the embedding and the lm_head are those of the model, so the model's are used.
+Shapes: L positions, D hidden_size, V vocab_size.
 """
 
 from __future__ import annotations
@@ -74,16 +75,16 @@ class MultiTokenPrediction:
         """Predict the token after each next one.
 
         Args:
-            hidden_states: `[L, D]` of consecutive positions after the model's last layer, before its final norm.
+            hidden_states: `[L, D]` of consecutive positions, after the model's final norm (`Head.normed`).
             next_ids: `[L]`, the token that follows each position.
             cache: this layer's KV cache; it stands at the first of the positions.
 
         Returns:
-            Hidden states `[L, D]`, to chain deeper drafts from, and logits `[L, V]`.
+            Normed hidden states `[L, D]`, to chain deeper drafts from, and logits `[L, V]`.
         """
         embedded = mx.fast.rms_norm(self.head.embed(next_ids), self.enorm, self.norm_eps)
         previous = mx.fast.rms_norm(hidden_states, self.hnorm, self.norm_eps)
         joined = self.eh_proj(mx.concatenate([embedded, previous], axis=-1))
         hidden_states = self.layer(joined, cache, self.layer_index)
-        logits = self.head.lm_head.matmul(mx.fast.rms_norm(hidden_states, self.output_norm, self.norm_eps))
-        return hidden_states, logits
+        hidden_states = mx.fast.rms_norm(hidden_states, self.output_norm, self.norm_eps)
+        return hidden_states, self.head.lm_head.matmul(hidden_states)

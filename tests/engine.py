@@ -1,0 +1,82 @@
+"""What the engine's tests run: a checkpoint's layers in one or more stages, without tokenizer and coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_moe import families, loader
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig
+from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.head import Head, head_parameters
+from mlx_moe.layers.feed_forward import ExpertPeers
+from mlx_moe.link import LocalLink
+from mlx_moe.mtp import MultiTokenPrediction, has_mtp, mtp_parameters
+from mlx_moe.shard import Shard, ShardSpec
+from mlx_moe.stage import Stage
+
+
+@dataclass
+class Engine:
+    """A model in stages, one behind the other."""
+
+    config: ModelConfig
+    head: Head
+    link: LocalLink
+    mtp: MultiTokenPrediction | None = None
+
+    def hidden_states(self, input_ids: Sequence[int], chunks: Sequence[int], request_id: str = "r") -> mx.array:
+        """Return the hidden states of all positions `[L, D]`, run in chunks of these lengths; decode where it is 1."""
+        position, parts = 0, []
+        for length in chunks:
+            embedded = self.head.embed(mx.array(input_ids[position : position + length]))
+            kind = FrameKind.DECODE if length == 1 else FrameKind.PREFILL
+            self.link.send(Frame(request_id, position, embedded, kind))
+            parts.append(self.link.receive(request_id).hidden_states)
+            position += length
+        return mx.concatenate(parts)
+
+    def logits(self, input_ids: Sequence[int], chunks: Sequence[int] | None = None, request_id: str = "r") -> np.ndarray:
+        """Return the logits of all positions `[L, V]`."""
+        return np.array(self.head.logits(self.hidden_states(input_ids, chunks or [len(input_ids)], request_id)))
+
+    def greedy(self, input_ids: Sequence[int], count: int) -> list[int]:
+        """Return the likeliest next tokens, position by position."""
+        ids = list(input_ids)
+        self.logits(ids, request_id="greedy")
+        for position in range(len(input_ids), len(input_ids) + count):
+            start = position - 1
+            embedded = self.head.embed(mx.array(ids[start:]))
+            self.link.send(Frame("greedy", start, embedded, FrameKind.DECODE))
+            logits = self.head.logits(self.link.receive("greedy").hidden_states)
+            ids.append(int(mx.argmax(logits[-1]).item()))
+        return ids[len(input_ids) :]
+
+
+def load_engine(
+    directory: Path,
+    layers: Sequence[range] | None = None,
+    owned_experts: Mapping[int, tuple[int, ...]] | None = None,
+    peers: ExpertPeers | None = None,
+) -> Engine:
+    """Load a checkpoint in float32, its layers in as many stages as there are ranges."""
+    with Checkpoint.open(directory) as checkpoint:
+        config = families.read_config(checkpoint.config)
+        specs = [ShardSpec(r, owned_experts or {}) for r in layers or [range(config.num_hidden_layers)]]
+        parameters = head_parameters(config)
+        with_mtp = has_mtp(checkpoint, config)
+        if with_mtp:
+            parameters += mtp_parameters(config)
+        loaded = loader.load(checkpoint, loader.find(checkpoint, config, parameters), mx.float32)
+        head = Head.build(config, loaded, mx.float32)
+        stages = []
+        for number, spec in enumerate(specs):
+            shard = loader.load(checkpoint, loader.find(checkpoint, config, spec.parameters(config)), mx.float32)
+            stages.append(Stage(Shard.build(spec, config, shard, mx.float32), f"node-{number}", peers))
+        mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
+        return Engine(config, head, LocalLink(stages), mtp)
