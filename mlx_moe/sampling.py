@@ -119,7 +119,7 @@ class Sampler:
         if self._params.temperature == 0:
             token = mx.argmax(adjusted)
         else:
-            kept = _filtered(adjusted / self._params.temperature, self._params)
+            kept = filtered(adjusted / self._params.temperature, self._params)
             token = mx.argmax(kept + mx.random.gumbel(kept.shape, key=_key(self._seed, position)))
         if self._seen is not None:
             self._seen[token] = True
@@ -141,8 +141,8 @@ class Sampler:
         return logits
 
 
-def _filtered(logits: mx.array, params: SamplingParams) -> mx.array:
-    """Set the logits `[V]` that top_k, top_p and min_p leave out to -inf; the likeliest always stays."""
+def filtered(logits: mx.array, params: SamplingParams) -> mx.array:
+    """Return logits `[V]` with those that top_k, top_p and min_p leave out at -inf; the likeliest always stays."""
     import mlx.core as mx
 
     size = logits.shape[0]

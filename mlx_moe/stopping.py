@@ -42,12 +42,13 @@ def _overlap(text: str, stop: str) -> int:
 class LoopDetector:
     """Says when an answer repeats itself.
 
-    It does when its last tokens are one block of p tokens, p up to 256, many times in a row: 64 times for one token, 24
-    for up to 7, 8 for up to 63, 4 for longer blocks. Counting, lists and tables differ from row to row; refrains and
-    rulers are shorter.
+    It does when its last tokens are one block, of up to 256 tokens, written at least 4 times in a row and over at
+    least 128 tokens. Counting, lists and tables differ from row to row; refrains and rulers are shorter.
     """
 
     MAX_PERIOD = 256
+    MIN_REPEATS = 4
+    MIN_TOKENS = 128
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
@@ -63,13 +64,8 @@ class LoopDetector:
         for period in range(1, min(len(tokens), self.MAX_PERIOD + 1)):
             if tokens[-1 - period] == token_id:
                 self._run[period] += 1
-                looping = looping or self._run[period] >= period * (_repeats(period) - 1)
+                repeated = self._run[period] + period
+                looping = looping or repeated >= max(self.MIN_TOKENS, self.MIN_REPEATS * period)
             else:
                 self._run[period] = 0
         return looping
-
-
-def _repeats(period: int) -> int:
-    if period == 1:
-        return 64
-    return 24 if period < 8 else 8 if period < 64 else 4

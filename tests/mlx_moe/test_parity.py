@@ -1,0 +1,128 @@
+"""Parity: logits and greedy tokens are those of transformers, in float32, for shapes of both families."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_moe
+from mlx_moe import library
+from mlx_moe.kv_cache import KVCache
+from tests import checkpoints, oracles
+from tests.checkpoints import Shape
+from tests.engine import load_engine
+from tests.oracles import TOLERANCE, Answer, relative_difference
+
+# The original context is shorter than prompt and answer together.
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+
+DEEPSEEK_V3 = {
+    "as the base": {},
+    "with yarn": {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}},
+    "with yarn of two mscales": {
+        "rope_parameters": YARN
+        | {"factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.707, "beta_fast": 16, "beta_slow": 2}
+    },
+    "with yarn without mscale": {"rope_parameters": YARN | {"original_max_position_embeddings": 32}},
+    "without q_lora": {"q_lora_rank": None},
+    "without groups, as Kimi-K2": {"n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827},
+    "with all experts of the chosen groups": {"num_experts_per_tok": 8},
+    "with one expert a token": {"num_experts_per_tok": 1},
+    "with raw weights": {"norm_topk_prob": False},
+    "without dense layers": {"first_k_dense_replace": 0, "n_shared_experts": 2},
+    "with two dense layers": {"first_k_dense_replace": 2, "num_hidden_layers": 5},
+    "with tied embeddings": {"tie_word_embeddings": True},
+    "with attention biases": {"attention_bias": True},
+    "with rope in halves": {"rope_interleave": False},
+    "with another eps": {"rms_norm_eps": 1e-2},
+}
+QWEN3_MOE = {
+    "as the base": {},
+    "with yarn": {"rope_parameters": YARN},
+    "with yarn of other betas": {
+        "rope_parameters": YARN | {"factor": 4.0, "rope_theta": 1e6, "beta_fast": 24, "beta_slow": 3}
+    },
+    "with yarn of a given temperature": {"rope_parameters": YARN | {"attention_factor": 1.3}},
+    "with linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}},
+    "with one key-value head": {"num_key_value_heads": 1, "norm_topk_prob": False},
+    "with a key-value head each": {"num_key_value_heads": 4, "head_dim": 32},
+    "with dense layers by name": {"mlp_only_layers": [0, 2]},
+    "with dense layers by step": {"decoder_sparse_step": 2, "num_hidden_layers": 5},
+    "with tied embeddings": {"tie_word_embeddings": True},
+    "with attention biases": {"attention_bias": True},
+    "with another eps": {"rms_norm_eps": 1e-2},
+}
+SHAPES = {
+    **{f"deepseek_v3 {name}": Shape("deepseek_v3", changes) for name, changes in DEEPSEEK_V3.items()},
+    **{f"qwen3_moe {name}": Shape("qwen3_moe", changes) for name, changes in QWEN3_MOE.items()},
+    "deepseek_v3 of another seed": Shape("deepseek_v3", seed=1),
+    "qwen3_moe of another seed": Shape("qwen3_moe", seed=1),
+    "deepseek_v3 without router bias": Shape("deepseek_v3", router_bias=0.0),
+    "deepseek_v3 with a large router bias": Shape("deepseek_v3", router_bias=0.3),
+    "deepseek_v3 with a very large router bias": Shape("deepseek_v3", {"num_experts_per_tok": 6}, router_bias=1.0),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_logits_and_greedy_tokens_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    oracle = SHAPES[name].model()
+    directory = checkpoints.save(oracle, tmp_path)
+    answer = oracles.clear_answer(oracle)
+    ids = answer.prompt + answer.token_ids
+    assert relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids)) <= TOLERANCE
+    assert written(directory, answer) == answer.token_ids
+
+
+def written(directory: Path, answer: Answer) -> list[int]:
+    """Return what the package writes after the prompt at temperature 0, past any end of turn."""
+    model = mlx_moe.load(directory)
+    request = mlx_moe.Request(
+        tuple(answer.prompt),
+        mlx_moe.SamplingParams(temperature=0.0),
+        max_tokens=len(answer.token_ids),
+        ignore_eos=True,
+        detect_loops=False,
+    )
+    token_ids = [token.id for token in model.generate(request)]
+    model.close()
+    return token_ids
+
+
+def test_a_router_bias_that_misleads_a_mask_of_zeros_does_not_mislead_ours(tmp_path: Path) -> None:
+    shape = SHAPES["deepseek_v3 with a very large router bias"]
+    source = checkpoints.to_hub_dialect(checkpoints.save(shape.model(), tmp_path / "source"))
+    ids = oracles.random_ids(64, 256)
+    wanted = oracles.logits(shape.model(), ids)
+    assert relative_difference(oracles.mlx_lm_logits(source, ids), wanted) > 0.1
+    assert relative_difference(load_engine(source).logits(ids), wanted) <= TOLERANCE
+
+
+def test_an_mtp_layer_guesses_as_that_of_transformers_and_leaves_the_model_alone(tmp_path: Path) -> None:
+    directory = checkpoints.save_with_mtp(Shape("deepseek_v3", {"num_hidden_layers": 5}), tmp_path)
+    oracle = oracles.transformers_model(directory)
+    answer = oracles.clear_answer(oracle)
+    assert written(directory, answer) == answer.token_ids
+    ids = answer.prompt + answer.token_ids
+    assert relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids)) <= TOLERANCE
+    assert relative_difference(mtp_logits(directory, ids), oracles.mtp_logits(oracle, ids)) <= TOLERANCE
+
+
+def mtp_logits(directory: Path, ids: list[int]) -> oracles.Logits:
+    engine = load_engine(directory)
+    assert engine.mtp is not None
+    hidden_states = engine.hidden_states(ids[:-1], [len(ids) - 1])
+    return np.array(engine.mtp(hidden_states, mx.array(ids[1:]), KVCache())[1])
+
+
+def test_the_demo_equals_transformers_with_its_dequantized_weights(tmp_path: Path) -> None:
+    demo = library.locate("demo")
+    oracle = oracles.transformers_model(oracles.dequantize(demo, tmp_path / "dequantized"))
+    model = mlx_moe.load(demo)
+    prompt = model.tokenizer.format_chat([{"role": "user", "content": "Tell me a story about a lighthouse."}])
+    token_ids, lead = oracles.greedy(oracle, prompt, 64)
+    assert lead >= oracles.CLEAR_LEAD
+    engine, ids = load_engine(demo), prompt + token_ids
+    assert engine.greedy(prompt, 64) == token_ids
+    assert relative_difference(engine.logits(ids), oracles.logits(oracle, ids)) <= TOLERANCE
+    assert relative_difference(mtp_logits(demo, ids), oracles.mtp_logits(oracle, ids)) <= TOLERANCE

@@ -1,0 +1,292 @@
+"""Splits: however layers, experts and positions are divided, the numbers are those of the whole."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+import mlx_moe
+from mlx_moe.config import MLAConfig
+from mlx_moe.errors import FrameError, NumericsError
+from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.layers.feed_forward import MoE
+from mlx_moe.layers.latent_attention import absorb_up_to
+from mlx_moe.shard import Shard
+from tests import checkpoints, oracles
+from tests.checkpoints import Shape
+from tests.engine import Engine, load_engine
+from tests.oracles import relative_difference
+
+FAMILIES = ["deepseek_v3", "qwen3_moe"]
+VOCAB_SIZE, N_EXPERTS, N_LAYERS = 256, 16, 4
+IDS = oracles.random_ids(300, VOCAB_SIZE)  # more than a KV cache's first 256 positions
+SAME = 1e-5
+"""Largest difference of a logit between two ways to run the engine; what is measured is about 1e-6."""
+
+Owners = Sequence[Sequence[int]]
+"""The experts that the leader owns, then each of its peers."""
+
+OWNERS: dict[str, Owners] = {
+    "halves": [range(8), range(8, 16)],
+    "quarters": [range(4), range(4, 8), range(8, 12), range(12, 16)],
+    "in turns": [range(0, 16, 2), range(1, 16, 2)],
+    "uneven": [[15], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [0, 2], [1]],
+    "all with peers": [[], range(5), range(5, 16)],
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("splits") / request.param
+    return checkpoints.to_hub_dialect(checkpoints.save(Shape(request.param).model(), path))
+
+
+@pytest.fixture(scope="module")
+def whole(directory: Path) -> Engine:
+    return load_engine(directory)
+
+
+@pytest.fixture(scope="module")
+def wanted(whole: Engine) -> oracles.Logits:
+    return whole.logits(IDS)
+
+
+class Peers:
+    """Expert peers in this process: shards that own further experts of the same layers."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+
+    def partial_sum(self, layer: int, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        """See ExpertPeers."""
+        total = mx.zeros_like(x)
+        for shard in self._shards:
+            feed_forward = shard.layers[shard.spec.layers.index(layer)].feed_forward
+            assert isinstance(feed_forward, MoE)
+            if feed_forward.experts is not None:
+                total = total + feed_forward.experts(x, indices, weights)
+        return total
+
+
+def load_split(directory: Path, owners: Owners, layers: Sequence[range] = (range(N_LAYERS),)) -> Engine:
+    """Load stages over ranges of layers, their experts divided between the stage and its peers."""
+    owned = [{layer: tuple(experts) for layer in range(N_LAYERS)} for experts in owners]
+    return load_split_by_layer(directory, owned, layers)
+
+
+def load_split_by_layer(
+    directory: Path, owned: Sequence[Mapping[int, tuple[int, ...]]], layers: Sequence[range] = (range(N_LAYERS),)
+) -> Engine:
+    peers = [stage.shard for experts in owned[1:] for stage in load_engine(directory, layers, experts).link.stages]
+    return load_engine(directory, layers, owned[0], _PeersOfAllStages(peers))
+
+
+class _PeersOfAllStages(Peers):
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        super().__init__(shards)
+        self._all = shards
+
+    def partial_sum(self, layer: int, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        return Peers([s for s in self._all if layer in s.spec.layers]).partial_sum(layer, x, indices, weights)
+
+
+def chunks_of(length: int, total: int = len(IDS)) -> list[int]:
+    return [min(length, total - start) for start in range(0, total, length)]
+
+
+# Positions
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 32, 57, 58, 59, 64, 255, 256, 257, 299])
+def test_chunked_prefill_equals_prefill_at_once(whole: Engine, wanted: oracles.Logits, length: int) -> None:
+    assert relative_difference(whole.logits(IDS, chunks_of(length)), wanted) <= SAME
+
+
+def test_chunks_of_uneven_lengths_equal_prefill_at_once(whole: Engine, wanted: oracles.Logits) -> None:
+    assert relative_difference(whole.logits(IDS, [58, 1, 59, 3, 100, 1, 1, 58, 19]), wanted) <= SAME
+
+
+def test_the_lengths_above_lie_on_both_sides_of_the_absorbed_forms_limit(whole: Engine) -> None:
+    attention = whole.config.attention
+    if isinstance(attention, MLAConfig):
+        assert absorb_up_to(attention) == 58
+
+
+@pytest.mark.parametrize("prompt", [1, 58, 59, 255])
+def test_decode_equals_prefill(whole: Engine, wanted: oracles.Logits, prompt: int) -> None:
+    chunks = [prompt] + [1] * 45
+    got = whole.logits(IDS[: prompt + 45], chunks)
+    assert relative_difference(got, wanted[: prompt + 45]) <= SAME
+
+
+@pytest.mark.parametrize("outputs", [1, 5, 58, 59, 100])
+def test_the_last_layer_returns_what_is_asked_for_and_keeps_what_all_need(
+    whole: Engine, wanted: oracles.Logits, outputs: int
+) -> None:
+    embedded = whole.head.embed(mx.array(IDS[:100]))
+    whole.link.send(Frame("r", 0, embedded, FrameKind.PREFILL, outputs=outputs))
+    frame = whole.link.receive("r")
+    assert (frame.position, frame.hidden_states.shape[0]) == (100 - outputs, outputs)
+    assert relative_difference(np.array(whole.head.logits(frame.hidden_states)), wanted[100 - outputs : 100]) <= SAME
+    assert relative_difference(run(whole, IDS[100:140], 100), wanted[100:140]) <= SAME
+
+
+# Layers
+
+
+@pytest.mark.parametrize("cuts", [[2], [1], [3], [1, 2], [1, 3], [1, 2, 3]])
+def test_any_split_of_layers_equals_the_whole_to_the_bit(directory: Path, whole: Engine, cuts: list[int]) -> None:
+    ends = [0, *cuts, N_LAYERS]
+    split = load_engine(directory, [range(a, b) for a, b in zip(ends, ends[1:], strict=False)])
+    for chunks in (chunks_of(100), [96, *[1] * 4]):
+        ids = IDS[: sum(chunks)]
+        assert np.array_equal(split.logits(ids, chunks), whole.logits(ids, chunks))
+
+
+# Experts
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_any_split_of_experts_equals_the_whole(directory: Path, wanted: oracles.Logits, name: str) -> None:
+    split = load_split(directory, OWNERS[name])
+    for chunks in (chunks_of(300), [5, 40, *[1] * 8]):  # many positions are sorted by expert, few are not
+        total = sum(chunks)
+        assert relative_difference(split.logits(IDS[:total], chunks), wanted[:total]) <= SAME
+
+
+def test_experts_may_be_split_otherwise_in_every_layer(directory: Path, wanted: oracles.Logits) -> None:
+    everything = frozenset(range(N_EXPERTS))
+    leader = {layer: tuple(range(layer, 16, layer + 1)) for layer in range(N_LAYERS)}
+    peer = {layer: tuple(everything - set(experts)) for layer, experts in leader.items()}
+    assert relative_difference(load_split_by_layer(directory, [leader, peer]).logits(IDS), wanted) <= SAME
+
+
+def test_layers_and_experts_may_be_split_together(directory: Path, wanted: oracles.Logits) -> None:
+    split = load_split(directory, OWNERS["quarters"], [range(1), range(1, 3), range(3, 4)])
+    assert relative_difference(split.logits(IDS, [200, 60, *[1] * 40]), wanted) <= SAME
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", ["fused", "stacked", "4 bit", "mxfp4"])
+def test_owned_experts_are_read_from_every_layout(family: str, layout: str, tmp_path: Path) -> None:
+    source = checkpoints.save(Shape(family).model(), tmp_path / "source", fused=layout == "fused")
+    if layout != "fused":
+        options = {"4 bit": {"bits": 4, "group_size": 64}, "mxfp4": {"bits": 4, "group_size": 32, "mode": "mxfp4"}}
+        checkpoints.to_hub_dialect(source)
+        source = checkpoints.convert_with_mlx_lm(source, tmp_path / "mlx", **options.get(layout, {}))
+    ids = IDS[:100]
+    split = load_split(source, OWNERS["uneven"], [range(2), range(2, 4)])
+    assert relative_difference(split.logits(ids), load_engine(source).logits(ids)) <= SAME
+
+
+def test_an_expert_that_overflows_for_a_position_sent_elsewhere_does_not_spoil_it(tmp_path: Path) -> None:
+    directory = checkpoints.save(Shape("deepseek_v3").model(), tmp_path)
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    for layer in range(1, N_LAYERS):
+        tensors[f"model.layers.{layer}.mlp.gate.e_score_correction_bias"][0] = -9.0  # is never chosen
+        tensors[f"model.layers.{layer}.mlp.experts.0.down_proj.weight"][:] = float("inf")
+    save_file(tensors, path, metadata={"format": "pt"})
+    ids = IDS[:40]
+    wanted = load_engine(directory).logits(ids)
+    assert np.isfinite(wanted).all()
+    assert relative_difference(load_split(directory, OWNERS["halves"]).logits(ids), wanted) <= SAME
+
+
+# The position is the truth
+
+
+@pytest.mark.parametrize("layers", [[range(4)], [range(2), range(2, 4)]], ids=["one stage", "two stages"])
+@pytest.mark.parametrize("position", [0, 1, 30, 99])
+def test_a_frame_below_what_is_kept_rewinds_and_gives_the_same_as_fresh(
+    directory: Path, wanted: oracles.Logits, layers: list[range], position: int
+) -> None:
+    engine = load_engine(directory, layers)
+    abandoned = oracles.random_ids(100 - position, VOCAB_SIZE, seed=1)
+    engine.logits([*IDS[:position], *abandoned], [n for n in (position, 100 - position) if n])
+    got = run(engine, IDS[position:150], position)
+    assert relative_difference(got, wanted[position:150]) <= SAME
+    assert relative_difference(run(engine, IDS[150:151], 150), wanted[150:151]) <= SAME
+
+
+def test_the_same_frame_again_gives_the_same_bits(whole: Engine) -> None:
+    whole.logits(IDS[:90], [60, 30])
+    again = run(whole, IDS[60:90], 60)
+    assert np.array_equal(run(whole, IDS[60:90], 60), again)
+
+
+def test_a_frame_after_a_hole_is_an_error_and_changes_nothing(directory: Path, wanted: oracles.Logits) -> None:
+    engine = load_engine(directory, [range(2), range(2, 4)])
+    run(engine, IDS[:40], 0)
+    with pytest.raises(FrameError, match="node-0.* position 41.* only 40 "):
+        run(engine, IDS[41:50], 41)
+    with pytest.raises(FrameError, match="position 1.* only 0 "):
+        run(engine, IDS[1:2], 1, "another")
+    assert relative_difference(run(engine, IDS[40:60], 40), wanted[40:60]) <= SAME
+
+
+def test_requests_between_each_other_get_the_bits_they_get_alone(whole: Engine) -> None:
+    other = oracles.random_ids(90, VOCAB_SIZE, seed=2)
+    alone = [whole.logits(ids[:90], [60, 29, 1]) for ids in (IDS, other)]
+    parts: list[list[oracles.Logits]] = [[], []]
+    for start, end in [(0, 60), (60, 89), (89, 90)]:
+        for part, ids, name in zip(parts, (IDS, other), ("a", "b"), strict=True):
+            part.append(run(whole, ids[start:end], start, name))
+    for part, want in zip(parts, alone, strict=True):
+        assert np.array_equal(np.concatenate(part), want)
+
+
+def run(engine: Engine, ids: Sequence[int], position: int, request_id: str = "r") -> oracles.Logits:
+    """Run one frame; return the logits at its positions."""
+    kind = FrameKind.DECODE if len(ids) == 1 else FrameKind.PREFILL
+    engine.link.send(Frame(request_id, position, engine.head.embed(mx.array(list(ids))), kind))
+    return np.array(engine.head.logits(engine.link.receive(request_id).hidden_states))
+
+
+# Numbers that are none
+
+
+def spoil(directory: Path, tensor: str, row: int = 0) -> Path:
+    """Put a NaN into a stored tensor."""
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors[tensor][row] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("tensor", "layer"),
+    [
+        ("model.layers.0.self_attn.o_proj.weight", 0),
+        ("model.layers.2.mlp.gate.weight", 2),
+        ("model.layers.3.input_layernorm.weight", 3),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nan_in_weights_is_an_error_that_names_node_and_layer(
+    family: str, tensor: str, layer: int, tmp_path: Path
+) -> None:
+    directory = spoil(checkpoints.save(Shape(family).model(), tmp_path), tensor)
+    engine = load_engine(directory, [range(1), range(1, 3), range(3, 4)])
+    with pytest.raises(NumericsError, match=f"node-{[0, 1, 1, 2][layer]}, layer {layer}: "):
+        engine.logits(IDS[:20])
+
+
+@pytest.mark.parametrize("n_prompt", [1, 8])
+def test_nan_that_only_a_decoded_token_meets_names_the_layer_too(n_prompt: int, tmp_path: Path) -> None:
+    oracle = Shape("qwen3_moe").model()
+    prompt = IDS[:n_prompt]
+    answer, _ = oracles.greedy(oracle, prompt, 8)
+    meets = next(i for i, token_id in enumerate(answer) if token_id not in prompt)
+    directory = spoil(checkpoints.save(oracle, tmp_path), "model.embed_tokens.weight", answer[meets])
+    model = mlx_moe.load(directory)
+    sampling = mlx_moe.SamplingParams(temperature=0.0)
+    generation = model.generate(mlx_moe.Request(tuple(prompt), sampling, max_tokens=8, ignore_eos=True))
+    written = []
+    with pytest.raises(NumericsError, match="layer 0: "):
+        written.extend(token.id for token in generation)
+    assert written == []
