@@ -93,7 +93,11 @@ class _Child:
 
     def _exchange(self, question: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         try:
-            return self._converse(json.dumps(question).encode() + b"\n", time.monotonic() + deadline_s)
+            line = json.dumps(question).encode() + b"\n"
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise TemplateError(f"the messages cannot be sent to the chat template: {exc}") from exc
+        try:
+            return self._converse(line, time.monotonic() + deadline_s)
         except (TimeoutError, OSError, EOFError, ValueError) as exc:
             self.stop()
             what = f"took more than {deadline_s:.0f} s" if isinstance(exc, TimeoutError) else "exceeded its limits"

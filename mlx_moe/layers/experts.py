@@ -34,15 +34,19 @@ class Experts:
 
         Choices `[L, K]` that are owned elsewhere add nothing: sums over a partition of owners make the whole.
         """
+        owned: mx.array | None = None
         if self._local is not None:
             rows = self._local[indices]
-            weights = mx.where(rows >= 0, weights, 0.0)
+            owned = (rows >= 0)[..., None]  # [L, K, 1]
             indices = mx.maximum(rows, 0)
         if indices.size < SORT_FROM:
             y = self._swiglu(x[:, None, None], indices, sorted_indices=False).squeeze(-2)  # [L, K, D]
         else:
             y = self._sorted(x, indices)
-        return (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
+        y = y * weights[..., None].astype(y.dtype)
+        if owned is not None:
+            y = mx.where(owned, y, 0.0)  # not a weight of 0: an overflow in its place would make it NaN
+        return y.sum(axis=-2)
 
     def _sorted(self, x: mx.array, indices: mx.array) -> mx.array:
         n_chosen = indices.shape[-1]

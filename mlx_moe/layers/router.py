@@ -29,7 +29,8 @@ class Router:
         if c.n_group > c.topk_group:
             choice = self._limit_groups(choice)
         k = c.num_experts_per_tok
-        indices = mx.argpartition(-choice, kth=k - 1, axis=-1)[:, :k]
+        # ascending, so that NaN counts as the largest and is chosen: it must come out, not be passed over
+        indices = mx.argpartition(choice, kth=c.n_routed_experts - k, axis=-1)[:, -k:]
         weights = mx.take_along_axis(scores, indices, axis=-1)
         if c.norm_topk_prob:
             weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)

@@ -70,7 +70,8 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(name: str, tmp_pat
     directory = checkpoints.save(oracle, tmp_path)
     answer = oracles.clear_answer(oracle)
     ids = answer.prompt + answer.token_ids
-    assert relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids)) <= TOLERANCE
+    difference = relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids))
+    assert difference <= TOLERANCE
     assert written(directory, answer) == answer.token_ids
 
 
@@ -90,12 +91,13 @@ def written(directory: Path, answer: Answer) -> list[int]:
 
 
 def test_a_router_bias_that_misleads_a_mask_of_zeros_does_not_mislead_ours(tmp_path: Path) -> None:
-    shape = SHAPES["deepseek_v3 with a very large router bias"]
-    source = checkpoints.to_hub_dialect(checkpoints.save(shape.model(), tmp_path / "source"))
+    oracle = SHAPES["deepseek_v3 with a very large router bias"].model()
+    directory = checkpoints.to_hub_dialect(checkpoints.save(oracle, tmp_path))
     ids = oracles.random_ids(64, 256)
-    wanted = oracles.logits(shape.model(), ids)
-    assert relative_difference(oracles.mlx_lm_logits(source, ids), wanted) > 0.1
-    assert relative_difference(load_engine(source).logits(ids), wanted) <= TOLERANCE
+    wanted = oracles.logits(oracle, ids)
+    misled = relative_difference(oracles.mlx_lm_logits(directory, ids), wanted)
+    difference = relative_difference(load_engine(directory).logits(ids), wanted)
+    assert difference <= TOLERANCE < 0.1 < misled
 
 
 def test_an_mtp_layer_guesses_as_that_of_transformers_and_leaves_the_model_alone(tmp_path: Path) -> None:
@@ -104,25 +106,40 @@ def test_an_mtp_layer_guesses_as_that_of_transformers_and_leaves_the_model_alone
     answer = oracles.clear_answer(oracle)
     assert written(directory, answer) == answer.token_ids
     ids = answer.prompt + answer.token_ids
-    assert relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids)) <= TOLERANCE
-    assert relative_difference(mtp_logits(directory, ids), oracles.mtp_logits(oracle, ids)) <= TOLERANCE
+    difference = relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids))
+    assert difference <= TOLERANCE
+    difference = relative_difference(mtp_logits(directory, ids), oracles.mtp_logits(oracle, ids))
+    assert difference <= TOLERANCE
 
 
 def mtp_logits(directory: Path, ids: list[int]) -> oracles.Logits:
+    """Return the engine's logits of the MTP layer, `[L-1, V]`."""
     engine = load_engine(directory)
     assert engine.mtp is not None
-    hidden_states = engine.hidden_states(ids[:-1], [len(ids) - 1])
+    hidden_states = engine.head.normed(engine.hidden_states(ids[:-1], [len(ids) - 1]))
     return np.array(engine.mtp(hidden_states, mx.array(ids[1:]), KVCache())[1])
 
 
-def test_the_demo_equals_transformers_with_its_dequantized_weights(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo_oracle(tmp_path_factory: pytest.TempPathFactory) -> checkpoints.Model:
+    directory = tmp_path_factory.mktemp("demo") / "dequantized"
+    return oracles.transformers_model(oracles.dequantize(library.locate("demo"), directory))
+
+
+def test_the_demo_writes_what_transformers_writes_with_its_dequantized_weights(
+    demo_oracle: checkpoints.Model,
+) -> None:
     demo = library.locate("demo")
-    oracle = oracles.transformers_model(oracles.dequantize(demo, tmp_path / "dequantized"))
-    model = mlx_moe.load(demo)
-    prompt = model.tokenizer.format_chat([{"role": "user", "content": "Tell me a story about a lighthouse."}])
-    token_ids, lead = oracles.greedy(oracle, prompt, 64)
+    prompt = mlx_moe.load(demo).tokenizer.format_chat([{"role": "user", "content": "Tell me a story about a lamp."}])
+    token_ids, lead = oracles.greedy(demo_oracle, prompt, 64)
     assert lead >= oracles.CLEAR_LEAD
     engine, ids = load_engine(demo), prompt + token_ids
     assert engine.greedy(prompt, 64) == token_ids
-    assert relative_difference(engine.logits(ids), oracles.logits(oracle, ids)) <= TOLERANCE
-    assert relative_difference(mtp_logits(demo, ids), oracles.mtp_logits(oracle, ids)) <= TOLERANCE
+    difference = relative_difference(engine.logits(ids), oracles.logits(demo_oracle, ids))
+    assert difference <= TOLERANCE
+
+
+def test_the_demo_guesses_ahead_as_transformers_with_its_dequantized_weights(demo_oracle: checkpoints.Model) -> None:
+    ids = oracles.random_ids(100, demo_oracle.config.vocab_size)
+    difference = relative_difference(mtp_logits(library.locate("demo"), ids), oracles.mtp_logits(demo_oracle, ids))
+    assert difference <= TOLERANCE

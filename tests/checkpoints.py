@@ -1,0 +1,213 @@
+"""Makers of small checkpoints: random models, written to disk by the libraries that people's checkpoints come from.
+
+Knows nothing of the engine. Every matrix is wide enough in its input for quantization groups of 64, but for
+`embed_q`, which mlx-lm then leaves unquantized.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import torch
+import transformers
+from mlx_lm.convert import convert
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+torch.set_num_threads(1)
+transformers.utils.logging.disable_progress_bar()
+
+Model = Any
+"""A transformers model for causal language modelling; the library is imported untyped."""
+
+DEEPSEEK_V3: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 128,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 48,
+    "max_position_embeddings": 512,
+    "num_nextn_predict_layers": 0,
+}
+"""Absorbed and expanded attention break even at 58 positions."""
+
+QWEN3_MOE: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 512,
+}
+
+_BASES = {"deepseek_v3": DEEPSEEK_V3, "qwen3_moe": QWEN3_MOE}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A random model: its family, what differs from the family's base configuration, and the seed of its weights.
+
+    `router_bias` is the spread of DeepSeek's e_score_correction_bias; scores lie between 0 and 1.
+    """
+
+    family: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    router_bias: float = 0.1
+
+    def model(self) -> Model:
+        """Return the model in float32."""
+        config = transformers.AutoConfig.for_model(self.family, **(_BASES[self.family] | dict(self.changes)))
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        _randomize(model, self.router_bias, torch.Generator().manual_seed(self.seed))
+        return model
+
+
+def _randomize(model: Model, router_bias: float, random: torch.Generator) -> None:
+    """Draw weights that keep activations near 1 and routing varied: no norm of ones, no bias of zeros."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith("e_score_correction_bias"):
+            tensor.data.normal_(0, router_bias, generator=random)
+        elif name.endswith("norm.weight"):
+            tensor.data.uniform_(0.5, 1.5, generator=random)
+        elif name.endswith("bias"):
+            tensor.data.normal_(0, 0.3, generator=random)
+        elif name.endswith("embed_tokens.weight"):
+            tensor.data.normal_(0, 0.5, generator=random)
+        elif name.endswith(("weight", "_proj")):
+            spread = 2.0 if name.endswith("gate.weight") else 1.2
+            tensor.data.normal_(0, spread / tensor.shape[-1] ** 0.5, generator=random)
+
+
+def save(
+    model: Model, directory: Path, *, fused: bool = False, dtype: str = "float32", shard_size: str = "1GB"
+) -> Path:
+    """Save a model as transformers does: a tensor an expert, as on the hub, or `fused`, as in its memory.
+
+    In 16 bit, the router and its bias stay float32, as transformers loads published checkpoints.
+    """
+    model.save_pretrained(directory, save_original_format=not fused, max_shard_size=shard_size)
+    if dtype != "float32":
+        narrow = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+        shutil.rmtree(directory)
+        narrow.save_pretrained(directory, save_original_format=not fused, max_shard_size=shard_size)
+    _write_tokenizer(directory)
+    return directory
+
+
+def to_hub_dialect(directory: Path) -> Path:
+    """Rewrite a config.json of transformers 5 with the keys that published checkpoints have."""
+    path = directory / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    rope["type"] = rope.pop("rope_type")
+    config["rope_scaling"] = None if rope["type"] == "default" else rope
+    config["torch_dtype"] = config.pop("dtype")
+    if config["model_type"] == "deepseek_v3":
+        del config["head_dim"], config["qk_head_dim"], config["rope_interleave"]
+        config |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1, "ep_size": 1}
+    else:
+        config["num_experts"] = config.pop("num_local_experts")
+    path.write_text(json.dumps(config, indent=2))
+    return directory
+
+
+def convert_with_mlx_lm(
+    source: Path,
+    directory: Path,
+    *,
+    bits: int | None = None,
+    group_size: int | None = None,
+    mode: str = "affine",
+    dtype: str = "float32",
+    predicate: Callable[..., bool | dict[str, Any]] | None = None,
+) -> Path:
+    """Convert a checkpoint in the hub's dialect to the stacked layout, quantized if `bits` are given."""
+    convert(
+        str(source),
+        str(directory),
+        quantize=bits is not None,
+        q_bits=bits,
+        q_group_size=group_size,
+        q_mode=mode,
+        dtype=dtype,
+        quant_predicate=predicate,
+    )
+    return directory
+
+
+def with_older_kv_b_proj(converted: Path, source: Path, directory: Path) -> Path:
+    """Copy a conversion, with the source's `kv_b_proj` quantized whole, as conversions were before `embed_q`."""
+    shutil.copytree(converted, directory)
+    (directory / "model.safetensors.index.json").unlink()
+    quantization = json.loads((converted / "config.json").read_text())["quantization"]
+    stored = mx.load(str(converted / "model.safetensors"))
+    originals = mx.load(str(source / "model.safetensors"))
+    tensors = {name: array for name, array in stored.items() if "embed_q" not in name and "unembed_out" not in name}
+    for name, array in originals.items():
+        if name.endswith("kv_b_proj.weight"):
+            parts = mx.quantize(array, quantization["group_size"], quantization["bits"])
+            path = name.removesuffix("weight")
+            tensors |= {path + kind: part for kind, part in zip(("weight", "scales", "biases"), parts, strict=True)}
+    mx.save_safetensors(str(directory / "model.safetensors"), tensors, metadata={"format": "mlx"})
+    return directory
+
+
+def save_with_mtp(shape: Shape, directory: Path) -> Path:
+    """Save a DeepSeek model whose last layer is the MTP layer, under the names and the config of published ones."""
+    model = shape.model()
+    save(model, directory)
+    to_hub_dialect(directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    index = config["num_hidden_layers"] - 1
+    path.write_text(json.dumps(config | {"num_hidden_layers": index, "num_nextn_predict_layers": 1}))
+    tensors = load_file(directory / "model.safetensors")
+    random, width = torch.Generator().manual_seed(shape.seed), config["hidden_size"]
+    prefix = f"model.layers.{index}"
+    for norm in ("enorm", "hnorm", "shared_head.norm"):
+        tensors[f"{prefix}.{norm}.weight"] = torch.empty(width).uniform_(0.5, 1.5, generator=random)
+    projection = torch.empty(width, 2 * width).normal_(0, (2 * width) ** -0.5, generator=random)
+    tensors[f"{prefix}.eh_proj.weight"] = projection
+    tensors[f"{prefix}.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors[f"{prefix}.shared_head.head.weight"] = tensors["lm_head.weight"].clone()
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def _write_tokenizer(directory: Path) -> None:
+    """Write a tokenizer of the 256 bytes, and a config of the kind that transformers reads."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
