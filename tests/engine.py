@@ -41,7 +41,9 @@ class Engine:
             position += length
         return mx.concatenate(parts)
 
-    def logits(self, input_ids: Sequence[int], chunks: Sequence[int] | None = None, request_id: str = "r") -> np.ndarray:
+    def logits(
+        self, input_ids: Sequence[int], chunks: Sequence[int] | None = None, request_id: str = "r"
+    ) -> np.ndarray:
         """Return the logits of all positions `[L, V]`."""
         return np.array(self.head.logits(self.hidden_states(input_ids, chunks or [len(input_ids)], request_id)))
 

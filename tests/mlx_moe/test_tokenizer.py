@@ -14,7 +14,13 @@ from mlx_moe import tokenizer as ours
 from mlx_moe.detokenizer import Detokenizer
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 
-TEXTS = ["the cat and the hat, 42 times", "naïve façade über Straße", "日本語の文章 です", "🙂🙃 👩‍👩‍👧 emoji", "עברית العربية"] * 4
+TEXTS = [
+    "the cat and the hat, 42 times",
+    "naïve façade über Straße",
+    "日本語の文章 です",
+    "🙂🙃 👩‍👩‍👧 emoji",
+    "עברית العربية",
+] * 4
 
 
 def byte_level() -> Tokenizer:
@@ -33,7 +39,16 @@ def byte_level() -> Tokenizer:
 
 def byte_fallback() -> Tokenizer:
     """Build one in the manner of sentencepiece conversions: metaspace, and bytes for what is not in the vocabulary."""
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefghijklmnoprstu", "▁t", "he"]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        *"abcdefghijklmnoprstu",
+        "▁t",
+        "he",
+    ]
     vocab = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(
         models.BPE(vocab=vocab, merges=[("▁", "t"), ("h", "e")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
