@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.sampling import SamplingParams
+from mlx_moe.sampling import SamplingParams, is_integer, shown
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 
 FinishReason = Literal["stop", "length", "loop", "cancelled"]
-"""stop: the model ended its turn, or wrote a stop string. length: max_tokens, or the context is full. loop: the answer
-repeated itself. cancelled: somebody closed it."""
+"""stop: the model ended its turn, or wrote a stop string. length: max_tokens, or the context is full.
+loop: the answer repeated itself. cancelled: somebody closed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,33 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check all fields."""
+        if not isinstance(self.input_ids, tuple):
+            raise InvalidRequestError(f"input_ids is {shown(self.input_ids)}, wanted a tuple of token ids")
         if not self.input_ids:
             raise InvalidRequestError("the prompt is empty: it needs at least one token")
         for token_id in self.input_ids:
-            if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-                raise InvalidRequestError(f"input id {token_id!r} is not a token id, an integer from 0")
-        if self.max_tokens is not None and (isinstance(self.max_tokens, bool) or self.max_tokens < 1):
-            raise InvalidRequestError(f"max_tokens is {self.max_tokens}, wanted at least 1")
+            if not is_integer(token_id) or token_id < 0:
+                raise InvalidRequestError(f"input id {shown(token_id)} is not a token id, an integer from 0")
+        if not isinstance(self.sampling, SamplingParams):
+            raise InvalidRequestError(f"sampling is {shown(self.sampling)}, wanted SamplingParams")
+        if self.max_tokens is not None and not (is_integer(self.max_tokens) and self.max_tokens >= 1):
+            raise InvalidRequestError(f"max_tokens is {shown(self.max_tokens)}, wanted an integer from 1")
+        self._check_stop()
+        for name in ("ignore_eos", "detect_loops"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequestError(f"{name} is {shown(getattr(self, name))}, wanted True or False")
+
+    def _check_stop(self) -> None:
+        if not isinstance(self.stop, tuple):  # one string would be read as its characters
+            raise InvalidRequestError(f"stop is {shown(self.stop)}, wanted a tuple of strings")
         if len(self.stop) > MAX_STOP_STRINGS:
-            raise InvalidRequestError(f"{len(self.stop)} stop strings, at most {MAX_STOP_STRINGS} are looked for")
+            raise InvalidRequestError(f"{len(self.stop)} stop strings, wanted at most {MAX_STOP_STRINGS}")
         for stop in self.stop:
+            if not isinstance(stop, str):
+                raise InvalidRequestError(f"stop has {shown(stop)}, wanted strings")
             if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
-                raise InvalidRequestError(f"a stop string of {len(stop)} characters, wanted 1 to {MAX_STOP_CHARACTERS}")
+                length = f"{len(stop)} characters, wanted 1 to {MAX_STOP_CHARACTERS}"
+                raise InvalidRequestError(f"a stop string has {length}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +73,8 @@ class Token:
     """One token of an answer.
 
     Attributes:
-        text: what it added to the text that may be shown; empty while it is half a character, or may yet become a
-            stop string.
+        text: what it added to the text that may be shown; empty while it is half a character, or may yet
+            become a stop string.
         logprob: log-probability under the model's own distribution, before temperature and penalties.
         position: its place in the sequence, the prompt's first token being 0.
     """

@@ -41,7 +41,8 @@ TEMPLATES = {
 {{- bos_token }}{{ ns.system }}
 {%- for m in messages %}
 {%- if m.role == 'user' %}{{ '<|User|>' + m.content }}{% endif %}
-{%- if m.role == 'assistant' %}{% set text = m.content.split('</think>')[-1] %}{{ '<|Assistant|>' + text + eos_token }}{% endif %}
+{%- if m.role == 'assistant' %}{% set text = m.content.split('</think>')[-1] %}
+{{- '<|Assistant|>' + text + eos_token }}{% endif %}
 {%- endfor %}{% if add_generation_prompt %}{{ '<|Assistant|>' }}{% endif %}""",
     "tools as JSON and thinking off": """{%- if tools %}{{- '# Tools\\n' }}{%- for tool in tools %}{{ tool | tojson }}
 {{ tool | tojson(indent=2) }}{% endfor %}{% endif %}
@@ -51,7 +52,8 @@ TEMPLATES = {
 {%- for message in messages %}{{ loop.index0 }}:{{ ns.last }}:{{ message.content.lstrip('\\n') }}
 {% endfor %}
 {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}""",
-    "loop controls, generation, the date": """{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}
+    "loop controls, generation, the date": """{% for m in messages %}
+{% if m.role == 'system' %}{% continue %}{% endif %}
 {% if loop.index > 3 %}{% break %}{% endif %}
 {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}
 {% endfor %}{{ strftime_now('%Y') }}""",
@@ -88,7 +90,9 @@ def test_a_template_that_refuses_the_messages_says_why() -> None:
 HOSTILE = {
     "endless": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "ten gigabytes": "{{ 'a' * 10**10 }}",
-    "twice as long again and again": "{% set ns = namespace(a='a') %}{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
+    "twice as long again and again": (
+        "{% set ns = namespace(a='a') %}{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}"
+    ),
     "a large answer": "{{ 'a' * 30000000 }}",
     "a large number": "{{ 10 ** (10 ** 8) }}",
     "python's objects": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
