@@ -1,0 +1,1 @@
+"""The terminal: commands, chat, tables. It prints and decides nothing."""

@@ -1,0 +1,5 @@
+"""`python -m cli` is `moe-cluster`."""
+
+from cli.app import main
+
+main()

@@ -1,0 +1,38 @@
+"""The bar: one line that says which model, how fast, and how full the context is."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from cli.units import duration_text, rate_text, tokens_text
+from cli.visible import visible
+
+if TYPE_CHECKING:
+    from mlx_moe.request import GenerationStats
+
+
+def short_name(model: str) -> str:
+    """Return a model's name without the directory or organisation before it."""
+    return visible(PurePath(model).name or model)
+
+
+def bar_text(model: str, stats: GenerationStats | None, context_used: int, context_tokens: int) -> str:
+    """Return "demo · 23.1 tok/s · TTFT 0.2 s · ctx 310/2k"; speeds only once there was an answer."""
+    parts = [short_name(model)]
+    if stats is not None and stats.generated_tokens > 0:
+        if stats.generated_tokens > 1:
+            parts.append(rate_text(stats.decode_tps))
+        parts.append(f"TTFT {duration_text(stats.ttft_s)}")
+    parts.append(f"ctx {tokens_text(context_used)}/{tokens_text(context_tokens)}")
+    return " · ".join(parts)
+
+
+def stats_text(stats: GenerationStats) -> str:
+    """Return an answer's counts and times, for /set verbose."""
+    return (
+        f"{stats.generated_tokens:,} tokens, {rate_text(stats.decode_tps)} · "
+        f"prompt {stats.prompt_tokens:,} tokens, {stats.cached_tokens:,} kept from before, "
+        f"{rate_text(stats.prefill_tps)} · TTFT {duration_text(stats.ttft_s)} · "
+        f"total {duration_text(stats.total_s)}"
+    )

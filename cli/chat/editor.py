@@ -1,0 +1,45 @@
+"""The person's own editor, for messages too long for one line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cli.keyboard import ordinary_keyboard
+from mlx_moe.errors import InvalidRequestError
+
+
+def edit(text: str) -> str:
+    """Let the person edit `text` in $VISUAL, $EDITOR or what there is; return it.
+
+    Raises:
+        InvalidRequestError: there is no editor, or it failed; nothing is lost then.
+    """
+    command = _command()
+    with tempfile.TemporaryDirectory(prefix="moe-cluster-") as directory:
+        path = Path(directory, "message.md")
+        path.write_text(text, encoding="utf-8")
+        try:
+            with ordinary_keyboard():
+                code = subprocess.call([*command, str(path)])
+        except OSError as error:
+            raise InvalidRequestError(
+                f"cannot start the editor {command[0]!r} ({error.strerror}); set $EDITOR"
+            ) from error
+        if code != 0:
+            raise InvalidRequestError(f"the editor {command[0]!r} ended with code {code}; the message was not sent")
+        return path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+
+
+def _command() -> list[str]:
+    for variable in ("VISUAL", "EDITOR"):
+        if words := shlex.split(os.environ.get(variable, "")):
+            return words
+    for name in ("nano", "vim", "vi"):
+        if found := shutil.which(name):
+            return [found]
+    raise InvalidRequestError("no editor found; set $EDITOR")

@@ -1,0 +1,113 @@
+"""Settings: what `/set` changes, parsed from text."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cli.options import AnswerOptions
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling import SamplingParams
+
+_DEFAULT = ("default", "none")
+_FLAGS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+
+
+def sampling_names() -> list[str]:
+    """Return the fields of SamplingParams that a line of text can set."""
+    return [field.name for field in fields(SamplingParams) if field.name != "logit_bias"]
+
+
+def request_names() -> list[str]:
+    """Return the settings of a request, by the names people type."""
+    return ["max_tokens", "stop", "loops"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A name and the words after it."""
+
+    name: str
+    value: str
+
+    @classmethod
+    def parse(cls, argument: str) -> Setting:
+        """Read "temperature 0.5", "temperature=0.5" or ollama's "parameter temperature 0.5"."""
+        argument = argument.strip().removeprefix("parameter ").lstrip()
+        name, _, value = argument.replace("=", " ", 1).partition(" ")
+        return cls(name.strip().lower().replace("-", "_"), value.strip())
+
+
+def changed(options: AnswerOptions, setting: Setting) -> AnswerOptions:
+    """Return options with one setting changed; "default" takes it back.
+
+    Raises:
+        InvalidRequestError: no such setting, or a value it cannot have.
+    """
+    sampling, request = dict(options.sampling), dict(options.request)
+    name, value = setting.name, setting.value
+    if name in sampling_names():
+        _assign(sampling, name, value, lambda: _number(name, value))
+    elif name == "max_tokens":
+        _assign(request, name, value, lambda: _integer(name, value))
+    elif name == "stop":
+        _assign(request, name, value, lambda: _words(value))
+    elif name == "loops":
+        _assign(request, "detect_loops", value, lambda: not flag(name, value))
+    else:
+        known = ", ".join((*sampling_names(), *request_names()))
+        raise InvalidRequestError(f"there is no setting {name!r}; there are {known}")
+    new = AnswerOptions(sampling, request)
+    new.check()
+    return new
+
+
+def value_text(name: str, options: AnswerOptions, defaults: SamplingParams) -> str:
+    """Return a setting's value for people, and whether it is the model's own."""
+    if name == "loops":
+        return "allowed" if options.request.get("detect_loops") is False else "end an answer (default)"
+    values = options.request if name in request_names() else options.sampling
+    if name in values:
+        return str(values[name])
+    value = None if name in request_names() else getattr(defaults, name)
+    none = {"seed": "drawn for each answer", "max_tokens": "until the model stops", "stop": "none"}
+    return f"{none[name] if value is None else value} (default)"
+
+
+def flag(name: str, value: str) -> bool:
+    """Return what "on" or "off" means. Raises InvalidRequestError for anything else."""
+    if value.lower() not in _FLAGS:
+        raise InvalidRequestError(f"{name} is on or off, not {value!r}")
+    return _FLAGS[value.lower()]
+
+
+def _assign(values: dict[str, Any], name: str, text: str, parse: Any) -> None:
+    if text.lower() in _DEFAULT:
+        values.pop(name, None)
+    else:
+        values[name] = parse()
+
+
+def _number(name: str, value: str) -> float | int:
+    kind = {field.name: str(field.type) for field in fields(SamplingParams)}[name]
+    if "float" not in kind:
+        return _integer(name, value)
+    try:
+        return float(value)
+    except ValueError:
+        raise InvalidRequestError(f"{name} wants a number or default, not {value!r}") from None
+
+
+def _integer(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise InvalidRequestError(f"{name} wants a whole number or default, not {value!r}") from None
+
+
+def _words(value: str) -> tuple[str, ...]:
+    try:
+        return tuple(word.replace("\\n", "\n") for word in shlex.split(value))
+    except ValueError as error:
+        raise InvalidRequestError(f"stop wants texts in quotes: {error}") from None

@@ -1,0 +1,106 @@
+"""Starting a chat: which model, which saved chat, and who reads and shows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from cli.backend import Models
+from cli.chat import commands
+from cli.chat.bar import short_name
+from cli.chat.dialogue import Dialogue
+from cli.chat.loop import Chat
+from cli.chat.reader import PipeReader, Reader, TerminalReader
+from cli.chat.saving import Saving
+from cli.chat.screen import Screen
+from cli.chat.transcript import SavedChat, TranscriptError, Transcripts
+from cli.keyboard import quiet_keyboard
+from cli.options import AnswerOptions
+from cli.units import tokens_text
+from cluster.home import Home
+from mlx_moe.errors import InvalidRequestError
+
+FIRST_MODEL = "demo"
+
+
+def start(models: Models, model: str | None, go_on: bool, system: str | None, options: AnswerOptions) -> None:
+    """Chat until the person leaves."""
+    options.check()
+    home = Home.default()
+    screen = Screen(live=_is_lively())
+    transcripts = Transcripts(home.sessions)
+    saved = transcripts.latest() if go_on else None
+    if go_on and saved is None:
+        screen.notice("no chat to go on with: a new one begins")
+    name, why = _choose_model(model, saved, transcripts)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _leave)
+    backend = models.open(name)
+    if not backend.has_chat_template:
+        backend.close()
+        raise InvalidRequestError(f"{name} has no chat template, it only completes text: use moe-cluster run --raw")
+    dialogue = Dialogue(system)
+    saving = Saving(transcripts, _lasting(name), dialogue, screen.notice)
+    chat = Chat(backend, models, screen, saving, dialogue, options)
+    try:
+        _create(home)
+        if screen.live:
+            nodes = ", ".join(p.node for p in backend.placement)
+            context = tokens_text(backend.context_tokens)
+            screen.notice(
+                f"{short_name(name)}{why} · {nodes} · context {context} · /help lists commands, Ctrl-D leaves"
+            )
+        if saved is not None:
+            commands.resume(chat, saved)
+            if system is not None:
+                chat.set_system(system)
+        with quiet_keyboard():
+            chat.run(_reader(chat, home))
+    finally:
+        chat.close()
+
+
+def _is_lively() -> bool:
+    """Whether a person sits at a terminal that can move its cursor."""
+    able = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return able and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _choose_model(model: str | None, saved: SavedChat | None, transcripts: Transcripts) -> tuple[str, str]:
+    """Return the model and, where the person did not name it, how it was chosen."""
+    if model is not None:
+        return model, ""
+    if saved is not None:
+        return saved.model, ""
+    try:
+        latest = transcripts.latest()
+    except TranscriptError:
+        latest = None
+    if latest is None:
+        return FIRST_MODEL, " (built in; moe-cluster chat MODEL takes another)"
+    return latest.model, " (as last time)"
+
+
+def _lasting(model: str) -> str:
+    """Return a model's name such that it means the same in another directory."""
+    return str(Path(model).resolve()) if model != FIRST_MODEL and Path(model).is_dir() else model
+
+
+def _create(home: Home) -> None:
+    with suppress(OSError):  # the first message that cannot be saved says so
+        home.create()
+
+
+def _reader(chat: Chat, home: Home) -> Reader:
+    if not chat.screen.live:
+        return PipeReader()
+    return TerminalReader(home.chat_history, commands.choices(lambda: chat), lambda: chat.bar)
+
+
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    """Turn a closing terminal into an orderly end: the answer being written is kept."""
+    raise SystemExit(128 + signum)

@@ -1,0 +1,99 @@
+"""Tables that commands print. Values in, something rich can print out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cli.chat.settings import request_names, sampling_names, value_text
+from cli.chat.transcript import SavedChat, TranscriptError
+from cli.options import AnswerOptions
+from cli.units import bytes_text, duration_text, rate_text
+from cli.visible import visible
+
+if TYPE_CHECKING:
+    from mlx_moe.model import NodePlacement
+    from mlx_moe.request import GenerationStats
+    from mlx_moe.sampling import SamplingParams
+
+
+def stats(s: GenerationStats, sitting: str, load_s: float) -> Table:
+    """Return counts and times of an answer."""
+    table = _pairs()
+    table.add_row("answer", f"{s.generated_tokens:,} tokens at {rate_text(s.decode_tps)}")
+    prompt = f"{s.prompt_tokens:,} tokens, {s.cached_tokens:,} kept from before"
+    table.add_row("prompt", f"{prompt}, {rate_text(s.prefill_tps)}")
+    table.add_row("first token", f"after {duration_text(s.ttft_s)}")
+    table.add_row("total", duration_text(s.total_s))
+    table.add_row("drafted", f"{s.drafted:,}, accepted {s.accepted:,}")
+    table.add_row("this sitting", sitting)
+    table.add_row("loading", duration_text(load_s))
+    return table
+
+
+def tokens(counts: Sequence[tuple[str, int]], used: int, context: int) -> Table:
+    """Return what each message takes of the context."""
+    table = _pairs()
+    table.columns[1].justify = "right"
+    for role, count in counts:
+        table.add_row(role, f"{count:,}")
+    table.add_row("context", f"{used:,} of {context:,}")
+    return table
+
+
+def settings(options: AnswerOptions, defaults: SamplingParams, verbose: bool) -> Table:
+    """Return all settings and which are the model's own."""
+    table = _pairs()
+    for name in (*sampling_names(), *request_names()):
+        table.add_row(name, value_text(name, options, defaults))
+    table.add_row("verbose", "on" if verbose else "off")
+    return table
+
+
+def placement(nodes: Sequence[NodePlacement]) -> Table:
+    """Return who holds what."""
+    table = _headed("node", "layers", "experts", "weights", "peak memory")
+    for p in nodes:
+        layers = f"{p.layers.start}-{p.layers.stop - 1}"
+        memory = bytes_text(p.weights_bytes), bytes_text(p.peak_memory_bytes)
+        table.add_row(visible(p.node), layers, f"{p.experts:,}", *memory)
+    return table
+
+
+def sessions(listed: Sequence[SavedChat | TranscriptError], present: str | None) -> Table:
+    """Return saved chats with the numbers that /load takes."""
+    table = _headed("#", "last used", "model", "messages", "begins")
+    for number, saved in enumerate(listed, start=1):
+        if isinstance(saved, TranscriptError):
+            table.add_row(str(number), "", "", "", Text(f"damaged: {visible(str(saved))}", style="red"))
+            continue
+        name = f"{saved.name}: " if saved.name else ""
+        here = " (this one)" if saved.id == present else ""
+        table.add_row(
+            str(number),
+            f"{saved.changed:%Y-%m-%d %H:%M}",
+            visible(PurePath(saved.model).name),
+            str(len(saved.dialogue.messages)),
+            visible(name + saved.dialogue.title) + here,
+        )
+    return table
+
+
+def _pairs() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bright_black", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _headed(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bright_black")
+    for column in columns:
+        numeric = column not in ("node", "last used", "model", "begins")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "begins")
+    return table

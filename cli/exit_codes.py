@@ -1,0 +1,40 @@
+"""Exit codes: what scripts may rely on."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from mlx_moe.errors import (
+    CheckpointError,
+    FrameError,
+    InsufficientMemoryError,
+    InvalidRequestError,
+    NumericsError,
+)
+
+
+class ExitCode(IntEnum):
+    """Stable from version to version; usage errors found by the option parser are INVALID_REQUEST too."""
+
+    OK = 0
+    INTERNAL = 1
+    INVALID_REQUEST = 2
+    CHECKPOINT = 3
+    INSUFFICIENT_MEMORY = 4
+    COMPUTATION = 5
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
+    (InvalidRequestError, ExitCode.INVALID_REQUEST),
+    (CheckpointError, ExitCode.CHECKPOINT),
+    (InsufficientMemoryError, ExitCode.INSUFFICIENT_MEMORY),
+    (FrameError, ExitCode.COMPUTATION),
+    (NumericsError, ExitCode.COMPUTATION),
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the code a process that ends with `error` exits with."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.INTERNAL)

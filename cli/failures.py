@@ -1,0 +1,54 @@
+"""The process boundary: every failure becomes one readable line on stderr and a stable exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from cli.exit_codes import ExitCode, exit_code_of
+from mlx_moe.errors import MoeClusterError
+
+
+@contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Run a command: print its failure, and leave with the failure's exit code. `debug` adds the trace.
+
+    Raises:
+        typer.Exit: the command failed.
+    """
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for package in ("cli", "cluster", "mlx_moe"):
+        logging.getLogger(package).setLevel(logging.DEBUG if debug else logging.ERROR)
+    try:
+        yield
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:
+        silence_stdout()
+        raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(error_line(error), file=sys.stderr)
+        raise typer.Exit(exit_code_of(error)) from error
+
+
+def error_line(error: Exception) -> str:
+    """Return a failure as one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MoeClusterError):
+        return f"error: {message}"
+    return f"error: {type(error).__name__}: {message} (--debug shows where)"
+
+
+def silence_stdout() -> None:
+    """Point stdout at nothing after its reader left, so that the interpreter's last flush stays quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,83 @@
+"""Options: what a person may set about an answer, on the command line or in the chat.
+
+Defaults are not here: they are the model's, or the dataclasses' of the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mlx_moe.request import Request
+    from mlx_moe.sampling import SamplingParams
+
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Longest answer; else until the model stops or the context is full."),
+]
+Temperature = Annotated[float | None, typer.Option(metavar="T", help="0 always takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(metavar="K", help="Sample among the K likeliest tokens; 0 is off.")]
+TopP = Annotated[float | None, typer.Option(metavar="P", help="Sample among the likeliest tokens that sum to P.")]
+MinP = Annotated[float | None, typer.Option(metavar="P", help="Leave out tokens below P times the likeliest.")]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(metavar="X", help="Above 1 disfavours tokens of prompt and answer.")
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(metavar="X", help="Subtracted from tokens the answer already has.")
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(metavar="X", help="Subtracted for each time the answer has a token.")
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same answer.")]
+Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the answer before this text. Repeatable.")]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on when the model says that it is done.")]
+NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself without end.")]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
+Local = Annotated[bool, typer.Option("--local", help="On this machine alone, which is all that this version does.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Log everything, and show where an error came from.")]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What differs from the model's defaults: fields of SamplingParams and fields of Request."""
+
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, input_ids: tuple[int, ...], defaults: SamplingParams) -> Request:
+        """Return the request. Raises InvalidRequestError for values out of range."""
+        from mlx_moe.request import Request
+
+        return Request(input_ids, sampling=replace(defaults, **self.sampling), **self.request)
+
+    def check(self) -> None:
+        """Raise InvalidRequestError for values that no model can serve, before one is loaded."""
+        from mlx_moe.sampling import SamplingParams
+
+        self.build((0,), SamplingParams())
+
+
+def answer_options(
+    *,
+    stop: list[str] | None,
+    ignore_eos: bool,
+    no_loop_detection: bool,
+    max_tokens: int | None,
+    **sampling: float | None,
+) -> AnswerOptions:
+    """Gather command line options; those not given are left to their defaults."""
+    request: dict[str, Any] = {}
+    if max_tokens is not None:
+        request["max_tokens"] = max_tokens
+    if stop:
+        request["stop"] = tuple(stop)
+    if ignore_eos:
+        request["ignore_eos"] = True
+    if no_loop_detection:
+        request["detect_loops"] = False
+    return AnswerOptions({name: value for name, value in sampling.items() if value is not None}, request)

@@ -1,0 +1,173 @@
+"""run: one prompt, one answer on stdout as it is written, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from cli.backend import Answer, Backend, Models
+from cli.exit_codes import ExitCode
+from cli.interrupt import Interrupt
+from cli.keyboard import quiet_keyboard
+from cli.options import AnswerOptions
+from cli.progress import progress_bar
+from cli.visible import visible
+from mlx_moe.errors import InvalidRequestError
+
+STDIN_LIMIT_BYTES = 32 * 2**20
+"""A prompt from stdin may have this many bytes: far more than any context, far less than memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What to answer: a text, or token ids as they are. `raw` leaves out the chat template."""
+
+    text: str = ""
+    input_ids: tuple[int, ...] | None = None
+    raw: bool = False
+    system: str | None = None
+
+    def encode(self, backend: Backend) -> tuple[int, ...]:
+        """Return the prompt's token ids. A model without a chat template gets the text as it is."""
+        if self.input_ids is not None:
+            return self.input_ids
+        if self.raw or not backend.has_chat_template:
+            if self.system is not None:
+                raise InvalidRequestError(
+                    f"{backend.name} has no chat template, so --system has no place in its prompt"
+                )
+            if not self.raw and sys.stderr.isatty():
+                print(f"{backend.name} has no chat template: the prompt goes in as it is", file=sys.stderr)
+            return tuple(backend.encode(self.text, add_special_tokens=True))
+        messages = [{"role": "user", "content": self.text}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        return tuple(backend.format_chat(messages))
+
+
+def read_prompt(prompt: str | None, input_ids: str | None, raw: bool, system: str | None) -> Prompt:
+    """Return what the command line and stdin ask for.
+
+    Raises:
+        InvalidRequestError: nothing to answer, two things to answer, or text that is none.
+    """
+    if system is not None and (raw or input_ids is not None):
+        raise InvalidRequestError("--system goes through the chat template, which --raw and --input-ids leave out")
+    if input_ids is not None:
+        if prompt is not None:
+            raise InvalidRequestError("PROMPT and --input-ids exclude each other")
+        return Prompt(input_ids=_parse_ids(input_ids))
+    if prompt is None and sys.stdin.isatty():
+        raise InvalidRequestError('nothing to answer: give a PROMPT, or pipe one in (echo "hello" | moe-cluster run …)')
+    text = _read_stdin() if prompt is None or prompt == "-" else prompt
+    if not text.strip():
+        raise InvalidRequestError("the prompt is empty")
+    return Prompt(text, raw=raw, system=system)
+
+
+def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_json: bool) -> ExitCode:
+    """Answer one prompt on stdout."""
+    options.check()
+    backend = models.open(model)
+    try:
+        request = options.build(prompt.encode(backend), backend.sampling)
+        conversation = backend.new_conversation()
+        with quiet_keyboard(), Interrupt() as interrupt, progress_bar("reading the prompt", "tokens") as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar(done, total)
+                interrupt.check()
+
+            answer = conversation.answer(request, progress)
+            token_ids, text = _stream(answer, interrupt, shown=not as_json)
+        if as_json:
+            print(json.dumps(_report(backend, answer, token_ids, text, len(request.input_ids)), allow_nan=False))
+        _tell_why(answer)
+        conversation.close()
+    finally:
+        backend.close()
+    return ExitCode.INTERRUPTED if answer.finish_reason == "cancelled" else ExitCode.OK
+
+
+def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int], str]:
+    """Write the answer as it comes. A terminal gets it without control characters, a pipe as it is."""
+    terminal = sys.stdout.isatty()
+    token_ids: list[int] = []
+    pieces: list[str] = []
+    try:
+        for token in answer:
+            token_ids.append(token.id)
+            pieces.append(token.text)
+            if shown and token.text:
+                sys.stdout.write(visible(token.text) if terminal else token.text)
+                sys.stdout.flush()
+            if answer.finish_reason is None:
+                interrupt.check()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        answer.close()
+        if shown and terminal and pieces and not "".join(pieces[-8:]).endswith("\n"):
+            print(flush=True)
+    return token_ids, "".join(pieces)
+
+
+def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, prompt_tokens: int) -> dict[str, Any]:
+    stats = answer.stats
+    return {
+        "model": backend.name,
+        "prompt_tokens": prompt_tokens,
+        "tokens": token_ids,
+        "text": text,
+        "finish_reason": answer.finish_reason,
+        "seed": answer.seed,
+        "timings": {
+            "load_s": backend.load_s,
+            "ttft_s": stats.ttft_s,
+            "prefill_tps": stats.prefill_tps,
+            "decode_tps": stats.decode_tps,
+            "total_s": stats.total_s,
+        },
+        "placement": [
+            {
+                "node": p.node,
+                "layers": [p.layers.start, p.layers.stop],
+                "experts": p.experts,
+                "weights_bytes": p.weights_bytes,
+                "peak_memory_bytes": p.peak_memory_bytes,
+            }
+            for p in backend.placement
+        ],
+        "speculation": {"drafted": stats.drafted, "accepted": stats.accepted},
+    }
+
+
+def _tell_why(answer: Answer) -> None:
+    """Say on a terminal why an answer ended, where that is not the model's own doing."""
+    reasons = {
+        "loop": "stopped: the answer was repeating itself (--no-loop-detection lets it)",
+        "length": "stopped at the longest answer asked for, or where the context is full",
+        "cancelled": "stopped",
+    }
+    if answer.finish_reason in reasons and sys.stderr.isatty():
+        print(reasons[answer.finish_reason], file=sys.stderr)
+
+
+def _parse_ids(text: str) -> tuple[int, ...]:
+    try:
+        input_ids = tuple(int(piece) for piece in text.split(","))
+    except ValueError:
+        raise InvalidRequestError(f"--input-ids wants numbers like 1,2,3; this is {text[:40]!r}") from None
+    return input_ids
+
+
+def _read_stdin() -> str:
+    data = sys.stdin.buffer.read(STDIN_LIMIT_BYTES + 1)
+    if len(data) > STDIN_LIMIT_BYTES:
+        raise InvalidRequestError(f"the prompt on stdin has more than {STDIN_LIMIT_BYTES} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the prompt on stdin is not UTF-8 text: byte {error.start} is wrong") from error

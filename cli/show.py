@@ -1,0 +1,74 @@
+"""show: what a checkpoint is, from its config and headers alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cli.units import bytes_text, count_text, tokens_text
+from cli.visible import visible
+
+if TYPE_CHECKING:
+    from mlx_moe.summary import ModelSummary
+
+
+def show(model: str, as_json: bool) -> None:
+    """Print a checkpoint's summary. Raises CheckpointError where loading would."""
+    import mlx_moe
+
+    summary = mlx_moe.describe(model)
+    if as_json:
+        print(json.dumps({"model": model, **asdict(summary), "path": str(summary.path)}))
+    else:
+        _print_table(model, summary)
+
+
+def _print_table(model: str, summary: ModelSummary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in rows(model, summary):
+        table.add_row(label, value)
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
+    """Return labels and values for people."""
+    s = summary
+    mtp = f"{count_text(s.mtp_parameters)} ({s.mtp_parameters:,}), beside the above" if s.mtp_parameters else "none"
+    dense = s.num_hidden_layers - s.moe_layers
+    experts = f"{s.n_routed_experts} a layer, {s.num_experts_per_tok} for each token"
+    if s.n_shared_experts:
+        experts += f", {s.n_shared_experts} shared"
+    context_bytes = s.kv_bytes_per_position * s.max_position_embeddings
+    return [
+        ("model", visible(model)),
+        ("family", visible(s.model_type)),
+        ("parameters", f"{count_text(s.parameters)} ({s.parameters:,})"),
+        ("multi-token prediction", mtp),
+        ("weights", f"{bytes_text(s.weights_bytes)} ({s.weights_bytes:,} bytes)"),
+        ("quantization", quantization_text(s)),
+        ("layers", f"{s.num_hidden_layers}: {dense} dense, {s.moe_layers} with experts"),
+        ("experts", experts),
+        ("hidden size", f"{s.hidden_size:,}"),
+        ("vocabulary", f"{s.vocab_size:,} tokens"),
+        ("context", f"{tokens_text(s.max_position_embeddings)} ({s.max_position_embeddings:,} tokens)"),
+        (
+            "KV cache",
+            f"{s.kv_bytes_per_position:,} bytes a token, {bytes_text(context_bytes)} for the whole context",
+        ),
+        ("content hash", s.content_hash),
+        ("path", visible(str(s.path))),
+    ]
+
+
+def quantization_text(summary: ModelSummary) -> str:
+    """Return "4 bits, groups of 64", or "none"."""
+    q = summary.quantization
+    if q is None:
+        return "none"
+    return f"{q.bits} bits in groups of {q.group_size}" + ("" if q.mode == "affine" else f" ({q.mode})")

@@ -1,0 +1,45 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def bytes_text(count: int) -> str:
+    """Return bytes in decimal units, as disks and Macs are sold: "378.1 GB"."""
+    return _scaled(count, (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)), "B")
+
+
+def count_text(count: int) -> str:
+    """Return a count as "671.0 B", "3.1 M" or "812"."""
+    return _scaled(count, (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)), "")
+
+
+def tokens_text(count: int) -> str:
+    """Return a context length as "310", "3.1k" or "32k"; powers of two stay round."""
+    if count < 1000:
+        return str(count)
+    unit = 1024 if count % 1024 == 0 else 1000
+    return f"{count / unit:.1f}".removesuffix(".0") + "k"
+
+
+def rate_text(per_s: float) -> str:
+    """Return a rate with three digits that matter: "5.37 tok/s", "23.1 tok/s", "480 tok/s"."""
+    digits = 2 if per_s < 10 else 1 if per_s < 100 else 0
+    return f"{per_s:.{digits}f} tok/s"
+
+
+def duration_text(seconds: float) -> str:
+    """Return "24 ms", "0.2 s", "12 s" or "3 min 20 s"."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def _scaled(count: int, units: tuple[tuple[str, int], ...], rest: str) -> str:
+    for unit, size in units:
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} {rest}".strip()

@@ -1,0 +1,43 @@
+"""Home: the directory where this machine's state lives, `$MOE_CLUSTER_HOME` or the platform's usual place.
+
+Knows where things lie and who may read them, not what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+VARIABLE = "MOE_CLUSTER_HOME"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The state directory. Several nodes on one host have one each."""
+
+    path: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """Return the home that the environment names, or the platform's default. Creates nothing."""
+        named = os.environ.get(VARIABLE, "")
+        directory = Path(named).expanduser() if named else platformdirs.user_data_path("moe-cluster")
+        return cls(directory.absolute())
+
+    @property
+    def sessions(self) -> Path:
+        """Saved chats, one file each."""
+        return self.path / "sessions"
+
+    @property
+    def chat_history(self) -> Path:
+        """Lines typed in the chat, for the up key and Ctrl-R."""
+        return self.path / "chat_history"
+
+    def create(self) -> None:
+        """Make the directories, readable by their owner alone. Raises OSError where that is not possible."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.sessions.mkdir(mode=0o700, exist_ok=True)

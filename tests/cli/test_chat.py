@@ -1,0 +1,308 @@
+"""The chat's behaviour, over a script and without a terminal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.chat import commands
+from cli.chat.dialogue import Dialogue, Message
+from cli.chat.loop import Chat
+from cli.chat.reader import is_open, unfenced
+from cli.chat.saving import Saving
+from cli.chat.screen import Screen
+from cli.chat.transcript import SavedChat, Transcripts
+from cli.options import AnswerOptions
+from mlx_moe.errors import InsufficientMemoryError, NumericsError
+from tests.cli.scripted import CTRL_C, ScriptedBackend, ScriptedModels, one_answer
+
+
+class Lines:
+    """A reader of given lines; remembers the drafts it was offered."""
+
+    def __init__(self, *lines: str) -> None:
+        self._lines = iter(lines)
+        self.drafts: list[str] = []
+
+    def read(self, draft: str = "", /) -> str:
+        self.drafts.append(draft)
+        for line in self._lines:
+            return line
+        raise EOFError
+
+
+class Sitting:
+    """A chat with a scripted backend, and what it printed."""
+
+    def __init__(self, directory: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.backend = ScriptedBackend(one_answer("Hello there"))
+        self.transcripts = Transcripts(directory)
+        self.screen = Screen(live=False)
+        dialogue = Dialogue()
+        saving = Saving(self.transcripts, "demo", dialogue, self.screen.notice)
+        self.models = ScriptedModels(one_answer("Other"))
+        self.chat = Chat(self.backend, self.models, self.screen, saving, dialogue, AnswerOptions())
+        self._capture = capture
+
+    def say(self, *lines: str) -> str:
+        """Type lines; return what was printed and noticed."""
+        self.reader = Lines(*lines)
+        self.chat.run(self.reader)
+        out, err = self._capture.readouterr()
+        return out + err
+
+    @property
+    def texts(self) -> list[str]:
+        return [m.text for m in self.chat.dialogue.messages]
+
+    @property
+    def saved(self) -> SavedChat:
+        saved = self.transcripts.latest()
+        assert saved is not None
+        return saved
+
+    def prompt(self, index: int = -1) -> str:
+        return self.backend.decode(self.backend.requests[index].input_ids)
+
+
+@pytest.fixture
+def sitting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Sitting]:
+    sitting = Sitting(tmp_path, capsys)
+    yield sitting
+    sitting.chat.close()
+
+
+def test_a_turn_is_answered_shown_and_saved(sitting: Sitting) -> None:
+    assert "Hello there\n" in sitting.say("hi")
+    assert sitting.texts == ["hi", "Hello there"]
+    assert sitting.saved.dialogue == sitting.chat.dialogue
+    sitting.say("again")
+    assert sitting.prompt() == "<user>hi</user><assistant>Hello there</assistant><user>again</user><assistant>"
+
+
+def test_empty_input_asks_nothing(sitting: Sitting) -> None:
+    sitting.say("", "   ", "\n")
+    assert not sitting.backend.requests
+
+
+def test_undo_takes_the_last_exchange_back(sitting: Sitting) -> None:
+    assert "took back: two" in sitting.say("one", "two", "/undo")
+    assert sitting.texts == ["one", "Hello there"]
+    assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
+    assert "nothing to take back" in sitting.say("/undo", "/undo")
+
+
+def test_retry_answers_the_same_question(sitting: Sitting) -> None:
+    sitting.say("one")
+    sitting.backend.script = one_answer("Something else")
+    sitting.say("/retry")
+    assert sitting.texts == ["one", "Something else"]
+    assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
+    assert sitting.prompt(0) == sitting.prompt(1)
+
+
+def stopped_after_h(prompt: str) -> str:
+    """Answer with one character, press Ctrl-C, and go on when asked to."""
+    return "ello there" if prompt.endswith("H") else f"H{CTRL_C}ello there"
+
+
+def test_a_stopped_answer_is_kept_and_goes_on_with_the_same_tokens(sitting: Sitting) -> None:
+    sitting.backend.script = stopped_after_h
+    assert "stopped; /continue goes on" in sitting.say("hi")
+    assert sitting.texts == ["hi", "H"]
+    assert sitting.chat.dialogue.messages[-1].finish_reason == "cancelled"
+    sitting.say("/continue")
+    assert sitting.texts == ["hi", "Hello there"]
+    assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
+    first, second = sitting.backend.requests
+    assert second.input_ids == (*first.input_ids, ord("H"))
+    assert second.sampling.seed == 7
+
+
+def test_a_loaded_answer_goes_on_from_its_text(sitting: Sitting) -> None:
+    sitting.backend.script = stopped_after_h
+    sitting.say("hi", "/save tea", "/new", "/load tea", "/continue")
+    assert sitting.texts == ["hi", "Hello there"]
+    assert sitting.prompt() == "<user>hi</user><assistant>H"
+
+
+def test_a_question_stopped_before_its_answer_goes_back_to_the_line(sitting: Sitting) -> None:
+    sitting.backend.prefill_chunks = 3
+    sitting.backend.on_prefill = lambda chunk: signal.raise_signal(signal.SIGINT) if chunk == 0 else None
+    assert "stopped before the answer began" in sitting.say("a long question")
+    assert sitting.texts == []
+    assert sitting.reader.drafts == ["", "a long question"]
+    assert sitting.saved.dialogue.messages == []
+
+
+def test_a_retry_stopped_at_once_keeps_the_old_answer(sitting: Sitting) -> None:
+    sitting.say("one")
+    sitting.backend.on_prefill = lambda _chunk: signal.raise_signal(signal.SIGINT)
+    sitting.say("/retry")
+    assert sitting.texts == ["one", "Hello there"]
+
+
+def test_a_failure_amid_an_answer_keeps_the_part_and_the_chat(sitting: Sitting) -> None:
+    sitting.backend.failure = NumericsError("layer 3 is not finite")
+    assert "error: layer 3 is not finite" in sitting.say("hi")
+    assert sitting.texts == ["hi", "Hello there"]
+    assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
+    sitting.backend.failure = None
+    assert "Hello there" in sitting.say("more")
+
+
+def test_a_full_context_says_so_with_numbers_and_the_cure(sitting: Sitting) -> None:
+    sitting.backend.context_tokens = 60
+    said = sitting.say("hi", "x" * 50)
+    assert "the context is full" in said
+    assert "room for 60" in said
+    assert "/new" in said
+    assert sitting.texts == ["hi", "Hello there"]
+    assert sitting.reader.drafts[-1] == "x" * 50
+    sitting.backend.context_tokens = len("<user>hi</user><assistant>") + 4
+    assert "the context is full" in sitting.say("/new", "hi")
+    assert sitting.texts == ["hi", "Hell"]
+
+
+def test_max_tokens_and_loops_are_told_in_one_line(sitting: Sitting) -> None:
+    assert "stopped at max_tokens (3)" in sitting.say("/set max_tokens 3", "hi")
+    sitting.backend.ending = "loop"
+    assert "repeating itself" in sitting.say("/set max_tokens default", "hi")
+
+
+def test_settings_change_what_is_asked(sitting: Sitting) -> None:
+    sitting.say(
+        "/set parameter temperature 0", "/set top-k=3", '/set stop "a b" \\n', "/set loops on", "/set seed 4", "hi"
+    )
+    request = sitting.backend.requests[0]
+    assert (request.sampling.temperature, request.sampling.top_k, request.sampling.seed) == (0, 3, 4)
+    assert (request.stop, request.detect_loops) == (("a b", "n"), False) or request.stop == ("a b", "\n")
+    assert "temperature is 0.6 (default)" in sitting.say("/set temperature default")
+
+
+@pytest.mark.parametrize("line", ["/set temperature nan", "/set top_k 1.5", "/set colour red", "/set verbose maybe"])
+def test_a_wrong_setting_changes_nothing(sitting: Sitting, line: str) -> None:
+    assert "error: " in sitting.say(line)
+    assert sitting.chat.options == AnswerOptions()
+
+
+def test_the_system_message_is_set_shown_and_removed(sitting: Sitting) -> None:
+    assert "set" in sitting.say("/system be brief", "hi")
+    assert sitting.prompt().startswith("<system>be brief</system><user>hi")
+    assert "be brief" in sitting.say("/system")
+    sitting.say("/system none", "more")
+    assert "system" not in sitting.prompt()
+
+
+def test_unknown_commands_name_the_nearest(sitting: Sitting) -> None:
+    assert "did you mean /help?" in sitting.say("/hlep")
+    assert "did you mean /sessions?" in sitting.say("/session")
+    assert not sitting.backend.requests
+    sitting.say("/usr/bin/python is what?")
+    assert sitting.backend.requests
+
+
+def test_every_command_is_listed_and_runs(sitting: Sitting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cli.chat.clipboard.copy", lambda text: f"{text}!")
+    monkeypatch.setenv("EDITOR", "true")
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    sitting.say("hi")
+    listing = sitting.say("/help")
+    for command in commands.COMMANDS:
+        for name in command.names:
+            assert name in listing
+            if name not in ("/exit", "/bye", "/quit", "/load"):
+                assert "error" not in sitting.say(name) or name in ("/undo", "/continue", "/copy", "/export", "/retry")
+    sitting.say("/bye", "never read")
+    assert sitting.chat.leaving
+
+
+def test_an_export_never_overwrites(sitting: Sitting, tmp_path: Path) -> None:
+    path = tmp_path / "out.md"
+    assert "written" in sitting.say("hi", f"/export {path}")
+    assert path.read_text() == "## You\n\nhi\n\n## demo\n\nHello there\n"
+    assert "exists" in sitting.say(f"/export {path}")
+    sitting.say(f"/export {tmp_path / 'out.json'}")
+    assert '"content": "hi"' in (tmp_path / "out.json").read_text()
+
+
+def test_thinking_is_kept_for_the_template_and_asked_for(sitting: Sitting) -> None:
+    sitting.backend.opening = "<think>\n"
+    sitting.backend.script = one_answer("<think>\nhm</think>Yes")
+    sitting.say("/think on", "hi")
+    assert sitting.texts[-1] == "<think>\nhm</think>Yes"
+    assert sitting.backend.variables[-1]["enable_thinking"] is True
+    assert "hm" in sitting.say("/think show")
+
+
+def test_loading_a_damaged_chat_loses_nothing(sitting: Sitting, tmp_path: Path) -> None:
+    sitting.say("hi")
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_text('{"chat": "x", "model": "demo"}\n{"role": 3}\n')
+    assert "line 2" in sitting.say("/load damaged")
+    assert sitting.texts == ["hi", "Hello there"]
+    assert "damaged" in sitting.say("/sessions")
+
+
+def test_another_model_takes_over_the_chat(sitting: Sitting) -> None:
+    old = sitting.backend
+    sitting.say("hi", "/model other", "more")
+    assert old.closed
+    assert sitting.texts[-1] == "Other"
+    assert sitting.saved.model == "other"
+
+
+def test_a_model_that_is_not_there_leaves_the_old_one(sitting: Sitting) -> None:
+    assert "error" in sitting.say("/model missing")
+    assert not sitting.backend.closed
+    assert "Hello there" in sitting.say("hi")
+
+
+def test_triple_quotes_hold_several_lines() -> None:
+    assert is_open('"""')
+    assert is_open('"""a\nb')
+    assert not is_open('"""a\nb"""')
+    assert not is_open("plain")
+    assert unfenced('"""\na\nb\n"""') == "a\nb"
+    assert unfenced('"""one"""') == "one"
+
+
+def test_a_model_that_does_not_fit_brings_the_old_one_back(sitting: Sitting, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def open_some(model: str) -> ScriptedBackend:
+        opened.append(model)
+        if model == "huge":
+            raise InsufficientMemoryError("needs 378 GB, has 64 GB")
+        return ScriptedBackend(one_answer("Back"), name=model)
+
+    monkeypatch.setattr(sitting.models, "open", open_some)
+    assert "needs 378 GB" in sitting.say("/model huge")
+    assert opened == ["huge", "demo"]
+    assert "Back" in sitting.say("hi")
+
+
+def test_a_question_killed_before_its_answer_is_back_on_the_line(sitting: Sitting) -> None:
+    sitting.say("one")
+    transcript = sitting.transcripts.new("demo", Dialogue(messages=[Message("user", "lost?")]), name="killed")
+    transcript.close()
+    sitting.say("/load killed")
+    assert sitting.texts == []
+    assert sitting.reader.drafts[-1] == "lost?"
+
+
+def test_ctrl_c_twice_starts_from_a_fresh_cache(sitting: Sitting) -> None:
+    def press_twice(_chunk: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second one raises at once")
+
+    sitting.backend.on_prefill = press_twice
+    before = sitting.backend.conversations[-1]
+    sitting.say("hi")
+    assert before.closed
+    assert not sitting.backend.conversations[-1].closed

@@ -1,0 +1,211 @@
+"""`run` and the process boundary, in this process and over a script."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli import app
+from mlx_moe.errors import InsufficientMemoryError, NumericsError
+from tests.cli.scripted import WAIT, ScriptedBackend, ScriptedModels, one_answer
+
+ROOT = Path(__file__).parents[2]
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def backend() -> ScriptedBackend:
+    return ScriptedBackend(one_answer("Hello\x1b[0m there"))
+
+
+@pytest.fixture
+def run(backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line; return its exit code."""
+    models = ScriptedModels(one_answer(""))
+    monkeypatch.setattr(models, "open", lambda _model: backend)
+    monkeypatch.setattr(app, "_models", models)
+
+    def run(*arguments: str, stdin: bytes = b"") -> int:
+        monkeypatch.setattr("sys.argv", ["moe-cluster", *arguments])
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as exit_info:
+            app.main()
+        assert isinstance(exit_info.value.code, int)
+        return exit_info.value.code
+
+    return run
+
+
+def test_the_answer_alone_goes_to_stdout(run: Run, backend: ScriptedBackend, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("run", "demo", "hi", "--local", "--system", "be brief") == 0
+    assert capfd.readouterr() == ("Hello\x1b[0m there", "")
+    assert backend.decode(backend.requests[0].input_ids) == "<system>be brief</system><user>hi</user><assistant>"
+    assert backend.closed
+
+
+@pytest.mark.parametrize("arguments", [["-"], []])
+def test_the_prompt_may_come_from_stdin(run: Run, backend: ScriptedBackend, arguments: list[str]) -> None:
+    assert run("run", "demo", *arguments, stdin="日本\n".encode()) == 0
+    assert "日本" in backend.decode(backend.requests[0].input_ids)
+
+
+def test_raw_prompts_and_ids_go_in_as_they_are(run: Run, backend: ScriptedBackend) -> None:
+    assert run("run", "demo", "ab", "--raw") == 0
+    assert run("run", "demo", "--input-ids", "97,98") == 0
+    assert [r.input_ids for r in backend.requests] == [(97, 98)] * 2
+
+
+def test_json_tells_all(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("run", "demo", "hi", "--json", "--seed", "5", "--max-tokens", "5") == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["tokens"] == [ord(c) for c in "Hello"]
+    assert {k: told[k] for k in ("model", "text", "finish_reason", "seed")} == {
+        "model": "demo",
+        "text": "Hello",
+        "finish_reason": "length",
+        "seed": 5,
+    }
+    assert set(told["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps", "total_s"}
+    assert told["placement"][0]["layers"] == [0, 6]
+    assert told["speculation"] == {"drafted": 0, "accepted": 0}
+
+
+def test_options_override_the_models_defaults_and_nothing_else(run: Run, backend: ScriptedBackend) -> None:
+    sampling = ["--temperature", "0", "--top-k", "5", "--min-p", "0.1"]
+    limits = ["--stop", "a", "--stop", "b", "--ignore-eos", "--no-loop-detection"]
+    assert run("run", "demo", "hi", *sampling, *limits) == 0
+    request = backend.requests[0]
+    assert (request.sampling.temperature, request.sampling.top_k, request.sampling.min_p) == (0, 5, 0.1)
+    assert request.sampling.top_p == backend.sampling.top_p
+    assert (request.stop, request.ignore_eos, request.detect_loops) == (("a", "b"), True, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hi", "--temperature", "nan"], "temperature"),
+        (["hi", "--max-tokens", "0"], "max_tokens"),
+        (["hi", "--input-ids", "1"], "exclude"),
+        (["--input-ids", "1,x"], "--input-ids"),
+        ([" "], "empty"),
+        (["hi", "--raw", "--system", "x"], "--system"),
+        (["hi", "--seed", "x"], "--seed"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_any_work(
+    run: Run, backend: ScriptedBackend, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run("run", "demo", *arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert message in err
+    assert not backend.requests
+
+
+def test_stdin_that_is_no_text_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("run", "demo", stdin=b"ab\xff") == 2
+    assert "byte 2" in capfd.readouterr().err
+
+
+def test_a_failure_amid_an_answer_keeps_what_was_printed(
+    run: Run, backend: ScriptedBackend, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backend.failure = NumericsError("layer 3 is not finite")
+    assert run("run", "demo", "hi") == 5
+    assert capfd.readouterr() == ("Hello\x1b[0m there", "error: layer 3 is not finite\n")
+    assert backend.closed
+
+
+def test_an_unforeseen_error_is_one_line_unless_debugged(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_model: str) -> ScriptedBackend:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(app._models, "open", fail)
+    assert run("run", "demo", "hi") == 1
+    assert capfd.readouterr().err == "error: RuntimeError: boom (--debug shows where)\n"
+    assert run("run", "demo", "hi", "--debug") == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_too_little_memory_has_its_own_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_model: str) -> ScriptedBackend:
+        raise InsufficientMemoryError("needs 1 GB, has 0.5")
+
+    monkeypatch.setattr(app._models, "open", fail)
+    assert run("run", "demo", "hi") == 4
+
+
+def test_ctrl_c_before_the_first_token_ends_with_130(run: Run, backend: ScriptedBackend) -> None:
+    backend.prefill_chunks = 3
+    backend.on_prefill = lambda chunk: signal.raise_signal(signal.SIGINT) if chunk == 1 else None
+    assert run("run", "demo", "hi") == 130
+
+
+def scripted(tmp_path: Path, text: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start the command line over a script in its own process."""
+    script = tmp_path / "script"
+    script.write_text(text, encoding="utf-8")
+    command = [sys.executable, "-W", "error", "-m", "tests.cli.scripted", str(script), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MOE_CLUSTER_HOME": str(tmp_path / "home")}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_ctrl_c_keeps_what_was_printed(tmp_path: Path) -> None:
+    with scripted(tmp_path, "partial" + WAIT, "run", "demo", "hi") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(7) == b"partial"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    with scripted(tmp_path, "x" * 200_000, "run", "demo", "hi") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=20) == 141
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['moe-cluster', '--help']\n"
+        "try: runpy.run_module('cli', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'mlx', 'mlx.core', 'tokenizers', 'prompt_toolkit', 'rich', 'jinja2', 'numpy'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    seconds: list[float] = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+        assert result.stderr == "[]\n"
+        assert "chat" in result.stdout
+    assert min(seconds) < 0.3
+
+
+def test_version_is_printed(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capfd.readouterr().out.startswith("moe-cluster ")
