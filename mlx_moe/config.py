@@ -120,6 +120,38 @@ class ModelConfig:
     quantization: QuantizationConfig | None
     quantization_overrides: Mapping[str, QuantizationConfig | None]
 
+    @classmethod
+    def read(
+        cls,
+        fields: ConfigFields,
+        *,
+        model_type: str,
+        attention: MLAConfig | GQAConfig,
+        rope: RopeConfig,
+        moe: MoEConfig,
+        moe_layers: frozenset[int],
+        num_nextn_predict_layers: int = 0,
+    ) -> ModelConfig:
+        """Read what all families name alike, around what one reads by itself."""
+        quantization, overrides = read_quantization(fields)
+        return cls(
+            model_type=model_type,
+            vocab_size=fields.dimension("vocab_size"),
+            hidden_size=fields.dimension("hidden_size"),
+            intermediate_size=fields.dimension("intermediate_size"),
+            num_hidden_layers=fields.dimension("num_hidden_layers"),
+            max_position_embeddings=fields.dimension("max_position_embeddings"),
+            rms_norm_eps=fields.number("rms_norm_eps", default=1e-6, above=0),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
+            attention=attention,
+            rope=rope,
+            moe=moe,
+            moe_layers=moe_layers,
+            num_nextn_predict_layers=num_nextn_predict_layers,
+            quantization=quantization,
+            quantization_overrides=overrides,
+        )
+
     @property
     def kv_bytes_per_position(self) -> int:
         """Bytes a position takes in all layers' KV caches, in 16-bit numbers."""
@@ -206,7 +238,7 @@ class ConfigFields:
         return CheckpointError(f"{self._source}: {key} is {found[:80]}, wanted {wanted}")
 
 
-def read_rope(fields: ConfigFields, dims: int, interleaved: bool, max_position_embeddings: int) -> RopeConfig:
+def read_rope(fields: ConfigFields, dims: int, interleaved: bool) -> RopeConfig:
     """Read the rotary embedding's parameters in either dialect."""
     section = fields.section("rope_parameters") or fields.section("rope_scaling")
     if section is None:
@@ -220,6 +252,7 @@ def read_rope(fields: ConfigFields, dims: int, interleaved: bool, max_position_e
         return RopeConfig(dims, rope_theta, interleaved, "linear", section.number("factor", above=0))
     if rope_type != "yarn":
         raise section.unsupported(f"rope type {rope_type!r} is not supported; default, linear and yarn are")
+    max_position_embeddings = fields.dimension("max_position_embeddings")
     original = section.dimension("original_max_position_embeddings", default=max_position_embeddings)
     factor = section.number("factor", default=max_position_embeddings / original, above=0)
     mscale = section.number("mscale", default=0.0, above=-1)

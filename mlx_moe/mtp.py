@@ -27,7 +27,7 @@ def mtp_parameters(config: ModelConfig) -> list[Parameter]:
     prefix = f"model.layers.{layer}"
     owned = range(config.moe.n_routed_experts) if layer in config.moe_layers else ()
     return [
-        *families.find(config.model_type).layer_parameters(config, layer, owned),
+        *families.layer_parameters(config, layer, owned),
         vector(f"{prefix}.enorm.weight", hidden_size),
         vector(f"{prefix}.hnorm.weight", hidden_size),
         linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size),
@@ -65,7 +65,7 @@ class MultiTokenPrediction:
             enorm=scope.vector("enorm.weight"),
             hnorm=scope.vector("hnorm.weight"),
             eh_proj=scope.linear("eh_proj"),
-            layer=families.find(config.model_type).build_layer(config, index, owned, loaded),
+            layer=families.build_layer(config, index, owned, loaded),
             layer_index=index,
             output_norm=scope.vector("shared_head.norm.weight"),
             norm_eps=config.rms_norm_eps,

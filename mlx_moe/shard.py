@@ -32,11 +32,10 @@ class ShardSpec:
 
     def parameters(self, config: ModelConfig) -> list[Parameter]:
         """Return the parameters of all its layers."""
-        family = families.find(config.model_type)
         return [
             parameter
             for layer in self.layers
-            for parameter in family.layer_parameters(config, layer, self.experts_of(config, layer))
+            for parameter in families.layer_parameters(config, layer, self.experts_of(config, layer))
         ]
 
 
@@ -52,6 +51,5 @@ class Shard:
     @classmethod
     def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Shard:
         """Return the shard over its loaded parameters."""
-        family = families.find(config.model_type)
-        layers = (family.build_layer(config, layer, spec.experts_of(config, layer), loaded) for layer in spec.layers)
+        layers = (families.build_layer(config, layer, spec.experts_of(config, layer), loaded) for layer in spec.layers)
         return cls(spec, config, tuple(layers), dtype)

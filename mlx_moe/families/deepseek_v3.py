@@ -5,16 +5,14 @@ Source: DeepSeek-V3 technical report, arXiv 2412.19437; transformers' `deepseek_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlx_moe.config import ConfigFields, MLAConfig, ModelConfig, MoEConfig, read_quantization, read_rope
+from mlx_moe.config import ConfigFields, MLAConfig, ModelConfig, MoEConfig, read_rope
 from mlx_moe.errors import CheckpointError
-from mlx_moe.families.blocks import moe_or_mlp_parameters, norm_parameters
 from mlx_moe.parameter import Parameter, latent_projections, linear, vector
 
 if TYPE_CHECKING:
-    from mlx_moe.layers.decoder import DecoderLayer
+    from mlx_moe.layers.decoder import Attention
     from mlx_moe.weights import LoadedParameters
 
 
@@ -22,8 +20,6 @@ def read_config(fields: ConfigFields) -> ModelConfig:
     """Read a `deepseek_v3` config.json."""
     if fields.word("scoring_func", "sigmoid") != "sigmoid" or fields.word("topk_method", "noaux_tc") != "noaux_tc":
         raise fields.unsupported("deepseek_v3 routes with scoring_func sigmoid and topk_method noaux_tc only")
-    num_hidden_layers = fields.dimension("num_hidden_layers")
-    max_position_embeddings = fields.dimension("max_position_embeddings")
     attention = MLAConfig(
         num_attention_heads=fields.dimension("num_attention_heads"),
         q_lora_rank=fields.dimension("q_lora_rank") if fields.has("q_lora_rank") else None,
@@ -54,44 +50,23 @@ def read_config(fields: ConfigFields) -> ModelConfig:
     first_dense = fields.dimension("first_k_dense_replace", default=0, minimum=0)
     frequency = fields.dimension("moe_layer_freq", default=1)
     mtp_layers = fields.dimension("num_nextn_predict_layers", "num_mtp_layers", default=0, minimum=0)
-    quantization, overrides = read_quantization(fields)
-    return ModelConfig(
+    return ModelConfig.read(
+        fields,
         model_type="deepseek_v3",
-        vocab_size=fields.dimension("vocab_size"),
-        hidden_size=fields.dimension("hidden_size"),
-        intermediate_size=fields.dimension("intermediate_size"),
-        num_hidden_layers=num_hidden_layers,
-        max_position_embeddings=max_position_embeddings,
-        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6, above=0),
-        tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
         attention=attention,
-        rope=read_rope(
-            fields,
-            attention.qk_rope_head_dim,
-            fields.flag("rope_interleave", default=True),
-            max_position_embeddings,
-        ),
+        rope=read_rope(fields, attention.qk_rope_head_dim, fields.flag("rope_interleave", default=True)),
         moe=moe,
         moe_layers=frozenset(
-            layer for layer in range(num_hidden_layers + mtp_layers) if layer >= first_dense and layer % frequency == 0
+            layer
+            for layer in range(fields.dimension("num_hidden_layers") + mtp_layers)
+            if layer >= first_dense and layer % frequency == 0
         ),
         num_nextn_predict_layers=mtp_layers,
-        quantization=quantization,
-        quantization_overrides=overrides,
     )
 
 
-def layer_parameters(config: ModelConfig, layer: int, owned_experts: Sequence[int]) -> list[Parameter]:
-    """Return the parameters of one decoder layer."""
-    prefix = f"model.layers.{layer}"
-    return [
-        *norm_parameters(config, prefix),
-        *_attention_parameters(config, f"{prefix}.self_attn"),
-        *moe_or_mlp_parameters(config, prefix, layer, owned_experts),
-    ]
-
-
-def _attention_parameters(config: ModelConfig, path: str) -> list[Parameter]:
+def attention_parameters(config: ModelConfig, path: str) -> list[Parameter]:
+    """Return the parameters of latent attention."""
     a = config.attention
     assert isinstance(a, MLAConfig)
     hidden_size = config.hidden_size
@@ -120,14 +95,9 @@ def _attention_parameters(config: ModelConfig, path: str) -> list[Parameter]:
     return parameters
 
 
-def build_layer(
-    config: ModelConfig, layer: int, owned_experts: Sequence[int], loaded: LoadedParameters
-) -> DecoderLayer:
-    """Return the layer over its loaded parameters."""
-    from mlx_moe.families.blocks import build_decoder_layer
+def build_attention(config: ModelConfig, parameters: LoadedParameters) -> Attention:
+    """Return latent attention over its loaded parameters."""
     from mlx_moe.layers.latent_attention import LatentAttention
 
     assert isinstance(config.attention, MLAConfig)
-    scope = loaded.scope(f"model.layers.{layer}")
-    attention = LatentAttention(config.attention, config.rope, scope.scope("self_attn"))
-    return build_decoder_layer(config, layer, owned_experts, scope, attention)
+    return LatentAttention(config.attention, config.rope, parameters)

@@ -1,4 +1,4 @@
-"""What the families share: the residual frame of a decoder layer and its feed-forward half."""
+"""A decoder layer of any family: its norms and its feed-forward half around the attention that the family brings."""
 
 from __future__ import annotations
 
@@ -6,22 +6,47 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_moe.config import ModelConfig
+from mlx_moe.families.registry import find
 from mlx_moe.parameter import Parameter, experts, linear, vector
 
 if TYPE_CHECKING:
-    from mlx_moe.layers.decoder import Attention, DecoderLayer
+    from mlx_moe.layers.decoder import DecoderLayer
     from mlx_moe.weights import LoadedParameters
 
 
-def norm_parameters(config: ModelConfig, prefix: str) -> list[Parameter]:
-    """Return the two norms that every decoder layer has."""
+def layer_parameters(config: ModelConfig, layer: int, owned_experts: Sequence[int]) -> list[Parameter]:
+    """Return the parameters of one decoder layer, with only the owned rows of its expert stacks."""
+    prefix = f"model.layers.{layer}"
     return [
-        vector(f"{prefix}.{name}.weight", config.hidden_size)
-        for name in ("input_layernorm", "post_attention_layernorm")
+        vector(f"{prefix}.input_layernorm.weight", config.hidden_size),
+        *find(config.model_type).attention_parameters(config, f"{prefix}.self_attn"),
+        vector(f"{prefix}.post_attention_layernorm.weight", config.hidden_size),
+        *_feed_forward_parameters(config, prefix, layer, owned_experts),
     ]
 
 
-def moe_or_mlp_parameters(
+def build_layer(
+    config: ModelConfig, layer: int, owned_experts: Sequence[int], loaded: LoadedParameters
+) -> DecoderLayer:
+    """Return a decoder layer over its loaded parameters, dense or MoE as the configuration says."""
+    from mlx_moe.layers.decoder import DecoderLayer
+    from mlx_moe.layers.experts import Experts
+    from mlx_moe.layers.feed_forward import MLP, MoE
+    from mlx_moe.layers.router import Router
+
+    scope = loaded.scope(f"model.layers.{layer}")
+    mlp = scope.scope("mlp")
+    if layer not in config.moe_layers:
+        feed_forward: MLP | MoE = MLP(mlp)
+    else:
+        routed = Experts(config.moe.n_routed_experts, owned_experts, mlp.scope("experts")) if owned_experts else None
+        shared = MLP(mlp.scope("shared_experts")) if config.moe.n_shared_experts else None
+        feed_forward = MoE(Router(config.moe, mlp), routed, shared)
+    attention = find(config.model_type).build_attention(config, scope.scope("self_attn"))
+    return DecoderLayer(scope, config.rms_norm_eps, attention, feed_forward)
+
+
+def _feed_forward_parameters(
     config: ModelConfig, prefix: str, layer: int, owned_experts: Sequence[int]
 ) -> list[Parameter]:
     """Return the router, the owned experts and the shared experts of an MoE layer, or a dense layer's MLP."""
@@ -51,26 +76,3 @@ def _mlp_parameters(path: str, hidden_size: int, intermediate_size: int) -> list
         linear(f"{path}.up_proj", intermediate_size, hidden_size),
         linear(f"{path}.down_proj", hidden_size, intermediate_size),
     ]
-
-
-def build_decoder_layer(
-    config: ModelConfig,
-    layer: int,
-    owned_experts: Sequence[int],
-    scope: LoadedParameters,
-    attention: Attention,
-) -> DecoderLayer:
-    """Return a decoder layer around `attention`, dense or MoE as the configuration says."""
-    from mlx_moe.layers.decoder import DecoderLayer
-    from mlx_moe.layers.experts import Experts
-    from mlx_moe.layers.feed_forward import MLP, MoE
-    from mlx_moe.layers.router import Router
-
-    mlp = scope.scope("mlp")
-    if layer not in config.moe_layers:
-        feed_forward: MLP | MoE = MLP(mlp)
-    else:
-        routed = Experts(config.moe.n_routed_experts, owned_experts, mlp.scope("experts")) if owned_experts else None
-        shared = MLP(mlp.scope("shared_experts")) if config.moe.n_shared_experts else None
-        feed_forward = MoE(Router(config.moe, mlp), routed, shared)
-    return DecoderLayer(scope, config.rms_norm_eps, attention, feed_forward)
