@@ -49,7 +49,7 @@ def test_what_is_kept_is_what_transformers_keeps(seed: int, top_k: int, top_p: f
     if min_p > 0:
         warpers.append(MinPLogitsWarper(min_p))
     wanted = warpers(torch.zeros((1, 1), dtype=torch.long), torch.tensor(logits)[None])[0].numpy()
-    got = np.array(_filtered(mx.array(logits), SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p)))
+    got = np.array(_filtered(mx.array(logits), SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)))
     # a token on the very edge of top_p may fall either way by rounding
     differing = np.flatnonzero(np.isfinite(got) != np.isfinite(wanted))
     probabilities = np.sort(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())[::-1].cumsum()
