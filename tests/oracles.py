@@ -132,7 +132,7 @@ def mlx_lm_logits(directory: Path, ids: Sequence[int]) -> Logits:
 
 
 def dequantize(source: Path, directory: Path) -> Path:
-    """Write a checkpoint of MLX's layout as one that transformers loads: matrices unpacked, stacks and names its own."""
+    """Write a checkpoint of MLX's layout as transformers loads it: matrices unpacked, stacks and names its own."""
     directory.mkdir()
     config: dict[str, Any] = json.loads((source / "config.json").read_text())
     how = config.pop("quantization", {})

@@ -32,7 +32,7 @@ def shape(family: str, **changes: Any) -> Shape:
 
 
 def plain(family: str, **changes: Any) -> Shape:
-    """Return a shape without yarn, which mlx-lm ignores in qwen3_moe, whose embed_q can be quantized in groups of 64."""
+    """Return a shape without yarn, which mlx-lm ignores in qwen3_moe, and with an embed_q for groups of 64."""
     return Shape(family, ({"qk_nope_head_dim": 64} if family == "deepseek_v3" else {}) | changes)
 
 

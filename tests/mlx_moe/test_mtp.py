@@ -29,7 +29,5 @@ def test_one_position_at_a_time_gives_what_all_at_once_gives() -> None:
     hidden_states = engine.head.normed(engine.hidden_states(ids, [len(ids)]))
     _, whole = engine.mtp(hidden_states[:-1], mx.array(ids[1:]), KVCache())
     cache = KVCache()
-    steps = [
-        engine.mtp(hidden_states[i : i + 1], mx.array(ids[i + 1 : i + 2]), cache)[1] for i in range(len(ids) - 1)
-    ]
+    steps = [engine.mtp(hidden_states[i : i + 1], mx.array(ids[i + 1 : i + 2]), cache)[1] for i in range(len(ids) - 1)]
     assert mx.allclose(mx.concatenate(steps), whole, atol=1e-3).item()
