@@ -35,8 +35,6 @@ format: .venv/.dev
 
 .venv/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "moe-cluster needs Python 3.11 or newer; found $$(python3 --version 2>&1)" >&2; exit 1; fi
-	@if [ "$$(uname)" = Linux ] && ! command -v g++ >/dev/null; then \
-		echo "moe-cluster needs g++ on Linux: MLX compiles kernels with it (Debian: apt install g++)" >&2; exit 1; fi
 	@if [ -n "$(UV)" ]; then uv venv --quiet --allow-existing --python "$(PYTHON)" .venv; else "$(PYTHON)" -m venv .venv; fi
 
 .venv/.runtime: .venv/bin/python pyproject.toml
@@ -45,6 +43,8 @@ format: .venv/.dev
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml
+	@if [ "$$(uname)" = Linux ] && ! command -v g++ >/dev/null; then \
+		echo "make test needs g++ on Linux: MLX compiles mlx-lm's fused kernels with it (Debian: apt install g++)" >&2; exit 1; fi
 	@echo "setting up .venv with the development tools"
 	@$(INSTALL_DEV) -e '.[dev]'
 	@touch $@ .venv/.runtime

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Checkpoint:
         self._indexed = indexed
         self._files: dict[Path, TensorFile] = {}
         self._open_files: dict[Path, BinaryIO] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
@@ -84,7 +86,7 @@ class Checkpoint:
         return self._file(self._file_of[name]).tensors[name]
 
     def read_into(self, pieces: Sequence[Piece], array: mx.array) -> None:
-        """Fill an evaluated, contiguous array's memory with pieces, one after the other.
+        """Fill an evaluated, contiguous array's memory with pieces, one after the other. Threads may do so at once.
 
         Raises:
             CheckpointError: a file changed since its header was checked, or cannot be read.
@@ -164,13 +166,14 @@ class Checkpoint:
             done += n
 
     def _open(self, path: Path) -> int:
-        if path not in self._open_files:
-            file = open_regular(path)
-            if identity(file) != self._files[path].identity:
-                file.close()
-                raise CheckpointError(f"{path} changed while it was being loaded; load it again")
-            self._open_files[path] = file
-        return self._open_files[path].fileno()
+        with self._opening:
+            if path not in self._open_files:
+                file = open_regular(path)
+                if identity(file) != self._files[path].identity:
+                    file.close()
+                    raise CheckpointError(f"{path} changed while it was being loaded; load it again")
+                self._open_files[path] = file
+            return self._open_files[path].fileno()
 
 
 def _read_index(directory: Path, index: Path) -> dict[str, Path]:

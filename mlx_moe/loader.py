@@ -5,9 +5,11 @@ Only what a shard owns is read, straight into the array that keeps it: peak memo
 
 from __future__ import annotations
 
-import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 
 import mlx.core as mx
 
@@ -16,8 +18,6 @@ from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.parameter import Layout, Parameter, Source
 from mlx_moe.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
-
-logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read."""
@@ -82,26 +82,87 @@ def load(
     dtype: mx.Dtype,
     progress: Progress | None = None,
 ) -> LoadedParameters:
-    """Read parameters into memory, one after the other, floats cast to `dtype`."""
-    total, done = sum(s.nbytes for s in stored), 0
+    """Read parameters into memory, floats cast to `dtype`.
+
+    Raises:
+        CheckpointError: a file cannot be read, or changed since its header was checked.
+    """
     weights: dict[str, tuple[Weight, bool]] = {}
     vectors: dict[str, mx.array] = {}
-    for s in stored:
-        kept = mx.float32 if s.parameter.float32 else dtype
-        array = _read(checkpoint, s.weight, kept)
-        if not s.parameter.matrix:
-            vectors[s.parameter.name] = array
-        elif s.quantization is None:
-            weights[s.parameter.name] = (DenseWeight(array), s.transposed)
-        else:
-            assert s.scales is not None
-            scales = _read(checkpoint, s.scales, kept)
-            biases = None if s.biases is None else _read(checkpoint, s.biases, kept)
-            weights[s.parameter.name] = (QuantizedWeight(array, scales, biases, s.quantization), s.transposed)
-        done += s.nbytes
-        if progress is not None:
-            progress(done, total)
+    with _Reader(checkpoint, sum(s.nbytes for s in stored), progress) as reader:
+        for s in stored:
+            kept = mx.float32 if s.parameter.float32 else dtype
+            array = reader.read(s.weight, kept)
+            if not s.parameter.matrix:
+                vectors[s.parameter.name] = array
+            elif s.quantization is None:
+                weights[s.parameter.name] = (DenseWeight(array), s.transposed)
+            else:
+                assert s.scales is not None
+                scales = reader.read(s.scales, kept)
+                biases = None if s.biases is None else reader.read(s.biases, kept)
+                weights[s.parameter.name] = (QuantizedWeight(array, scales, biases, s.quantization), s.transposed)
     return LoadedParameters(weights, vectors)
+
+
+class _Reader:
+    """Fills arrays from a checkpoint: some are read while the memory of the next ones is made, on two streams.
+
+    Making memory costs as much as reading what the system has cached (page faults), so both go on at once. What is
+    cast is waited for, so that no more than one tensor exists twice.
+    """
+
+    AT_ONCE = 16
+
+    def __init__(self, checkpoint: Checkpoint, total_bytes: int, progress: Progress | None) -> None:
+        self._checkpoint = checkpoint
+        self._total_bytes = total_bytes
+        self._progress = progress
+        self._done_bytes = 0
+        self._streams = deque(mx.new_stream(mx.cpu) for _ in range(2))
+        self._threads = ThreadPoolExecutor(self.AT_ONCE)
+        self._making: deque[tuple[mx.array, StoredArray]] = deque()
+        self._reading: deque[tuple[Future[None], int]] = deque()
+
+    def read(self, stored: StoredArray, dtype: mx.Dtype) -> mx.array:
+        """Return an array whose memory is being filled; all are full when the block is left."""
+        self._streams.rotate()
+        array = mx.zeros(stored.shape, stored.dtype, stream=self._streams[0])
+        mx.async_eval(array)
+        self._making.append((array, stored))
+        if stored.dtype in _FLOATS.values() and stored.dtype != dtype:
+            self._settle(0)
+            array = array.astype(dtype)
+            mx.eval(array)
+        else:
+            self._settle(self.AT_ONCE)
+        return array
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._settle(0)
+        finally:
+            self._threads.shutdown()
+
+    def _settle(self, at_most: int) -> None:
+        """Go on until at most so many arrays are being read, and half as many made."""
+        while len(self._making) > at_most // 2:
+            array, stored = self._making.popleft()
+            mx.eval(array)
+            future = self._threads.submit(self._checkpoint.read_into, stored.pieces, array)
+            self._reading.append((future, stored.nbytes))
+        while len(self._reading) > at_most:
+            future, nbytes = self._reading.popleft()
+            future.result()
+            self._done_bytes += nbytes
+            if self._progress is not None:
+                self._progress(self._done_bytes, self._total_bytes)
 
 
 def stored_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
@@ -110,16 +171,6 @@ def stored_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
         if not s.parameter.matrix and not s.parameter.float32:
             return s.weight.dtype
     return mx.float32
-
-
-def _read(checkpoint: Checkpoint, stored: StoredArray, dtype: mx.Dtype) -> mx.array:
-    array = mx.zeros(stored.shape, stored.dtype)
-    mx.eval(array)
-    checkpoint.read_into(stored.pieces, array)
-    if stored.dtype in _FLOATS.values() and stored.dtype != dtype:
-        array = array.astype(dtype)
-        mx.eval(array)
-    return array
 
 
 def _find(checkpoint: Checkpoint, config: ModelConfig, parameter: Parameter) -> StoredParameter:

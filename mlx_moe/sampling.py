@@ -196,9 +196,13 @@ def is_number(value: object) -> bool:
 
 def shown(value: object) -> str:
     """Return a value for a message, cut short: it may be megabytes of a client's input."""
-    if isinstance(value, int) and value.bit_length() > 128:  # str of too many digits raises
-        return f"an integer of {value.bit_length()} bits"
-    return reprlib.repr(value)
+    return _Short().repr(value)
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Return an integer, or its size: str of too many digits raises."""
+        return super().repr_int(x, level) if x.bit_length() <= 128 else f"an integer of {x.bit_length()} bits"
 
 
 def _bias_pairs(logit_bias: object) -> tuple[tuple[int, float], ...]:

@@ -12,6 +12,9 @@ from mlx_moe.kv_cache import KVCache
 from mlx_moe.layers.feed_forward import ExpertPeers
 from mlx_moe.shard import Shard
 
+LONG_CHUNK = 64
+"""From this many positions on, each layer is evaluated before the next is built: only its temporaries are alive."""
+
 
 class Stage:
     """Runs frames through a shard's layers on node `node`; `peers` own the experts that the shard lacks."""
@@ -41,6 +44,8 @@ class Stage:
         for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
             outputs = frame.outputs if index == last else None
             hidden_states = layer(hidden_states, cache, index, self._peers, outputs)
+            if frame.hidden_states.shape[0] >= LONG_CHUNK:
+                mx.eval(hidden_states)
             if frame.checked and not mx.isfinite(hidden_states).all().item():
                 raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
         if frame.kind is not FrameKind.PREFILL:

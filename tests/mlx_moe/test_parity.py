@@ -126,12 +126,27 @@ def demo_oracle(tmp_path_factory: pytest.TempPathFactory) -> checkpoints.Model:
     return oracles.transformers_model(oracles.dequantize(library.locate("demo"), directory))
 
 
+QUESTIONS = (
+    "Tell me a story.",
+    "Count from 1 to 40.",
+    "What is an expert?",
+    "Who are you?",
+    "What does moe-cluster up do?",
+    "Tell me a story about a fox.",
+)
+"""The first that the demo answers with a clear lead is held to the token."""
+
+
 def test_the_demo_writes_what_transformers_writes_with_its_dequantized_weights(
     demo_oracle: checkpoints.Model,
 ) -> None:
     demo = library.locate("demo")
-    prompt = mlx_moe.load(demo).tokenizer.format_chat([{"role": "user", "content": "Tell me a story about a lamp."}])
-    token_ids, lead = oracles.greedy(demo_oracle, prompt, 64)
+    tokenizer = mlx_moe.load(demo).tokenizer
+    for question in QUESTIONS:
+        prompt = tokenizer.format_chat([{"role": "user", "content": question}])
+        token_ids, lead = oracles.greedy(demo_oracle, prompt, 64)
+        if lead >= oracles.CLEAR_LEAD:
+            break
     assert lead >= oracles.CLEAR_LEAD
     engine, ids = load_engine(demo), prompt + token_ids
     assert engine.greedy(prompt, 64) == token_ids

@@ -1,18 +1,17 @@
-"""Tokenizer and detokenizer: as transformers, whole characters, and refusals of what is no text or no tokenizer."""
+"""Tokenizer: ids as transformers', and refusals of what is no text or no tokenizer."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mlx_moe import tokenizer as ours
-from mlx_moe.detokenizer import Detokenizer
-from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
 
 TEXTS = [
     "the cat and the hat, 42 times",
@@ -37,79 +36,7 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
-def byte_fallback() -> Tokenizer:
-    """Build one in the manner of sentencepiece conversions: metaspace, and bytes for what is not in the vocabulary."""
-    words = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        "▁",
-        *"abcdefghijklmnoprstu",
-        "▁t",
-        "he",
-    ]
-    vocab = {word: i for i, word in enumerate(words)}
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocab, merges=[("▁", "t"), ("h", "e")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(content=" ", left=1, right=0),
-        ]
-    )
-    tokenizer.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
-    return tokenizer
-
-
-KINDS = {"byte level": byte_level(), "byte fallback": byte_fallback()}
-
-
-def pieces_of(kind: str, ids: list[int]) -> list[str]:
-    tokenizer = KINDS[kind]
-    special = frozenset(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
-    detokenizer = Detokenizer(tokenizer, special)
-    return [*(detokenizer.add(i) for i in ids), detokenizer.finish()]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
-@given(text=st.text(max_size=30))
-def test_pieces_of_a_text_add_up_and_hold_no_half_characters(kind: str, text: str) -> None:
-    ids = KINDS[kind].encode(text, add_special_tokens=False).ids
-    pieces = pieces_of(kind, ids)
-    assert "".join(pieces) == KINDS[kind].decode(ids)
-    if "\ufffd" not in text:
-        assert not any("\ufffd" in piece for piece in pieces)
-
-
-@settings(max_examples=150, deadline=None)
-@given(ids=st.lists(st.integers(0, 270), max_size=30))
-def test_pieces_of_any_bytes_add_up(ids: list[int]) -> None:
-    assert "".join(pieces_of("byte level", ids)) == KINDS["byte level"].decode(ids)
-
-
-@settings(max_examples=150, deadline=None)
-@given(ids=st.lists(st.integers(3, 258), max_size=30))
-def test_bytes_that_are_no_text_are_not_held_for_ever(ids: list[int]) -> None:
-    pieces = pieces_of("byte fallback", [*ids, 260])
-    assert len(pieces[-1]) <= 4
-    waiting = 0
-    for piece in pieces[:-2]:
-        waiting = 0 if piece else waiting + 1
-        assert waiting < 4
-
-
-def test_a_token_costs_the_same_at_the_end_of_a_long_answer() -> None:
-    special: frozenset[int] = frozenset()
-    detokenizer = Detokenizer(KINDS["byte level"], special)
-    for token_id in KINDS["byte level"].encode(" ".join(TEXTS * 20)).ids:
-        detokenizer.add(token_id)
-        assert len(detokenizer._window) <= 16
+BYTE_LEVEL = byte_level()
 
 
 CHATML = (
@@ -119,7 +46,7 @@ CHATML = (
 
 
 def write(directory: Path, tokenizer_config: dict[str, Any] | None = None, **files: Any) -> Path:
-    KINDS["byte level"].save(str(directory / "tokenizer.json"))
+    BYTE_LEVEL.save(str(directory / "tokenizer.json"))
     values = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": CHATML} | (tokenizer_config or {})
     (directory / "tokenizer_config.json").write_text(json.dumps(values))
     for name, content in files.items():
@@ -180,3 +107,103 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_missing_tokenizer_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read: No such file"):
         ours.Tokenizer.load(tmp_path)
+
+
+def test_another_format_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tiktoken.model").touch()
+    with pytest.raises(UnsupportedModelError, match=r"has tiktoken\.model, but only tokenizer\.json is read"):
+        ours.Tokenizer.load(tmp_path)
+
+
+def test_a_chat_has_no_special_token_twice(tmp_path: Path) -> None:
+    directory = write(tmp_path, {"chat_template": "{{ bos_token }}{{ messages[0].content }}"})
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    one, theirs = ours.Tokenizer.load(directory), PreTrainedTokenizerFast.from_pretrained(directory)
+    assert one.format_chat(MESSAGES) == theirs.apply_chat_template(MESSAGES, return_dict=False)
+    assert one.format_chat(MESSAGES).count(0) == 1
+    assert one.encode("the cat") == theirs.encode("the cat")
+    assert one.encode("the cat")[0] == one.bos_token_id == 0
+    assert one.encode("the cat", add_special_tokens=False) == one.encode("the cat")[1:]
+
+
+def test_training_settings_in_the_file_cut_and_pad_nothing(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_str(BYTE_LEVEL.to_str())
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=50)
+    write(tmp_path)
+    wanted = ours.Tokenizer.load(tmp_path).encode(TEXTS[0])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert ours.Tokenizer.load(tmp_path).encode(TEXTS[0]) == wanted
+    assert len(wanted) > 4
+
+
+def test_special_tokens_are_skipped_unless_asked_for(tmp_path: Path) -> None:
+    tokenizer = ours.Tokenizer.load(write(tmp_path))
+    ids = tokenizer.encode("<s>cat</s>")
+    assert ids[0] == 0
+    assert tokenizer.decode(ids) == "cat"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "<s>cat</s>"
+    assert tokenizer.decode([*ids, tokenizer.vocab_size + 5]) == "cat"
+
+
+def test_what_does_not_fit_a_token_is_refused(tmp_path: Path) -> None:
+    for name, value in (("bos_token", 7), ("eos_token", {"content": 7}), ("chat_template", 7)):
+        with pytest.raises(CheckpointError, match=name):
+            ours.Tokenizer.load(write(tmp_path, {name: value}))
+    for value in ("</s>", [True], [1, -1], {"a": 1}, 1.5):
+        write(tmp_path, generation_config={"eos_token_id": value})
+        with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id is"):
+            ours.Tokenizer.load(tmp_path)
+
+
+def test_damage_that_shows_only_in_use_is_found_by_loading(tmp_path: Path) -> None:
+    values = json.loads(BYTE_LEVEL.to_str())
+    values["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<gone>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
+        ours.Tokenizer.load(tmp_path)
+
+
+def test_a_text_of_too_many_characters_is_refused_with_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "MAX_TEXT_CHARACTERS", 10)
+    with pytest.raises(InvalidRequestError, match="of 11 characters, of 10 at most"):
+        ours.Tokenizer.load(write(tmp_path)).encode("x" * 11)
+
+
+def test_the_detokenizer_spells_what_decode_does(tmp_path: Path) -> None:
+    tokenizer = ours.Tokenizer.load(write(tmp_path))
+    for text in TEXTS[:5]:
+        ids = [0, *tokenizer.encode(text), 1]
+        one = tokenizer.detokenizer()
+        assert "".join(one.add(i) for i in ids) + one.finish() == tokenizer.decode(ids) == text
+
+
+def test_the_embedded_models_tokenizer_is_that_of_transformers() -> None:
+    directory = Path(ours.__file__).parent / "demo"
+    tokenizer, theirs = ours.Tokenizer.load(directory), PreTrainedTokenizerFast.from_pretrained(directory)
+    messages = [{"role": "system", "content": "Be brief."}, *MESSAGES, {"role": "user", "content": "42 🙂"}]
+    wanted = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.format_chat(messages) == wanted
+    assert tokenizer.eos_token_ids == {theirs.eos_token_id}
+    for text in TEXTS[:5]:
+        assert tokenizer.encode(text) == theirs.encode(text)
+        one = tokenizer.detokenizer()
+        assert "".join(map(one.add, tokenizer.encode(text))) + one.finish() == text
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, mlx_moe.tokenizer\n"
+        "print(sorted({'mlx', 'jinja2', 'tokenizers', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert output.stdout.strip() == "[]"
