@@ -231,7 +231,7 @@ def _question(source: str, variables: Mapping[str, Any]) -> bytes:
 def _package_directories() -> list[str]:
     """Return where the child finds what it imports; not the working directory, which may hold anything."""
     specs = [importlib.util.find_spec(name) for name in ("mlx_moe", "jinja2", "markupsafe")]
-    return list(dict.fromkeys(str(Path(s.origin).resolve().parents[1]) for s in specs if s and s.origin))
+    return list(dict.fromkeys(str(Path(s.origin).absolute().parents[1]) for s in specs if s and s.origin))
 
 
 _CHILD = _Child()

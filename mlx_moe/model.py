@@ -136,6 +136,7 @@ class Model:
     def _limit(self, request: Request) -> int:
         """Return how many tokens the answer may have."""
         context, prompt = self.config.max_position_embeddings, len(request.input_ids)
+        request.sampling.require_vocabulary(self.config.vocab_size)
         if (highest := max(request.input_ids)) >= self.config.vocab_size:
             raise InvalidRequestError(
                 f"input id {highest} is outside the vocabulary of {self.config.vocab_size} tokens"
