@@ -1,0 +1,43 @@
+"""What holds for the whole project: no code from data, a start without heavy imports, a package with its model."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlx_moe
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [path for package in ("cli", "cluster", "mlx_moe") for path in sorted((ROOT / package).rglob("*.py"))]
+HEAVY = ("mlx", "numpy", "tokenizers", "jinja2", "prompt_toolkit", "torch", "transformers")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            assert not names & {"pickle", "marshal", "shelve", "yaml", "dill"}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec", "compile", "__import__")
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    script = f"import sys, cli.app; print([m for m in {HEAVY} if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert output.stdout.strip() == "[]"
+
+
+def test_the_api_is_what_it_says() -> None:
+    for name in mlx_moe.__all__:
+        assert getattr(mlx_moe, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mlx_moe.nothing
+
+
+def test_the_embedded_model_stays_small() -> None:
+    files = list((ROOT / "mlx_moe" / "demo").iterdir())
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {file.name for file in files}
+    assert sum(file.stat().st_size for file in files) <= 8 * 10**6
