@@ -104,7 +104,7 @@ def write_checkpoint(directory: Path, config: dict[str, Any], bits: int | None =
     quantization = {} if bits is None else {"group_size": 64, "bits": bits, "mode": "affine"}
     values = config | ({"quantization": quantization, "quantization_config": quantization} if bits else {})
     (directory / "config.json").write_text(json.dumps(values, indent=1))
-    _write_tokenizer(directory)
+    write_byte_tokenizer(directory)
     weight_map: dict[str, str] = {}
     total = 0
     for number, shard in enumerate(_shards(_tensors(values, bits, np.random.default_rng(seed))), start=1):
@@ -147,14 +147,14 @@ def _shards(
     yield shard
 
 
-def _write_tokenizer(directory: Path) -> None:
-    """Write a tokenizer of single bytes: the ids above 255 have no text."""
+def write_byte_tokenizer(directory: Path) -> None:
+    """Write a tokenizer of single bytes, as MLX and transformers read it: the ids above 255 have no text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text("{}")
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
 if __name__ == "__main__":

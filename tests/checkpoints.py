@@ -18,7 +18,8 @@ import torch
 import transformers
 from mlx_lm.convert import convert
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from bench.synthetic import write_byte_tokenizer
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
@@ -117,7 +118,7 @@ def save(
         narrow = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
         shutil.rmtree(directory)
         narrow.save_pretrained(directory, save_original_format=not fused, max_shard_size=shard_size)
-    _write_tokenizer(directory)
+    write_byte_tokenizer(directory)
     return directory
 
 
@@ -200,14 +201,3 @@ def save_with_mtp(shape: Shape, directory: Path) -> Path:
     tensors[f"{prefix}.shared_head.head.weight"] = tensors["lm_head.weight"].clone()
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
-
-
-def _write_tokenizer(directory: Path) -> None:
-    """Write a tokenizer of the 256 bytes, and a config of the kind that transformers reads."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(directory / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (directory / "tokenizer_config.json").write_text(json.dumps(config))
