@@ -14,7 +14,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL_DEV = $(INSTALL)
 endif
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format proto clean
 
 demo: .venv/.runtime  ## answer one prompt with the embedded model; on a terminal, then chat
 	@$(BIN)/moe-cluster run demo "$(PROMPT)"
@@ -48,6 +48,10 @@ format: .venv/.dev
 	@echo "setting up .venv with the development tools"
 	@$(INSTALL_DEV) -e '.[dev]'
 	@touch $@ .venv/.runtime
+
+proto: .venv/.dev  ## generate cluster/wire from proto/
+	$(BIN)/python -m grpc_tools.protoc -Icluster/wire=proto --python_out=. --pyi_out=. --grpc_python_out=. \
+		$(patsubst proto/%,cluster/wire/%,$(wildcard proto/*.proto))
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,136 @@
+"""Authority: the key that makes a certificate a node of this cluster. It lives on the first node only.
+
+Knows nothing of tokens: whoever calls `certify` has decided that the node may come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cluster.errors import TrustError
+from cluster.trust import private_file
+from cluster.trust.identity import (
+    ANY_NODE,
+    certificate_pem,
+    dns_name,
+    key_hash,
+    load_private_key,
+    node_id_of,
+    private_pem,
+)
+
+AUTHORITY_NAME = dns_name("authority")  # no node id: those are hex digits
+LIFETIME = timedelta(days=3652)
+CLOCK_SLACK = timedelta(days=1)  # a Mac whose clock is behind must not find a new certificate "not yet valid"
+FILE = "authority.pem"
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Authority:
+    """A cluster's certificate authority: a P-256 key and its self-signed certificate."""
+
+    def __init__(
+        self, private_key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, now: Callable[[], datetime]
+    ) -> None:
+        self.private_key = private_pem(private_key)
+        self.certificate = certificate_pem(certificate)
+        self.key_hash = key_hash(private_key.public_key())
+        self._private_key = private_key
+        self._certificate = certificate
+        self._now = now
+
+    @classmethod
+    def create(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
+        """Make the authority of a new cluster. Raises TrustError where there is one already."""
+        path = directory / FILE
+        if path.exists():
+            raise TrustError(f"{path} exists: this node holds the authority of a cluster already")
+        private_key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _self_signed(private_key, now())
+        private_file.write(path, private_pem(private_key) + certificate_pem(certificate))
+        return cls(private_key, certificate, now)
+
+    @classmethod
+    def load(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
+        """Read the authority. Raises TrustError: none is there, it is damaged, or others may read it."""
+        path = directory / FILE
+        try:
+            pem = private_file.read(path)
+            return cls(load_private_key(pem), x509.load_pem_x509_certificate(pem), now)
+        except (OSError, ValueError) as exc:
+            raise TrustError(f"the cluster's authority {path} cannot be read: {exc}") from exc
+
+    def certify(self, public_key: ec.EllipticCurvePublicKey) -> bytes:
+        """Return a certificate (PEM) that names the node id which follows from the key."""
+        node_id = node_id_of(public_key)
+        usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        names = [x509.DNSName(dns_name(name)) for name in (node_id, ANY_NODE)]
+        certificate = (
+            _builder(node_id, public_key, self._certificate.subject, self._now())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+            .add_extension(_authority_key_id(self._private_key), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName(names),
+                critical=False,
+            )
+            .sign(self._private_key, hashes.SHA256())
+        )
+        return certificate_pem(certificate)
+
+
+def _self_signed(private_key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
+    """Return the certificate that signs the nodes', and that the enrolment port shows as its own."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, AUTHORITY_NAME)])
+    return (
+        _builder(AUTHORITY_NAME, private_key.public_key(), subject, now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(_authority_key_id(private_key), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(AUTHORITY_NAME)]), critical=False)
+        .sign(private_key, hashes.SHA256())
+    )
+
+
+def _builder(
+    common_name: str, public_key: ec.EllipticCurvePublicKey, issuer: x509.Name, now: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SLACK)
+        .not_valid_after(now + LIFETIME)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _authority_key_id(private_key: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(private_key.public_key())
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,  # in the TLS handshake
+        key_cert_sign=signs_certificates,
+        crl_sign=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,85 @@
+"""Enrolment: the port at which strangers with a join token become nodes. Open on the authority's node only."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from cluster.errors import TrustError
+from cluster.trust.authority import Authority
+from cluster.trust.credentials import SERVER_OPTIONS, Options, listen, max_message
+from cluster.trust.failure_limit import FailureLimit
+from cluster.trust.identity import node_id_of, proven_key
+from cluster.trust.token_store import TokenStore
+from cluster.wire import enrolment_pb2, enrolment_pb2_grpc
+
+MAX_MESSAGE_BYTES = 16 << 10  # a request has 0.6 KiB
+MAX_CONCURRENT = 16
+REFUSAL = "the join token is not valid (any more); make another with `moe-cluster token create`"
+
+_OPTIONS: Options = (
+    *SERVER_OPTIONS,
+    *max_message(MAX_MESSAGE_BYTES),
+    # A stranger has one thing to say, and no reason to stay.
+    ("grpc.max_connection_age_ms", 30_000),
+    ("grpc.max_connection_age_grace_ms", 5_000),
+    ("grpc.max_concurrent_streams", 4),
+)
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def serve(
+    authority: Authority, tokens: TokenStore, address: str, now_s: Callable[[], float] = time.monotonic
+) -> AsyncIterator[int]:
+    """Let nodes in at `address` while the context lasts; gives the port. Raises ClusterError if it is taken."""
+    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT)
+    enrolment_pb2_grpc.add_EnrolmentServicer_to_server(Enrolment(authority, tokens, now_s), server)
+    credentials = grpc.ssl_server_credentials([(authority.private_key, authority.certificate)])
+    port = listen(address, lambda: server.add_secure_port(address, credentials))
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(grace=1.0)
+
+
+class Enrolment(enrolment_pb2_grpc.EnrolmentServicer):
+    """Redeems join tokens for certificates. Tells a stranger who fails nothing but that."""
+
+    def __init__(self, authority: Authority, tokens: TokenStore, now_s: Callable[[], float]) -> None:
+        self._authority = authority
+        self._tokens = tokens
+        self._now_s = now_s
+        self._failures = FailureLimit()
+
+    async def Enrol(  # noqa: N802 - gRPC's name
+        self, request: enrolment_pb2.EnrolRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> enrolment_pb2.EnrolReply:
+        """See enrolment.proto."""
+        peer = context.peer()
+        address = peer.rpartition(":")[0]  # less the port, which is another at each try
+        wait_s = self._failures.wait_s(address, self._now_s())
+        if wait_s:
+            details = f"too many failed tries; wait {math.ceil(wait_s)} s"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+        try:
+            return enrolment_pb2.EnrolReply(certificate=self._admit(request, peer))
+        except TrustError as exc:
+            self._failures.failed(address, self._now_s())
+            logger.warning("enrolment refused peer=%s reason=%s", peer, exc)
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSAL)
+
+    def _admit(self, request: enrolment_pb2.EnrolRequest, peer: str) -> bytes:
+        public_key = proven_key(request.certificate_request)
+        node_id = node_id_of(public_key)
+        self._tokens.redeem(request.secret, node_id)
+        logger.info("enrolled node=%s peer=%s", node_id, peer)
+        return self._authority.certify(public_key)

@@ -1,0 +1,167 @@
+"""Identity: a node's key, the id that follows from it, and the certificate that a cluster gave to both.
+
+A node id is the beginning of its public key's hash. So nobody can claim the id of another key, and no list of who
+has which id is needed: the authority computes the id it signs. (Another key for a given id takes 2^64 tries, and
+then still a join token.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import NameOID
+
+from cluster.errors import TrustError
+from cluster.trust import private_file
+
+KEY_FILE = "node.key"
+DOMAIN = ".moe-cluster"
+ANY_NODE = "any"
+"""In place of an id: whoever it is, of this cluster. Every certificate has both names."""
+
+CERTIFICATES_FILE = "certificates.pem"  # the node's, then the authority's
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKey:
+    """A node's private key, kept in `directory`. Made once; all that an insecure cluster needs."""
+
+    directory: Path
+    private_key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @classmethod
+    def load(cls, directory: Path) -> NodeKey:
+        """Read the key. Raises TrustError: none is there, it is damaged, or others may read it."""
+        path = directory / KEY_FILE
+        try:
+            return cls(directory, load_private_key(private_file.read(path)))
+        except (OSError, ValueError) as exc:
+            raise TrustError(f"the node's key {path} cannot be read: {exc}") from exc
+
+    @classmethod
+    def open(cls, directory: Path) -> NodeKey:
+        """Read the key, or make one if there is none yet. Raises TrustError as `load` does."""
+        path = directory / KEY_FILE
+        if not path.exists():
+            private_file.write(path, private_pem(ec.generate_private_key(ec.SECP256R1())))
+        return cls.load(directory)
+
+    @property
+    def node_id(self) -> str:
+        """The node's id, 16 hex digits."""
+        return node_id_of(self.private_key.public_key())
+
+    def certificate_request(self) -> bytes:
+        """Return a PEM request that proves possession of the key; `proven_key` reads it."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.node_id)])
+        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self.private_key, hashes.SHA256())
+        return request.public_bytes(serialization.Encoding.PEM)
+
+    def adopt(self, certificate: bytes, ca_certificate: bytes) -> NodeIdentity:
+        """Keep the certificates (PEM) in place of any before them. Raises TrustError if they do not fit the key."""
+        identity = self._with_certificates(certificate + ca_certificate)
+        private_file.write(self.directory / CERTIFICATES_FILE, certificate + ca_certificate)
+        return identity
+
+    def identity(self) -> NodeIdentity:
+        """Read the certificates. Raises TrustError: none are there, or they do not fit the key."""
+        path = self.directory / CERTIFICATES_FILE
+        try:
+            certificates = private_file.read(path)
+        except OSError as exc:
+            raise TrustError(
+                f"this node has no certificate yet ({path}: {exc.strerror}); join a cluster first"
+            ) from exc
+        return self._with_certificates(certificates)
+
+    def _with_certificates(self, pem: bytes) -> NodeIdentity:
+        try:
+            certificate, ca_certificate = x509.load_pem_x509_certificates(pem)
+            certificate.verify_directly_issued_by(ca_certificate)
+            if key_hash(certificate.public_key()) != key_hash(self.private_key.public_key()):
+                raise ValueError("it is for another key")
+        except (ValueError, TypeError, InvalidSignature) as exc:
+            reason = "the authority did not sign it" if isinstance(exc, InvalidSignature) else exc
+            raise TrustError(
+                f"the certificate does not fit the key in {self.directory}: {reason}; "
+                f"delete {self.directory / CERTIFICATES_FILE} and join again"
+            ) from exc
+        return NodeIdentity(
+            self.node_id, private_pem(self.private_key), certificate_pem(certificate), certificate_pem(ca_certificate)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """What a node proves itself with, and knows others by: all PEM."""
+
+    node_id: str
+    private_key: bytes = field(repr=False)
+    certificate: bytes
+    ca_certificate: bytes
+
+    @classmethod
+    def load(cls, directory: Path) -> NodeIdentity:
+        """Read a node's key and certificates. Raises TrustError."""
+        return NodeKey.load(directory).identity()
+
+
+def node_id_of(public_key: ec.EllipticCurvePublicKey) -> str:
+    """Return the id of the node with this key."""
+    return key_hash(public_key)[:16]
+
+
+def dns_name(node_id: str) -> str:
+    """Return the name in a node's certificate, which the TLS client compares."""
+    return node_id + DOMAIN
+
+
+def key_hash(public_key: CertificatePublicKeyTypes) -> str:
+    """Return the SHA-256 of a public key (SubjectPublicKeyInfo, DER) in hex digits."""
+    encoded = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def proven_key(certificate_request: bytes) -> ec.EllipticCurvePublicKey:
+    """Return the key of a PEM request; the names in it are ignored.
+
+    Raises TrustError unless it is a P-256 key and its owner has signed the request.
+    """
+    try:
+        request = x509.load_pem_x509_csr(certificate_request)
+        public_key = request.public_key()
+        # Before the signature: to check one of an enormous key of another kind is work for nothing.
+        if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
+            raise ValueError("its key is not a P-256 key")
+        if not request.is_signature_valid:
+            raise ValueError("it is not signed with the key in it")
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise TrustError(f"the certificate request is refused: {exc}") from exc
+    return public_key
+
+
+def load_private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Read a P-256 key. Raises ValueError for anything else."""
+    key = serialization.load_pem_private_key(pem, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("it is not a P-256 key")
+    return key
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the key as unencrypted PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """Return the certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)

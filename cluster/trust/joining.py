@@ -1,0 +1,116 @@
+"""Joining: how a machine with a join token becomes a node of the cluster that made the token."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from cluster.errors import ClusterError, TrustError
+from cluster.trust.authority import AUTHORITY_NAME
+from cluster.trust.credentials import CHANNEL_OPTIONS, server_name
+from cluster.trust.identity import NodeIdentity, NodeKey, certificate_pem, key_hash
+from cluster.trust.join_token import JoinToken
+from cluster.wire import enrolment_pb2, enrolment_pb2_grpc
+
+TIMEOUT_S = 5.0
+
+
+async def join(
+    addresses: Sequence[str], token: JoinToken, identity_directory: Path, timeout_s: float = TIMEOUT_S
+) -> NodeIdentity:
+    """Get a certificate from the token's authority, at the first of `addresses` (HOST:PORT) where it is, and keep it.
+
+    An address is a hint: whoever answers there must show the authority's key before anything is sent. To look at one
+    takes at most `timeout_s`, and so does asking for the certificate.
+
+    Raises:
+        TrustError: the authority refused the token, or others were found at the addresses.
+        ClusterError: nobody was found, or the authority was lost while it was asked.
+    """
+    key = NodeKey.open(identity_directory)
+    failures: list[ClusterError] = []
+    for address in addresses:
+        try:
+            port = await _find(address, token, timeout_s)
+        except ClusterError as exc:
+            failures.append(exc)
+        else:
+            return key.adopt(await _ask(port, token, key, timeout_s), port.certificate)
+    if not failures:
+        raise ClusterError("no node was found to join; name one with --peer HOST:PORT")
+    kind = TrustError if any(isinstance(failure, TrustError) for failure in failures) else ClusterError
+    raise kind("; ".join(str(failure) for failure in failures))
+
+
+@dataclass(frozen=True, slots=True)
+class _AuthorityPort:
+    """An enrolment port as it was found: a gRPC target, and the certificate (PEM) with the token's key."""
+
+    address: str
+    target: str
+    certificate: bytes
+
+
+async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityPort:
+    """Look at the certificate at `address` in a handshake after which nothing is sent."""
+    try:
+        split = urlsplit(f"//{address}")
+        if split.hostname is None or split.port is None:
+            raise ValueError("it is not HOST:PORT")
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(
+                split.hostname, split.port, ssl=_accept_any(), server_hostname=AUTHORITY_NAME
+            )
+    except TimeoutError as exc:
+        raise ClusterError(f"{address} did not answer within {timeout_s:g} s") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a port or a host name that cannot be one
+        raise ClusterError(f"{address} cannot be reached: {exc}") from exc
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        host, port = writer.get_extra_info("peername")[:2]
+    finally:
+        writer.transport.abort()
+    try:
+        certificate = x509.load_der_x509_certificate(shown)
+        found = key_hash(certificate.public_key())
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise TrustError(f"{address} shows a certificate that cannot be read: {exc}") from exc
+    if found != token.authority_key_hash:
+        raise TrustError(
+            f"{address} is not of the cluster that made the join token: its key is {found[:12]}..., the token's "
+            f"{token.authority_key_hash[:12]}...; nothing was sent to it"
+        )
+    # The address itself, not its name: gRPC's resolver does not know every name that the system's does (`.local`).
+    target = f"ipv6:[{host.replace('%', '%25')}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+    return _AuthorityPort(address, target, certificate_pem(certificate))
+
+
+async def _ask(port: _AuthorityPort, token: JoinToken, key: NodeKey, timeout_s: float) -> bytes:
+    """Return a certificate (PEM) for the key. The channel accepts no other certificate than the one that was found."""
+    request = enrolment_pb2.EnrolRequest(secret=token.secret, certificate_request=key.certificate_request())
+    credentials = grpc.ssl_channel_credentials(port.certificate)
+    options = (*CHANNEL_OPTIONS, *server_name(AUTHORITY_NAME))
+    async with grpc.aio.secure_channel(port.target, credentials, options) as channel:
+        try:
+            reply = await enrolment_pb2_grpc.EnrolmentStub(channel).Enrol(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                raise TrustError(f"{port.address} refused to let this node in: {exc.details()}") from exc
+            raise ClusterError(f"{port.address} was lost while joining: {exc.details()}") from exc
+    return bytes(reply.certificate)
+
+
+def _accept_any() -> ssl.SSLContext:
+    """Return the settings of a handshake that shows a certificate and checks nothing; the caller does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,114 @@
+"""Token store: the join tokens that the authority's node has given out, kept in a private file.
+
+Secrets are not kept, only their hashes: who reads the file cannot join with it. One process, the node daemon, owns it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cluster.errors import TrustError
+from cluster.trust import private_file
+from cluster.trust.join_token import JoinToken
+
+LIFETIME_S = 24 * 3600.0
+MAX_USES = 32  # one line is typed on several Macs
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """What is known of a token that was given out. Times are Unix time: they outlive the process."""
+
+    secret_hash: str
+    expires_at_s: float
+    max_uses: int
+    used_by: tuple[str, ...] = ()
+    revoked: bool = False
+
+    @property
+    def token_id(self) -> str:
+        """A short name for people, which says nothing about the secret."""
+        return self.secret_hash[:8]
+
+    def refusal(self, node_id: str, now_s: float) -> str | None:
+        """Return why the node may not come in with this token, None if it may.
+
+        A node that did come in with it may do so again: its reply was lost.
+        """
+        if self.revoked:
+            return "revoked"
+        if now_s >= self.expires_at_s:
+            return "expired"
+        if len(self.used_by) >= self.max_uses and node_id not in self.used_by:
+            return f"used up by {self.max_uses} nodes"
+        return None
+
+
+class TokenStore:
+    """The tokens in one file. What has changed is on disk before a method returns."""
+
+    def __init__(self, path: Path, authority_key_hash: str, now_s: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._authority_key_hash = authority_key_hash
+        self._now_s = now_s
+        self._tokens = {token.secret_hash: token for token in _read(path)}
+
+    @property
+    def tokens(self) -> tuple[StoredToken, ...]:
+        """The tokens, oldest first; expired ones until the next is made."""
+        return tuple(self._tokens.values())
+
+    def create(self, lifetime_s: float = LIFETIME_S, max_uses: int = MAX_USES) -> JoinToken:
+        """Make a token, and forget those that have expired."""
+        token = JoinToken(self._authority_key_hash, secrets.token_urlsafe(24))
+        now_s = self._now_s()
+        stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses)
+        self._write(*(old for old in self._tokens.values() if old.expires_at_s > now_s), stored)
+        return token
+
+    def revoke(self, token_id: str) -> None:
+        """Let nobody in with this token any more. Raises TrustError for an unknown id."""
+        for token in self._tokens.values():
+            if token.token_id == token_id:
+                self._replace(replace(token, revoked=True))
+                return
+        known = ", ".join(token.token_id for token in self._tokens.values()) or "none"
+        raise TrustError(f"there is no join token {token_id}; there are: {known}")
+
+    def redeem(self, secret: str, node_id: str) -> None:
+        """Count a node that comes in. Raises TrustError, not to be told to the stranger, for a token not valid."""
+        token = self._tokens.get(_hash(secret))
+        if token is None:
+            raise TrustError("unknown join token")
+        reason = token.refusal(node_id, self._now_s())
+        if reason is not None:
+            raise TrustError(f"join token {token.token_id} is {reason}")
+        if node_id not in token.used_by:
+            self._replace(replace(token, used_by=(*token.used_by, node_id)))
+
+    def _replace(self, token: StoredToken) -> None:
+        self._write(*(self._tokens | {token.secret_hash: token}).values())
+
+    def _write(self, *tokens: StoredToken) -> None:
+        private_file.write(self._path, json.dumps([asdict(token) for token in tokens], indent=1).encode())
+        self._tokens = {token.secret_hash: token for token in tokens}
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _read(path: Path) -> tuple[StoredToken, ...]:
+    if not path.exists():
+        return ()
+    try:
+        entries = json.loads(private_file.read(path))
+        return tuple(StoredToken(**{**entry, "used_by": tuple(entry["used_by"])}) for entry in entries)
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise TrustError(f"the join tokens in {path} cannot be read ({exc}); delete it and make new tokens") from exc

@@ -1,0 +1,211 @@
+from cluster.wire import worker_pb2 as _worker_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class NodeInfo(_message.Message):
+    __slots__ = ("node_id", "name", "addresses", "version", "incarnation", "offered_bytes", "hardware")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HARDWARE_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    name: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    version: str
+    incarnation: int
+    offered_bytes: int
+    hardware: str
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., incarnation: _Optional[int] = ..., offered_bytes: _Optional[int] = ..., hardware: _Optional[str] = ...) -> None: ...
+
+class Greeting(_message.Message):
+    __slots__ = ("info", "refusal", "known", "holding", "serving")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    info: NodeInfo
+    refusal: str
+    known: _containers.RepeatedCompositeFieldContainer[Acquaintance]
+    holding: Holding
+    serving: Serving
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ...) -> None: ...
+
+class Acquaintance(_message.Message):
+    __slots__ = ("node_id", "addresses")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Holding(_message.Message):
+    __slots__ = ("model", "epoch", "stage", "first_layer", "end_layer", "experts", "leads", "coordinates", "weights_bytes", "stats")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    END_LAYER_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    epoch: int
+    stage: int
+    first_layer: int
+    end_layer: int
+    experts: int
+    leads: bool
+    coordinates: bool
+    weights_bytes: int
+    stats: _worker_pb2.WorkerStats
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ...) -> None: ...
+
+class Serving(_message.Message):
+    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        LOADING: _ClassVar[Serving.State]
+        READY: _ClassVar[Serving.State]
+        FAILED: _ClassVar[Serving.State]
+    LOADING: Serving.State
+    READY: Serving.State
+    FAILED: Serving.State
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    epoch: int
+    state: Serving.State
+    coordinator: str
+    port: int
+    failure: str
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class Farewell(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FarewellHeard(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ModelName(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class ModelCopy(_message.Message):
+    __slots__ = ("content_hash", "path")
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    content_hash: str
+    path: str
+    def __init__(self, content_hash: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ClusterStatus(_message.Message):
+    __slots__ = ("cluster_id", "insecure", "own_node_id", "nodes", "serving", "coordinator_address", "refused", "load_s")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    INSECURE_FIELD_NUMBER: _ClassVar[int]
+    OWN_NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    LOAD_S_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    insecure: bool
+    own_node_id: str
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
+    serving: Serving
+    coordinator_address: str
+    refused: _containers.RepeatedScalarFieldContainer[str]
+    load_s: float
+    def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ..., load_s: _Optional[float] = ...) -> None: ...
+
+class NodeStatus(_message.Message):
+    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
+    info: NodeInfo
+    shown_name: str
+    state: str
+    latency_s: float
+    bytes_per_s: float
+    holding: Holding
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ...) -> None: ...
+
+class LoadRequest(_message.Message):
+    __slots__ = ("model", "placement", "context_tokens", "concurrency")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    placement: str
+    context_tokens: int
+    concurrency: int
+    def __init__(self, model: _Optional[str] = ..., placement: _Optional[str] = ..., context_tokens: _Optional[int] = ..., concurrency: _Optional[int] = ...) -> None: ...
+
+class LoadStatus(_message.Message):
+    __slots__ = ("serving", "nodes", "placement")
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    serving: Serving
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeProgress]
+    placement: str
+    def __init__(self, serving: _Optional[_Union[Serving, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeProgress, _Mapping]]] = ..., placement: _Optional[str] = ...) -> None: ...
+
+class NodeProgress(_message.Message):
+    __slots__ = ("name", "done_bytes", "total_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    done_bytes: int
+    total_bytes: int
+    def __init__(self, name: _Optional[str] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class UnloadRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class UnloadReply(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StopReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,123 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WorkerCommand(_message.Message):
+    __slots__ = ("load", "connect", "stop")
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    load: LoadShard
+    connect: ConnectWorkers
+    stop: StopWorker
+    def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ...) -> None: ...
+
+class LoadShard(_message.Message):
+    __slots__ = ("model", "content_hash", "epoch", "placement")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    content_hash: str
+    epoch: int
+    placement: str
+    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ...) -> None: ...
+
+class StopWorker(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class ConnectWorkers(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerAddress]
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerAddress, _Mapping]]] = ...) -> None: ...
+
+class WorkerAddress(_message.Message):
+    __slots__ = ("node_id", "host", "port")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    host: str
+    port: int
+    def __init__(self, node_id: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+
+class WorkerEvent(_message.Message):
+    __slots__ = ("progress", "loaded", "connected", "stats", "failure")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    progress: LoadProgress
+    loaded: ShardLoaded
+    connected: WorkersConnected
+    stats: WorkerStats
+    failure: WorkerFailure
+    def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[ShardLoaded, _Mapping]] = ..., connected: _Optional[_Union[WorkersConnected, _Mapping]] = ..., stats: _Optional[_Union[WorkerStats, _Mapping]] = ..., failure: _Optional[_Union[WorkerFailure, _Mapping]] = ...) -> None: ...
+
+class LoadProgress(_message.Message):
+    __slots__ = ("done_bytes", "total_bytes")
+    DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    done_bytes: int
+    total_bytes: int
+    def __init__(self, done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class ShardLoaded(_message.Message):
+    __slots__ = ("port", "weights_bytes")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    weights_bytes: int
+    def __init__(self, port: _Optional[int] = ..., weights_bytes: _Optional[int] = ...) -> None: ...
+
+class WorkersConnected(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerStats(_message.Message):
+    __slots__ = ("frames", "positions", "compute_s", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests")
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KV_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    frames: int
+    positions: int
+    compute_s: float
+    kv_bytes: int
+    kv_positions: int
+    peak_memory_bytes: int
+    active_requests: int
+    def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., compute_s: _Optional[float] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ...) -> None: ...
+
+class WorkerFailure(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    message: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class CancelRequest(_message.Message):
+    __slots__ = ("request_id", "serial")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    serial: int
+    def __init__(self, request_id: _Optional[bytes] = ..., serial: _Optional[int] = ...) -> None: ...
+
+class CancelReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,134 @@
+"""The tokens that a cluster has given out: who may come in with them, until when, and what a restart remembers."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import TrustError
+from cluster.trust import TokenStore
+
+A, B, C = "a" * 16, "b" * 16, "c" * 16
+
+
+class Clock:
+    now_s = 1e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "authority" / "tokens.json"
+
+
+@pytest.fixture
+def store(path: Path, clock: Clock) -> TokenStore:
+    return TokenStore(path, "0" * 64, clock)
+
+
+def reopened(path: Path, clock: Clock) -> TokenStore:
+    return TokenStore(path, "0" * 64, clock)
+
+
+def test_a_token_lets_in_as_many_nodes_as_it_says_and_a_restart_does_not_forget(
+    store: TokenStore, path: Path, clock: Clock
+) -> None:
+    secret = store.create(max_uses=2).secret
+    store.redeem(secret, A)
+    store = reopened(path, clock)
+    store.redeem(secret, B)
+    with pytest.raises(TrustError, match="used up by 2 nodes"):
+        reopened(path, clock).redeem(secret, C)
+
+
+def test_a_node_whose_reply_was_lost_comes_in_again_with_a_token_that_is_used_up(store: TokenStore) -> None:
+    secret = store.create(max_uses=1).secret
+    store.redeem(secret, A)
+    store.redeem(secret, A)
+    assert store.tokens[0].used_by == (A,)
+
+
+def test_a_token_ends_with_its_lifetime(store: TokenStore, clock: Clock) -> None:
+    secret = store.create(lifetime_s=60).secret
+    clock.now_s += 59.9
+    store.redeem(secret, A)
+    clock.now_s += 0.1
+    with pytest.raises(TrustError, match="is expired"):
+        store.redeem(secret, A)
+
+
+def test_a_revoked_token_lets_nobody_in_not_even_again(store: TokenStore, path: Path, clock: Clock) -> None:
+    secret, other = store.create().secret, store.create().secret
+    store.redeem(secret, A)
+    store.revoke(store.tokens[0].token_id)
+    with pytest.raises(TrustError, match="is revoked"):
+        store.redeem(secret, A)
+    with pytest.raises(TrustError, match="is revoked"):
+        reopened(path, clock).redeem(secret, A)
+    store.redeem(other, A)
+
+
+def test_revoking_an_unknown_token_names_those_that_are_known(store: TokenStore) -> None:
+    with pytest.raises(TrustError, match="no join token 1234; there are: none"):
+        store.revoke("1234")
+    store.create()
+    with pytest.raises(TrustError, match=f"there are: {store.tokens[0].token_id}"):
+        store.revoke("1234")
+
+
+def test_expired_tokens_are_forgotten_when_another_is_made(store: TokenStore, clock: Clock) -> None:
+    for _ in range(3):
+        store.create(lifetime_s=60)
+    clock.now_s += 61
+    store.create()
+    assert len(store.tokens) == 1
+
+
+def test_the_file_is_private_and_holds_no_secret(store: TokenStore, path: Path) -> None:
+    token = store.create()
+    store.redeem(token.secret, A)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert token.secret not in path.read_text()
+    assert token.secret not in repr(store.tokens)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_write_that_fails_changes_nothing(
+    store: TokenStore, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = store.create(max_uses=1).secret
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            store.redeem(secret, A)
+    assert store.tokens[0].used_by == ()
+    assert reopened(path, clock).tokens == store.tokens
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", ["", "{", "7", "[7]", "[{}]", '[{"used_by": []}]', '[{"used_by": 1}]'])
+def test_a_damaged_file_is_refused_with_the_cure(path: Path, clock: Clock, content: str) -> None:
+    path.parent.mkdir()
+    path.touch(mode=0o600)
+    path.write_text(content)
+    with pytest.raises(TrustError, match=r"tokens\.json cannot be read .* delete it and make new tokens"):
+        reopened(path, clock)
+
+
+def test_a_file_that_others_may_read_is_refused_with_the_cure(store: TokenStore, path: Path, clock: Clock) -> None:
+    store.create()
+    path.chmod(0o640)
+    with pytest.raises(TrustError, match=rf"mode 0640\); close it with: chmod 600 {path}"):
+        reopened(path, clock)
