@@ -1,0 +1,246 @@
+"""plan: who would hold what of a model, and how fast that would answer. Dry: config and headers are enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from cli.units import bytes_text, count_text, duration_text, rate_text, tokens_text
+from cli.visible import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cluster.placement import Fit, Links, ModelCosts, NodeCapacity, Objective, Prediction, StagePlacement
+
+DEFAULT_CONTEXT = 8192
+PROMPTS = (128, 1024, 8192)
+"""Tokens of the prompts whose time to the first token is predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is planned for. `float_bytes` is 2 where nodes compute in 16 bit, 4 on the CPU backend."""
+
+    nodes: Sequence[NodeCapacity]
+    links: Links
+    float_bytes: int
+    assumptions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A placement, what it was made for and what it promises."""
+
+    model: ModelCosts
+    target: Target
+    fit: Fit
+    prediction: Prediction
+
+
+def plan(
+    model: str,
+    nodes_text: str | None,
+    as_json: bool,
+    context: int | None = None,
+    users: int = 1,
+    bits: int | None = None,
+    objective: Objective = "one_user",
+    here: Callable[[], Target] | None = None,
+) -> None:
+    """Print a placement of `model` on the nodes of a spec, or on what `here` returns (None: this machine alone).
+
+    Raises:
+        InvalidRequestError, CheckpointError: the model, the spec or a number cannot be used.
+        PlacementError: the model does not fit; says what would make it fit.
+    """
+    target = parsed(nodes_text) if nodes_text is not None else (here or this_machine)()
+    made = make(model, target, context, users, bits, objective)
+    if as_json:
+        print(json.dumps(to_json(made)))
+    else:
+        _print(made)
+
+
+def parsed(nodes_text: str) -> Target:
+    """Return the Macs of a spec like 8xM4-Pro-64GB, on 10 GbE."""
+    from cluster.placement import Links
+    from cluster.placement.chips import assumptions, parse_nodes
+
+    return Target(parse_nodes(nodes_text), Links(), 2, assumptions(nodes_text))
+
+
+def this_machine() -> Target:
+    """Return this machine as it measured itself; measures it if it did not."""
+    import asyncio
+
+    from cluster.hardware import hardware
+    from cluster.home import Home
+    from cluster.placement import Links
+    from cluster.placement.chips import measured
+
+    home = Home.default()
+    home.create()
+    machine = asyncio.run(hardware(home.path / "hardware.json"))
+    node = measured("this-machine", "this machine", machine)
+    text = f"{machine.bandwidth_gbps:.0f} GB/s and {machine.matmul_tflops:.2g} TFLOPS, as measured here"
+    return Target([node], Links(), 4 if machine.dtype == "float32" else 2, {machine.chip: text})
+
+
+def make(model: str, target: Target, context: int | None, users: int, bits: int | None, objective: Objective) -> Plan:
+    """Plan. Raises as `plan`."""
+    from cluster.placement import fit, predict, read_costs
+
+    costs = read_costs(model, float_bytes=target.float_bytes, bits=bits)
+    context_tokens = context if context is not None else min(DEFAULT_CONTEXT, costs.max_position_embeddings)
+    found = fit(
+        costs, target.nodes, target.links, context_tokens=context_tokens, concurrency=users, objective=objective
+    )
+    prompts = [n for n in PROMPTS if n <= context_tokens]
+    return Plan(costs, target, found, predict(found.placement, costs, found.nodes, target.links, prompts=prompts))
+
+
+def to_json(made: Plan) -> dict[str, object]:
+    """Return the plan for programs; `placement` is what `up --plan` reads."""
+    users, prediction = made.fit.placement.concurrency, made.prediction
+    return {
+        "placement": made.fit.placement.to_json(),
+        "prediction": {
+            "tokens_per_s": prediction.tokens_per_s,
+            "together_tokens_per_s": prediction.together_tokens_per_s(users),
+            "most_tokens_per_s": prediction.most_tokens_per_s,
+            **asdict(prediction),
+        },
+        "raised_gpu_limit": [node.node_id for node in made.fit.raised],
+        "assumptions": assumptions(made.target),
+    }
+
+
+def _print(made: Plan) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    costs, placement = made.model, made.fit.placement
+    used = len(placement.node_bytes)
+    console.print(
+        f"{visible(placement.model)}: {count_text(costs.parameters)} parameters, {bytes_text(costs.weights_bytes)} at "
+        f"{costs.bits:.1f} bits a weight, on {used} of {len(made.fit.nodes)} node{'s' * (len(made.fit.nodes) > 1)}"
+    )
+    console.print()
+    console.print(_nodes_table(made))
+    console.print()
+    console.print(_speed_table(made))
+    for line in _notes(made):
+        console.print()
+        console.print(line)
+    console.print()
+    console.print(
+        "Assumed: (M) measured and published, (F) fitted to published figures, (A) to be confirmed", style="dim"
+    )
+    console.print(_assumptions_table(made.target), style="dim")
+
+
+def _nodes_table(made: Plan) -> Table:
+    from rich.table import Table
+
+    from cluster.placement import loads
+    from cluster.placement.accounting import budget
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("node", no_wrap=True)
+    table.add_column("holds", overflow="fold")
+    for heading in ("weights", "KV room", "GPU limit", "a token"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    nodes = {node.node_id: node for node in made.fit.nodes}
+    held = loads(made.model, made.fit.placement.stages)
+    for i, stage in enumerate(made.fit.placement.stages):
+        first, seconds = i == 0, made.prediction.stage_s[i]
+        for node_id, holds in _holdings(made, stage, first):
+            node, load = nodes[node_id], held[node_id]
+            room = budget(made.model, node) - load.weights_bytes
+            leads = node_id == stage.node_id
+            table.add_row(
+                visible(node.name),
+                holds,
+                bytes_text(load.weights_bytes),
+                bytes_text(room) if leads else "",
+                bytes_text(node.memory_bytes),
+                f"{(seconds + made.prediction.head_s * first) * 1000:.1f} ms" if leads else "",
+            )
+    return table
+
+
+def _holdings(made: Plan, stage: StagePlacement, first: bool) -> list[tuple[str, str]]:
+    """Return the nodes of a stage and what they hold, for people."""
+    model = made.model
+    layers = f"layers {stage.layers.start}-{stage.layers.stop - 1}"
+    dense = sum(not model.layers[layer].expert_bytes for layer in stage.layers)
+    if dense:
+        layers += f" ({dense} dense)"
+    if first:
+        layers += ", embedding, head" + (", MTP" if model.mtp else "")
+    if stage.owned_experts:
+        layers += f", {len(next(iter(stage.owned_experts.values())))} of {model.n_experts} experts"
+    rows = [(stage.node_id, layers)]
+    for peer in stage.peers:
+        experts = next(iter(peer.owned_experts.values()))
+        rows.append((peer.node_id, f"  {len(experts)} of {model.n_experts} experts of these layers"))
+    return rows
+
+
+def _speed_table(made: Plan) -> Table:
+    from rich.table import Table
+
+    placement, prediction = made.fit.placement, made.prediction
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    ttft = ", ".join(f"{duration_text(s)} ({tokens_text(n)} tokens)" for n, s in prediction.ttft_s.items())
+    table.add_row("one user", f"{rate_text(prediction.tokens_per_s)} at position {prediction.position}")
+    if placement.concurrency > 1:
+        together = prediction.together_tokens_per_s(placement.concurrency)
+        table.add_row(f"{placement.concurrency} users", f"{rate_text(together)} together")
+    table.add_row("many users", f"{rate_text(prediction.most_tokens_per_s)} together, the pipeline full")
+    table.add_row("first token", ttft or f"not predicted for less than {PROMPTS[0]} tokens")
+    kv = f"{tokens_text(placement.kv_positions)} positions of all requests together"
+    table.add_row("KV room", f"{kv}; {placement.concurrency} x {tokens_text(placement.context_tokens)} asked for")
+    return table
+
+
+def _notes(made: Plan) -> list[str]:
+    from cluster.placement.remedy import raise_command
+
+    commands: dict[str, list[str]] = {}
+    for node in made.fit.raised:
+        commands.setdefault(raise_command(node), []).append(visible(node.name))
+    return [
+        f"macOS lets the GPU use too little by default. On {', '.join(names)}, after each start:\n  {command}"
+        for command, names in commands.items()
+    ]
+
+
+def _assumptions_table(target: Target) -> Table:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, text in assumptions(target).items():
+        table.add_row(f"  {visible(what)}", text)
+    return table
+
+
+def assumptions(target: Target) -> dict[str, str]:
+    """Return all that the predictions rest on."""
+    from cluster.placement.capacity import HARD_LIMIT, HOP_S, TEN_GIGABIT_BYTES_PER_S
+    from cluster.placement.timing import EXCHANGE_S
+
+    return {
+        **target.assumptions,
+        "hop": f"{HOP_S * 1e3:g} ms and {TEN_GIGABIT_BYTES_PER_S / 1e9:g} GB/s where no link was measured (A)",
+        "expert peers": f"{EXCHANGE_S * 1e3:g} ms an exchange, one in each split layer (M)",
+        "memory": f"weights and KV cache fill at most {HARD_LIMIT:.0%} of the GPU limit (A)",
+        "decoding": "plain, without speculation",
+    }

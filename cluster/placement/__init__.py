@@ -1,0 +1,36 @@
+"""Placement: which node holds which layers and experts, how fast that answers, and what to do if it does not fit.
+
+Pure: it reads a checkpoint's headers (`costs.read_costs`) and nothing else. Imports no MLX.
+"""
+
+from cluster.placement.accounting import Load, loads, placed
+from cluster.placement.capacity import Link, Links, NodeCapacity
+from cluster.placement.costs import ModelCosts, read_costs
+from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, validate
+from cluster.placement.prediction import Prediction, predict
+from cluster.placement.remedy import Fit, fit, remedies
+from cluster.placement.solver import Objective, solve
+from cluster.placement.stages import spread
+
+__all__ = [
+    "ExpertPeer",
+    "Fit",
+    "Link",
+    "Links",
+    "Load",
+    "ModelCosts",
+    "NodeCapacity",
+    "Objective",
+    "Placement",
+    "Prediction",
+    "StagePlacement",
+    "fit",
+    "loads",
+    "placed",
+    "predict",
+    "read_costs",
+    "remedies",
+    "solve",
+    "spread",
+    "validate",
+]

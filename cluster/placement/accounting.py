@@ -1,0 +1,100 @@
+"""Accounting: the bytes that a placement puts on each node, held against what the node offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.errors import PlacementError
+from cluster.placement.capacity import HARD_LIMIT, NodeCapacity
+from cluster.placement.costs import ModelCosts
+from cluster.placement.placement import Placement, StagePlacement
+
+MAX_CONTEXTS = 64
+"""Positions reported as room are at most so many full contexts: a small model leaves room for absurdly many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one node holds: weights, and KV cache for each position."""
+
+    weights_bytes: int
+    kv_bytes: int
+
+
+def budget(model: ModelCosts, node: NodeCapacity) -> int:
+    """Return the bytes that weights and KV cache may take on a node."""
+    return int(HARD_LIMIT * node.memory_bytes) - model.temporary_bytes
+
+
+def loads(model: ModelCosts, stages: Sequence[StagePlacement]) -> dict[str, Load]:
+    """Return what each node of the stages holds."""
+    held: dict[str, Load] = {}
+    for i, stage in enumerate(stages):
+        weights, kv = 0, 0
+        if i == 0:
+            weights, kv = model.coordinator_bytes(0), model.mtp.kv_bytes if model.mtp else 0
+        for layer in stage.layers:
+            owned = len(stage.owned_experts.get(layer, range(model.n_experts)))
+            weights += model.layers[layer].owned_bytes(owned, 0)
+            kv += model.layers[layer].kv_bytes
+        held[stage.node_id] = Load(weights, kv)
+        for peer in stage.peers:
+            expert_bytes = sum(model.layers[x].expert_bytes * len(e) for x, e in peer.owned_experts.items())
+            held[peer.node_id] = Load(expert_bytes, 0)
+    return held
+
+
+def shortage(model: ModelCosts, nodes: Sequence[NodeCapacity], positions: int) -> str:
+    """Say what the model needs with KV room for so many positions, and what the nodes offer."""
+    mtp = model.mtp
+    weights = model.weights_bytes + (mtp.owned_bytes(model.n_experts, 0) if mtp else 0)
+    kv = positions * (model.kv_bytes_per_position + (mtp.kv_bytes if mtp else 0))
+    offered = sum(max(0, budget(model, node)) for node in nodes)
+    short = weights + kv - offered
+    return (
+        f"{model.name} needs {weights / 1e9:.1f} GB for its weights and {kv / 1e9:.1f} GB for the KV cache of "
+        f"{positions} positions; {len(nodes)} node{'s' * (len(nodes) > 1)} can give {offered / 1e9:.1f} GB, "
+        + (f"{short / 1e9:.1f} GB too little" if short > 0 else "but not in shares that whole layers fit")
+    )
+
+
+def placed(
+    model: ModelCosts,
+    nodes: Sequence[NodeCapacity],
+    stages: Sequence[StagePlacement],
+    *,
+    context_tokens: int,
+    concurrency: int,
+) -> Placement:
+    """Return the placement that the stages make.
+
+    Raises:
+        PlacementError: a node is asked for more than it offers, or is not there.
+    """
+    offered = {node.node_id: node for node in nodes}
+    positions = context_tokens * concurrency
+    held = loads(model, stages)
+    room = MAX_CONTEXTS * model.max_position_embeddings
+    for node_id, load in held.items():
+        if node_id not in offered:
+            raise PlacementError(f"the plan uses node {node_id}, which is not there; there are {', '.join(offered)}")
+        node = offered[node_id]
+        needed = load.weights_bytes + positions * load.kv_bytes
+        if needed > budget(model, node):
+            raise PlacementError(
+                f"node {node.name} offers {budget(model, node) / 1e9:.1f} GB, its part needs {needed / 1e9:.1f} GB: "
+                f"{load.weights_bytes / 1e9:.1f} of weights and {positions * load.kv_bytes / 1e9:.1f} of KV cache for "
+                f"{positions} positions; give it fewer layers, or lower the context or the number of users"
+            )
+        if load.kv_bytes:
+            room = min(room, (budget(model, node) - load.weights_bytes) // load.kv_bytes)
+    return Placement(
+        model=model.name,
+        content_hash=model.content_hash,
+        stages=tuple(stages),
+        context_tokens=context_tokens,
+        concurrency=concurrency,
+        kv_positions=room,
+        node_bytes={node_id: load.weights_bytes for node_id, load in held.items()},
+    )

@@ -1,0 +1,106 @@
+"""Capacity: what a node offers and what the links between nodes cost. Times in seconds, bytes as they are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mlx_moe.errors import InvalidRequestError
+
+HARD_LIMIT = 0.95
+"""Share of a node's `memory_bytes` that a plan may fill.
+
+The engine refuses loads above 85 % because a load alone does not know what KV cache and temporaries will take. A plan
+counts both, so it may go on to the limit at which a worker aborts.
+"""
+
+HOP_S = 0.7e-3
+"""One hop over 10 GbE, all in (A): gRPC 180 us (M), wire 60 us (A), leaving and re-entering MLX 250 us (A), waking
+an idle stream 200 us (M: 160 to 610 us for a round trip with 20 ms between frames)."""
+
+TEN_GIGABIT_BYTES_PER_S = 1.15e9
+"""(M) What a gRPC stream of raw bytes reaches on 10 GbE with TLS on one core."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCapacity:
+    """What one node offers.
+
+    `memory_bytes` is what MLX may use there: on a Mac the GPU's limit, which `raised_memory_bytes` (0: not known) says
+    how far its owner could raise. `bandwidth_gbps` is the rate at which weights are really read, `tflops` what matrix
+    products of quantized weights reach. A layer costs some us beside its bytes: a dense one, an MoE one with
+    grouped-query attention, an MoE one with latent attention.
+    """
+
+    node_id: str
+    name: str
+    memory_bytes: int
+    bandwidth_gbps: float
+    tflops: float
+    dense_layer_us: float
+    moe_layer_us: float
+    mla_moe_layer_us: float
+    raised_memory_bytes: int = 0
+
+    def raised(self) -> NodeCapacity:
+        """Return the node with its GPU limit raised as far as it may be."""
+        return replace(self, memory_bytes=max(self.memory_bytes, self.raised_memory_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One way from a node to another."""
+
+    latency_s: float = HOP_S
+    bytes_per_s: float = TEN_GIGABIT_BYTES_PER_S
+
+    def seconds(self, nbytes: float) -> float:
+        """Return the time that `nbytes` take."""
+        return self.latency_s + nbytes / self.bytes_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The links between nodes, by (from, to); `default` where none was measured."""
+
+    default: Link = Link()
+    measured: Mapping[tuple[str, str], Link] = field(default_factory=dict)
+
+    def between(self, sender: str, receiver: str) -> Link:
+        """Return the link from one node id to another."""
+        return self.measured.get((sender, receiver), self.default)
+
+
+def node_classes(nodes: Sequence[NodeCapacity], links: Links) -> list[list[NodeCapacity]]:
+    """Return the nodes, those together that a plan may exchange for each other.
+
+    Raises:
+        InvalidRequestError: two nodes have one id, or there are none.
+    """
+    if len({node.node_id for node in nodes}) < len(nodes) or not nodes:
+        raise InvalidRequestError(f"a plan needs nodes with ids of their own; got {[node.node_id for node in nodes]}")
+    classes: list[list[NodeCapacity]] = []
+    for node in nodes:
+        for members in classes:
+            if _interchangeable(members[0], node, nodes, links):
+                members.append(node)
+                break
+        else:
+            classes.append([node])
+    return classes
+
+
+def _interchangeable(a: NodeCapacity, b: NodeCapacity, nodes: Sequence[NodeCapacity], links: Links) -> bool:
+    """Whether nothing changes for a plan when two nodes swap; such swaps are transitive."""
+    if replace(a, node_id=b.node_id, name=b.name) != b:
+        return False
+    if not links.measured:
+        return True
+    if links.between(a.node_id, b.node_id) != links.between(b.node_id, a.node_id):
+        return False
+    others = [node.node_id for node in nodes if node.node_id not in (a.node_id, b.node_id)]
+    return all(
+        links.between(a.node_id, other) == links.between(b.node_id, other)
+        and links.between(other, a.node_id) == links.between(other, b.node_id)
+        for other in others
+    )

@@ -1,0 +1,291 @@
+"""ModelCosts: what a model asks of the nodes that hold it, in bytes of memory and in work for each position.
+
+Made from a configuration and either a checkpoint's headers or a quantization that is assumed. Imports no MLX.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cluster.placement.known_models import KNOWN_MODELS, UNSUPPORTED_MODELS
+from mlx_moe import library
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig, QuantizationConfig
+from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
+from mlx_moe.families import layer_parameters, read_config
+from mlx_moe.parameter import Layout, Parameter, linear, vector
+
+DEFAULT_BITS = 4
+GROUP_SIZE = 64
+"""Affine groups of 64: 4 bits become 4.5 with their scales and biases, as mlx-community's conversions are stored."""
+
+LONGEST_CHUNK = 512
+"""Positions of the longest prefill chunk: the temporaries of one layer are counted for it."""
+
+PROCESS_BYTES = 150_000_000
+"""What a worker takes beside weights, KV cache and temporaries. Source: the bound that bench holds workers to."""
+
+_FLOATS = ("F32", "F16", "BF16")
+
+SizeOf = Callable[[Parameter], int]
+"""Bytes of a parameter in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCosts:
+    """One layer. `fixed` is all but the routed experts; a dense layer has `expert_bytes` 0."""
+
+    fixed_bytes: int
+    fixed_parameters: int
+    expert_bytes: int
+    expert_parameters: int
+    kv_bytes: int
+    """Bytes of KV cache that one position takes."""
+
+    def owned_bytes(self, n_experts: int, positions: int) -> int:
+        """Return what a stage's leader holds of it: all but experts owned elsewhere, and KV room for `positions`."""
+        return self.fixed_bytes + n_experts * self.expert_bytes + positions * self.kv_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCosts:
+    """A whole model; bytes are those in memory, floats in `float_bytes` (2 or 4) as the nodes compute.
+
+    The coordinator holds `embedding_bytes`, `head_bytes` (0 where the embedding serves as lm_head), `norm_bytes` and
+    the multi-token prediction layer, `mtp`, if the checkpoint has one.
+    """
+
+    name: str
+    content_hash: str
+    parameters: int
+    float_bytes: int
+    hidden_size: int
+    max_position_embeddings: int
+    latent_attention: bool
+    attention_flops: int
+    """For one query and one key of one layer."""
+    n_experts: int
+    experts_per_token: int
+    layers: tuple[LayerCosts, ...]
+    embedding_bytes: int
+    head_bytes: int
+    norm_bytes: int
+    mtp: LayerCosts | None
+    temporary_bytes: int
+    """What a worker needs beside weights and KV cache."""
+
+    def coordinator_bytes(self, positions: int) -> int:
+        """Return what the coordinator holds, with KV room for `positions` where it drafts."""
+        mtp = 0 if self.mtp is None else self.mtp.owned_bytes(self.n_experts, positions)
+        return self.embedding_bytes + self.head_bytes + self.norm_bytes + mtp
+
+    @property
+    def head_read_bytes(self) -> int:
+        """What the lm_head reads for a token."""
+        return self.head_bytes or self.embedding_bytes
+
+    @property
+    def weights_bytes(self) -> int:
+        """All weights, without the multi-token prediction layer."""
+        layers = sum(layer.owned_bytes(self.n_experts, 0) for layer in self.layers)
+        return layers + self.embedding_bytes + self.head_bytes + self.norm_bytes
+
+    @property
+    def read_bytes_per_token(self) -> int:
+        """The weights that one token reads."""
+        return sum(x.owned_bytes(self.experts_per_token, 0) for x in self.layers) + self.head_read_bytes
+
+    @property
+    def kv_bytes_per_position(self) -> int:
+        """KV cache of one position in all layers."""
+        return sum(layer.kv_bytes for layer in self.layers)
+
+    @property
+    def bits(self) -> float:
+        """Bits that a weight takes, on average."""
+        return 8 * self.weights_bytes / self.parameters
+
+    def at_bits(self, bits: float) -> ModelCosts:
+        """Return an estimate of the model stored in so many bits a weight, scales included."""
+        share = bits / self.bits
+
+        def scaled(layer: LayerCosts) -> LayerCosts:
+            return replace(
+                layer,
+                fixed_bytes=int(share * layer.fixed_bytes),
+                expert_bytes=int(share * layer.expert_bytes),
+            )
+
+        return replace(
+            self,
+            content_hash="",
+            layers=tuple(scaled(layer) for layer in self.layers),
+            embedding_bytes=int(share * self.embedding_bytes),
+            head_bytes=int(share * self.head_bytes),
+            mtp=None if self.mtp is None else scaled(self.mtp),
+        )
+
+
+def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> ModelCosts:
+    """Read what `model` costs: a known model's name, a directory, a repo id or "demo".
+
+    `bits` assumes affine groups of 64 in place of what is stored; known models have 4 by default.
+
+    Raises:
+        InvalidRequestError: there is no such model.
+        UnsupportedModelError: it is of a family that is not run.
+        CheckpointError: its config.json or its headers are damaged.
+    """
+    if model.lower() in KNOWN_MODELS:
+        config = read_config(KNOWN_MODELS[model.lower()], model)
+        size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), float_bytes)
+        has_mtp = config.num_nextn_predict_layers > 0
+        return model_costs(model.lower(), config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
+    if model.lower() in UNSUPPORTED_MODELS:
+        raise UnsupportedModelError(f"{model} is of a family that is not run; known are {', '.join(KNOWN_MODELS)}")
+    try:
+        directory = library.locate(model)
+    except InvalidRequestError as exc:
+        raise InvalidRequestError(f"{exc}; or, to plan without files, one of {', '.join(KNOWN_MODELS)}") from exc
+    return _checkpoint_costs(model, directory, float_bytes, bits)
+
+
+def _checkpoint_costs(model: str, directory: Path, float_bytes: int, bits: int | None) -> ModelCosts:
+    with Checkpoint.open(directory) as checkpoint:
+        config = read_config(checkpoint.config, str(directory / "config.json"))
+        if bits is None:
+            size_of = stored_sizes(checkpoint, float_bytes)
+        else:
+            size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits), float_bytes)
+        return model_costs(
+            model,
+            config,
+            size_of,
+            float_bytes=float_bytes,
+            has_mtp=f"model.layers.{config.num_hidden_layers}.eh_proj.weight" in checkpoint,
+            content_hash=checkpoint.content_hash() if bits is None else "",
+        )
+
+
+def model_costs(
+    name: str,
+    config: ModelConfig,
+    size_of: SizeOf,
+    *,
+    float_bytes: int,
+    has_mtp: bool,
+    content_hash: str = "",
+) -> ModelCosts:
+    """Return the costs of a configuration whose parameters have the sizes that `size_of` says."""
+    hidden_size, moe, a = config.hidden_size, config.moe, config.attention
+    embedding = linear("model.embed_tokens", config.vocab_size, hidden_size)
+    norm = vector("model.norm.weight", hidden_size)
+    heads = [] if config.tie_word_embeddings else [linear("lm_head", config.vocab_size, hidden_size)]
+    layers = tuple(_layer_costs(config, layer, size_of, float_bytes) for layer in range(config.num_hidden_layers))
+    row_bytes = float_bytes * (2 * moe.moe_intermediate_size + hidden_size)
+    return ModelCosts(
+        name=name,
+        content_hash=content_hash,
+        parameters=_count([embedding, norm, *heads])
+        + sum(x.fixed_parameters + moe.n_routed_experts * x.expert_parameters for x in layers),
+        float_bytes=float_bytes,
+        hidden_size=hidden_size,
+        max_position_embeddings=config.max_position_embeddings,
+        latent_attention=isinstance(a, MLAConfig),
+        attention_flops=2 * a.num_attention_heads * _attended_width(a),
+        n_experts=moe.n_routed_experts,
+        experts_per_token=moe.num_experts_per_tok,
+        layers=layers,
+        embedding_bytes=size_of(embedding),
+        head_bytes=sum(map(size_of, heads)),
+        norm_bytes=size_of(norm),
+        mtp=_mtp_costs(config, size_of, float_bytes) if has_mtp else None,
+        # the chosen experts' rows of one chunk, and once more for their copies in another order
+        temporary_bytes=PROCESS_BYTES + 2 * LONGEST_CHUNK * moe.num_experts_per_tok * row_bytes,
+    )
+
+
+def _attended_width(a: MLAConfig | GQAConfig) -> int:
+    """Return how long one head's query and value are together; latent attention runs prompts in its expanded form."""
+    if isinstance(a, MLAConfig):
+        return a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim
+    return 2 * a.head_dim
+
+
+def assumed_sizes(quantization: QuantizationConfig | None, float_bytes: int) -> SizeOf:
+    """Return sizes of parameters as if all matrices that can be were quantized so (None: not at all)."""
+
+    def size_of(parameter: Parameter) -> int:
+        count, q = _count([parameter]), quantization
+        if parameter.float32:
+            return 4 * count
+        if q is None or not parameter.matrix or parameter.layouts[0].shape[-1] % q.group_size:
+            return float_bytes * count
+        scale_bytes = 2 * float_bytes if q.mode == "affine" else 1
+        return count * q.bits // 8 + count // q.group_size * scale_bytes
+
+    return size_of
+
+
+def stored_sizes(checkpoint: Checkpoint, float_bytes: int) -> SizeOf:
+    """Return the sizes that a checkpoint's parameters will have in memory."""
+
+    def size_of(parameter: Parameter) -> int:
+        layout = _stored_layout(checkpoint, parameter)
+        kept = 4 if parameter.float32 else float_bytes
+        total = 0
+        for source in layout.sources:
+            path = source.tensor.removesuffix(".weight")
+            for tensor in (source.tensor, f"{path}.scales", f"{path}.biases"):
+                if tensor != source.tensor and (not parameter.matrix or tensor not in checkpoint):
+                    continue
+                info = checkpoint.info(tensor)
+                numbers = sum(map(len, source.rows)) * info.shape[-1]
+                stored = info.nbytes // max(1, math.prod(info.shape))
+                total += numbers * (kept if info.dtype in _FLOATS else stored)
+        return total
+
+    return size_of
+
+
+def _stored_layout(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
+    for layout in parameter.layouts:
+        if all(source.tensor in checkpoint for source in layout.sources):
+            return layout
+    wanted = " or ".join(layout.sources[0].tensor for layout in parameter.layouts)
+    raise CheckpointError(f"{checkpoint.directory}: no tensor {wanted}; the download may be incomplete")
+
+
+def _layer_costs(config: ModelConfig, layer: int, size_of: SizeOf, float_bytes: int) -> LayerCosts:
+    fixed = layer_parameters(config, layer, ())
+    names = {parameter.name for parameter in fixed}
+    is_moe = layer in config.moe_layers
+    expert = [p for p in layer_parameters(config, layer, (0,)) if p.name not in names] if is_moe else []
+    return LayerCosts(
+        fixed_bytes=sum(map(size_of, fixed)),
+        fixed_parameters=_count(fixed),
+        expert_bytes=sum(map(size_of, expert)),
+        expert_parameters=_count(expert),
+        kv_bytes=float_bytes * config.attention.kv_width,
+    )
+
+
+def _mtp_costs(config: ModelConfig, size_of: SizeOf, float_bytes: int) -> LayerCosts:
+    layer, hidden_size = config.num_hidden_layers, config.hidden_size
+    prefix = f"model.layers.{layer}"
+    norms = ("enorm", "hnorm", "shared_head.norm")
+    extra = [vector(f"{prefix}.{norm}.weight", hidden_size) for norm in norms]
+    extra.append(linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size))
+    costs = _layer_costs(config, layer, size_of, float_bytes)
+    return replace(
+        costs,
+        fixed_bytes=costs.fixed_bytes + sum(map(size_of, extra)),
+        fixed_parameters=costs.fixed_parameters + _count(extra),
+    )
+
+
+def _count(parameters: Iterable[Parameter]) -> int:
+    return sum(math.prod(parameter.layouts[0].shape) for parameter in parameters)

@@ -1,0 +1,234 @@
+"""Placement: which node holds which layers and experts. A value that people may edit and give back as JSON.
+
+Knows nothing of how it was found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from mlx_moe.config import ModelConfig
+from mlx_moe.errors import InvalidRequestError
+
+T = TypeVar("T")
+
+OwnedExperts = Mapping[int, tuple[int, ...]]
+"""Experts by layer, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPeer:
+    """A node that owns experts of a stage's layers and nothing else."""
+
+    node_id: str
+    owned_experts: OwnedExperts
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlacement:
+    """A run of layers and the node that leads them: attention, router, shared experts and KV cache are there.
+
+    `owned_experts` are the leader's, of those layers that are split; of all others it owns every expert.
+    """
+
+    node_id: str
+    layers: range
+    owned_experts: OwnedExperts = field(default_factory=dict)
+    peers: tuple[ExpertPeer, ...] = ()
+
+    def owners(self, layer: int, n_experts: int) -> dict[str, tuple[int, ...]]:
+        """Return what each node owns of an MoE layer's experts, the leader first."""
+        owned = {self.node_id: self.owned_experts.get(layer, tuple(range(n_experts)))}
+        return owned | {peer.node_id: peer.owned_experts[layer] for peer in self.peers if layer in peer.owned_experts}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A whole model on nodes, in the order of its layers.
+
+    `content_hash` is that of the checkpoint planned for, "" if it is not known. `kv_positions` is how many positions
+    of all requests together every stage has room for; `node_bytes` the weights that each node holds.
+    """
+
+    model: str
+    content_hash: str
+    stages: tuple[StagePlacement, ...]
+    context_tokens: int
+    concurrency: int
+    kv_positions: int
+    node_bytes: Mapping[str, int]
+
+    @property
+    def coordinator(self) -> str:
+        """The node with embedding, final norm, lm_head and the multi-token prediction layer: the first stage's."""
+        return self.stages[0].node_id
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {
+            "model": self.model,
+            "content_hash": self.content_hash,
+            "context_tokens": self.context_tokens,
+            "concurrency": self.concurrency,
+            "kv_positions": self.kv_positions,
+            "node_bytes": dict(self.node_bytes),
+            "stages": [
+                {
+                    "node_id": stage.node_id,
+                    "layers": [stage.layers.start, stage.layers.stop],
+                    "owned_experts": _experts_to_json(stage.owned_experts),
+                    "peers": [
+                        {"node_id": peer.node_id, "owned_experts": _experts_to_json(peer.owned_experts)}
+                        for peer in stage.peers
+                    ],
+                }
+                for stage in self.stages
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Placement:
+        """Read a placement.
+
+        Raises:
+            InvalidRequestError: names the field, what was found and what is wanted.
+        """
+        plan = _Fields(value, "plan")
+        placement = cls(
+            model=plan.take("model", str),
+            content_hash=plan.take("content_hash", str),
+            stages=tuple(_stage(stage, f"stage {i}") for i, stage in enumerate(plan.take("stages", list))),
+            context_tokens=plan.count("context_tokens", 1),
+            concurrency=plan.count("concurrency", 1),
+            kv_positions=plan.count("kv_positions", 0),
+            node_bytes=plan.section("node_bytes").counts(),
+        )
+        plan.end()
+        if not placement.stages:
+            raise InvalidRequestError("plan: stages is [], wanted at least one")
+        return placement
+
+
+def validate(placement: Placement, config: ModelConfig) -> None:
+    """Check that a placement holds all of a model once: every layer, every expert, no node twice.
+
+    Raises:
+        InvalidRequestError: names the layer, the expert or the node.
+    """
+    roles = Counter(
+        node_id for stage in placement.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))
+    )
+    twice = [node_id for node_id, count in roles.items() if count > 1]
+    if twice:
+        raise InvalidRequestError(f"plan: node {twice[0]} has two roles; a node leads one stage or is one's peer")
+    end = 0
+    for i, stage in enumerate(placement.stages):
+        if stage.layers.start != end or not stage.layers:
+            raise InvalidRequestError(
+                f"plan: stage {i} holds layers {_span(stage.layers)}, wanted a run that begins with layer {end}"
+            )
+        end = stage.layers.stop
+        _validate_experts(i, stage, config)
+    if end != config.num_hidden_layers:
+        raise InvalidRequestError(f"plan: the stages hold {end} layers, the model has {config.num_hidden_layers}")
+
+
+def _validate_experts(index: int, stage: StagePlacement, config: ModelConfig) -> None:
+    n_experts = config.moe.n_routed_experts
+    split = set(stage.owned_experts).union(*(peer.owned_experts for peer in stage.peers))
+    for layer in sorted(split):
+        if layer not in stage.layers or layer not in config.moe_layers:
+            raise InvalidRequestError(f"plan: stage {index} splits layer {layer}, which is no MoE layer of the stage")
+        owners = Counter(e for owned in stage.owners(layer, n_experts).values() for e in owned)
+        wrong = next((e for e in sorted({*owners, *range(n_experts)}) if owners[e] != 1 or e >= n_experts), None)
+        if wrong is not None:
+            raise InvalidRequestError(
+                f"plan: expert {wrong} of layer {layer} is owned {owners[wrong]} times; each of the {n_experts} "
+                f"experts needs one owner"
+            )
+
+
+class _Fields:
+    """Takes the fields of a JSON object one by one; what is left at the end was misspelled."""
+
+    def __init__(self, value: object, source: str) -> None:
+        if not isinstance(value, dict):
+            raise InvalidRequestError(f"{source} is {_shown(value)}, wanted an object")
+        self._values = dict(value)
+        self._source = source
+
+    def take(self, key: str, kind: type[T]) -> T:
+        if key not in self._values:
+            raise InvalidRequestError(f"{self._source}: {key} is missing")
+        value = self._values.pop(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InvalidRequestError(f"{self._source}: {key} is {_shown(value)}, wanted {kind.__name__}")
+        return value
+
+    def count(self, key: str, minimum: int) -> int:
+        value = self.take(key, int)
+        if value < minimum:
+            raise InvalidRequestError(f"{self._source}: {key} is {value}, wanted {minimum} or more")
+        return value
+
+    def counts(self) -> dict[str, int]:
+        return {key: self.count(key, 0) for key in list(self._values)}
+
+    def section(self, key: str) -> _Fields:
+        return _Fields(self.take(key, dict), f"{self._source}: {key}")
+
+    def experts(self) -> dict[int, tuple[int, ...]]:
+        return {_index(key, self._source): _indices(self.take(key, list), self._source) for key in list(self._values)}
+
+    def end(self) -> None:
+        if self._values:
+            raise InvalidRequestError(f"{self._source}: {min(map(str, self._values))[:80]} is not a field of it")
+
+
+def _stage(value: object, source: str) -> StagePlacement:
+    fields = _Fields(value, source)
+    layers = _indices(fields.take("layers", list), f"{source}: layers")
+    if len(layers) != 2:
+        raise InvalidRequestError(f"{source}: layers is {list(layers)}, wanted [first, one past the last]")
+    stage = StagePlacement(
+        node_id=fields.take("node_id", str),
+        layers=range(*layers),
+        owned_experts=fields.section("owned_experts").experts(),
+        peers=tuple(_peer(peer, f"{source}: peer {i}") for i, peer in enumerate(fields.take("peers", list))),
+    )
+    fields.end()
+    return stage
+
+
+def _peer(value: object, source: str) -> ExpertPeer:
+    fields = _Fields(value, source)
+    peer = ExpertPeer(fields.take("node_id", str), fields.section("owned_experts").experts())
+    fields.end()
+    return peer
+
+
+def _index(text: str, source: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 6):
+        raise InvalidRequestError(f"{source}: {_shown(text)} is not the index of a layer")
+    return int(text)
+
+
+def _indices(values: list[Any], source: str) -> tuple[int, ...]:
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise InvalidRequestError(f"{source}: {_shown(values)}, wanted indices")
+    return tuple(values)
+
+
+def _experts_to_json(owned: OwnedExperts) -> dict[str, list[int]]:
+    return {str(layer): list(experts) for layer, experts in owned.items()}
+
+
+def _span(layers: range) -> str:
+    return f"[{layers.start}, {layers.stop})"
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]

@@ -1,0 +1,120 @@
+"""Prediction: how fast a placement answers, by the speed model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from cluster.placement.capacity import Link, Links, NodeCapacity
+from cluster.placement.costs import ModelCosts
+from cluster.placement.placement import Placement, StagePlacement
+from cluster.placement.timing import Owner, decode_s, head_s, hop_s, prefill_s, slower_way
+from mlx_moe.chunking import chunk_end
+
+Chunks = Callable[[int], list[int]]
+"""Cuts a prompt of so many tokens into the lengths of its prefill chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds of one position in each stage, of each hop from it to the next (none: one stage), and of the lm_head."""
+
+    position: int
+    stage_s: tuple[float, ...]
+    hop_s: tuple[float, ...]
+    head_s: float
+    ttft_s: dict[int, float]
+    """Time to the first token, by tokens of the prompt."""
+
+    @property
+    def token_s(self) -> float:
+        """Seconds a token for one user."""
+        return sum(self.stage_s) + sum(self.hop_s) + self.head_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second for one user."""
+        return 1 / self.token_s
+
+    def together_tokens_per_s(self, users: int) -> float:
+        """Tokens a second of so many users together, each token in a frame of its own; a full pipeline bounds it."""
+        return min(users / self.token_s, self.most_tokens_per_s)
+
+    @property
+    def most_tokens_per_s(self) -> float:
+        """Tokens a second of a full pipeline: as fast as its slowest stage."""
+        return 1 / max(self.stage_s[0] + self.head_s, *self.stage_s[1:], 0)
+
+
+def cut(prompt_tokens: int) -> list[int]:
+    """Return the chunks in which the engine runs a prompt."""
+    lengths, position = [], 0
+    while position < prompt_tokens:
+        end = min(chunk_end(position), prompt_tokens)
+        lengths.append(end - position)
+        position = end
+    return lengths
+
+
+def predict(
+    placement: Placement,
+    model: ModelCosts,
+    nodes: Sequence[NodeCapacity],
+    links: Links,
+    *,
+    prompts: Sequence[int] = (),
+    chunks: Chunks = cut,
+) -> Prediction:
+    """Predict a placement's speed in the middle of its context, and the time to the first token of some prompts."""
+    by_id = {node.node_id: node for node in nodes}
+    stages = [_Stage(model, stage, by_id, links) for stage in placement.stages]
+    ids = [stage.node_id for stage in placement.stages]
+    hops = [links.between(a, b) for a, b in pairwise([*ids, ids[0]])] if len(ids) > 1 else []
+    position, head = placement.context_tokens // 2, head_s(model, by_id[ids[0]])
+    return Prediction(
+        position=position,
+        stage_s=tuple(stage.decode_s(position) for stage in stages),
+        hop_s=tuple(hop_s(model, link) for link in hops),
+        head_s=head,
+        ttft_s={n: _prefill_s(model, stages, hops, chunks(n)) + head for n in prompts},
+    )
+
+
+def _prefill_s(model: ModelCosts, stages: Sequence[_Stage], hops: Sequence[Link], lengths: Sequence[int]) -> float:
+    """Return when the last chunk is back: each stage runs the chunks in order, as they come from the one before."""
+    ready = [0.0] * len(stages)  # when each stage is done with the chunk before
+    start, done = 0, 0.0
+    for length in lengths:
+        done = 0.0
+        for i, stage in enumerate(stages):
+            done = max(done, ready[i]) + stage.prefill_s(start, start + length)
+            ready[i] = done
+            done += hop_s(model, hops[i], length) if hops else 0.0
+        start += length
+    return done
+
+
+class _Stage:
+    """One stage's layers with the owners of their experts."""
+
+    def __init__(self, model: ModelCosts, stage: StagePlacement, nodes: dict[str, NodeCapacity], links: Links) -> None:
+        self._model = model
+        self._layers = []
+        for index in stage.layers:
+            owners = [
+                Owner(
+                    nodes[node_id],
+                    len(experts),
+                    None if node_id == stage.node_id else slower_way(links, stage.node_id, node_id),
+                )
+                for node_id, experts in stage.owners(index, model.n_experts).items()
+            ]
+            self._layers.append((model.layers[index], tuple(owners)))
+        self._kinds = {kind: self._layers.count(kind) for kind in dict.fromkeys(self._layers)}
+
+    def decode_s(self, position: int) -> float:
+        return sum(n * decode_s(self._model, layer, owners, position) for (layer, owners), n in self._kinds.items())
+
+    def prefill_s(self, start: int, end: int) -> float:
+        return sum(n * prefill_s(self._model, layer, owners, start, end) for (layer, owners), n in self._kinds.items())

@@ -1,0 +1,68 @@
+"""The plan command's output, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cli.plan import Target, plan
+from cluster.errors import PlacementError
+from cluster.placement import Links, Placement, validate
+from cluster.placement.chips import parse_nodes
+from cluster.placement.known_models import DEEPSEEK_V3
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.families import read_config
+
+
+def test_the_table_fits_a_terminal_and_says_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    plan("deepseek-v3", "8xM4-Pro-64GB", as_json=False)
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= 100
+    for text in (
+        "671.0 B parameters, 377.8 GB at 4.5 bits a weight, on 8 of 8 nodes",
+        "layers 0-8 (3 dense), embedding, head, MTP",
+        "sudo sysctl iogpu.wired_limit_mb=57344",
+        "9.48 tok/s",
+        "(8k tokens)",
+        "reads 87% of 273 GB/s",
+        "0.7 ms and 1.15 GB/s where no link was measured (A)",
+    ):
+        assert text in output
+
+
+def test_json_holds_a_placement_that_can_be_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("DeepSeek-V3", "8xM4-Pro-64GB", as_json=True, context=4096, users=2, objective="many_users")
+    value = json.loads(capsys.readouterr().out)
+    placement = Placement.from_json(value["placement"])
+    validate(placement, read_config(DEEPSEEK_V3))
+    assert (placement.context_tokens, placement.concurrency) == (4096, 2)
+    assert value["prediction"]["tokens_per_s"] > 9
+    assert list(value["prediction"]["ttft_s"]) == ["128", "1024"]
+    assert value["prediction"]["most_tokens_per_s"] > 75
+    assert len(value["raised_gpu_limit"]) == 7
+
+
+def test_split_layers_are_shown_with_their_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("qwen3-30b-a3b", "2xM4-16GB", as_json=False, context=1024)
+    assert "experts" not in capsys.readouterr().out
+    plan("deepseek-v3", "64xM4-16GB", as_json=False, context=1024)
+    assert "of 256 experts of these layers" in capsys.readouterr().out
+
+
+def test_without_nodes_it_plans_for_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    here = Target(parse_nodes("1xM4-16GB"), Links(), 2, {})
+    plan("demo", None, as_json=True, here=lambda: here)
+    value = json.loads(capsys.readouterr().out)
+    assert value["placement"]["stages"][0]["node_id"] == "m4-1"
+    assert value["placement"]["context_tokens"] == 2048
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    with pytest.raises(PlacementError, match="It would fit with 6 more nodes"):
+        plan("deepseek-v3", "2xM4-Pro-64GB", as_json=True)
+    with pytest.raises(InvalidRequestError, match="context of 163840"):
+        plan("deepseek-v3", "8xM4-Pro-64GB", as_json=True, context=200_000)

@@ -1,0 +1,98 @@
+"""Placements as JSON that people edit: what is read back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, placed, read_costs, spread, validate
+from cluster.placement.known_models import QWEN3_30B
+from cluster.placement.stages import make_stage
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.families import read_config
+from tests.cluster.placement.small import all_placements, clusters, models, node
+
+CONFIG = read_config(QWEN3_30B)
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def plan() -> dict[str, Any]:
+    """Return a plan of two stages, the second with a peer."""
+    nodes = [node(i, 64 << 30) for i in range(3)]
+    costs = read_costs("qwen3-30b-a3b", float_bytes=2)
+    placement = spread(costs, nodes, layer_splits=[40, 8], expert_peers=[0, 1], context_tokens=4096, concurrency=1)
+    validate(placement, CONFIG)
+    plan: dict[str, Any] = json.loads(json.dumps(placement.to_json()))
+    return plan
+
+
+@settings(max_examples=30, deadline=None)
+@given(models(3), clusters(3))
+def test_json_gives_the_same_placement_back(costs: ModelCosts, cluster: tuple[list[NodeCapacity], Links]) -> None:
+    for placement in all_placements(costs, cluster[0], groups=True):
+        assert Placement.from_json(json.loads(json.dumps(placement.to_json()))) == placement
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda p: p.pop("stages"), "plan: stages is missing"),
+        (lambda p: p.update(stages=[]), r"plan: stages is \[\]"),
+        (lambda p: p.update(concurrency=True), "plan: concurrency is True, wanted int"),
+        (lambda p: p.update(context_tokens=0), "plan: context_tokens is 0, wanted 1 or more"),
+        (lambda p: p.update(contxt=1), "plan: contxt is not a field of it"),
+        (lambda p: p["stages"][0].update(layers=[0]), r"stage 0: layers is \[0\], wanted \[first, one past"),
+        (lambda p: p["stages"][0].update(layers=[0, -1]), r"stage 0: layers: \[0, -1\], wanted indices"),
+        (lambda p: p["stages"][1].update(peers=[3]), "stage 1: peer 0 is 3, wanted an object"),
+        (lambda p: p["stages"][1].update(owned_experts={"x": []}), "stage 1: owned_experts: 'x' is not the index"),
+        (lambda p: p["stages"][1].update(owned_experts={"40": ["0"]}), r"owned_experts: \['0'\], wanted indices"),
+        (lambda p: p["node_bytes"].update(n0=-1), "node_bytes: n0 is -1, wanted 0 or more"),
+    ],
+)
+def test_a_malformed_plan_is_refused_with_its_field(plan: dict[str, Any], edit: Edit, message: str) -> None:
+    edit(plan)
+    with pytest.raises(InvalidRequestError, match=message):
+        Placement.from_json(plan)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda p: p["stages"][1].update(node_id="n0"), "node n0 has two roles"),
+        (lambda p: p["stages"][1]["peers"][0].update(node_id="n1"), "node n1 has two roles"),
+        (lambda p: p["stages"][0].update(layers=[0, 39]), r"stage 1 holds layers \[40, 48\), wanted a run that begins"),
+        (lambda p: p["stages"][0].update(layers=[0, 41]), "begins with layer 41"),
+        (lambda p: p["stages"].pop(), "the stages hold 40 layers, the model has 48"),
+        (lambda p: p["stages"][1]["peers"][0]["owned_experts"]["44"].pop(0), "of layer 44 is owned 0 times"),
+        (lambda p: p["stages"][1]["owned_experts"]["44"].append(0), "expert 0 of layer 44 is owned 2 times"),
+        (lambda p: p["stages"][1]["owned_experts"]["44"].append(128), "expert 128 of layer 44 is owned 1 times"),
+        (lambda p: p["stages"][1]["owned_experts"].pop("44"), "of layer 44 is owned 2 times"),
+        (lambda p: p["stages"][1]["owned_experts"].update({"7": [0]}), "splits layer 7, which is no MoE layer"),
+        (lambda p: p["stages"][1].update(peers=[]), "is owned 0 times"),
+    ],
+)
+def test_a_plan_that_is_not_whole_is_refused(plan: dict[str, Any], edit: Edit, message: str) -> None:
+    edit(plan)
+    with pytest.raises(InvalidRequestError, match=message):
+        validate(Placement.from_json(plan), CONFIG)
+
+
+def test_the_coordinator_is_on_the_first_node(plan: dict[str, Any]) -> None:
+    placement = Placement.from_json(plan)
+    assert placement.coordinator == "n0"
+    costs = read_costs("qwen3-30b-a3b", float_bytes=2)
+    nodes = [node(i, 64 << 30) for i in range(3)]
+    alone = placed(
+        costs,
+        nodes,
+        [make_stage(costs, range(1, 48), nodes[0], [], 1), make_stage(costs, range(1), nodes[1], [], 1)],
+        context_tokens=1,
+        concurrency=1,
+    )
+    layers = sum(layer.owned_bytes(costs.n_experts, 0) for layer in costs.layers[1:])
+    assert alone.node_bytes["n0"] == layers + costs.coordinator_bytes(0)

@@ -1,0 +1,73 @@
+"""Prediction: the published figures of the speed model, and how time grows."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from cluster.placement import Link, Links, predict, read_costs, solve, spread
+from cluster.placement.chips import parse_nodes
+from cluster.placement.prediction import cut
+from cluster.placement.timing import Owner, decode_s
+from tests.cluster.placement.small import layer, model, node
+
+DEEPSEEK = read_costs("deepseek-v3", float_bytes=2)
+MINIS = [n.raised() for n in parse_nodes("8xM4-Pro-64GB")]
+
+
+def test_deepseek_v3_on_eight_minis_is_as_fast_as_the_speed_model_says() -> None:
+    placement = solve(DEEPSEEK, MINIS, Links(), context_tokens=512, concurrency=1)
+    prediction = predict(placement, DEEPSEEK, MINIS, Links(), prompts=(1024,))
+    assert prediction.tokens_per_s == pytest.approx(9.6, rel=0.02)
+    assert prediction.together_tokens_per_s(4) == pytest.approx(38, rel=0.02)
+    assert prediction.together_tokens_per_s(8) == pytest.approx(77, rel=0.05)
+    assert len(prediction.hop_s) == 8
+
+
+def test_one_node_has_no_hops() -> None:
+    costs = read_costs("qwen3-30b-a3b", float_bytes=2)
+    placement = solve(costs, MINIS[:1], Links(), context_tokens=512, concurrency=1)
+    prediction = predict(placement, costs, MINIS, Links())
+    assert prediction.hop_s == ()
+    assert prediction.token_s == prediction.stage_s[0] + prediction.head_s
+
+
+def test_chunks_let_stages_work_at_once() -> None:
+    placement = spread(DEEPSEEK, MINIS, layer_splits=[5, *[8] * 7], context_tokens=8192, concurrency=1)
+    whole = predict(placement, DEEPSEEK, MINIS, Links(), prompts=(8192,), chunks=lambda n: [n]).ttft_s[8192]
+    chunked = predict(placement, DEEPSEEK, MINIS, Links(), prompts=(8192,)).ttft_s[8192]
+    assert chunked < whole / 3
+    assert whole == pytest.approx(135, rel=0.15)
+
+
+def test_one_chunk_takes_the_sum_of_all_stages_and_hops() -> None:
+    costs = model([layer(1_000_000, 0, 1000)] * 3)
+    nodes = [node(i, 100_000_000) for i in range(3)]
+    links = Links(measured={("n2", "n0"): Link(1.0)})
+    placement = spread(costs, nodes, layer_splits=[1, 1, 1], context_tokens=100, concurrency=1)
+    ttft = predict(placement, costs, nodes, links, prompts=(2,), chunks=lambda n: [n]).ttft_s[2]
+    one_by_one = predict(placement, costs, nodes, links, prompts=(2,), chunks=lambda n: [1] * n).ttft_s[2]
+    assert 1.0 < ttft < 1.1
+    assert ttft < one_by_one < 1.1  # the second chunk's way back begins while the first is still on its own
+
+
+def test_a_prompt_is_cut_where_the_engine_cuts_it() -> None:
+    assert cut(31) == [31]
+    assert cut(300) == [32] * 8 + [44]
+    assert sum(cut(8192)) == 8192
+    assert max(cut(8192)) == 512
+
+
+def test_the_busiest_of_equal_owners_is_as_busy_as_simulated() -> None:
+    costs = replace(model([layer(0, 1_000_000_000, 0)], n_experts=256), experts_per_token=8, hidden_size=0)
+    free = Link(latency_s=0.0)
+    rng = random.Random(0)
+    for n_owners, published in ((2, 5.07), (4, 3.49), (8, 2.54)):
+        owners = [Owner(node(i, 0), 256 // n_owners, None if i == 0 else free) for i in range(n_owners)]
+        seconds = decode_s(costs, costs.layers[0], owners, 0) - 100e-6
+        draws = [[e % n_owners for e in rng.sample(range(256), 8)] for _ in range(4000)]
+        mean = sum(max(map(draw.count, draw)) for draw in draws) / len(draws)
+        assert seconds == pytest.approx(mean, rel=0.02)
+        assert seconds == pytest.approx(published, rel=0.02)
