@@ -9,10 +9,11 @@ from cli.progress import Progress, progress_bar
 from cli.visible import visible
 
 if TYPE_CHECKING:
-    from mlx_moe.coordinator import Session
-    from mlx_moe.model import Model, NodePlacement
+    from mlx_moe.model import Model
+    from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import FinishReason, GenerationStats, Request, Token
     from mlx_moe.sampling import SamplingParams
+    from mlx_moe.session import Session
 
 
 class Answer(Protocol):

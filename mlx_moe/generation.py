@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 
-from mlx_moe.coordinator import Coordinator, Session
+from mlx_moe.coordinator import Coordinator
 from mlx_moe.detokenizer import Detokenizer
+from mlx_moe.errors import MoeClusterError
 from mlx_moe.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.session import Session
 from mlx_moe.stopping import LoopDetector, StopStrings
 from mlx_moe.tokenizer import Tokenizer
 
@@ -16,7 +18,8 @@ from mlx_moe.tokenizer import Tokenizer
 class Generation:
     """An iterator of tokens; `finish_reason` is None until the answer ended.
 
-    The prompt runs with the first `next`. `close` ends the answer early and keeps what was written.
+    The prompt runs with the first `next`. `close` ends the answer early and keeps what was written. Where frames take
+    their time, a loop over many answers calls `advance` instead of `next`.
     """
 
     def __init__(
@@ -42,15 +45,31 @@ class Generation:
         self._close_session = close_session
         self._progress = progress
         self._answer = _AnswerText(tokenizer, request)
-        self._tokens = self._run()
+        self._failure: MoeClusterError | None = None
+        self._steps = self._run()
 
     def __iter__(self) -> Iterator[Token]:
         """Return itself."""
         return self
 
     def __next__(self) -> Token:
-        """Return the next token. Raises StopIteration when the answer ended."""
-        return next(self._tokens)
+        """Return the next token. Raises StopIteration when the answer ended, and what `advance` raises."""
+        while (token := self.advance()) is None:
+            pass
+        return token
+
+    def advance(self) -> Token | None:
+        """Run until the next token; return None where a frame is under way: call again when one has come back.
+
+        Once `finish_reason` is set the answer is whole, and its session free for the next.
+
+        Raises:
+            StopIteration: the answer ended before.
+            MoeClusterError: it failed; `text` keeps what was written.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return next(self._steps)
 
     def __enter__(self) -> Generation:
         """Return itself; leaving the block closes it."""
@@ -66,38 +85,51 @@ class Generation:
         """End the answer now. Its session, if it has one, can go on from what was written."""
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
-        self._tokens.close()
+        self._steps.close()
 
-    def _run(self) -> Generator[Token]:
+    def fail(self, error: MoeClusterError) -> None:
+        """End the answer from outside, by an error that `advance` raises."""
+        self._failure = error
+        self._steps.close()
+
+    def _run(self) -> Generator[Token | None]:
+        yield (yield from self._write())  # the last token, when all is given back
+
+    def _write(self) -> Generator[Token | None, None, Token]:
+        """Yield the answer but for its last token, which is returned."""
         started = time.perf_counter()
+        coordinator, session, request = self._coordinator, self._session, self.request
         try:
-            hidden_states = self._coordinator.prefill(self.request, self._session, self._progress)
-            self.stats.cached_tokens = self._session.reused
-            self.stats.prefill_s = time.perf_counter() - started
-            tokens = self._coordinator.decode(hidden_states, self.request, self._session, self.seed, self._limit)
-            for count, (token_id, logprob) in enumerate(tokens, start=1):
-                text, reason = self._answer.add(token_id, last=count == self._limit)
-                self._count(count, time.perf_counter() - started)
-                self.text += text
-                self.finish_reason = reason
-                yield Token(token_id, text, logprob, self.stats.prompt_tokens + count - 1)
-                if reason is not None:
-                    break
-            tokens.close()
+            with coordinator.answering(session, self, self._limit):
+                hidden_states = yield from coordinator.prefill(request, session, self._progress)
+                self.stats.cached_tokens = session.reused
+                self.stats.prefill_s = time.perf_counter() - started
+                steps = coordinator.decode(hidden_states, request, session, self.seed, self._limit)
+                while True:
+                    step = next(steps)
+                    token = None if step is None else self._token(*step, started)
+                    if token is not None and self.finish_reason is not None:
+                        return token
+                    yield token
         except KeyboardInterrupt:
             self.finish_reason = "cancelled"
             raise
         finally:
             if self._close_session:
-                self._session.close()
+                session.close()
 
-    def _count(self, generated_tokens: int, elapsed_s: float) -> None:
+    def _token(self, token_id: int, logprob: float, started: float) -> Token:
+        """Add a token to the answer; set why it ends with it, if it does."""
         stats = self.stats
-        if generated_tokens == 1:
-            stats.ttft_s = elapsed_s
-        stats.generated_tokens = generated_tokens
-        stats.decode_s = elapsed_s - stats.ttft_s
-        stats.total_s = elapsed_s
+        count = stats.generated_tokens + 1
+        text, self.finish_reason = self._answer.add(token_id, last=count == self._limit)
+        self.text += text
+        stats.total_s = time.perf_counter() - started
+        if count == 1:
+            stats.ttft_s = stats.total_s
+        stats.generated_tokens = count
+        stats.decode_s = stats.total_s - stats.ttft_s
+        return Token(token_id, text, logprob, stats.prompt_tokens + count - 1)
 
 
 class _AnswerText:

@@ -40,6 +40,13 @@ class KVCache:
             raise FrameError(f"a frame starts at position {position} but only {self.length} positions are kept")
         self.length = position
 
+    def fork(self, positions: int) -> KVCache:
+        """Return a cache of the first `positions`, which must be kept; they share memory until one is written."""
+        fork = KVCache()
+        fork.length = fork._capacity = positions
+        fork._buffers = [buffer[..., :positions, :] for buffer in self._buffers]
+        return fork
+
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers."""

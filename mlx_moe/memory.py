@@ -13,6 +13,9 @@ CPU_BUDGET_SHARE = 0.75
 SOFT_LIMIT = 0.85
 """Share of the budget above which a load is refused: the KV cache and temporaries need the rest."""
 
+HARD_LIMIT = 0.95
+"""Share of the budget that weights and KV caches may take together: temporaries need the rest."""
+
 
 def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
     """Return the dtype to compute in: the checkpoint's on Metal and CUDA, float32 on the CPU.
@@ -37,6 +40,11 @@ def require(needed_bytes: int, what: str) -> None:
             f"{what} needs {needed_bytes / 2**30:.1f} GiB; this machine may spend {SOFT_LIMIT * budget / 2**30:.1f} "
             f"GiB ({SOFT_LIMIT:.0%} of {budget / 2**30:.1f}): use a smaller checkpoint, fewer bits, or more machines"
         )
+
+
+def kv_positions(weights_bytes: int, bytes_per_position: int) -> int:
+    """Return how many positions all KV caches together may keep beside the weights."""
+    return max(0, int(HARD_LIMIT * budget_bytes()) - weights_bytes) // bytes_per_position
 
 
 def peak_memory_bytes() -> int:

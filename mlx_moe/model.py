@@ -9,35 +9,26 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mlx_moe import families, json_file, library, loader, memory
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
-from mlx_moe.coordinator import Coordinator, Session
+from mlx_moe.coordinator import Coordinator
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.generation import Generation
 from mlx_moe.head import Head, head_parameters
 from mlx_moe.link import LocalLink
 from mlx_moe.mtp import MultiTokenPrediction, has_mtp, mtp_parameters
+from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
+from mlx_moe.session import Session
 from mlx_moe.shard import Shard, ShardSpec
 from mlx_moe.stage import Stage
 from mlx_moe.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class NodePlacement:
-    """What one node holds of a model: `experts` is the number it owns over all layers."""
-
-    node: str
-    layers: range
-    experts: int
-    weights_bytes: int
-    peak_memory_bytes: int
 
 
 def load(name_or_path: str | Path, progress: loader.Progress | None = None) -> Model:
@@ -65,11 +56,12 @@ def load(name_or_path: str | Path, progress: loader.Progress | None = None) -> M
     mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
     stage = Stage(Shard.build(spec, config, loaded, dtype), socket.gethostname())
     load_s = time.perf_counter() - started
-    return Model(str(name_or_path), config, tokenizer, sampling, head, stage, mtp, loaded.nbytes, load_s)
+    kv_positions = memory.kv_positions(loaded.nbytes, config.kv_bytes_per_position * dtype.size // 2)
+    return Model(str(name_or_path), config, tokenizer, sampling, head, stage, mtp, loaded.nbytes, load_s, kv_positions)
 
 
 class Model:
-    """A loaded model. It answers one request at a time, on the thread that loaded it."""
+    """A loaded model. It answers on the thread that loaded it, several requests in turns if they are advanced so."""
 
     def __init__(
         self,
@@ -82,6 +74,7 @@ class Model:
         mtp: MultiTokenPrediction | None,
         weights_bytes: int,
         load_s: float,
+        kv_positions: int | None = None,
     ) -> None:
         self.name = name
         self.config = config
@@ -91,7 +84,7 @@ class Model:
         self.load_s = load_s
         self.stage = stage
         self._weights_bytes = weights_bytes
-        self._coordinator = Coordinator(head, LocalLink([stage]), config.vocab_size)
+        self._coordinator = Coordinator(head, LocalLink([stage]), config.vocab_size, kv_positions)
 
     @property
     def placement(self) -> list[NodePlacement]:

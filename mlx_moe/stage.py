@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -12,8 +13,17 @@ from mlx_moe.kv_cache import KVCache
 from mlx_moe.layers.feed_forward import ExpertPeers
 from mlx_moe.shard import Shard
 
-LONG_CHUNK = 64
+LONG_CHUNK = 32
 """From this many positions on, each layer is evaluated before the next is built: only its temporaries are alive."""
+
+
+@dataclass(slots=True)
+class StageCounts:
+    """What a stage has done. `compute_s` are seconds of prefill: a decode frame is still under way when `run` ends."""
+
+    frames: int = 0
+    positions: int = 0
+    compute_s: float = 0.0
 
 
 class Stage:
@@ -22,6 +32,7 @@ class Stage:
     def __init__(self, shard: Shard, node: str, peers: ExpertPeers | None = None) -> None:
         self.shard = shard
         self.node = node
+        self.counts = StageCounts()
         self._peers = peers
         self._caches: dict[str, list[KVCache]] = {}
 
@@ -36,6 +47,7 @@ class Stage:
             NumericsError: NaN or Inf; names the node and the layer.
         """
         self._check(frame)
+        started = time.perf_counter()
         caches = self._caches_of(frame.request_id)
         for cache in caches:
             cache.rewind(frame.position)
@@ -52,8 +64,20 @@ class Stage:
             mx.async_eval(hidden_states)
         elif not self._settle(hidden_states, caches) and not frame.checked:
             self.run(replace(frame, checked=True))
+        self._count(frame, started)
         end = frame.position + frame.hidden_states.shape[0]
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
+
+    def fork(self, source_id: str, request_id: str, positions: int) -> None:
+        """Let a request's KV caches begin as the first `positions` of another's, in place of what they were.
+
+        Raises:
+            FrameError: the other keeps less.
+        """
+        kept = self._kept(source_id)
+        if positions > kept:
+            raise FrameError(f"node {self.node}: a fork of {positions} positions, but only {kept} are kept")
+        self._caches[request_id] = [cache.fork(positions) for cache in self._caches[source_id]]
 
     def release(self, request_id: str) -> None:
         """Free a request's KV cache."""
@@ -64,10 +88,25 @@ class Stage:
         """Bytes of all KV caches."""
         return sum(cache.nbytes for caches in self._caches.values() for cache in caches)
 
+    @property
+    def kv_positions(self) -> int:
+        """Positions that all requests keep."""
+        return sum(self._kept(request_id) for request_id in self._caches)
+
+    def _kept(self, request_id: str) -> int:
+        caches = self._caches.get(request_id)
+        return min(cache.length for cache in caches) if caches else 0
+
     def _caches_of(self, request_id: str) -> list[KVCache]:
         if request_id not in self._caches:
             self._caches[request_id] = [KVCache() for _ in self.shard.layers]
         return self._caches[request_id]
+
+    def _count(self, frame: Frame, started: float) -> None:
+        self.counts.frames += 1
+        self.counts.positions += frame.hidden_states.shape[0]
+        if frame.kind is FrameKind.PREFILL:
+            self.counts.compute_s += time.perf_counter() - started
 
     def _check(self, frame: Frame) -> None:
         shape, dtype = frame.hidden_states.shape, frame.hidden_states.dtype
@@ -78,8 +117,7 @@ class Stage:
             )
         if frame.outputs is not None and not 1 <= frame.outputs <= shape[0]:
             raise FrameError(f"node {self.node}: a frame of {shape[0]} positions asks for {frame.outputs} outputs")
-        caches = self._caches.get(frame.request_id)
-        kept = caches[0].length if caches else 0
+        kept = self._kept(frame.request_id)
         if not 0 <= frame.position <= kept:
             raise FrameError(
                 f"node {self.node}: a frame starts at position {frame.position}, but only {kept} positions are kept"

@@ -14,10 +14,12 @@ from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.frame import Frame, FrameKind
 from mlx_moe.head import Head, head_parameters
+from mlx_moe.layers.expert_dispatch import Dispatch
+from mlx_moe.layers.experts import Experts
 from mlx_moe.layers.feed_forward import ExpertPeers
 from mlx_moe.link import LocalLink
 from mlx_moe.mtp import MultiTokenPrediction, has_mtp, mtp_parameters
-from mlx_moe.shard import Shard, ShardSpec
+from mlx_moe.shard import ExpertShard, Shard, ShardSpec
 from mlx_moe.stage import Stage
 
 
@@ -82,3 +84,40 @@ def load_engine(
             stages.append(Stage(Shard.build(spec, config, shard, mx.float32), f"node-{number}", peers))
         mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
         return Engine(config, head, LocalLink(stages), mtp)
+
+
+OwnedExperts = Mapping[int, tuple[int, ...]]
+"""The experts that one owner has, by layer."""
+
+
+class LocalPeers:
+    """Expert peers in this process. Owner 0 is the leader, whose shards are elsewhere."""
+
+    def __init__(self, shards: Sequence[ExpertShard], owned: Sequence[OwnedExperts]) -> None:
+        self._shards = shards
+        self._dispatch = {
+            layer: Dispatch({expert: owner for owner, experts in enumerate(owned) for expert in experts[layer]})
+            for layer in owned[0]
+        }
+
+    def rows(self, layer: int, x: mx.array, indices: mx.array, own: Experts | None) -> mx.array:
+        """See ExpertPeers."""
+        split = self._dispatch[layer].split(np.array(indices))
+        rows = {}
+        for owner, pairs in split.pairs.items():
+            experts = own if owner == 0 else self._shards[owner - 1].experts[layer]
+            assert experts is not None
+            rows[owner] = experts.pairs(x, pairs)
+        return split.join(rows)
+
+
+def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:
+    """Load the experts of all owners but the first, the leader, in float32."""
+    with Checkpoint.open(directory) as checkpoint:
+        config = families.read_config(checkpoint.config)
+        shards = []
+        for experts in owned[1:]:
+            spec = ShardSpec(range(config.num_hidden_layers), experts, experts_only=True)
+            loaded = loader.load(checkpoint, loader.find(checkpoint, config, spec.parameters(config)), mx.float32)
+            shards.append(ExpertShard.build(spec, config, loaded))
+        return LocalPeers(shards, owned)

@@ -17,7 +17,7 @@ from cli.units import bytes_text, duration_text, rate_text
 from cli.visible import visible
 
 if TYPE_CHECKING:
-    from mlx_moe.model import NodePlacement
+    from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import GenerationStats
     from mlx_moe.sampling import SamplingParams
 

@@ -3,7 +3,7 @@
 The blocks they are made of are shared: `mlx_moe/layers/`.
 """
 
-from mlx_moe.families.layer import build_layer, layer_parameters
+from mlx_moe.families.layer import build_experts, build_layer, expert_parameters, layer_parameters
 from mlx_moe.families.registry import read_config
 
-__all__ = ["build_layer", "layer_parameters", "read_config"]
+__all__ = ["build_experts", "build_layer", "expert_parameters", "layer_parameters", "read_config"]

@@ -11,6 +11,7 @@ from mlx_moe.parameter import Parameter, experts, linear, vector
 
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import DecoderLayer
+    from mlx_moe.layers.experts import Experts
     from mlx_moe.weights import LoadedParameters
 
 
@@ -30,7 +31,6 @@ def build_layer(
 ) -> DecoderLayer:
     """Return a decoder layer over its loaded parameters, dense or MoE as the configuration says."""
     from mlx_moe.layers.decoder import DecoderLayer
-    from mlx_moe.layers.experts import Experts
     from mlx_moe.layers.feed_forward import MLP, MoE
     from mlx_moe.layers.router import Router
 
@@ -39,11 +39,30 @@ def build_layer(
     if layer not in config.moe_layers:
         feed_forward: MLP | MoE = MLP(mlp)
     else:
-        routed = Experts(config.moe.n_routed_experts, owned_experts, mlp.scope("experts")) if owned_experts else None
+        routed = build_experts(config, layer, owned_experts, loaded) if owned_experts else None
         shared = MLP(mlp.scope("shared_experts")) if config.moe.n_shared_experts else None
         feed_forward = MoE(Router(config.moe, mlp), routed, shared)
     attention = find(config.model_type).build_attention(config, scope.scope("self_attn"))
     return DecoderLayer(scope, config.rms_norm_eps, attention, feed_forward)
+
+
+def expert_parameters(config: ModelConfig, layer: int, owned_experts: Sequence[int]) -> list[Parameter]:
+    """Return the owned rows of one layer's expert stacks; nothing where none are owned."""
+    if not owned_experts:
+        return []
+    width, hidden_size = config.moe.moe_intermediate_size, config.hidden_size
+    shapes = {"gate_proj": (width, hidden_size), "up_proj": (width, hidden_size), "down_proj": (hidden_size, width)}
+    return [
+        experts(f"model.layers.{layer}", projection, config.moe.n_routed_experts, owned_experts, *shape)
+        for projection, shape in shapes.items()
+    ]
+
+
+def build_experts(config: ModelConfig, layer: int, owned_experts: Sequence[int], loaded: LoadedParameters) -> Experts:
+    """Return one layer's owned experts over their loaded parameters."""
+    from mlx_moe.layers.experts import Experts
+
+    return Experts(config.moe.n_routed_experts, owned_experts, loaded.scope(f"model.layers.{layer}.mlp.experts"))
 
 
 def _feed_forward_parameters(
@@ -57,13 +76,7 @@ def _feed_forward_parameters(
     if moe.correction_bias:
         name = f"{prefix}.mlp.gate.e_score_correction_bias"
         parameters.append(vector(name, moe.n_routed_experts, float32=True))
-    if owned_experts:
-        width = moe.moe_intermediate_size
-        shapes = {"gate_proj": (width, hidden_size), "up_proj": (width, hidden_size), "down_proj": (hidden_size, width)}
-        parameters += [
-            experts(prefix, projection, moe.n_routed_experts, owned_experts, *shape)
-            for projection, shape in shapes.items()
-        ]
+    parameters += expert_parameters(config, layer, owned_experts)
     if moe.n_shared_experts:
         shared_width = moe.moe_intermediate_size * moe.n_shared_experts
         parameters += _mlp_parameters(f"{prefix}.mlp.shared_experts", hidden_size, shared_width)

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 class ExpertPeers(Protocol):
     """The owners elsewhere of the experts that this shard lacks."""
 
-    def partial_sum(self, layer: int, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
-        """Return the weighted sum `[L, D]` of all chosen experts that the peers own."""
+    def rows(self, layer: int, x: mx.array, indices: mx.array, own: Experts | None) -> mx.array:
+        """Return what every chosen expert makes of its row of x `[L, D]`, by indices `[L, K]`: `[L, K, D]`.
+
+        `own` are the shard's experts of the layer, to be run meanwhile. x and indices are under way already.
+        """
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
@@ -42,7 +45,7 @@ class MLP:
 
 
 class MoE:
-    """Route, run the experts that are here, add what peers computed, add the shared experts."""
+    """Route, collect what each chosen expert makes of a position, add it up by weight, add the shared experts."""
 
     def __init__(self, router: Router, experts: Experts | None, shared_experts: MLP | None) -> None:
         self.router = router
@@ -50,13 +53,20 @@ class MoE:
         self.shared_experts = shared_experts
 
     def __call__(self, x: mx.array, layer: int, peers: ExpertPeers | None) -> mx.array:
-        """Map x `[L, D]` to `[L, D]`; `peers` own the experts that are not here."""
+        """Map x `[L, D]` to `[L, D]`; `peers` own the experts that are not here.
+
+        Whoever computed the rows, they are weighted and added here, in one order: the sum is the same to the bit.
+        """
         indices, weights = self.router(x)
-        parts = []
-        if self.experts is not None:
-            parts.append(self.experts(x, indices, weights))
-        if peers is not None:
-            parts.append(peers.partial_sum(layer, x, indices, weights))
-        if self.shared_experts is not None:
-            parts.append(self.shared_experts(x))
-        return sum(parts[1:], parts[0])
+        if self.experts is not None and self.experts.complete:
+            rows = self.experts(x, indices)
+            shared = None if self.shared_experts is None else self.shared_experts(x)
+        else:
+            assert peers is not None  # whoever splits experts gives the stage its peers
+            mx.async_eval(x, indices)  # first what the peers wait for
+            shared = None if self.shared_experts is None else self.shared_experts(x)
+            if shared is not None:
+                mx.async_eval(shared)
+            rows = peers.rows(layer, x, indices, self.experts)
+        y = (rows * weights[..., None].astype(rows.dtype)).sum(axis=-2)
+        return y if shared is None else y + shared

@@ -13,7 +13,7 @@ from typing import Any
 
 from cli.progress import Progress
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
-from mlx_moe.model import NodePlacement
+from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.sampling import SamplingParams
 

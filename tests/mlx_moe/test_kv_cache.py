@@ -48,3 +48,24 @@ def test_memory_grows_in_steps_and_not_with_every_position() -> None:
     for position in range(1, GROWTH):
         cache.append(numbered(position, 1))
     assert cache.nbytes == before
+
+
+def test_a_fork_and_its_source_go_on_without_each_other() -> None:
+    source = KVCache()
+    source.append(numbered(0, GROWTH))
+    fork = source.fork(3)
+    assert source.append(numbered(GROWTH, 1))[0][:, 0].tolist() == list(range(GROWTH + 1))
+    assert fork.append(numbered(100, 2))[0][:, 0].tolist() == [0, 1, 2, 100, 101]
+    source.rewind(1)
+    source.append(numbered(200, 2))
+    assert fork.append(numbered(102, 1))[0][:, 0].tolist() == [0, 1, 2, 100, 101, 102]
+
+
+def test_a_fork_takes_no_memory_until_it_is_written() -> None:
+    source = KVCache()
+    source.append(mx.zeros((4 * GROWTH, 1024)))
+    mx.eval(source.buffers)
+    before = mx.get_active_memory()
+    fork = source.fork(2 * GROWTH)
+    mx.eval(fork.buffers)
+    assert mx.get_active_memory() == before

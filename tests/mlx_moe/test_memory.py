@@ -1,4 +1,4 @@
-"""Peak memory while loading: the shard and one tensor, measured in processes of their own."""
+"""Peak memory while loading: the shard and one tensor, measured in processes of their own. And what is left for KV."""
 
 import json
 import subprocess
@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import mlx_moe
 from bench.synthetic import DEEPSEEK, write_checkpoint
+from mlx_moe import memory
+from mlx_moe.errors import InvalidRequestError
 
 LOAD_A_SHARD = """
 import json, resource, sys
@@ -70,3 +73,23 @@ def test_loading_a_share_peaks_at_that_share_and_one_tensor(checkpoint: Path, of
     bound = loaded.shard + loaded.largest
     assert loaded.mlx_peak <= bound + (1 << 20)
     assert loaded.process_growth <= bound + OVERHEAD_BYTES
+
+
+@pytest.mark.parametrize(("weights_bytes", "positions"), [(0, 95), (450, 50), (941, 0), (2000, 0)])
+def test_kv_caches_may_take_what_the_weights_leave_of_the_budget(
+    weights_bytes: int, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "budget_bytes", lambda: 1000)
+    assert memory.kv_positions(weights_bytes, 10) == positions
+
+
+def test_a_loaded_model_refuses_what_its_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlx_moe.load("demo")
+    kept_bytes = 2 * model.config.kv_bytes_per_position  # in float32
+    weights_bytes = model.placement[0].weights_bytes
+    monkeypatch.setattr(memory, "SOFT_LIMIT", 1.0)
+    monkeypatch.setattr(memory, "budget_bytes", lambda: int((weights_bytes + 300 * kept_bytes) / memory.HARD_LIMIT))
+    small = mlx_moe.load("demo")
+    assert len(list(small.generate(mlx_moe.Request((1,) * 20, max_tokens=4, ignore_eos=True)))) == 4
+    with pytest.raises(InvalidRequestError, match="may take 512 positions of KV cache, the memory has room for 299"):
+        next(small.generate(mlx_moe.Request((1,) * 300, max_tokens=4)))

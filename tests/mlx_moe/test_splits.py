@@ -1,7 +1,7 @@
 """Splits: however layers, experts and positions are divided, the numbers are those of the whole."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,12 +13,13 @@ import mlx_moe
 from mlx_moe.config import MLAConfig
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.layers.expert_dispatch import Pairs
 from mlx_moe.layers.feed_forward import MoE
 from mlx_moe.layers.latent_attention import absorb_up_to
-from mlx_moe.shard import Shard
+from mlx_moe.shard import ShardSpec
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
-from tests.engine import Engine, load_engine
+from tests.engine import Engine, OwnedExperts, load_engine, load_peers
 from tests.oracles import relative_difference
 
 FAMILIES = ["deepseek_v3", "qwen3_moe"]
@@ -55,24 +56,6 @@ def wanted(whole: Engine) -> oracles.Logits:
     return whole.logits(IDS)
 
 
-class Peers:
-    """Expert peers in this process: shards that own further experts, of all stages' layers."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self._shards = shards
-
-    def partial_sum(self, layer: int, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
-        """See ExpertPeers."""
-        total = mx.zeros_like(x)
-        for shard in self._shards:
-            if layer in shard.spec.layers:
-                feed_forward = shard.layers[shard.spec.layers.index(layer)].feed_forward
-                assert isinstance(feed_forward, MoE)
-                if feed_forward.experts is not None:
-                    total = total + feed_forward.experts(x, indices, weights)
-        return total
-
-
 def load_split(directory: Path, owners: Owners, layers: Sequence[range] = (range(N_LAYERS),)) -> Engine:
     """Load stages whose experts are divided alike in every layer."""
     owned = [{layer: tuple(experts) for layer in range(N_LAYERS)} for experts in owners]
@@ -80,11 +63,10 @@ def load_split(directory: Path, owners: Owners, layers: Sequence[range] = (range
 
 
 def load_split_by_layer(
-    directory: Path, owned: Sequence[Mapping[int, tuple[int, ...]]], layers: Sequence[range] = (range(N_LAYERS),)
+    directory: Path, owned: Sequence[OwnedExperts], layers: Sequence[range] = (range(N_LAYERS),)
 ) -> Engine:
-    """Load stages; `owned` are the experts, by layer, of each stage, then of each of its peers."""
-    peers = [stage.shard for experts in owned[1:] for stage in load_engine(directory, layers, experts).link.stages]
-    return load_engine(directory, layers, owned[0], Peers(peers))
+    """Load stages; `owned` are the experts of the stages, then of each of their peers."""
+    return load_engine(directory, layers, owned[0], load_peers(directory, owned))
 
 
 def chunks_of(length: int, total: int = len(IDS)) -> list[int]:
@@ -135,24 +117,47 @@ def test_any_split_of_layers_equals_the_whole_to_the_bit(directory: Path, whole:
         assert np.array_equal(split.logits(ids, chunks), whole.logits(ids, chunks))
 
 
+CHUNKS = ([300], [100, 57, 17, 16, 15], [5, 40, *[1] * 8])
+"""Chunks of 16 positions and more have 64 chosen pairs: they are sorted by expert, the others are not."""
+
+
 @pytest.mark.parametrize("name", OWNERS)
-def test_any_split_of_experts_equals_the_whole(directory: Path, wanted: oracles.Logits, name: str) -> None:
+def test_any_split_of_experts_equals_the_whole_to_the_bit(directory: Path, whole: Engine, name: str) -> None:
     split = load_split(directory, OWNERS[name])
-    for chunks in (chunks_of(300), [5, 40, *[1] * 8]):  # many positions are sorted by expert, few are not
-        total = sum(chunks)
-        assert relative_difference(split.logits(IDS[:total], chunks), wanted[:total]) <= SAME
+    for chunks in CHUNKS:
+        ids = IDS[: sum(chunks)]
+        assert np.array_equal(split.logits(ids, chunks), whole.logits(ids, chunks))
 
 
-def test_experts_may_be_split_otherwise_in_every_layer(directory: Path, wanted: oracles.Logits) -> None:
+@pytest.mark.parametrize("outputs", [1, 20])
+def test_a_last_layer_with_few_outputs_equals_the_whole_to_the_bit(
+    directory: Path, whole: Engine, outputs: int
+) -> None:
+    split = load_split(directory, OWNERS["quarters"])
+    results = []
+    for engine in (whole, split):
+        engine.link.send(Frame("r", 0, engine.head.embed(mx.array(IDS[:64])), FrameKind.PREFILL, outputs=outputs))
+        results.append(np.array(engine.link.receive("r").hidden_states))
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("name", ["halves", "quarters"])
+def test_a_split_of_experts_writes_the_tokens_of_the_whole(directory: Path, whole: Engine, name: str) -> None:
+    prompt = IDS[:40]
+    assert load_split(directory, OWNERS[name]).greedy(prompt, 24) == whole.greedy(prompt, 24)
+
+
+def test_experts_may_be_split_otherwise_in_every_layer(directory: Path, whole: Engine) -> None:
     everything = frozenset(range(N_EXPERTS))
     leader = {layer: tuple(range(layer, 16, layer + 1)) for layer in range(N_LAYERS)}
     peer = {layer: tuple(everything - set(experts)) for layer, experts in leader.items()}
-    assert relative_difference(load_split_by_layer(directory, [leader, peer]).logits(IDS), wanted) <= SAME
+    assert np.array_equal(load_split_by_layer(directory, [leader, peer]).logits(IDS), whole.logits(IDS))
 
 
-def test_layers_and_experts_may_be_split_together(directory: Path, wanted: oracles.Logits) -> None:
+def test_layers_and_experts_may_be_split_together(directory: Path, whole: Engine) -> None:
     split = load_split(directory, OWNERS["quarters"], [range(1), range(1, 3), range(3, 4)])
-    assert relative_difference(split.logits(IDS, [200, 60, *[1] * 40]), wanted) <= SAME
+    chunks = [200, 60, *[1] * 40]
+    assert np.array_equal(split.logits(IDS, chunks), whole.logits(IDS, chunks))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -163,9 +168,29 @@ def test_owned_experts_are_read_from_every_layout(family: str, layout: str, tmp_
         options = {"4 bit": {"bits": 4, "group_size": 64}, "mxfp4": {"bits": 4, "group_size": 32, "mode": "mxfp4"}}
         checkpoints.to_hub_dialect(source)
         source = checkpoints.convert_with_mlx_lm(source, tmp_path / "mlx", **options.get(layout, {}))
-    ids = IDS[:100]
+    whole = load_engine(source)
     split = load_split(source, OWNERS["uneven"], [range(2), range(2, 4)])
-    assert relative_difference(split.logits(ids), load_engine(source).logits(ids)) <= SAME
+    for chunks in ([100], [12, 1, 1]):
+        ids = IDS[: sum(chunks)]
+        assert np.array_equal(split.logits(ids, chunks), whole.logits(ids, chunks))
+
+
+def test_a_peer_holds_nothing_but_its_experts(whole: Engine) -> None:
+    owned = {layer: (1, 2) if layer != 2 else () for layer in range(N_LAYERS)}
+    names = [p.name for p in ShardSpec(range(N_LAYERS), owned, experts_only=True).parameters(whole.config)]
+    layers = [layer for layer in sorted(whole.config.moe_layers) if layer != 2]
+    assert names == [
+        f"model.layers.{layer}.mlp.experts.{name}_proj" for layer in layers for name in ("gate", "up", "down")
+    ]
+
+
+def test_an_expert_that_is_not_owned_is_refused_by_its_number(directory: Path) -> None:
+    layer = load_engine(directory, [range(1, 2)], {1: (0, 3)}).link.stages[0].shard.layers[0]
+    assert isinstance(layer.feed_forward, MoE)
+    assert layer.feed_forward.experts is not None
+    pairs = Pairs(np.array([0, 0, 1]), np.array([3, 5, 7]), by_expert=False)
+    with pytest.raises(FrameError, match=r"experts \[5, 7\] are asked for"):
+        layer.feed_forward.experts.pairs(mx.zeros((2, 128)), pairs)
 
 
 def test_an_expert_that_overflows_for_a_position_sent_elsewhere_does_not_spoil_it(tmp_path: Path) -> None:
@@ -220,6 +245,38 @@ def test_requests_between_each_other_get_the_bits_they_get_alone(whole: Engine) 
             part.append(run(whole, ids[start:end], start, name))
     for part, want in zip(parts, alone, strict=True):
         assert np.array_equal(np.concatenate(part), want)
+
+
+@pytest.mark.parametrize("positions", [1, 64, 89, 90])
+def test_a_fork_and_its_source_go_on_with_the_bits_they_have_alone(whole: Engine, positions: int) -> None:
+    other = oracles.random_ids(60, VOCAB_SIZE, seed=3)
+    alone = run(whole, IDS[:90], 0), run(whole, IDS[90:92], 90)
+    run(whole, IDS[:90], 0)
+    wanted = run(whole, other, positions)
+    assert np.array_equal(run(whole, IDS[:90], 0, "source"), alone[0])
+    whole.link.fork("source", "fork", positions)
+    forked = run(whole, other[:60], positions, "fork")
+    assert np.array_equal(run(whole, IDS[90:92], 90, "source"), alone[1])
+    assert np.array_equal(forked, wanted)
+    whole.link.release("source")
+    assert np.array_equal(run(whole, other[30:], positions + 30, "fork"), run(whole, other[30:], positions + 30))
+
+
+def test_a_fork_of_more_than_is_kept_is_an_error_with_both_numbers(whole: Engine) -> None:
+    run(whole, IDS[:10], 0, "short")
+    with pytest.raises(FrameError, match=r"node-0: a fork of 11 positions, but only 10 "):
+        whole.link.fork("short", "fork", 11)
+    with pytest.raises(FrameError, match="a fork of 1 positions, but only 0 "):
+        whole.link.fork("nobody", "fork", 1)
+
+
+def test_a_stage_counts_what_it_ran_and_what_it_keeps(directory: Path) -> None:
+    engine = load_engine(directory, [range(2), range(2, 4)])
+    run(engine, IDS[:40], 0)
+    run(engine, IDS[40:41], 40)
+    for stage in engine.link.stages:
+        assert (stage.counts.frames, stage.counts.positions, stage.kv_positions) == (2, 41, 41)
+        assert stage.counts.compute_s > 0
 
 
 def run(engine: Engine, ids: Sequence[int], position: int, request_id: str = "r") -> oracles.Logits:

@@ -1,0 +1,16 @@
+"""NodePlacement: what one node holds of a model, as it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlacement:
+    """What one node holds of a model: `experts` is the number it owns over all layers."""
+
+    node: str
+    layers: range
+    experts: int
+    weights_bytes: int
+    peak_memory_bytes: int

@@ -1,0 +1,64 @@
+"""Session: a conversation's KV caches on the stages, and which tokens they are known to keep.
+
+Knows nothing of how they are made: the coordinator keeps it up to date.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mlx_moe.chunking import chunk_end, chunk_start
+
+if TYPE_CHECKING:
+    from mlx_moe.generation import Generation
+
+
+class Session:
+    """KV caches that are kept between requests until the session is closed, or gives way to other sessions.
+
+    Attributes:
+        token_ids: those whose positions are known to be kept, in order from position 0.
+        in_whole_chunks: of so many positions the keys and values are those of any other session's, to the bit: they
+            were prefilled in whole chunks from position 0.
+        reused: positions of the last request's prompt that were kept already.
+        answer: the answer that is being written.
+    """
+
+    def __init__(self, release: Callable[[Session], None]) -> None:
+        self.id = uuid.uuid4().hex
+        self.token_ids: list[int] = []
+        self.in_whole_chunks = 0
+        self.reused = 0
+        self.answer: Generation | None = None
+        self._release = release
+
+    def close(self) -> None:
+        """Free its KV caches everywhere. An answer that is being written ends as cancelled."""
+        if self.answer is not None:
+            self.answer.close()
+        self._release(self)
+
+    def keep(self, token_ids: Sequence[int]) -> None:
+        """Note that the next positions are kept, after one frame of these tokens has come back."""
+        start = len(self.token_ids)
+        self.token_ids.extend(token_ids)
+        if start == self.in_whole_chunks and len(self.token_ids) == chunk_end(start):
+            self.in_whole_chunks = chunk_end(start)
+
+    def rewind(self, position: int) -> None:
+        """Forget the positions from `position` on."""
+        del self.token_ids[position:]
+        self.in_whole_chunks = chunk_start(min(self.in_whole_chunks, position))
+
+    def shared(self, input_ids: Sequence[int]) -> int:
+        """Return how many leading tokens of `input_ids` are kept, not counting its last one, which must be run."""
+        for position, (kept, wanted) in enumerate(zip(self.token_ids, input_ids[:-1], strict=False)):
+            if kept != wanted:
+                return position
+        return min(len(self.token_ids), len(input_ids) - 1)
+
+    def lend(self, input_ids: Sequence[int]) -> int:
+        """Return how many positions a request of another session may begin with."""
+        return chunk_start(min(self.shared(input_ids), self.in_whole_chunks))
