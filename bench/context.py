@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx_moe
 from mlx_moe.config import GQAConfig, MLAConfig
 from mlx_moe.kv_cache import KVCache
-from mlx_moe.model import Model
+from mlx_moe.model import LocalModel
 
 STEPS = 24
 
@@ -33,7 +33,7 @@ def main(path: str, lengths: list[int]) -> None:
             base_ms, base_bytes = ms, kv_bytes
 
 
-def _decode_ms(model: Model, length: int) -> tuple[float, int]:
+def _decode_ms(model: LocalModel, length: int) -> tuple[float, int]:
     shard = model.stage.shard
     caches = [_filled_cache(model.config.attention, length, shard.dtype) for _ in shard.layers]
     times = []

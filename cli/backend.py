@@ -9,7 +9,7 @@ from cli.progress import Progress, progress_bar
 from cli.visible import visible
 
 if TYPE_CHECKING:
-    from mlx_moe.model import Model
+    from mlx_moe.model import LocalModel
     from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import FinishReason, GenerationStats, Request, Token
     from mlx_moe.sampling import SamplingParams
@@ -136,7 +136,7 @@ class LocalModels:
 class LocalBackend:
     """A model loaded on this machine alone."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: LocalModel) -> None:
         self._model = model
         self.name = model.name
         self.sampling = model.sampling
@@ -172,7 +172,7 @@ class LocalBackend:
 
 
 class _LocalConversation:
-    def __init__(self, model: Model, session: Session) -> None:
+    def __init__(self, model: LocalModel, session: Session) -> None:
         self._model = model
         self._session = session
 

@@ -28,6 +28,36 @@ class Home:
         return cls(directory.absolute())
 
     @property
+    def identity(self) -> Path:
+        """This node's key and certificates."""
+        return self.path / "identity"
+
+    @property
+    def authority(self) -> Path:
+        """The cluster's authority, on the node that began the cluster."""
+        return self.path / "authority"
+
+    @property
+    def tokens(self) -> Path:
+        """Join tokens that the authority honours."""
+        return self.path / "tokens.json"
+
+    @property
+    def hardware(self) -> Path:
+        """What this machine was measured to do."""
+        return self.path / "hardware.json"
+
+    @property
+    def daemon(self) -> Path:
+        """Where the node daemon of this home listens, while it runs."""
+        return self.path / "daemon.json"
+
+    @property
+    def logs(self) -> Path:
+        """What daemon and workers have to say."""
+        return self.path / "logs"
+
+    @property
     def sessions(self) -> Path:
         """Saved chats, one file each."""
         return self.path / "sessions"
@@ -41,3 +71,4 @@ class Home:
         """Make the directories, readable by their owner alone. Raises OSError where that is not possible."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.sessions.mkdir(mode=0o700, exist_ok=True)
+        self.logs.mkdir(mode=0o700, exist_ok=True)

@@ -45,7 +45,7 @@ class Generation:
         self._close_session = close_session
         self._progress = progress
         self._answer = _AnswerText(tokenizer, request)
-        self._failure: MoeClusterError | None = None
+        self.failure: MoeClusterError | None = None
         self._steps = self._run()
 
     def __iter__(self) -> Iterator[Token]:
@@ -67,8 +67,8 @@ class Generation:
             StopIteration: the answer ended before.
             MoeClusterError: it failed; `text` keeps what was written.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         return next(self._steps)
 
     def __enter__(self) -> Generation:
@@ -89,7 +89,7 @@ class Generation:
 
     def fail(self, error: MoeClusterError) -> None:
         """End the answer from outside, by an error that `advance` raises."""
-        self._failure = error
+        self.failure = error
         self._steps.close()
 
     def _run(self) -> Generator[Token | None]:

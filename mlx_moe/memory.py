@@ -32,13 +32,13 @@ def budget_bytes() -> int:
     return int(limit) if limit else int(psutil.virtual_memory().total * CPU_BUDGET_SHARE)
 
 
-def require(needed_bytes: int, what: str) -> None:
-    """Raise InsufficientMemoryError if `needed_bytes` do not fit under the soft limit of the budget."""
+def require(needed_bytes: int, what: str, share: float = SOFT_LIMIT) -> None:
+    """Raise InsufficientMemoryError if `needed_bytes` do not fit under a share of the budget."""
     budget = budget_bytes()
-    if needed_bytes > SOFT_LIMIT * budget:
+    if needed_bytes > share * budget:
         raise InsufficientMemoryError(
-            f"{what} needs {needed_bytes / 2**30:.1f} GiB; this machine may spend {SOFT_LIMIT * budget / 2**30:.1f} "
-            f"GiB ({SOFT_LIMIT:.0%} of {budget / 2**30:.1f}): use a smaller checkpoint, fewer bits, or more machines"
+            f"{what} needs {needed_bytes / 2**30:.1f} GiB; this machine may spend {share * budget / 2**30:.1f} "
+            f"GiB ({share:.0%} of {budget / 2**30:.1f}): use a smaller checkpoint, fewer bits, or more machines"
         )
 
 

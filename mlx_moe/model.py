@@ -1,6 +1,6 @@
-"""Model: a checkpoint loaded whole on this machine, one coordinator over one stage. The package's public face.
+"""Model: text in, text out, over a coordinator; and a checkpoint loaded whole in this process.
 
-The cluster runs the same coordinator over other links.
+The package's public face. The cluster's coordinator serves the same Model over another link.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.coordinator import Coordinator
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.generation import Generation
-from mlx_moe.head import Head, head_parameters
+from mlx_moe.holding import Holding, load_holding
 from mlx_moe.link import LocalLink
-from mlx_moe.mtp import MultiTokenPrediction, has_mtp, mtp_parameters
 from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
@@ -31,7 +30,7 @@ from mlx_moe.stage import Stage
 from mlx_moe.tokenizer import Tokenizer
 
 
-def load(name_or_path: str | Path, progress: loader.Progress | None = None) -> Model:
+def load(name_or_path: str | Path, progress: loader.Progress | None = None) -> LocalModel:
     """Load a model: a directory, the id of one in the Hugging Face cache, or "demo".
 
     Raises:
@@ -42,26 +41,14 @@ def load(name_or_path: str | Path, progress: loader.Progress | None = None) -> M
     with Checkpoint.open(library.locate(name_or_path)) as checkpoint:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         tokenizer = Tokenizer.load(checkpoint.directory)
+        sampling = default_sampling(checkpoint.directory)
         spec = ShardSpec(range(config.num_hidden_layers))
-        parameters = [*head_parameters(config), *spec.parameters(config)]
-        with_mtp = has_mtp(checkpoint, config)
-        if with_mtp:
-            parameters += mtp_parameters(config)
-        stored = loader.find(checkpoint, config, parameters)
-        dtype = memory.compute_dtype(loader.stored_dtype(stored))
-        memory.require(sum(s.memory_bytes(dtype) for s in stored), f"model {name_or_path}")
-        loaded = loader.load(checkpoint, stored, dtype, progress)
-        sampling = _default_sampling(checkpoint.directory)
-    head = Head.build(config, loaded, dtype)
-    mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
-    stage = Stage(Shard.build(spec, config, loaded, dtype), socket.gethostname())
-    load_s = time.perf_counter() - started
-    kv_positions = memory.kv_positions(loaded.nbytes, config.kv_bytes_per_position * dtype.size // 2)
-    return Model(str(name_or_path), config, tokenizer, sampling, head, stage, mtp, loaded.nbytes, load_s, kv_positions)
+        holding = load_holding(checkpoint, config, spec, coordinates=True, progress=progress)
+    return LocalModel(str(name_or_path), config, tokenizer, sampling, holding, time.perf_counter() - started)
 
 
 class Model:
-    """A loaded model. It answers on the thread that loaded it, several requests in turns if they are advanced so."""
+    """Text in, text out, over a coordinator. It answers on the thread that loaded it, several requests in turns."""
 
     def __init__(
         self,
@@ -69,30 +56,18 @@ class Model:
         config: ModelConfig,
         tokenizer: Tokenizer,
         sampling: SamplingParams,
-        head: Head,
-        stage: Stage,
-        mtp: MultiTokenPrediction | None,
-        weights_bytes: int,
-        load_s: float,
-        kv_positions: int | None = None,
+        coordinator: Coordinator,
     ) -> None:
         self.name = name
         self.config = config
         self.tokenizer = tokenizer
         self.sampling = sampling
-        self.mtp = mtp
-        self.load_s = load_s
-        self.stage = stage
-        self._weights_bytes = weights_bytes
-        self._coordinator = Coordinator(head, LocalLink([stage]), config.vocab_size, kv_positions)
+        self._coordinator = coordinator
 
     @property
-    def placement(self) -> list[NodePlacement]:
-        """What this machine holds: all of it."""
-        spec = self.stage.shard.spec
-        n_experts = sum(len(spec.experts_of(self.config, layer)) for layer in spec.layers)
-        peak = memory.peak_memory_bytes()
-        return [NodePlacement(self.stage.node, spec.layers, n_experts, self._weights_bytes, peak)]
+    def kv_positions(self) -> int:
+        """Positions that the KV caches of all requests may take together."""
+        return self._coordinator.budget.positions
 
     def new_session(self) -> Session:
         """Return a session: requests that go through it prefill only what is new. Close it to free its KV caches."""
@@ -122,10 +97,6 @@ class Model:
             progress=progress,
         )
 
-    def close(self) -> None:
-        """Give the weights back."""
-        del self._coordinator, self.stage, self.mtp
-
     def _limit(self, request: Request) -> int:
         """Return how many tokens the answer may have."""
         context, prompt = self.config.max_position_embeddings, len(request.input_ids)
@@ -149,6 +120,42 @@ class Model:
         return request.max_tokens
 
 
+class LocalModel(Model):
+    """A model that is loaded whole in this process."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        sampling: SamplingParams,
+        holding: Holding,
+        load_s: float,
+    ) -> None:
+        assert isinstance(holding.shard, Shard)  # all of it was loaded
+        assert holding.head is not None
+        self.stage = Stage(holding.shard, socket.gethostname())
+        self.mtp = holding.mtp
+        self.load_s = load_s
+        self._weights_bytes = holding.weights_bytes
+        kv_bytes = config.kv_bytes_per_position * holding.dtype.size // 2
+        kv_positions = memory.kv_positions(holding.weights_bytes, kv_bytes)
+        coordinator = Coordinator(holding.head, LocalLink([self.stage]), config.vocab_size, kv_positions)
+        super().__init__(name, config, tokenizer, sampling, coordinator)
+
+    @property
+    def placement(self) -> list[NodePlacement]:
+        """What this machine holds: all of it."""
+        spec = self.stage.shard.spec
+        n_experts = sum(len(spec.experts_of(self.config, layer)) for layer in spec.layers)
+        peak = memory.peak_memory_bytes()
+        return [NodePlacement(self.stage.node, spec.layers, n_experts, self._weights_bytes, peak)]
+
+    def close(self) -> None:
+        """Give the weights back."""
+        del self._coordinator, self.stage, self.mtp
+
+
 def generate(model: Model, prompt: str | Sequence[int], **options: Any) -> Iterator[Token]:
     """Yield the tokens that follow `prompt`; `options` are fields of Request and of SamplingParams."""
     input_ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
@@ -158,6 +165,7 @@ def generate(model: Model, prompt: str | Sequence[int], **options: Any) -> Itera
     return model.generate(request)
 
 
-def _default_sampling(directory: Path) -> SamplingParams:
+def default_sampling(directory: Path) -> SamplingParams:
+    """Return how a checkpoint wants to be sampled. Raises CheckpointError."""
     path = directory / "generation_config.json"
     return SamplingParams.from_generation_config(json_file.read(path) if path.exists() else {})

@@ -114,7 +114,8 @@ class MutualTLS:
     def peer_id(self, context: Context) -> str:
         """See Credentials. From the certificate, which the handshake has verified."""
         (name,) = context.auth_context()["x509_common_name"]
-        return str(name.decode())
+        assert isinstance(name, bytes)
+        return name.decode()
 
 
 class Insecure:

@@ -54,6 +54,11 @@ class NodeKey:
         return cls.load(directory)
 
     @property
+    def is_certified(self) -> bool:
+        """Whether some cluster has given it a certificate."""
+        return (self.directory / CERTIFICATES_FILE).exists()
+
+    @property
     def node_id(self) -> str:
         """The node's id, 16 hex digits."""
         return node_id_of(self.private_key.public_key())
@@ -106,6 +111,11 @@ class NodeIdentity:
     private_key: bytes = field(repr=False)
     certificate: bytes
     ca_certificate: bytes
+
+    @property
+    def authority_key_hash(self) -> str:
+        """The authority's, as in a join token."""
+        return key_hash(x509.load_pem_x509_certificate(self.ca_certificate).public_key())
 
     @classmethod
     def load(cls, directory: Path) -> NodeIdentity:

@@ -5,11 +5,13 @@ Secrets are not kept, only their hashes: who reads the file cannot join with it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -51,53 +53,60 @@ class StoredToken:
 
 
 class TokenStore:
-    """The tokens in one file. What has changed is on disk before a method returns."""
+    """The tokens in one file, which the daemon and the command line share: each verb reads and writes it anew."""
 
     def __init__(self, path: Path, authority_key_hash: str, now_s: Callable[[], float] = time.time) -> None:
         self._path = path
         self._authority_key_hash = authority_key_hash
         self._now_s = now_s
-        self._tokens = {token.secret_hash: token for token in _read(path)}
 
     @property
     def tokens(self) -> tuple[StoredToken, ...]:
         """The tokens, oldest first; expired ones until the next is made."""
-        return tuple(self._tokens.values())
+        return _read(self._path)
 
     def create(self, lifetime_s: float = LIFETIME_S, max_uses: int = MAX_USES) -> JoinToken:
         """Make a token, and forget those that have expired."""
         token = JoinToken(self._authority_key_hash, secrets.token_urlsafe(24))
         now_s = self._now_s()
         stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses)
-        self._write(*(old for old in self._tokens.values() if old.expires_at_s > now_s), stored)
+        with self._alone():
+            self._write(*(old for old in self.tokens if old.expires_at_s > now_s), stored)
         return token
 
     def revoke(self, token_id: str) -> None:
         """Let nobody in with this token any more. Raises TrustError for an unknown id."""
-        for token in self._tokens.values():
-            if token.token_id == token_id:
-                self._replace(replace(token, revoked=True))
-                return
-        known = ", ".join(token.token_id for token in self._tokens.values()) or "none"
-        raise TrustError(f"there is no join token {token_id}; there are: {known}")
+        with self._alone():
+            tokens = self.tokens
+            if token_id not in {token.token_id for token in tokens}:
+                known = ", ".join(token.token_id for token in tokens) or "none"
+                raise TrustError(f"there is no join token {token_id}; there are: {known}")
+            self._write(*(replace(token, revoked=True) if token.token_id == token_id else token for token in tokens))
 
     def redeem(self, secret: str, node_id: str) -> None:
         """Count a node that comes in. Raises TrustError, not to be told to the stranger, for a token not valid."""
-        token = self._tokens.get(_hash(secret))
-        if token is None:
-            raise TrustError("unknown join token")
-        reason = token.refusal(node_id, self._now_s())
-        if reason is not None:
-            raise TrustError(f"join token {token.token_id} is {reason}")
-        if node_id not in token.used_by:
-            self._replace(replace(token, used_by=(*token.used_by, node_id)))
+        with self._alone():
+            by_hash = {token.secret_hash: token for token in self.tokens}
+            token = by_hash.get(_hash(secret))
+            if token is None:
+                raise TrustError("unknown join token")
+            reason = token.refusal(node_id, self._now_s())
+            if reason is not None:
+                raise TrustError(f"join token {token.token_id} is {reason}")
+            if node_id not in token.used_by:
+                by_hash[token.secret_hash] = replace(token, used_by=(*token.used_by, node_id))
+                self._write(*by_hash.values())
 
-    def _replace(self, token: StoredToken) -> None:
-        self._write(*(self._tokens | {token.secret_hash: token}).values())
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from changing the file meanwhile."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _write(self, *tokens: StoredToken) -> None:
         private_file.write(self._path, json.dumps([asdict(token) for token in tokens], indent=1).encode())
-        self._tokens = {token.secret_hash: token for token in tokens}
 
 
 def _hash(secret: str) -> str:

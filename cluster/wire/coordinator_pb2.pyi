@@ -91,16 +91,14 @@ class AnswerRequest(_message.Message):
     def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[str] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
-    __slots__ = ("begun", "prefill", "token", "ended")
+    __slots__ = ("begun", "prefill", "token")
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
-    ENDED_FIELD_NUMBER: _ClassVar[int]
     begun: AnswerBegun
     prefill: PrefillProgress
     token: AnswerToken
-    ended: AnswerEnded
-    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ..., ended: _Optional[_Union[AnswerEnded, _Mapping]] = ...) -> None: ...
+    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ...) -> None: ...
 
 class AnswerBegun(_message.Message):
     __slots__ = ("seed",)
@@ -117,24 +115,20 @@ class PrefillProgress(_message.Message):
     def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class AnswerToken(_message.Message):
-    __slots__ = ("id", "text", "logprob", "position", "stats")
+    __slots__ = ("id", "text", "logprob", "position", "stats", "finish_reason")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
     logprob: float
     position: int
     stats: AnswerStats
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ..., position: _Optional[int] = ..., stats: _Optional[_Union[AnswerStats, _Mapping]] = ...) -> None: ...
-
-class AnswerEnded(_message.Message):
-    __slots__ = ("finish_reason",)
-    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     finish_reason: str
-    def __init__(self, finish_reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ..., position: _Optional[int] = ..., stats: _Optional[_Union[AnswerStats, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class AnswerStats(_message.Message):
     __slots__ = ("prompt_tokens", "cached_tokens", "generated_tokens", "ttft_s", "prefill_s", "decode_s", "total_s", "drafted", "accepted")

@@ -17,16 +17,14 @@ class WorkerCommand(_message.Message):
     def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ...) -> None: ...
 
 class LoadShard(_message.Message):
-    __slots__ = ("model", "content_hash", "epoch", "placement")
+    __slots__ = ("model", "epoch", "placement")
     MODEL_FIELD_NUMBER: _ClassVar[int]
-    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     model: str
-    content_hash: str
     epoch: int
     placement: str
-    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ...) -> None: ...
 
 class StopWorker(_message.Message):
     __slots__ = ("reason",)
@@ -41,14 +39,14 @@ class ConnectWorkers(_message.Message):
     def __init__(self, workers: _Optional[_Iterable[_Union[WorkerAddress, _Mapping]]] = ...) -> None: ...
 
 class WorkerAddress(_message.Message):
-    __slots__ = ("node_id", "host", "port")
+    __slots__ = ("node_id", "port", "target")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
-    HOST_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
     node_id: str
-    host: str
     port: int
-    def __init__(self, node_id: _Optional[str] = ..., host: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+    target: str
+    def __init__(self, node_id: _Optional[str] = ..., port: _Optional[int] = ..., target: _Optional[str] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
     __slots__ = ("progress", "loaded", "connected", "stats", "failure")
@@ -73,12 +71,14 @@ class LoadProgress(_message.Message):
     def __init__(self, done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class ShardLoaded(_message.Message):
-    __slots__ = ("port", "weights_bytes")
+    __slots__ = ("port", "weights_bytes", "experts")
     PORT_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
     port: int
     weights_bytes: int
-    def __init__(self, port: _Optional[int] = ..., weights_bytes: _Optional[int] = ...) -> None: ...
+    experts: int
+    def __init__(self, port: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., experts: _Optional[int] = ...) -> None: ...
 
 class WorkersConnected(_message.Message):
     __slots__ = ()

@@ -1,0 +1,213 @@
+"""Client: how this machine's command line speaks to its own node, and to the coordinator of the cluster's model.
+
+Plain calls that wait, for threads and scripts; it shows the node's own certificate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import grpc
+
+from cluster.errors import NoClusterError
+from cluster.home import Home
+from cluster.placement import Placement
+from cluster.rpc_errors import translated
+from cluster.trust import Credentials, Insecure, MutualTLS, NodeIdentity
+from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc
+from cluster.wire import node_pb2 as pb
+from mlx_moe.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.sampling import SamplingParams
+
+CALL_S = 30.0
+"""For calls that only ask."""
+
+
+class OwnNode:
+    """The node daemon of this machine. Close it, or use it as a context manager."""
+
+    def __init__(self, credentials: Credentials, node_id: str, port: int) -> None:
+        self._credentials = credentials
+        self._channel = credentials.channel(f"127.0.0.1:{port}", node_id)
+        self._stub = node_pb2_grpc.ControlStub(self._channel)
+
+    @classmethod
+    def connect(cls, home: Home) -> OwnNode:
+        """Return the daemon of a home. Raises NoClusterError where none runs."""
+        try:
+            value = json.loads(home.daemon.read_text())
+            os.kill(value["pid"], 0)
+        except (OSError, ValueError, LookupError) as exc:
+            raise NoClusterError("no node runs on this machine: moe-cluster up starts one") from exc
+        node_id = value["node_id"]
+        credentials = Insecure(node_id) if value["insecure"] else MutualTLS(NodeIdentity.load(home.identity))
+        return cls(credentials, node_id, value["port"])
+
+    def status(self) -> pb.ClusterStatus:
+        """Return how the cluster stands, as this node sees it."""
+        with translated("this machine's node"):
+            status: pb.ClusterStatus = self._stub.Status(pb.StatusRequest(), timeout=CALL_S)
+        return status
+
+    def load(
+        self, model: str, *, placement: Placement | None = None, context_tokens: int = 0, concurrency: int = 0
+    ) -> Iterator[pb.LoadStatus]:
+        """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more.
+
+        Raises:
+            MoeClusterError: it cannot be loaded, or failed meanwhile.
+        """
+        request = pb.LoadRequest(
+            model=model,
+            placement="" if placement is None else json.dumps(placement.to_json()),
+            context_tokens=context_tokens,
+            concurrency=concurrency,
+        )
+        with translated("this machine's node"):
+            yield from self._stub.Load(request)
+
+    def unload(self, reason: str) -> str:
+        """Take the cluster's model away; return which it was, "" if there was none."""
+        with translated("this machine's node"):
+            return str(self._stub.Unload(pb.UnloadRequest(reason=reason), timeout=CALL_S).model)
+
+    def stop(self) -> None:
+        """End the node."""
+        with translated("this machine's node"):
+            self._stub.Stop(pb.StopRequest(), timeout=CALL_S)
+
+    def coordinator(self, status: pb.ClusterStatus) -> RemoteModel:
+        """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
+        if not status.coordinator_address:
+            raise NoClusterError("the cluster serves no model: moe-cluster up MODEL loads one")
+        return RemoteModel(self._credentials, status.serving.coordinator, status.coordinator_address)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def __enter__(self) -> OwnNode:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+class RemoteModel:
+    """A model that the cluster serves, by its coordinator."""
+
+    def __init__(self, credentials: Credentials, node_id: str, address: str) -> None:
+        self._callee = f"the coordinator at {address}"
+        self._channel = credentials.channel(address, node_id)
+        self._stub = coordinator_pb2_grpc.CoordinatorStub(self._channel)
+        with translated(self._callee):
+            self.description: coordinator_pb2.ModelDescription = self._stub.Describe(
+                coordinator_pb2.DescribeRequest(), timeout=CALL_S
+            )
+        self.sampling = SamplingParams(**json.loads(self.description.sampling))
+
+    def format_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+        """Return the prompt of a chat, up to where the answer begins."""
+        request = coordinator_pb2.FormatChatRequest(messages=json.dumps(messages), variables=json.dumps(variables))
+        with translated(self._callee):
+            return list(self._stub.FormatChat(request, timeout=CALL_S).token_ids)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the token ids of a text."""
+        request = coordinator_pb2.EncodeRequest(text=text, add_special_tokens=add_special_tokens)
+        with translated(self._callee):
+            return list(self._stub.Encode(request, timeout=CALL_S).token_ids)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of token ids."""
+        request = coordinator_pb2.DecodeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
+        with translated(self._callee):
+            return str(self._stub.Decode(request, timeout=CALL_S).text)
+
+    def new_conversation(self) -> RemoteConversation:
+        """Return a conversation; close it to free its KV caches."""
+        return RemoteConversation(self._stub, self._callee)
+
+    def close(self) -> None:
+        """Close the channel; the model stays loaded."""
+        self._channel.close()
+
+
+class RemoteConversation:
+    """Requests that share a beginning."""
+
+    def __init__(self, stub: coordinator_pb2_grpc.CoordinatorStub, callee: str) -> None:
+        self._stub = stub
+        self._callee = callee
+        self._id = uuid.uuid4().bytes
+
+    def answer(self, request: Request, progress: Callable[[int, int], None] | None = None) -> RemoteAnswer:
+        """Answer a request. `progress` is called with prompt positions; what it raises ends the answer.
+
+        Raises:
+            InvalidRequestError: before any work.
+        """
+        message = coordinator_pb2.AnswerRequest(
+            conversation_id=self._id,
+            input_ids=request.input_ids,
+            sampling=json.dumps(dataclasses.asdict(request.sampling)),
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+            ignore_eos=request.ignore_eos,
+            detect_loops=request.detect_loops,
+        )
+        return RemoteAnswer(self._stub.Answer(message), len(request.input_ids), progress, self._callee)
+
+    def close(self) -> None:
+        """Free what it keeps; a coordinator that is gone keeps nothing."""
+        with contextlib.suppress(grpc.RpcError):
+            self._stub.CloseConversation(coordinator_pb2.ConversationId(conversation_id=self._id), timeout=CALL_S)
+
+
+class RemoteAnswer:
+    """An answer as it is written: an iterator of tokens. `finish_reason` is None until it ended."""
+
+    def __init__(self, call: Any, prompt_tokens: int, progress: Callable[[int, int], None] | None, callee: str) -> None:
+        self.finish_reason: FinishReason | None = None
+        self.stats = GenerationStats(prompt_tokens=prompt_tokens)
+        self._call = call
+        self._progress = progress
+        self._callee = callee
+        with translated(callee):
+            self.seed: int = next(call).begun.seed
+
+    def __iter__(self) -> Iterator[Token]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Token:
+        """Return the next token. Raises StopIteration when the answer ended, MoeClusterError when it failed."""
+        with translated(self._callee):
+            for event in self._call:
+                match event.WhichOneof("event"):
+                    case "prefill":
+                        if self._progress is not None:
+                            self._progress(event.prefill.done, event.prefill.total)
+                    case "token":
+                        return self._take(event.token)
+        raise StopIteration
+
+    def close(self) -> None:
+        """End it now; what was written stays."""
+        if self.finish_reason is None:
+            self.finish_reason = "cancelled"
+        self._call.cancel()
+
+    def _take(self, token: coordinator_pb2.AnswerToken) -> Token:
+        for field in dataclasses.fields(GenerationStats):
+            setattr(self.stats, field.name, getattr(token.stats, field.name))
+        self.finish_reason = cast("FinishReason | None", token.finish_reason or None)
+        return Token(token.id, token.text, token.logprob, token.position)

@@ -1,0 +1,102 @@
+"""Admission: which cluster this node belongs to, and how it came there: it began it, joined it, or was in it before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cluster.address import join as join_address
+from cluster.address import split
+from cluster.discovery import Announcement, look
+from cluster.errors import ClusterError, TrustError
+from cluster.home import Home
+from cluster.trust import Authority, Credentials, Insecure, JoinToken, MutualTLS, NodeIdentity, NodeKey, join
+
+LOOK_S = 2.0
+"""For nodes that are there to be heard of: those started together see each other after 1.3 s."""
+
+ID_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """This node's id and proof. `authority` is held by the node that began the cluster. `is_new`: it began it now."""
+
+    node_id: str
+    cluster_id: str
+    credentials: Credentials
+    authority: Authority | None = None
+    is_new: bool = False
+
+
+async def admit(home: Home, token: str | None, peers: Sequence[str], *, insecure: bool, new: bool) -> Admission:
+    """Return this node's admission; begin a cluster where it belongs to none and none is here.
+
+    Raises:
+        TrustError: the token does not let it in, or it belongs to another cluster already.
+        ClusterError: a cluster is here, but no token was given; or nobody answers who could let it in.
+    """
+    home.create()
+    key = NodeKey.open(home.identity)
+    if insecure:
+        return Admission(key.node_id, "", Insecure(key.node_id))
+    wanted = JoinToken.parse(token) if token is not None else None
+    if key.is_certified:
+        return _member(home, key.identity(), wanted)
+    if wanted is not None:
+        identity = await join(await _where_to_join(wanted, peers), wanted, home.identity)
+        return _member(home, identity, wanted)
+    if not new:
+        _require_no_cluster(await look(LOOK_S))
+    authority = Authority.create(home.authority)
+    identity = key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
+    return replace(_member(home, identity, None), is_new=True)
+
+
+def _member(home: Home, identity: NodeIdentity, wanted: JoinToken | None) -> Admission:
+    cluster = identity.authority_key_hash
+    if wanted is not None and wanted.authority_key_hash != cluster:
+        raise TrustError(
+            f"this node belongs to cluster {cluster[:ID_DIGITS]}, the token is of cluster "
+            f"{wanted.authority_key_hash[:ID_DIGITS]}: to change over, delete {home.identity} first"
+        )
+    authority = Authority.load(home.authority) if home.authority.exists() else None
+    if authority is not None and authority.key_hash != cluster:
+        authority = None  # of a cluster that this node has left
+    return Admission(identity.node_id, cluster[:ID_DIGITS], MutualTLS(identity), authority)
+
+
+async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> list[str]:
+    """Return the enrolment ports to try: of the peers that were named, or of the token's cluster as announced."""
+    if peers:
+        return [_enrolment_address(peer) for peer in peers]
+    wanted = token.authority_key_hash[:ID_DIGITS]
+    found = await look(LOOK_S)
+    addresses = [a for node in found if node.cluster_id == wanted and node.enrols for a in node.addresses]
+    if not addresses:
+        others = {node.cluster_id for node in found} - {wanted, ""}
+        raise ClusterError(
+            f"nobody of the token's cluster {wanted} was heard of in {LOOK_S:g} s"
+            + (f", only of {', '.join(sorted(others))}" if others else "")
+            + ": is its first node up? Where there is no multicast, add --peer HOST:PORT of that node"
+        )
+    return [_enrolment_address(address) for address in addresses]
+
+
+def _enrolment_address(address: str) -> str:
+    host, port = split(address)
+    return join_address(host, enrolment_port(port))
+
+
+def _require_no_cluster(found: Sequence[Announcement]) -> None:
+    clusters = [node for node in found if node.cluster_id]
+    if clusters:
+        raise ClusterError(
+            f"{clusters[0].name} ({clusters[0].addresses[0]}) has a cluster here: join it with the line that its first "
+            f"node printed (moe-cluster token create makes another), or begin one beside it with --new"
+        )
+
+
+def enrolment_port(port: int) -> int:
+    """Return where a node that listens at `port` lets strangers with a token in."""
+    return port + 1

@@ -1,0 +1,188 @@
+"""The daemon's life: what `up` runs until `down`, Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import grpc
+
+from cluster.address import join, own_ips
+from cluster.contacts import Target
+from cluster.daemon.admission import Admission, enrolment_port
+from cluster.daemon.control_service import ControlService
+from cluster.daemon.greeter import Channels, Greeter
+from cluster.daemon.node_service import EchoService, NodeService
+from cluster.daemon.serving import Serving
+from cluster.daemon.state import NodeState
+from cluster.discovery import Announcement, discover
+from cluster.errors import ClusterError
+from cluster.hardware import Hardware, hardware
+from cluster.home import Home
+from cluster.membership import Change, Hinted
+from cluster.node_info import NodeInfo
+from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment
+from cluster.wire import node_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+MAX_CALLS = 512
+GRACE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a node comes up. `host` is what it listens on, "" for all; `port` 0 takes any two neighbours that are free.
+
+    `memory_bytes` caps what it offers to models; `peers` are addresses to greet without having been found.
+    """
+
+    name: str
+    host: str = ""
+    port: int = 7420
+    memory_bytes: int | None = None
+    peers: tuple[str, ...] = ()
+
+
+class Daemon:
+    """A node. `run` lasts until `stop`; `on_up` is called when it can be reached, `on_change` with news of others."""
+
+    def __init__(
+        self,
+        home: Home,
+        settings: Settings,
+        admission: Admission,
+        on_up: Callable[[Daemon], None],
+        on_change: Callable[[Change], None],
+    ) -> None:
+        self.home = home
+        self.settings = settings
+        self.admission = admission
+        self.stopped = asyncio.Event()
+        self._on_up = on_up
+        self._on_change = on_change
+
+    async def run(self) -> None:
+        """Be a node until `stopped`.
+
+        Raises:
+            ClusterError: a port is taken, a daemon runs in this home already, or the hardware cannot be measured.
+        """
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_only_daemon_of(self.home))
+            measured = await hardware(self.home.hardware)
+            credentials = self.admission.credentials
+            server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+            host = self.settings.host or _any_host()
+            port = credentials.add_port(server, join(host, self.settings.port or _free_pair(host)))
+            if self.admission.authority is not None:
+                tokens = TokenStore(self.home.tokens, self.admission.authority.key_hash)
+                await stack.enter_async_context(
+                    enrolment.serve(self.admission.authority, tokens, join(host, enrolment_port(port)))
+                )
+            self.state = NodeState(self._info(port, measured), self._on_change)
+            channels = Channels(credentials)
+            stack.push_async_callback(channels.close)
+            greeter = Greeter(self.state, channels)
+            self.serving = Serving(self.state, channels)
+            node_service = NodeService(self.state, greeter, self.serving, credentials, self.home, host)
+            node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
+            server.add_generic_rpc_handlers((EchoService(),))
+            control = ControlService(self.state, self.serving, credentials, self.admission.cluster_id, self.stopped)
+            node_pb2_grpc.add_ControlServicer_to_server(control, server)
+            await server.start()
+            stack.push_async_callback(server.stop, GRACE_S)
+            stack.enter_context(_announced_to_cli(self.home, port, self.state.own.node_id, credentials.insecure))
+            for peer in self.settings.peers:
+                self.state.apply(Hinted(Target((peer,)), typed=True))
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(signum, self.stopped.set)
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(greeter.run()),
+                    tasks.create_task(discover(self._found, self._announcement)),
+                ]
+                self._on_up(self)
+                await self.stopped.wait()
+                await self.serving.unload_own(f"node {self.settings.name} was stopped")
+                await greeter.leave()
+                for task in running:
+                    task.cancel()
+
+    def _info(self, port: int, measured: Hardware) -> NodeInfo:
+        host = self.settings.host
+        ips = (host,) if host else own_ips()
+        offered = measured.budget_bytes
+        if self.settings.memory_bytes is not None:
+            offered = min(offered, self.settings.memory_bytes)
+        return NodeInfo(
+            node_id=self.admission.node_id,
+            name=self.settings.name,
+            addresses=tuple(join(ip, port) for ip in ips),
+            version=version("moe-cluster"),
+            incarnation=time.time_ns(),
+            offered_bytes=offered,
+            hardware=measured,
+        )
+
+    def _announcement(self) -> Announcement:
+        own = self.state.own
+        enrols = self.admission.authority is not None
+        return Announcement(own.node_id, own.name, self.admission.cluster_id, own.version, own.addresses, enrols)
+
+    def _found(self, announcement: Announcement) -> None:
+        if announcement.cluster_id == self.admission.cluster_id:
+            self.state.apply(Hinted(Target(announcement.addresses, announcement.node_id)))
+
+
+@contextmanager
+def _only_daemon_of(home: Home) -> Iterator[None]:
+    """Hold the home's lock. Raises ClusterError where another daemon has it."""
+    with home.daemon.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ClusterError(
+                f"a node runs on this machine already (in {home.path}): moe-cluster status shows it, down ends it"
+            ) from exc
+        yield
+
+
+@contextmanager
+def _announced_to_cli(home: Home, port: int, node_id: str, insecure: bool) -> Iterator[None]:
+    """Let this machine's command line find the daemon."""
+    value = {"pid": os.getpid(), "port": port, "node_id": node_id, "insecure": insecure}
+    temporary = home.daemon.with_suffix(".new")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(home.daemon)
+    try:
+        yield
+    finally:
+        home.daemon.unlink(missing_ok=True)
+
+
+def _any_host() -> str:
+    """Return what listens on all addresses: IPv6 and IPv4 at once, where the system has IPv6."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+
+
+def _free_pair(host: str) -> int:
+    """Return a free port whose neighbour is free too."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with socket.socket(family) as first, socket.socket(family) as second:
+            first.bind((host, 0))
+            port = int(first.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                second.bind((host, enrolment_port(port)))
+                return port

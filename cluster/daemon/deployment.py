@@ -1,0 +1,164 @@
+"""Deployment: one model on the nodes of a placement, from the first byte loaded to the last given back.
+
+Lives in the daemon that was asked to load it. Each node's worker lives as long as a call of this daemon, so that
+nothing is left behind wherever one of the two ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from contextlib import suppress
+
+import grpc
+
+from cluster.daemon.greeter import Channels
+from cluster.daemon.state import NodeState
+from cluster.errors import NodeLostError
+from cluster.placement import Placement
+from cluster.rpc_errors import error_named, error_of
+from cluster.wire import node_pb2, node_pb2_grpc
+from cluster.wire import worker_pb2 as pb
+from mlx_moe.errors import CheckpointError, MoeClusterError
+
+log = logging.getLogger(__name__)
+
+INSPECT_S = 20.0
+FAREWELL_S = 8.0
+"""For a worker to hear why it ends, to tell its clients, and to end."""
+
+ROOT_CAUSE_S = 0.5
+"""A worker that lost a link waits so long for the one at the other end to be heard of, which says better why."""
+
+WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
+
+
+class Deployment:
+    """A model placed on nodes. `serving` is how it stands; `progress` the bytes done and to do, by node."""
+
+    def __init__(self, state: NodeState, channels: Channels, placement: Placement, epoch: int) -> None:
+        self.placement = placement
+        self.progress: dict[str, tuple[int, int]] = {}
+        self.load_s = 0.0
+        self.serving = node_pb2.Serving(
+            model=placement.model, epoch=epoch, state=node_pb2.Serving.LOADING, coordinator=placement.coordinator
+        )
+        self._state = state
+        self._channels = channels
+        self._ports: dict[str, int] = {}
+        self._n_connected = 0
+        self._all_loaded = asyncio.Event()
+        self._calls: list[WorkerCall] = []
+        self._is_ending = False
+        self._error: MoeClusterError | None = None
+        self._started = 0.0
+        self._node_ids = [
+            node_id for stage in placement.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))
+        ]
+
+    async def inspect(self) -> None:
+        """See that all nodes are here and have the same copy of the model.
+
+        Raises:
+            NodeLostError: a node is not here.
+            CheckpointError: a copy is missing or differs; names the node and both hashes.
+        """
+        for node_id in self._node_ids:
+            self._state.target(node_id)  # before anybody is asked anything
+        copies = await asyncio.gather(*(self._copy_of(node_id) for node_id in self._node_ids))
+        wanted = self.placement.content_hash or copies[0].content_hash
+        for node_id, copy in zip(self._node_ids, copies, strict=True):
+            if copy.content_hash != wanted:
+                raise CheckpointError(
+                    f"node {self._state.name(node_id)} has another {self.placement.model}: the copy in {copy.path} has "
+                    f"the hash {copy.content_hash}, the placement was made for {wanted}; give all nodes the same files"
+                )
+
+    async def run(self) -> None:
+        """Load, and serve until `end`. Raises the MoeClusterError that ended it before."""
+        self._started = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for node_id in self._node_ids:
+                tasks.create_task(self._hold(node_id))
+        if self._error is not None:
+            log.error("event=deployment_failed model=%s error=%s", self.placement.model, self._error)
+            raise self._error
+
+    async def end(self, reason: str, error: MoeClusterError | None = None) -> None:
+        """Let all workers end, and those whose answers that cuts off know why; `run` returns when they have."""
+        if self._is_ending:
+            return
+        self._is_ending, self._error = True, error
+        if error is not None:
+            self.serving.state, self.serving.failure = node_pb2.Serving.FAILED, reason
+        self._all_loaded.set()  # whoever waits for it is done with
+        for call in self._calls:
+            with suppress(grpc.RpcError, asyncio.InvalidStateError):
+                await call.write(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
+                await call.done_writing()
+            asyncio.get_running_loop().call_later(FAREWELL_S, call.cancel)
+
+    async def _copy_of(self, node_id: str) -> node_pb2.ModelCopy:
+        stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
+        try:
+            copy: node_pb2.ModelCopy = await stub.Inspect(
+                node_pb2.ModelName(model=self.placement.model), timeout=INSPECT_S
+            )
+        except grpc.RpcError as exc:
+            error = error_of(exc, f"node {self._state.name(node_id)}")
+            raise type(error)(f"node {self._state.name(node_id)}: {error}") from exc
+        return copy
+
+    async def _hold(self, node_id: str) -> None:
+        """Keep one node's worker, to its end; if that comes by itself, it is the end of the deployment."""
+        name = self._state.name(node_id)
+        stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
+        call: WorkerCall = stub.RunWorker()
+        self._calls.append(call)
+        connecting = asyncio.create_task(self._connect(call))
+        try:
+            await call.write(pb.WorkerCommand(load=self._load_command()))
+            async for event in call:
+                await self._take(node_id, name, event)
+            raise NodeLostError(f"node {name} ended its worker")
+        except grpc.RpcError as exc:
+            error = error_of(exc, f"node {name}")
+            await self.end(str(error), error)
+        except MoeClusterError as error:
+            await self.end(str(error), error)
+        finally:
+            connecting.cancel()
+
+    async def _connect(self, call: WorkerCall) -> None:
+        """Tell a worker where the others are, once all have opened their ports."""
+        await self._all_loaded.wait()
+        if not self._is_ending:
+            workers = [pb.WorkerAddress(node_id=node_id, port=port) for node_id, port in self._ports.items()]
+            await call.write(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=workers)))
+
+    async def _take(self, node_id: str, name: str, event: pb.WorkerEvent) -> None:
+        match event.WhichOneof("event"):
+            case "progress":
+                self.progress[node_id] = (event.progress.done_bytes, event.progress.total_bytes)
+            case "loaded":
+                self._ports[node_id] = event.loaded.port
+                if len(self._ports) == len(self._node_ids):
+                    self.serving.port = self._ports[self.placement.coordinator]
+                    self._all_loaded.set()
+            case "connected":
+                self._n_connected += 1
+                if self._n_connected == len(self._node_ids):
+                    self.load_s = time.perf_counter() - self._started
+                    self.serving.state = node_pb2.Serving.READY
+                    log.info("event=ready model=%s seconds=%.2f", self.placement.model, self.load_s)
+            case "failure":
+                if event.failure.code == NodeLostError.code:
+                    await asyncio.sleep(ROOT_CAUSE_S)
+                raise error_named(event.failure.code, f"node {name}: {event.failure.message}")
+
+    def _load_command(self) -> pb.LoadShard:
+        return pb.LoadShard(
+            model=self.placement.model, epoch=self.serving.epoch, placement=json.dumps(self.placement.to_json())
+        )

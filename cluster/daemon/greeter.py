@@ -1,0 +1,156 @@
+"""Greeter: greets the other nodes every second, and measures the link to each that has joined."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import grpc
+
+from cluster.address import is_address
+from cluster.contacts import HEARTBEAT_S, Target
+from cluster.daemon.node_message import from_message, to_message
+from cluster.daemon.state import Gossip, NodeState
+from cluster.errors import ClusterError
+from cluster.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
+from cluster.rpc_errors import details_of
+from cluster.trust.credentials import Credentials
+from cluster.trust.identity import ANY_NODE
+from cluster.wire import node_pb2 as pb
+from cluster.wire import node_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+ECHO_METHOD = "/moe_cluster.v1.Node/Echo"
+GREETING_S = 2.0
+TICK_S = 0.25
+LEAVING_S = 1.0
+
+ECHOES = 8
+ECHO_BYTES = 1 << 20
+"""Sent one way to measure a link's rate, small enough for gRPC's default limit and not to disturb a slow link long."""
+
+
+class Channels:
+    """Channels to other daemons, by node and address; opened once and kept."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+
+    def get(self, node_id: str, target: str) -> grpc.aio.Channel:
+        """Return the channel to a node; ANY_NODE is any of the cluster's."""
+        key = (node_id, target)
+        if key not in self._channels:
+            self._channels[key] = self._credentials.aio_channel(target, node_id)
+        return self._channels[key]
+
+    async def close(self) -> None:
+        """Close all."""
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+
+class Greeter:
+    """Keeps the membership alive. Whoever answers is told what this node holds and serves, and tells the same."""
+
+    def __init__(self, state: NodeState, channels: Channels) -> None:
+        self._state = state
+        self._channels = channels
+
+    async def run(self) -> None:
+        """Greet until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._measure_links())
+            while True:
+                for target in self._state.membership.whom_to_greet(time.monotonic()):
+                    self._state.apply(Sent(target))
+                    tasks.create_task(self._greet(target))
+                self._state.apply(Tick())
+                await asyncio.sleep(TICK_S)
+
+    async def leave(self) -> None:
+        """Tell all others that this node goes."""
+        await asyncio.gather(*(self._say_goodbye(node_id) for node_id in self._state.present))
+
+    def greeting(self, refusal: str = "") -> pb.Greeting:
+        """Return what this node has to say."""
+        state = self._state
+        return pb.Greeting(
+            info=to_message(state.own),
+            refusal=refusal,
+            known=[pb.Acquaintance(node_id=i, addresses=m.info.addresses) for i, m in state.present.items()],
+            holding=state.holding,
+            serving=state.own_serving,
+        )
+
+    def hear(self, greeting: pb.Greeting, node_id: str) -> None:
+        """Take what another node says in a greeting or in its answer."""
+        self._state.hear(node_id, Gossip(greeting.holding, greeting.serving))
+        for other in greeting.known:
+            addresses = tuple(a for a in other.addresses if is_address(a))[:16]
+            if addresses and other.node_id != self._state.own.node_id:
+                self._state.apply(Hinted(Target(addresses, other.node_id)))
+
+    async def _greet(self, target: Target) -> None:
+        """Greet all addresses of a target at once; the first that answers is the one to use."""
+        attempts = [asyncio.create_task(self._ask(target.node_id, at)) for at in target.addresses]
+        failure = "no answer"
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                try:
+                    greeting, at, rtt_s = await attempt
+                    info = from_message(greeting.info)
+                except grpc.RpcError as exc:
+                    failure = details_of(exc)
+                    continue
+                except ClusterError as exc:
+                    failure = str(exc)
+                    continue
+                self._state.reached(info.node_id, at)
+                self._state.apply(Answered(target, info, rtt_s, greeting.refusal))
+                self.hear(greeting, info.node_id)
+                return
+            self._state.apply(Failed(target, failure))
+        finally:
+            for task in attempts:
+                task.cancel()
+
+    async def _ask(self, node_id: str, at: str) -> tuple[pb.Greeting, str, float]:
+        stub = node_pb2_grpc.NodeStub(self._channels.get(node_id or ANY_NODE, at))
+        started = time.perf_counter()
+        greeting = await stub.Greet(self.greeting(), timeout=GREETING_S)
+        return greeting, at, time.perf_counter() - started
+
+    async def _say_goodbye(self, node_id: str) -> None:
+        try:
+            stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
+            await stub.Leave(pb.Farewell(), timeout=LEAVING_S)
+        except (grpc.RpcError, ClusterError) as exc:
+            log.debug("event=goodbye_unheard node=%s error=%s", node_id, exc)
+
+    async def _measure_links(self) -> None:
+        while True:
+            for node_id, member in self._state.present.items():
+                if member.link is None:
+                    try:
+                        self._state.apply(Measured(node_id, await self._measure(node_id)))
+                    except (grpc.RpcError, ClusterError) as exc:
+                        log.debug("event=unmeasured node=%s error=%s", node_id, exc)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _measure(self, node_id: str) -> LinkSpeed:
+        """Measure a link: half the quickest small round trip; and the bytes a second of a large one beyond that."""
+        channel = self._channels.get(node_id, self._state.target(node_id))
+        echo: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(ECHO_METHOD)
+
+        async def fastest(payload: bytes) -> float:
+            times = []
+            for _ in range(ECHOES):
+                started = time.perf_counter()
+                await echo(payload, timeout=GREETING_S)
+                times.append(time.perf_counter() - started)
+            return min(times)
+
+        small_s, large_s = await fastest(b""), await fastest(bytes(ECHO_BYTES))
+        return LinkSpeed(latency_s=small_s / 2, bytes_per_s=ECHO_BYTES / max(large_s - small_s, 1e-6))

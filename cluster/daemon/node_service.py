@@ -1,0 +1,151 @@
+"""NodeService: what the other nodes' daemons ask of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from cluster.daemon.greeter import ECHO_METHOD, Greeter
+from cluster.daemon.node_message import from_message
+from cluster.daemon.serving import Serving
+from cluster.daemon.state import NodeState
+from cluster.daemon.worker_process import WorkerProcess, worker_process
+from cluster.errors import ClusterError, TrustError
+from cluster.home import Home
+from cluster.membership import Greeted, Left
+from cluster.rpc_errors import reported
+from cluster.trust.credentials import Credentials
+from cluster.wire import node_pb2, node_pb2_grpc
+from cluster.wire import worker_pb2 as pb
+from cluster.worker.role import Role
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class NodeService(node_pb2_grpc.NodeServicer):
+    """Greetings, and the worker that other nodes run here."""
+
+    def __init__(
+        self, state: NodeState, greeter: Greeter, serving: Serving, credentials: Credentials, home: Home, host: str
+    ) -> None:
+        self._state = state
+        self._greeter = greeter
+        self._serving = serving
+        self._credentials = credentials
+        self._home = home
+        self._host = host
+
+    async def Greet(self, request: node_pb2.Greeting, context: Context) -> node_pb2.Greeting:  # noqa: N802
+        """Hear a node, and answer in kind."""
+        async with reported(context):
+            info = from_message(request.info)
+            self._require_sender(info.node_id, context)
+        self._state.apply(Greeted(info))
+        refusal = self._state.membership.refusal(info)
+        if not refusal:
+            self._greeter.hear(request, info.node_id)
+        return self._greeter.greeting(refusal)
+
+    async def Leave(self, _request: node_pb2.Farewell, context: Context) -> node_pb2.FarewellHeard:  # noqa: N802
+        """Hear that a node goes."""
+        self._state.apply(Left(self._credentials.peer_id(context)))
+        return node_pb2.FarewellHeard()
+
+    async def Inspect(self, request: node_pb2.ModelName, context: Context) -> node_pb2.ModelCopy:  # noqa: N802
+        """Say which copy of a model is here."""
+        async with reported(context):
+            return await asyncio.to_thread(_inspect, request.model)
+
+    async def RunWorker(  # noqa: N802
+        self, commands: AsyncIterator[pb.WorkerCommand], context: Context
+    ) -> AsyncIterator[pb.WorkerEvent]:
+        """Run a worker as long as the call lasts."""
+        async with reported(context):
+            first = await anext(commands)
+            name = self._state.name(self._state.own.node_id)
+            if self._state.holding.epoch:
+                raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
+            self._state.holding = self._holding(first.load)
+            try:
+                async with worker_process(
+                    self._home.path,
+                    self._state.own.node_id,
+                    name,
+                    self._host,
+                    insecure=self._credentials.insecure,
+                    log_path=self._home.logs / "worker.log",
+                ) as worker:
+                    telling = asyncio.create_task(self._tell(worker, first, commands))
+                    try:
+                        async for event in worker.events():
+                            self._note(event)
+                            yield event
+                    finally:
+                        telling.cancel()
+            finally:
+                self._state.holding = node_pb2.Holding()
+
+    async def Unload(self, request: node_pb2.UnloadRequest, context: Context) -> node_pb2.UnloadReply:  # noqa: N802
+        """Take the model away that this node has placed on the cluster."""
+        async with reported(context):
+            return node_pb2.UnloadReply(model=await self._serving.unload_own(request.reason))
+
+    async def _tell(
+        self, worker: WorkerProcess, first: pb.WorkerCommand, rest: AsyncIterator[pb.WorkerCommand]
+    ) -> None:
+        await worker.tell(first)
+        async for command in rest:
+            for other in command.connect.workers:
+                other.target = self._state.target(other.node_id, other.port)
+            await worker.tell(command)
+
+    def _holding(self, load: pb.LoadShard) -> node_pb2.Holding:
+        role = Role.read(load.placement, self._state.own.node_id)
+        return node_pb2.Holding(
+            model=load.model,
+            epoch=load.epoch,
+            stage=role.index,
+            first_layer=role.stage.layers.start,
+            end_layer=role.stage.layers.stop,
+            leads=role.leads,
+            coordinates=role.coordinates,
+        )
+
+    def _note(self, event: pb.WorkerEvent) -> None:
+        if event.HasField("loaded"):
+            self._state.holding.weights_bytes = event.loaded.weights_bytes
+            self._state.holding.experts = event.loaded.experts
+        elif event.HasField("stats"):
+            self._state.holding.stats.CopyFrom(event.stats)
+
+    def _require_sender(self, node_id: str, context: Context) -> None:
+        caller = self._credentials.peer_id(context)
+        if caller != node_id and not self._credentials.insecure:
+            raise TrustError(f"node {caller} greets as {node_id}")
+
+
+class EchoService(grpc.GenericRpcHandler):
+    """Swallows bytes, so that whoever sends them can measure the link."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a method; gRPC asks."""
+        if handler_call_details.method != ECHO_METHOD:
+            return None
+        return grpc.unary_unary_rpc_method_handler(self._echo)
+
+    async def _echo(self, _request: bytes, _context: Context) -> bytes:
+        return b""
+
+
+def _inspect(model: str) -> node_pb2.ModelCopy:
+    from mlx_moe import library
+    from mlx_moe.checkpoint import Checkpoint
+
+    with Checkpoint.open(library.locate(model)) as checkpoint:
+        return node_pb2.ModelCopy(content_hash=checkpoint.content_hash(), path=str(checkpoint.directory))

@@ -1,0 +1,69 @@
+"""Placing: from the nodes that are here, as they measured themselves and their links, to a placement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cluster.daemon.state import NodeState
+from cluster.errors import ClusterError, PlacementError
+from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, solve
+from cluster.placement.chips import measured
+
+CONTEXTS = (32768, 8192, 2048)
+"""Positions of KV cache for one request that are tried, where nobody asks for a number."""
+
+
+def capacities(state: NodeState) -> list[NodeCapacity]:
+    """Return what this node and those present offer."""
+    infos = [state.own, *(member.info for member in state.present.values())]
+    return [
+        replace(measured(info.node_id, state.name(info.node_id), info.hardware), memory_bytes=info.offered_bytes)
+        for info in infos
+    ]
+
+
+def links(state: NodeState) -> Links:
+    """Return the links that this node has measured; those between two others are taken to be like its slower one.
+
+    Every node measures its own links; a ring uses those between neighbours. They would have to be gathered from all,
+    which pays off only where links differ; on one switch they are alike.
+    """
+    own = state.own.node_id
+    to_others = {
+        node_id: Link(member.link.latency_s, member.link.bytes_per_s)
+        for node_id, member in state.present.items()
+        if member.link is not None
+    }
+    one_way = {(own, node_id): link for node_id, link in to_others.items()}
+    other_way = {(node_id, own): link for node_id, link in to_others.items()}
+    between = {
+        (a, b): max(to_others[a], to_others[b], key=lambda link: link.seconds(0))
+        for a in to_others
+        for b in to_others
+        if a != b
+    }
+    return Links(measured=one_way | other_way | between)
+
+
+def float_bytes(state: NodeState) -> int:
+    """Return the bytes of a float that all nodes compute in. Raises ClusterError where they differ."""
+    dtypes = {state.own.node_id: state.own.hardware.dtype}
+    dtypes |= {node_id: member.info.hardware.dtype for node_id, member in state.present.items()}
+    if len(set(dtypes.values())) > 1:
+        said = ", ".join(f"{state.name(node_id)} in {dtype}" for node_id, dtype in dtypes.items())
+        raise ClusterError(f"the nodes compute in different numbers ({said}), so one cannot go on where another ended")
+    return 4 if state.own.hardware.dtype == "float32" else 2
+
+
+def place(
+    model: ModelCosts, nodes: list[NodeCapacity], between: Links, context_tokens: int, concurrency: int
+) -> Placement:
+    """Return the placement that answers one user fastest. Raises PlacementError where none fits."""
+    longest = model.max_position_embeddings
+    wanted = [context_tokens] if context_tokens else sorted({min(c, longest) for c in CONTEXTS}, reverse=True)
+    for tokens in wanted[:-1]:
+        try:
+            return solve(model, nodes, between, context_tokens=tokens, concurrency=concurrency)
+        except PlacementError:
+            continue
+    return solve(model, nodes, between, context_tokens=wanted[-1], concurrency=concurrency)

@@ -1,0 +1,90 @@
+"""NodeState: what a daemon knows, changed from one place: membership, what each node holds, what is served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cluster import address
+from cluster.errors import NodeLostError
+from cluster.membership import Change, Event, Member, Membership, State, changes
+from cluster.node_info import NodeInfo
+from cluster.wire import node_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """What a node said last of its worker and of the model that it has placed."""
+
+    holding: pb.Holding
+    serving: pb.Serving
+
+
+class NodeState:
+    """`on_change` hears what people should hear of other nodes. Times are monotonic seconds."""
+
+    def __init__(self, own: NodeInfo, on_change: Callable[[Change], None]) -> None:
+        self.membership = Membership(own)
+        self.holding = pb.Holding()
+        self.own_serving = pb.Serving()
+        self._gossip: dict[str, Gossip] = {}
+        self._addresses: dict[str, str] = {}
+        self._on_change = on_change
+
+    @property
+    def own(self) -> NodeInfo:
+        """This node."""
+        return self.membership.own
+
+    def apply(self, event: Event) -> None:
+        """Fold an event into the membership, and tell what came of it."""
+        before = self.membership
+        self.membership = before.apply(event, time.monotonic())
+        for change in changes(before, self.membership):
+            self._on_change(change)
+
+    def hear(self, node_id: str, gossip: Gossip) -> None:
+        """Note what a node says of itself."""
+        self._gossip[node_id] = gossip
+
+    def reached(self, node_id: str, at: str) -> None:
+        """Note the address at which a node answers this one."""
+        self._addresses[node_id] = at
+
+    @property
+    def present(self) -> Mapping[str, Member]:
+        """The other nodes that count."""
+        return {i: m for i, m in self.membership.members.items() if m.state is State.PRESENT}
+
+    def holding_of(self, node_id: str) -> pb.Holding:
+        """Return what a node's worker holds, as far as is known."""
+        if node_id == self.own.node_id:
+            return self.holding
+        gossip = self._gossip.get(node_id)
+        return gossip.holding if gossip and node_id in self.present else pb.Holding()
+
+    @property
+    def serving(self) -> tuple[str, pb.Serving]:
+        """Return which node has placed a model, and how that stands; of several the newest. ("", empty) if none."""
+        offers = {self.own.node_id: self.own_serving}
+        offers |= {i: self._gossip[i].serving for i in self.present if i in self._gossip}
+        node_id, serving = max(offers.items(), key=lambda offer: (offer[1].epoch, offer[0]))
+        return (node_id, serving) if serving.epoch else ("", pb.Serving())
+
+    @property
+    def newest_epoch(self) -> int:
+        """The highest number that any placement was given."""
+        return max(self.own_serving.epoch, self.holding.epoch, *(g.serving.epoch for g in self._gossip.values()), 0)
+
+    def target(self, node_id: str, port: int | None = None) -> str:
+        """Return the address of a node's daemon, or of another port there. Raises NodeLostError."""
+        at = self.own.addresses[0] if node_id == self.own.node_id else self._addresses.get(node_id)
+        if at is None:
+            raise NodeLostError(f"node {node_id} has not answered this node yet")
+        host, node_port = address.split(at)
+        return address.join(host, port or node_port)
+
+    def name(self, node_id: str) -> str:
+        """Return what to call a node."""
+        return self.membership.names().get(node_id, node_id)

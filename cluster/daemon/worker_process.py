@@ -1,0 +1,107 @@
+"""WorkerProcess: the daemon's handle on a worker, a child process with a pipe each way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from cluster.errors import ClusterError
+from cluster.wire import worker_pb2 as pb
+from cluster.worker import pipe
+
+log = logging.getLogger(__name__)
+
+TERMINATE_S = 5.0
+"""For a worker to end by itself once its input has ended; then it gets SIGTERM, and as long again."""
+
+_LOG_BYTES = 4 << 20
+_TAIL_CHARACTERS = 300
+
+_ENVIRONMENT = {
+    # glibc gives large buffers back to the kernel each time they are freed: 26 ms for an 8 MiB message, 4 with these.
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "GRPC_VERBOSITY": "NONE",  # what matters comes as an exception
+}
+
+
+class WorkerProcess:
+    """A running worker. What it writes to standard error goes to `log_path`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log_path: Path) -> None:
+        self._process = process
+        self._log_path = log_path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def tell(self, command: pb.WorkerCommand) -> None:
+        """Send a command; one that is gone hears nothing."""
+        assert self._process.stdin is not None
+        with suppress(ConnectionError):
+            self._process.stdin.write(pipe.framed(command))
+            await self._process.stdin.drain()
+
+    async def events(self) -> AsyncIterator[pb.WorkerEvent]:
+        """Yield what it reports, to its end; a sudden end is reported as a failure."""
+        assert self._process.stdout is not None
+        while (event := await pipe.read(self._process.stdout, pb.WorkerEvent())) is not None:
+            yield event
+        code = await self._process.wait()
+        if code:
+            yield pb.WorkerEvent(failure=pb.WorkerFailure(code=ClusterError.code, message=self._ending(code)))
+
+    def _ending(self, code: int) -> str:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        with suppress(OSError):
+            tail = self._log_path.read_text(errors="replace")[-_TAIL_CHARACTERS:].strip().splitlines()
+            if code > 0 and tail:
+                how += f": {tail[-1]}"
+        return f"the worker {how} (see {self._log_path})"
+
+
+@asynccontextmanager
+async def worker_process(
+    home: Path, node_id: str, name: str, host: str, *, insecure: bool, log_path: Path
+) -> AsyncIterator[WorkerProcess]:
+    """Start a worker; leaving the block ends it, gently first, and its memory is given back."""
+    arguments = (str(home), node_id, name, host, *(["--insecure"] if insecure else []))
+    with log_path.open("ab") as output:
+        if output.tell() > _LOG_BYTES:
+            output.truncate(0)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "cluster.worker", *arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=output,
+            limit=pipe.MAX_MESSAGE_BYTES,
+            env={**os.environ, **_ENVIRONMENT},
+            start_new_session=True,  # Ctrl-C at the daemon's terminal is the daemon's to handle
+        )
+    log.info("event=worker_started pid=%d", process.pid)
+    try:
+        yield WorkerProcess(process, log_path)
+    finally:
+        await asyncio.shield(_end(process))
+        log.info("event=worker_ended pid=%d code=%s", process.pid, process.returncode)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TERMINATE_S):
+                await process.wait()
+                return
+        with suppress(ProcessLookupError):
+            process.send_signal(signum)
+    await process.wait()

@@ -1,0 +1,69 @@
+"""Errors over gRPC: the project's own travel with their code and come out as they went in; gRPC's are translated."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, cast
+
+import grpc
+
+from cluster.errors import NodeLostError, PlacementError, TrustError
+from mlx_moe.errors import CheckpointError, InsufficientMemoryError, InvalidRequestError, MoeClusterError
+
+_CODE_KEY = "moe-cluster-code"
+_MAX_DETAILS = 4000
+"""Characters of a message: gRPC carries it in a header, which has 8 KiB."""
+
+_STATUS: tuple[tuple[type[MoeClusterError], grpc.StatusCode], ...] = (
+    (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (CheckpointError, grpc.StatusCode.FAILED_PRECONDITION),
+    (PlacementError, grpc.StatusCode.FAILED_PRECONDITION),
+    (InsufficientMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (TrustError, grpc.StatusCode.PERMISSION_DENIED),
+    (NodeLostError, grpc.StatusCode.UNAVAILABLE),
+)
+
+
+@asynccontextmanager
+async def reported(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    """Serve a call: what fails in the block is what the caller's `translated` raises."""
+    try:
+        yield
+    except MoeClusterError as error:
+        status = next((s for kind, s in _STATUS if isinstance(error, kind)), grpc.StatusCode.ABORTED)
+        await context.abort(status, str(error)[:_MAX_DETAILS], ((_CODE_KEY, error.code),))
+
+
+@contextmanager
+def translated(callee: str) -> Iterator[None]:
+    """Make a call: a failure of it is raised as what `reported` caught, or as NodeLostError that names `callee`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_of(error, callee) from error
+
+
+def error_of(error: grpc.RpcError, callee: str) -> MoeClusterError:
+    """Return the failure of a call."""
+    details = details_of(error)
+    metadata = dict(cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ()))
+    code = metadata.get(_CODE_KEY)
+    return NodeLostError(f"{callee} does not answer: {details}") if code is None else error_named(code, details)
+
+
+def details_of(error: grpc.RpcError) -> str:
+    """Return what a failed call says of itself."""
+    return error.details() or error.code().name
+
+
+def error_named(code: str, message: str) -> MoeClusterError:
+    """Return the error of a code that was sent from elsewhere."""
+    kinds = {kind.code: kind for kind in _descendants(MoeClusterError)}
+    return kinds.get(code, MoeClusterError)(message)
+
+
+def _descendants(kind: type[MoeClusterError]) -> Iterator[type[MoeClusterError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _descendants(child)

@@ -1,0 +1,144 @@
+"""The worker process: told by its daemon through standard input, it loads, connects, serves, and ends.
+
+    python -m cluster.worker HOME NODE_ID NAME HOST [--insecure]
+
+Its standard output is the daemon's, see `pipe`; what it has to say to people goes to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+
+from cluster.errors import NodeLostError
+from cluster.home import Home
+from cluster.trust import Insecure, MutualTLS, NodeIdentity
+from cluster.trust.credentials import SERVER_OPTIONS, Credentials
+from cluster.wire import worker_pb2 as pb
+from cluster.worker import pipe
+from cluster.worker.connections import DATA_OPTIONS, Connections
+from cluster.worker.loading import Loaded, load
+from cluster.worker.parts import Part, part_of
+from cluster.worker.role import Role
+from mlx_moe.errors import MoeClusterError
+
+log = logging.getLogger("cluster.worker")
+
+STATS_S = 1.0
+PROGRESS_S = 0.1
+
+GRACE_S = 1.0
+"""For clients to take the last news of their answers."""
+
+SWITCH_S = 5e-5
+"""Of the interpreter's lock: with the default of 5 ms a waking thread may cost a hop as much."""
+
+
+class WorkerProcess:
+    """One life: from the first command to the last event. `events` is a file descriptor."""
+
+    def __init__(self, node_id: str, name: str, host: str, credentials: Credentials, events: int) -> None:
+        self._node_id = node_id
+        self._name = name
+        self._host = host
+        self._credentials = credentials
+        self._events = events
+        self._failed: asyncio.Future[MoeClusterError] = asyncio.get_running_loop().create_future()
+        self._done_bytes = 0
+
+    async def run(self, commands: asyncio.StreamReader) -> None:
+        """Load, connect and serve as told; report what fails."""
+        try:
+            await self._live(commands)
+        except MoeClusterError as error:
+            self._report(pb.WorkerEvent(failure=pb.WorkerFailure(code=error.code, message=str(error))))
+
+    async def _live(self, commands: asyncio.StreamReader) -> None:
+        command = await pipe.read(commands, pb.WorkerCommand())
+        if command is None:
+            return
+        role = Role.read(command.load.placement, self._node_id)
+        loaded = load(command.load.model, role, self._progress)
+        server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
+        port = self._credentials.add_port(server, f"{self._host}:0")
+        self._report(pb.WorkerEvent(loaded=_loaded(loaded, port)))
+        targets = await self._targets(commands)
+        if targets is None:
+            return
+        connections = Connections(self._credentials, targets, self._fail)
+        part = part_of(loaded, role, self._name, command.load.epoch, self._credentials, connections)
+        part.serve(server)
+        await server.start()
+        reason = "the worker was stopped"
+        try:
+            await part.connect()
+            self._report(pb.WorkerEvent(connected=pb.WorkersConnected()))
+            reason = await self._serve(part, commands)
+        finally:
+            await part.close(NodeLostError(reason))
+            await server.stop(GRACE_S)
+            await connections.close()
+
+    async def _targets(self, commands: asyncio.StreamReader) -> dict[str, str] | None:
+        """Return where all workers listen, once they do; None if this one is to end before."""
+        command = await pipe.read(commands, pb.WorkerCommand())
+        if command is None or not command.HasField("connect"):
+            return None
+        return {worker.node_id: worker.target for worker in command.connect.workers}
+
+    async def _serve(self, part: Part, commands: asyncio.StreamReader) -> str:
+        """Serve until told to stop, or a link breaks; return why, for those who wait for answers."""
+        stopped = asyncio.create_task(pipe.read(commands, pb.WorkerCommand()))
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, stopped.cancel)
+        while True:
+            self._report(pb.WorkerEvent(stats=part.stats()))
+            done, _ = await asyncio.wait((stopped, self._failed), timeout=STATS_S, return_when="FIRST_COMPLETED")
+            if self._failed in done:
+                raise self._failed.result()
+            if stopped in done:
+                command = None if stopped.cancelled() else stopped.result()
+                return (command.stop.reason if command else "") or "the model was unloaded"
+
+    def _fail(self, error: MoeClusterError) -> None:
+        if not self._failed.done():
+            self._failed.set_result(error)
+
+    def _progress(self, done: int, total: int) -> None:
+        if done == total or done - self._done_bytes >= total // 200:
+            self._done_bytes = done
+            self._report(pb.WorkerEvent(progress=pb.LoadProgress(done_bytes=done, total_bytes=total)))
+
+    def _report(self, event: pb.WorkerEvent) -> None:
+        with suppress(BrokenPipeError):  # the daemon is gone, which the end of standard input says as well
+            os.write(self._events, pipe.framed(event))
+
+
+def _loaded(loaded: Loaded, port: int) -> pb.ShardLoaded:
+    spec = loaded.holding.shard.spec
+    experts = sum(len(spec.experts_of(loaded.config, layer)) for layer in spec.layers)
+    return pb.ShardLoaded(port=port, weights_bytes=loaded.holding.weights_bytes, experts=experts)
+
+
+async def main(home: str, node_id: str, name: str, host: str, *, insecure: bool) -> None:
+    """Run a worker between this process's standard input and output."""
+    events = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints does not disturb the daemon
+    commands = asyncio.StreamReader(limit=pipe.MAX_MESSAGE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    identity = Home(Path(home)).identity
+    credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(identity))
+    await WorkerProcess(node_id, name, host, credentials, events).run(commands)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    sys.setswitchinterval(SWITCH_S)
+    asyncio.run(main(*sys.argv[1:5], insecure="--insecure" in sys.argv[5:]))

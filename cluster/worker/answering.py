@@ -1,0 +1,138 @@
+"""Answering: all answers that are being written, advanced in turns on the thread that computes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from mlx_moe.errors import MoeClusterError
+from mlx_moe.generation import Generation
+from mlx_moe.request import Token
+
+MAX_UNREAD = 256
+"""Tokens of one answer that its reader has not taken; then it waits, and the others go on."""
+
+Progress = tuple[int, int]
+"""Positions of the prompt that are done, and to do."""
+
+
+class News:
+    """What an answer has to say, in order, to one reader; `on_room` is called when it may say more again."""
+
+    def __init__(self) -> None:
+        self.on_room: Callable[[], None] = lambda: None
+        self._unread: deque[Progress | Token] = deque()
+        self._error: Exception | None = None
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the reader is far behind."""
+        return len(self._unread) >= MAX_UNREAD
+
+    def say(self, news: Progress | Token) -> None:
+        """Add something."""
+        self._unread.append(news)
+        self._changed.set()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Say that nothing more comes, because of an error if there is one."""
+        self._error, self._ended = error, True
+        self._changed.set()
+
+    async def read(self) -> AsyncIterator[Progress | Token]:
+        """Yield what is said. Raises what it ended with."""
+        while self._unread or not self._ended:
+            if not self._unread:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            was_full = self.is_full
+            yield self._unread.popleft()
+            if was_full:
+                self.on_room()
+        if self._error is not None:
+            raise self._error
+
+
+@dataclass(slots=True)
+class _Answer:
+    generation: Generation
+    news: News
+    is_waiting: bool = False
+
+
+class Answering:
+    """Takes turns: an answer advances by a token, or until a frame of it is under way, then the next one does."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, _Answer] = {}
+        self._turns: asyncio.Queue[str] = asyncio.Queue()
+
+    @property
+    def active(self) -> int:
+        """How many answers are being written."""
+        return len(self._answers)
+
+    def begin(self, session_id: str, generation: Generation, news: News) -> None:
+        """Let an answer take turns, and say in `news` what comes of it."""
+        self._answers[session_id] = _Answer(generation, news)
+        news.on_room = lambda: self.wake(session_id)
+        self._turns.put_nowait(session_id)
+
+    def end(self, session_id: str) -> None:
+        """Take an answer out, and close it where it stands."""
+        if answer := self._answers.pop(session_id, None):
+            answer.generation.close()
+
+    def wake(self, session_id: str) -> None:
+        """Let an answer go on: a frame of it has come back, or its reader has caught up."""
+        answer = self._answers.get(session_id)
+        if answer is not None and answer.is_waiting:
+            answer.is_waiting = False
+            self._turns.put_nowait(session_id)
+
+    def fail_all(self, error: MoeClusterError) -> None:
+        """End every answer: nothing will come back any more."""
+        for session_id, answer in list(self._answers.items()):
+            answer.news.end(error)
+            self.end(session_id)
+
+    async def run(self) -> None:
+        """Take turns until cancelled."""
+        while True:
+            session_id = await self._turns.get()
+            if answer := self._answers.get(session_id):
+                self._advance(session_id, answer)
+            await asyncio.sleep(0)  # frames, readers and cancellations come between turns
+
+    def _advance(self, session_id: str, answer: _Answer) -> None:
+        if answer.news.is_full:
+            answer.is_waiting = True
+            return
+        try:
+            token = answer.generation.advance()
+        except MoeClusterError as error:
+            answer.news.end(error)
+            self.end(session_id)
+            return
+        finally:
+            self._wake_failed()
+        if token is None:
+            answer.is_waiting = True
+            return
+        answer.news.say(token)
+        if answer.generation.finish_reason is None:
+            self._turns.put_nowait(session_id)
+        else:
+            answer.news.end()
+            self.end(session_id)
+
+    def _wake_failed(self) -> None:
+        """Let those that gave way to this one say so: nothing of theirs comes back any more."""
+        for session_id, answer in self._answers.items():
+            if answer.generation.failure is not None:
+                self.wake(session_id)

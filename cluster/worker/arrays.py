@@ -1,0 +1,74 @@
+"""Arrays to bytes and back: frames and messages. Shapes: L positions, D hidden_size."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from cluster.worker.messages import ITEM_BYTES, Dtype, Kind, Message
+from mlx_moe.errors import FrameError
+from mlx_moe.frame import Frame, FrameKind
+
+_KINDS = {FrameKind.PREFILL: Kind.PREFILL, FrameKind.DECODE: Kind.DECODE, FrameKind.DRAFT: Kind.DRAFT}
+_FRAME_KINDS = {kind: frame_kind for frame_kind, kind in _KINDS.items()}
+_DTYPES = {mx.float32: Dtype.FLOAT32, mx.bfloat16: Dtype.BFLOAT16, mx.float16: Dtype.FLOAT16}
+_MLX_DTYPES = {dtype: mlx_dtype for mlx_dtype, dtype in _DTYPES.items()}
+
+CHECKED = 1
+
+
+def bytes_of(array: mx.array) -> memoryview:
+    """Return a view of an array's bytes; evaluates it."""
+    return memoryview(array).cast("B")  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol
+
+
+def array_of(payload: bytes | memoryview, rows: int, width: int, dtype: Dtype) -> mx.array:
+    """Return the array `[rows, width]` that bytes hold; copies them once. Raises FrameError for another size."""
+    if rows * width * ITEM_BYTES[dtype] != len(payload):
+        raise FrameError(f"{len(payload)} bytes for {rows} x {width} numbers of {ITEM_BYTES[dtype]} bytes")
+    if dtype is Dtype.FLOAT32:
+        flat = mx.array(memoryview(payload).cast("f"))  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol
+    else:
+        flat = mx.array(memoryview(payload).cast("H")).view(_MLX_DTYPES[dtype])  # type: ignore[arg-type]
+    return flat.reshape(rows, width)
+
+
+def dtype_of(array: mx.array) -> Dtype:
+    """Return how an array's dtype is called on the wire."""
+    return _DTYPES[array.dtype]
+
+
+def to_message(frame: Frame, serial: int) -> Message:
+    """Return a frame as a message; waits until its hidden states are computed."""
+    rows, width = frame.hidden_states.shape
+    return Message(
+        _KINDS[frame.kind],
+        frame.request_id,
+        frame.epoch,
+        serial,
+        frame.position,
+        rows,
+        width,
+        frame.outputs or 0,
+        dtype_of(frame.hidden_states),
+        CHECKED if frame.checked else 0,
+        bytes_of(frame.hidden_states),
+    )
+
+
+def to_frame(message: Message, node: str) -> Frame:
+    """Return the frame that a message carries to a node. Raises FrameError if its bytes were changed on their way."""
+    message.require_sound(node)
+    return Frame(
+        message.request_id,
+        message.position,
+        array_of(message.payload, message.rows, message.width, message.dtype),
+        _FRAME_KINDS[message.kind],
+        message.epoch,
+        message.outputs or None,
+        bool(message.flags & CHECKED),
+    )
+
+
+def is_frame(message: Message) -> bool:
+    """Whether it carries hidden states through the stages."""
+    return message.kind in _FRAME_KINDS

@@ -1,0 +1,160 @@
+"""CoordinatorService: what clients ask of the coordinator, over gRPC. Parses here; the engine checks the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from cluster.rpc_errors import reported
+from cluster.wire import coordinator_pb2 as pb
+from cluster.wire import coordinator_pb2_grpc
+from cluster.worker.answering import Answering, News
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.generation import Generation
+from mlx_moe.model import Model
+from mlx_moe.request import Request
+from mlx_moe.sampling import SamplingParams
+from mlx_moe.session import Session
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_CONVERSATIONS = 256
+"""Conversations that are remembered; of more, those that were not used for longest begin anew."""
+
+_SAMPLING_FIELDS = {field.name for field in dataclasses.fields(SamplingParams)}
+
+
+class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
+    """Serves one model. Tokenizing runs in threads; all else on the thread that computes."""
+
+    def __init__(self, model: Model, answering: Answering) -> None:
+        self._model = model
+        self._answering = answering
+        self._conversations: dict[bytes, Session] = {}
+
+    async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.ModelDescription:  # noqa: N802
+        """Say what the model is."""
+        model = self._model
+        return pb.ModelDescription(
+            model=model.name,
+            sampling=json.dumps(dataclasses.asdict(model.sampling)),
+            context_tokens=model.config.max_position_embeddings,
+            kv_bytes_per_token=model.config.kv_bytes_per_position,
+            has_chat_template=model.tokenizer.chat_template is not None,
+            kv_positions=model.kv_positions,
+        )
+
+    async def FormatChat(self, request: pb.FormatChatRequest, context: Context) -> pb.TokenIds:  # noqa: N802
+        """Return the prompt of a chat."""
+        async with reported(context):
+            messages, variables = _json(request.messages, list), _json(request.variables, dict)
+            ids = await asyncio.to_thread(
+                self._model.tokenizer.format_chat, messages, add_generation_prompt=True, **variables
+            )
+        return pb.TokenIds(token_ids=ids)
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.TokenIds:  # noqa: N802
+        """Return a text's token ids."""
+        async with reported(context):
+            special = request.add_special_tokens
+            ids = await asyncio.to_thread(self._model.tokenizer.encode, request.text, add_special_tokens=special)
+        return pb.TokenIds(token_ids=ids)
+
+    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.Text:  # noqa: N802
+        """Return the text of token ids."""
+        async with reported(context):
+            ids, skip = list(request.token_ids), request.skip_special_tokens
+            text = await asyncio.to_thread(self._model.tokenizer.decode, ids, skip_special_tokens=skip)
+        return pb.Text(text=text)
+
+    async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802
+        """Stream an answer. However the call ends, the answer does too, and its conversation stays sound."""
+        async with reported(context):
+            news = News()
+            session = self._conversation(request.conversation_id)
+            generation = self._model.generate(
+                _request(request), session=session, progress=lambda done, total: news.say((done, total))
+            )
+            self._answering.begin(session.id, generation, news)
+            try:
+                yield pb.AnswerEvent(begun=pb.AnswerBegun(seed=generation.seed))
+                async for item in news.read():
+                    yield _event(item, generation)
+            finally:
+                self._answering.end(session.id)
+                if not request.conversation_id:
+                    session.close()
+
+    async def CloseConversation(self, request: pb.ConversationId, _context: Context) -> pb.ConversationClosed:  # noqa: N802
+        """Free what a conversation keeps."""
+        if session := self._conversations.pop(request.conversation_id, None):
+            self._answering.end(session.id)
+            session.close()
+        return pb.ConversationClosed()
+
+    def _conversation(self, conversation_id: bytes) -> Session:
+        """Return the session of a conversation, a new one where it is not known (any more)."""
+        if not conversation_id:
+            return self._model.new_session()
+        if len(conversation_id) != 16:
+            raise InvalidRequestError(f"a conversation id of {len(conversation_id)} bytes, wanted 16")
+        session = self._conversations.pop(conversation_id, None) or self._model.new_session()
+        if session.answer is not None:
+            self._conversations[conversation_id] = session
+            raise InvalidRequestError("the conversation is being answered: wait for that answer, or end it first")
+        self._conversations[conversation_id] = session  # the last one used stands last
+        if len(self._conversations) > MAX_CONVERSATIONS:
+            self._forget_one()
+        return session
+
+    def _forget_one(self) -> None:
+        for conversation_id, session in self._conversations.items():
+            if session.answer is None:
+                del self._conversations[conversation_id]
+                session.close()
+                return
+
+
+def _request(request: pb.AnswerRequest) -> Request:
+    sampling = _json(request.sampling, dict)
+    if unknown := sampling.keys() - _SAMPLING_FIELDS:
+        raise InvalidRequestError(f"there is no sampling parameter {min(unknown)[:80]!r}")
+    return Request(
+        tuple(request.input_ids),
+        sampling=SamplingParams(**sampling),
+        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
+        stop=tuple(request.stop),
+        ignore_eos=request.ignore_eos,
+        detect_loops=request.detect_loops,
+    )
+
+
+def _event(item: Any, generation: Generation) -> pb.AnswerEvent:
+    if isinstance(item, tuple):
+        return pb.AnswerEvent(prefill=pb.PrefillProgress(done=item[0], total=item[1]))
+    stats = pb.AnswerStats(**dataclasses.asdict(generation.stats))
+    return pb.AnswerEvent(
+        token=pb.AnswerToken(
+            id=item.id,
+            text=item.text,
+            logprob=item.logprob,
+            position=item.position,
+            stats=stats,
+            finish_reason=generation.finish_reason or "",
+        )
+    )
+
+
+def _json(text: str, kind: type[Any]) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise InvalidRequestError(f"a field of the request is not JSON: {exc}") from exc
+    if not isinstance(value, kind):
+        raise InvalidRequestError(f"a field of the request is a {type(value).__name__}, wanted {kind.__name__}")
+    return value

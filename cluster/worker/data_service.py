@@ -1,0 +1,72 @@
+"""The data plane of a worker: a stream of raw bytes that one other node may open, and the call that cancels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from cluster.trust.credentials import Credentials
+from cluster.wire import worker_pb2 as pb
+from cluster.wire import worker_pb2_grpc
+from cluster.worker.messages import LinkError, Message
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class DataService(grpc.GenericRpcHandler):
+    """Hands the messages of a stream to `take`, one after the other, and sends back what it returns.
+
+    `caller` is the node id that may open the stream; an insecure cluster believes everybody.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        method: str,
+        caller: str,
+        take: Callable[[Message], Awaitable[Message | None]],
+    ) -> None:
+        self._credentials = credentials
+        self._method = method
+        self._caller = caller
+        self._take = take
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a method; gRPC asks."""
+        if handler_call_details.method != self._method:
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._serve)
+
+    async def _serve(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        await self._require_caller(context)
+        try:
+            async for data in messages:
+                if reply := await self._take(Message.decode(data)):
+                    yield reply.encode()
+        except LinkError as error:
+            log.error("event=bad_link error=%s", error)
+            await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+
+    async def _require_caller(self, context: Context) -> None:
+        caller = self._credentials.peer_id(context)
+        if caller != self._caller and not self._credentials.insecure:
+            log.warning("event=refused caller=%s wanted=%s", caller, self._caller)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {caller} has no business on this link")
+        await context.send_initial_metadata(())  # so that the caller knows
+
+
+class CancelService(worker_pb2_grpc.StageServicer):
+    """Cancels frames that are on their way behind others, which the ring itself could not overtake."""
+
+    def __init__(self, cancel: Callable[[str, int], None]) -> None:
+        self._cancel = cancel
+
+    async def Cancel(self, request: pb.CancelRequest, _context: Context) -> pb.CancelReply:  # noqa: N802
+        """Drop a request's frames up to a serial number."""
+        self._cancel(request.request_id.hex(), request.serial)
+        return pb.CancelReply()

@@ -1,0 +1,204 @@
+"""Parts: what a worker does with what it holds. One class a role; each opens its links, then lives off what comes in.
+
+One thread does everything: it reads frames by asyncio, computes them, and writes what comes of them. Handing each
+frame to a second thread costs 100 us a hop more (see DESIGN.md). While it computes, messages wait in gRPC's own
+threads, which also answer keepalive pings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import grpc
+
+from cluster.trust.credentials import Credentials
+from cluster.wire import coordinator_pb2_grpc, worker_pb2_grpc
+from cluster.wire import worker_pb2 as pb
+from cluster.worker.answering import Answering
+from cluster.worker.connections import Connections, FrameStream
+from cluster.worker.coordinator_service import CoordinatorService
+from cluster.worker.data_service import CancelService, DataService
+from cluster.worker.loading import Loaded
+from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Message
+from cluster.worker.remote_experts import RemoteExperts, answer_pairs
+from cluster.worker.ring import RingLink, RingStage
+from cluster.worker.role import Role
+from mlx_moe import memory
+from mlx_moe.coordinator import Coordinator
+from mlx_moe.errors import MoeClusterError
+from mlx_moe.link import LocalLink
+from mlx_moe.model import Model
+from mlx_moe.shard import ExpertShard, Shard
+from mlx_moe.stage import Stage
+
+
+class Part(Protocol):
+    """One node's part in a placement."""
+
+    def serve(self, server: grpc.aio.Server) -> None:
+        """Add what other workers and clients may call."""
+
+    async def connect(self) -> None:
+        """Open the links to other workers. Raises NodeLostError."""
+
+    def stats(self) -> pb.WorkerStats:
+        """Return counts and bytes."""
+
+    async def close(self, error: MoeClusterError) -> None:
+        """Stop; whoever waits for an answer is told why."""
+
+
+class ExpertsPart:
+    """Experts of a stage that another node leads."""
+
+    def __init__(self, shard: ExpertShard, role: Role, name: str, credentials: Credentials) -> None:
+        self._shard = shard
+        self._name = name
+        self._service = DataService(credentials, EXPERTS_METHOD, role.stage.node_id, self._answer)
+        self._questions = 0
+
+    def serve(self, server: grpc.aio.Server) -> None:
+        """See Part."""
+        server.add_generic_rpc_handlers((self._service,))
+
+    async def connect(self) -> None:
+        """See Part. It only answers."""
+
+    def stats(self) -> pb.WorkerStats:
+        """See Part."""
+        return pb.WorkerStats(frames=self._questions, peak_memory_bytes=memory.peak_memory_bytes())
+
+    async def close(self, error: MoeClusterError) -> None:
+        """See Part. Its leader has its own news."""
+
+    async def _answer(self, question: Message) -> Message:
+        self._questions += 1
+        return answer_pairs(self._shard, question, self._name)
+
+
+class StagePart:
+    """A stage after the first."""
+
+    def __init__(
+        self, loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
+    ) -> None:
+        self._role = role
+        self._connections = connections
+        self._experts = RemoteExperts(role.owners(loaded.config))
+        self._stage = _stage(loaded, name, self._experts)
+        self._ring = RingStage(self._stage, epoch)
+        self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._pass_on)
+        self._next: FrameStream | None = None
+
+    def serve(self, server: grpc.aio.Server) -> None:
+        """See Part."""
+        server.add_generic_rpc_handlers((self._service,))
+        worker_pb2_grpc.add_StageServicer_to_server(CancelService(self._ring.cancel), server)
+
+    async def connect(self) -> None:
+        """See Part."""
+        self._experts.connect([await self._connections.experts_of(peer.node_id) for peer in self._role.stage.peers])
+        self._next = await self._connections.frames_to(self._role.next_node)
+
+    def stats(self) -> pb.WorkerStats:
+        """See Part."""
+        return _stats(self._stage, self._ring.compute_s)
+
+    async def close(self, error: MoeClusterError) -> None:
+        """See Part. The coordinator has its own news."""
+
+    async def _pass_on(self, message: Message) -> None:
+        after = self._ring.pass_on(message)
+        if after is not None:
+            assert self._next is not None  # the coordinator sends nothing before all are connected
+            await self._next.write(after.encode())
+
+
+class CoordinatorPart:
+    """The first stage, and the coordinator: tokens, sampling, clients."""
+
+    def __init__(
+        self, loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
+    ) -> None:
+        self._role = role
+        self._connections = connections
+        self._experts = RemoteExperts(role.owners(loaded.config))
+        self._stage = _stage(loaded, name, self._experts)
+        self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
+        self._answering = Answering()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._come_back)
+        n_stages = len(role.placement.stages)
+        self._ring = RingLink(self._stage, n_stages, epoch, self._outgoing.put_nowait, connections.cancel)
+        link = self._ring if n_stages > 1 else LocalLink([self._stage])
+        head, tokenizer = loaded.holding.head, loaded.tokenizer
+        assert head is not None  # it was loaded for this role, and so was the tokenizer
+        assert tokenizer is not None
+        coordinator = Coordinator(head, link, loaded.config.vocab_size, role.placement.kv_positions)
+        model = Model(role.placement.model, loaded.config, tokenizer, loaded.sampling, coordinator)
+        self._clients = CoordinatorService(model, self._answering)
+
+    def serve(self, server: grpc.aio.Server) -> None:
+        """See Part."""
+        server.add_generic_rpc_handlers((self._service,))
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(self._clients, server)
+
+    async def connect(self) -> None:
+        """See Part."""
+        self._experts.connect([await self._connections.experts_of(peer.node_id) for peer in self._role.stage.peers])
+        for stage in self._role.placement.stages[1:]:
+            self._connections.reach(stage.node_id)
+        if len(self._role.placement.stages) > 1:
+            stream = await self._connections.frames_to(self._role.next_node)
+            self._tasks.append(asyncio.create_task(self._write(stream)))
+        self._tasks.append(asyncio.create_task(self._answering.run()))
+
+    def stats(self) -> pb.WorkerStats:
+        """See Part."""
+        stats = _stats(self._stage, self._stage.counts.compute_s)
+        stats.active_requests = self._answering.active
+        return stats
+
+    async def close(self, error: MoeClusterError) -> None:
+        """See Part."""
+        for task in self._tasks:
+            task.cancel()
+        self._answering.fail_all(error)
+
+    async def _write(self, stream: FrameStream) -> None:
+        while True:
+            await stream.write((await self._outgoing.get()).encode())
+
+    async def _come_back(self, message: Message) -> None:
+        request_id = self._ring.come_back(message)
+        if request_id is not None:
+            self._answering.wake(request_id)
+
+
+def part_of(
+    loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
+) -> Part:
+    """Return the part that a role asks for."""
+    shard = loaded.holding.shard
+    if isinstance(shard, ExpertShard):
+        return ExpertsPart(shard, role, name, credentials)
+    kind = CoordinatorPart if role.coordinates else StagePart
+    return kind(loaded, role, name, epoch, credentials, connections)
+
+
+def _stage(loaded: Loaded, name: str, experts: RemoteExperts) -> Stage:
+    shard = loaded.holding.shard
+    assert isinstance(shard, Shard)
+    return Stage(shard, name, experts)
+
+
+def _stats(stage: Stage, compute_s: float) -> pb.WorkerStats:
+    return pb.WorkerStats(
+        frames=stage.counts.frames,
+        positions=stage.counts.positions,
+        compute_s=compute_s,
+        kv_bytes=stage.kv_bytes,
+        kv_positions=stage.kv_positions,
+        peak_memory_bytes=memory.peak_memory_bytes(),
+    )

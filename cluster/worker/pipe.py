@@ -1,0 +1,37 @@
+"""Pipe: protobuf messages between a daemon and its worker, each after its length, over standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+M = TypeVar("M", bound=Message)
+
+_LENGTH = struct.Struct(">I")
+MAX_MESSAGE_BYTES = 16 << 20
+"""A placement that lists the experts of every layer is about a megabyte of JSON."""
+
+
+def framed(message: Message) -> bytes:
+    """Return a message's bytes after their length."""
+    data = message.SerializeToString()
+    return _LENGTH.pack(len(data)) + data
+
+
+async def read(stream: asyncio.StreamReader, message: M) -> M | None:
+    """Fill and return `message` with the next one from a pipe; None at its end.
+
+    Raises:
+        ValueError: a length that no message of ours has.
+    """
+    try:
+        (length,) = _LENGTH.unpack(await stream.readexactly(_LENGTH.size))
+        if length > MAX_MESSAGE_BYTES:
+            raise ValueError(f"a message of {length} bytes on the pipe between daemon and worker")
+        message.ParseFromString(await stream.readexactly(length))
+    except asyncio.IncompleteReadError:
+        return None
+    return message

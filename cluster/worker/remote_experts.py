@@ -1,0 +1,137 @@
+"""Remote experts: a stage's leader asks its peers for rows of the experts they own, over one stream each.
+
+The leader waits for them inside a layer, so its side is of threads and not of asyncio.
+Shapes: L positions, D hidden_size, K experts chosen for each position, n pairs of one owner.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping, Sequence
+
+import grpc
+import mlx.core as mx
+import numpy as np
+
+from cluster.errors import NodeLostError
+from cluster.worker.arrays import array_of, bytes_of, dtype_of
+from cluster.worker.messages import EXPERTS_METHOD, Kind, Message, failure, raised_by
+from mlx_moe.errors import FrameError
+from mlx_moe.layers.expert_dispatch import Dispatch, Pairs
+from mlx_moe.layers.experts import Experts
+from mlx_moe.shard import ExpertShard
+
+LEADER = 0
+"""The owner's number of the stage that asks; its peers follow."""
+
+_NO_REQUEST = "0" * 32
+_PAIR = np.dtype(">u4")
+_BY_EXPERT = 1
+
+
+class ExpertLink:
+    """The leader's stream to one peer: questions go out, rows come back in the same order."""
+
+    def __init__(self, channel: grpc.Channel, node: str) -> None:
+        self._node = node
+        self._channel = channel
+        self._questions: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXPERTS_METHOD)
+        self._answers = call(iter(self._questions.get, None), wait_for_ready=True)
+
+    def open(self, timeout_s: float) -> None:
+        """Wait until the peer has taken the stream. Raises grpc.RpcError, grpc.FutureTimeoutError."""
+        grpc.channel_ready_future(self._channel).result(timeout_s)
+        self._answers.initial_metadata()
+
+    def ask(self, layer: int, x: mx.array, pairs: Pairs) -> None:
+        """Send pairs of a layer with the rows of x `[L, D]` that they need."""
+        self._questions.put(pairs_message(layer, x, pairs).encode())
+
+    def answer(self) -> mx.array:
+        """Wait for the rows `[n, D]` of the oldest question.
+
+        Raises:
+            FrameError: the peer refused the question.
+            NodeLostError: the peer is gone.
+        """
+        try:
+            message = Message.decode(next(self._answers))
+        except (grpc.RpcError, StopIteration) as exc:
+            raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from exc
+        if message.kind is Kind.FAILURE:
+            raise raised_by(message)
+        message.require_sound(self._node)
+        return array_of(message.payload, message.rows, message.width, message.dtype)
+
+    def close(self) -> None:
+        """End the stream."""
+        self._questions.put(None)
+        self._channel.close()
+
+
+class RemoteExperts:
+    """ExpertPeers over the network. `owners` are the experts by layer and owner, the leader's number being LEADER."""
+
+    def __init__(self, owners: Mapping[int, Mapping[int, Sequence[int]]]) -> None:
+        self._dispatches = {
+            layer: Dispatch({expert: owner for owner, experts in of_layer.items() for expert in experts})
+            for layer, of_layer in owners.items()
+        }
+        self._links: dict[int, ExpertLink] = {}
+
+    def connect(self, links: Sequence[ExpertLink]) -> None:
+        """Use links to the peers, in the order of their numbers."""
+        self._links = dict(enumerate(links, start=LEADER + 1))
+
+    def rows(self, layer: int, x: mx.array, indices: mx.array, own: Experts | None) -> mx.array:
+        """See ExpertPeers."""
+        split = self._dispatches[layer].split(np.array(indices))
+        remote = [owner for owner in split.pairs if owner != LEADER]
+        for owner in remote:
+            self._links[owner].ask(layer, x, split.pairs[owner])
+        rows: dict[int, mx.array] = {}
+        if LEADER in split.pairs:
+            assert own is not None  # the dispatch says that it owns some
+            rows[LEADER] = own.pairs(x, split.pairs[LEADER])
+            mx.async_eval(rows[LEADER])
+        rows |= {owner: self._links[owner].answer() for owner in remote}
+        return split.join(rows)
+
+
+def pairs_message(layer: int, x: mx.array, pairs: Pairs) -> Message:
+    """Return a question: the pairs, then the rows of x `[L, D]` that occur in them."""
+    positions, places = np.unique(pairs.positions, return_inverse=True)
+    rows = np.frombuffer(bytes_of(x), np.uint8).reshape(x.shape[0], -1)[positions]
+    numbers = np.stack([places, pairs.experts]).astype(_PAIR)
+    return Message(
+        Kind.PAIRS,
+        _NO_REQUEST,
+        position=layer,
+        rows=len(positions),
+        width=x.shape[1],
+        outputs=len(pairs.experts),
+        dtype=dtype_of(x),
+        flags=_BY_EXPERT if pairs.by_expert else 0,
+        payload=numbers.tobytes() + rows.tobytes(),
+    )
+
+
+def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Message:
+    """Return the rows that a question asks for, or its failure."""
+    try:
+        message.require_sound(node)
+        layer, n_pairs = message.position, message.outputs
+        pairs_bytes = 2 * n_pairs * _PAIR.itemsize
+        if layer not in shard.experts or not n_pairs or len(message.payload) < pairs_bytes:
+            raise FrameError(f"node {node} owns no experts of layer {layer}, or was asked with too few bytes")
+        positions, experts = np.frombuffer(message.payload[:pairs_bytes], _PAIR).reshape(2, n_pairs).astype(np.int32)
+        x = array_of(message.payload[pairs_bytes:], message.rows, message.width, message.dtype)
+        if positions.max() >= message.rows:
+            raise FrameError(f"node {node}: pairs of layer {layer} name positions that are not there")
+        y = shard.experts[layer].pairs(x, Pairs(positions, experts, bool(message.flags & _BY_EXPERT)))
+        return Message(
+            Kind.ROWS, _NO_REQUEST, rows=n_pairs, width=message.width, dtype=dtype_of(y), payload=bytes_of(y)
+        )
+    except FrameError as error:
+        return failure(message, error)

@@ -1,0 +1,132 @@
+"""Ring: frames from the coordinator through the stages of all nodes and back to it, each node sending to the next.
+
+    coordinator + stage 0 ──▶ stage 1 ──▶ ... ──▶ stage n-1 ──▶ coordinator
+
+What is not a frame (forks, releases, failures) goes the same way, so that it stays in order with them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from cluster.worker.arrays import is_frame, to_frame, to_message
+from cluster.worker.messages import Kind, Message, failure, raised_by
+from mlx_moe.errors import FrameError, NumericsError
+from mlx_moe.frame import Frame
+from mlx_moe.stage import Stage
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[Message], None]
+"""Puts a message on its way to the next node; waits for nothing."""
+
+
+class RingStage:
+    """A stage after the first: runs what comes, and hands on what becomes of it."""
+
+    def __init__(self, stage: Stage, epoch: int) -> None:
+        self.stage = stage
+        self.compute_s = 0.0
+        self._epoch = epoch
+        self._cancelled: dict[str, int] = {}
+
+    def cancel(self, request_id: str, serial: int) -> None:
+        """Drop frames of a request up to a serial number: they may be on their way behind others."""
+        self._cancelled[request_id] = serial
+
+    def pass_on(self, message: Message) -> Message | None:
+        """Return what goes to the next node in place of a message; None for one that is dropped."""
+        if message.epoch != self._epoch:
+            log.debug("event=dropped epoch=%d own=%d", message.epoch, self._epoch)
+            return None
+        if not is_frame(message):
+            return self._obey(message)
+        if message.serial <= self._cancelled.get(message.request_id, -1):
+            return None
+        started = time.perf_counter()
+        try:
+            return to_message(self.stage.run(to_frame(message, self.stage.node)), message.serial)
+        except (FrameError, NumericsError) as error:
+            return failure(message, error)
+        finally:
+            self.compute_s += time.perf_counter() - started
+
+    def _obey(self, message: Message) -> Message:
+        if message.kind is Kind.RELEASE:
+            self._cancelled.pop(message.request_id, None)
+            self.stage.release(message.request_id)
+        elif message.kind is Kind.FORK:
+            try:
+                self.stage.fork(bytes(message.payload).hex(), message.request_id, message.position)
+            except FrameError:  # the next frame finds nothing kept before it, and says so
+                self.stage.release(message.request_id)
+        return message
+
+
+class RingLink:
+    """The coordinator's Link: its own stage, which is the first, then the ring.
+
+    `cancel_elsewhere` tells the other stages to drop frames that are on their way.
+    """
+
+    def __init__(
+        self, stage: Stage, n_stages: int, epoch: int, send: Send, cancel_elsewhere: Callable[[str, int], None]
+    ) -> None:
+        self.stages: Sequence[Stage] = (stage,)
+        self.frames_in_flight = n_stages + 1  # one in each stage, and one on its way
+        self._epoch = epoch
+        self._send = send
+        self._cancel_elsewhere = cancel_elsewhere
+        self._serials = itertools.count(1)  # 0 is that of what is no frame
+        self._sent: dict[str, deque[int]] = {}
+        self._returned: dict[str, deque[Message]] = {}
+
+    def send(self, frame: Frame) -> None:
+        """See Link."""
+        serial = next(self._serials)
+        (stage,) = self.stages
+        self._send(to_message(replace(stage.run(frame), epoch=self._epoch), serial))
+        self._sent.setdefault(frame.request_id, deque()).append(serial)
+
+    def receive(self, request_id: str) -> Frame | None:
+        """See Link."""
+        returned = self._returned.get(request_id)
+        if not returned:
+            return None
+        message = returned.popleft()
+        if message.kind is Kind.FAILURE:
+            raise raised_by(message)
+        return to_frame(message, self.stages[0].node)
+
+    def fork(self, source_id: str, request_id: str, positions: int) -> None:
+        """See Link."""
+        self.stages[0].fork(source_id, request_id, positions)
+        payload = bytes.fromhex(source_id)
+        self._send(Message(Kind.FORK, request_id, self._epoch, position=positions, payload=payload))
+
+    def cancel(self, request_id: str) -> None:
+        """See Link."""
+        self._returned.pop(request_id, None)
+        sent = self._sent.pop(request_id, None)
+        if sent:
+            self._cancel_elsewhere(request_id, sent[-1])
+
+    def release(self, request_id: str) -> None:
+        """See Link."""
+        self.cancel(request_id)
+        self.stages[0].release(request_id)
+        self._send(Message(Kind.RELEASE, request_id, self._epoch))
+
+    def come_back(self, message: Message) -> str | None:
+        """Take what the last stage sends; return the request that may go on, None if there is none (any more)."""
+        sent = self._sent.get(message.request_id)
+        if message.epoch != self._epoch or not sent or message.serial != sent[0]:
+            return None  # a fork or release that went round, or a frame that was cancelled
+        sent.popleft()
+        self._returned.setdefault(message.request_id, deque()).append(message)
+        return message.request_id

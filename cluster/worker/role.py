@@ -1,0 +1,84 @@
+"""Role: what a placement asks of one node, and what it must load for that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.errors import PlacementError
+from cluster.placement.placement import Placement, StagePlacement
+from mlx_moe.config import ModelConfig
+from mlx_moe.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from mlx_moe.shard import ShardSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One node's part of stage `index`: its leader, or one of its expert peers."""
+
+    placement: Placement
+    node_id: str
+    index: int
+
+    @classmethod
+    def of(cls, placement: Placement, node_id: str) -> Role:
+        """Return a node's role. Raises PlacementError if it has none."""
+        for index, stage in enumerate(placement.stages):
+            if node_id in (stage.node_id, *(peer.node_id for peer in stage.peers)):
+                return cls(placement, node_id, index)
+        raise PlacementError(f"node {node_id} has no part in the placement of {placement.model}")
+
+    @classmethod
+    def read(cls, placement: str, node_id: str) -> Role:
+        """Return a node's role in a placement that came as JSON. Raises as `of`, and InvalidRequestError."""
+        try:
+            value = json.loads(placement)
+        except ValueError as exc:
+            raise InvalidRequestError(f"the placement is not JSON: {exc}") from exc
+        return cls.of(Placement.from_json(value), node_id)
+
+    @property
+    def stage(self) -> StagePlacement:
+        """The stage."""
+        return self.placement.stages[self.index]
+
+    @property
+    def leads(self) -> bool:
+        """Whether it holds the stage's attention and KV caches, rather than experts alone."""
+        return self.stage.node_id == self.node_id
+
+    @property
+    def coordinates(self) -> bool:
+        """Whether it owns the tokens."""
+        return self.leads and self.index == 0
+
+    @property
+    def next_node(self) -> str:
+        """The node that the ring goes on to."""
+        stages = self.placement.stages
+        return stages[(self.index + 1) % len(stages)].node_id
+
+    @property
+    def previous_node(self) -> str:
+        """The node that the ring comes from."""
+        return self.placement.stages[self.index - 1].node_id
+
+    def shard_spec(self) -> ShardSpec:
+        """Return the layers and experts to hold."""
+        from mlx_moe.shard import ShardSpec  # MLX comes with it, and daemons ask for roles too
+
+        if self.leads:
+            return ShardSpec(self.stage.layers, self.stage.owned_experts)
+        (peer,) = (peer for peer in self.stage.peers if peer.node_id == self.node_id)
+        owned = {layer: peer.owned_experts.get(layer, ()) for layer in self.stage.layers}
+        return ShardSpec(self.stage.layers, owned, experts_only=True)
+
+    def owners(self, config: ModelConfig) -> dict[int, dict[int, tuple[int, ...]]]:
+        """Return, by layer that is split, the experts of the leader (0) and of each peer (1, ...)."""
+        split = {layer for peer in self.stage.peers for layer, experts in peer.owned_experts.items() if experts}
+        return {
+            layer: dict(enumerate(self.stage.owners(layer, config.moe.n_routed_experts).values())) for layer in split
+        }

@@ -1,0 +1,57 @@
+"""Holding: what one process has in memory of a model, its shard and, where the coordinator is, the two ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_moe import loader, memory
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig
+from mlx_moe.head import Head, head_parameters
+from mlx_moe.mtp import MultiTokenPrediction, has_mtp, mtp_parameters
+from mlx_moe.shard import ExpertShard, Shard, ShardSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A shard, or an expert peer's part of one. `head` and `mtp` are the coordinator's, if it is here."""
+
+    shard: Shard | ExpertShard
+    head: Head | None
+    mtp: MultiTokenPrediction | None
+    dtype: mx.Dtype
+    weights_bytes: int
+
+
+def load_holding(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    spec: ShardSpec,
+    *,
+    coordinates: bool,
+    memory_share: float = memory.SOFT_LIMIT,
+    progress: loader.Progress | None = None,
+) -> Holding:
+    """Load a shard; with the coordinator's ends if it `coordinates`. Weights may take `memory_share` of the budget.
+
+    Raises:
+        CheckpointError: files that are damaged or contradict each other.
+        InsufficientMemoryError: before anything is read.
+    """
+    ends = head_parameters(config)
+    dtype = memory.compute_dtype(loader.stored_dtype(loader.find(checkpoint, config, ends)))
+    parameters = spec.parameters(config)
+    with_mtp = coordinates and has_mtp(checkpoint, config)
+    if coordinates:
+        parameters = [*ends, *parameters]
+    if with_mtp:
+        parameters += mtp_parameters(config)
+    stored = loader.find(checkpoint, config, parameters)
+    memory.require(sum(s.memory_bytes(dtype) for s in stored), f"model {checkpoint.directory}", memory_share)
+    loaded = loader.load(checkpoint, stored, dtype, progress)
+    head = Head.build(config, loaded, dtype) if coordinates else None
+    mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None
+    shard = ExpertShard.build(spec, config, loaded) if spec.experts_only else Shard.build(spec, config, loaded, dtype)
+    return Holding(shard, head, mtp, dtype, loaded.nbytes)
