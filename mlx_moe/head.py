@@ -10,19 +10,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_moe.config import ModelConfig
-from mlx_moe.parameter import Parameter, linear, vector
 from mlx_moe.weights import LoadedParameters, Weight
-
-
-def head_parameters(config: ModelConfig) -> list[Parameter]:
-    """Return the embedding, the final norm and the lm_head; a tied model has no lm_head of its own."""
-    parameters = [
-        linear("model.embed_tokens", config.vocab_size, config.hidden_size),
-        vector("model.norm.weight", config.hidden_size),
-    ]
-    if not config.tie_word_embeddings:
-        parameters.append(linear("lm_head", config.vocab_size, config.hidden_size))
-    return parameters
 
 
 @dataclass(frozen=True, slots=True)

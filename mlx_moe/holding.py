@@ -9,8 +9,9 @@ import mlx.core as mx
 from mlx_moe import loader, memory
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
-from mlx_moe.head import Head, head_parameters
-from mlx_moe.mtp import MultiTokenPrediction, has_mtp, mtp_parameters
+from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
+from mlx_moe.head import Head
+from mlx_moe.mtp import MultiTokenPrediction
 from mlx_moe.shard import ExpertShard, Shard, ShardSpec
 
 

@@ -12,33 +12,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_moe import families
-from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.head import Head
 from mlx_moe.kv_cache import KVCache
 from mlx_moe.layers.decoder import DecoderLayer
-from mlx_moe.parameter import Parameter, linear, vector
 from mlx_moe.weights import Linear, LoadedParameters
-
-
-def mtp_parameters(config: ModelConfig) -> list[Parameter]:
-    """Return the parameters of the first MTP layer, which follows the model's last layer."""
-    layer, hidden_size = config.num_hidden_layers, config.hidden_size
-    prefix = f"model.layers.{layer}"
-    owned = range(config.moe.n_routed_experts) if layer in config.moe_layers else ()
-    return [
-        *families.layer_parameters(config, layer, owned),
-        vector(f"{prefix}.enorm.weight", hidden_size),
-        vector(f"{prefix}.hnorm.weight", hidden_size),
-        linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size),
-        vector(f"{prefix}.shared_head.norm.weight", hidden_size),
-    ]
-
-
-def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:
-    """Whether the checkpoint kept its MTP layer; many conversions drop it."""
-    name = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"
-    return config.num_nextn_predict_layers > 0 and name in checkpoint
 
 
 @dataclass(frozen=True, slots=True)

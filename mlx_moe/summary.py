@@ -10,8 +10,7 @@ from pathlib import Path
 from mlx_moe import families, library, loader
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig, QuantizationConfig
-from mlx_moe.head import head_parameters
-from mlx_moe.mtp import has_mtp, mtp_parameters
+from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.parameter import Parameter
 from mlx_moe.shard import ShardSpec
 

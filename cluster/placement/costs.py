@@ -6,17 +6,16 @@ Made from a configuration and either a checkpoint's headers or a quantization th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.placement.known_models import KNOWN_MODELS, UNSUPPORTED_MODELS
-from mlx_moe import library
+from mlx_moe import families, library
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig, QuantizationConfig
 from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
-from mlx_moe.families import layer_parameters, read_config
-from mlx_moe.parameter import Layout, Parameter, linear, vector
+from mlx_moe.parameter import Layout, Parameter
 
 DEFAULT_BITS = 4
 GROUP_SIZE = 64
@@ -140,7 +139,7 @@ def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> Mode
         CheckpointError: its config.json or its headers are damaged.
     """
     if model.lower() in KNOWN_MODELS:
-        config = read_config(KNOWN_MODELS[model.lower()], model)
+        config = families.read_config(KNOWN_MODELS[model.lower()], model)
         size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), float_bytes)
         has_mtp = config.num_nextn_predict_layers > 0
         return model_costs(model.lower(), config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
@@ -155,7 +154,7 @@ def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> Mode
 
 def _checkpoint_costs(model: str, directory: Path, float_bytes: int, bits: int | None) -> ModelCosts:
     with Checkpoint.open(directory) as checkpoint:
-        config = read_config(checkpoint.config, str(directory / "config.json"))
+        config = families.read_config(checkpoint.config, str(directory / "config.json"))
         if bits is None:
             size_of = stored_sizes(checkpoint, float_bytes)
         else:
@@ -165,7 +164,7 @@ def _checkpoint_costs(model: str, directory: Path, float_bytes: int, bits: int |
             config,
             size_of,
             float_bytes=float_bytes,
-            has_mtp=f"model.layers.{config.num_hidden_layers}.eh_proj.weight" in checkpoint,
+            has_mtp=families.has_mtp(checkpoint, config),
             content_hash=checkpoint.content_hash() if bits is None else "",
         )
 
@@ -181,9 +180,7 @@ def model_costs(
 ) -> ModelCosts:
     """Return the costs of a configuration whose parameters have the sizes that `size_of` says."""
     hidden_size, moe, a = config.hidden_size, config.moe, config.attention
-    embedding = linear("model.embed_tokens", config.vocab_size, hidden_size)
-    norm = vector("model.norm.weight", hidden_size)
-    heads = [] if config.tie_word_embeddings else [linear("lm_head", config.vocab_size, hidden_size)]
+    embedding, norm, *heads = families.head_parameters(config)
     layers = tuple(_layer_costs(config, layer, size_of, float_bytes) for layer in range(config.num_hidden_layers))
     row_bytes = float_bytes * (2 * moe.moe_intermediate_size + hidden_size)
     return ModelCosts(
@@ -260,30 +257,26 @@ def _stored_layout(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
 
 
 def _layer_costs(config: ModelConfig, layer: int, size_of: SizeOf, float_bytes: int) -> LayerCosts:
-    fixed = layer_parameters(config, layer, ())
-    names = {parameter.name for parameter in fixed}
-    is_moe = layer in config.moe_layers
-    expert = [p for p in layer_parameters(config, layer, (0,)) if p.name not in names] if is_moe else []
+    return _costs(config, layer, families.layer_parameters(config, layer, ()), size_of, float_bytes)
+
+
+def _mtp_costs(config: ModelConfig, size_of: SizeOf, float_bytes: int) -> LayerCosts:
+    layer = config.num_hidden_layers
+    experts = {parameter.name for parameter in families.expert_parameters(config, layer, (0,))}
+    fixed = [parameter for parameter in families.mtp_parameters(config) if parameter.name not in experts]
+    return _costs(config, layer, fixed, size_of, float_bytes)
+
+
+def _costs(
+    config: ModelConfig, layer: int, fixed: Sequence[Parameter], size_of: SizeOf, float_bytes: int
+) -> LayerCosts:
+    expert = families.expert_parameters(config, layer, (0,)) if layer in config.moe_layers else []
     return LayerCosts(
         fixed_bytes=sum(map(size_of, fixed)),
         fixed_parameters=_count(fixed),
         expert_bytes=sum(map(size_of, expert)),
         expert_parameters=_count(expert),
         kv_bytes=float_bytes * config.attention.kv_width,
-    )
-
-
-def _mtp_costs(config: ModelConfig, size_of: SizeOf, float_bytes: int) -> LayerCosts:
-    layer, hidden_size = config.num_hidden_layers, config.hidden_size
-    prefix = f"model.layers.{layer}"
-    norms = ("enorm", "hnorm", "shared_head.norm")
-    extra = [vector(f"{prefix}.{norm}.weight", hidden_size) for norm in norms]
-    extra.append(linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size))
-    costs = _layer_costs(config, layer, size_of, float_bytes)
-    return replace(
-        costs,
-        fixed_bytes=costs.fixed_bytes + sum(map(size_of, extra)),
-        fixed_parameters=costs.fixed_parameters + _count(extra),
     )
 
 

@@ -12,8 +12,7 @@ from cluster.placement import read_costs
 from mlx_moe import families, library, loader
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
-from mlx_moe.head import head_parameters
-from mlx_moe.mtp import mtp_parameters
+from mlx_moe.families import head_parameters, mtp_parameters
 from mlx_moe.parameter import Parameter
 from mlx_moe.shard import ShardSpec
 

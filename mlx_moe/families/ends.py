@@ -1,0 +1,39 @@
+"""The ends of a model, alike in all families: embedding and output head, and the layer that drafts beyond it."""
+
+from __future__ import annotations
+
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig
+from mlx_moe.families.layer import layer_parameters
+from mlx_moe.parameter import Parameter, linear, vector
+
+
+def head_parameters(config: ModelConfig) -> list[Parameter]:
+    """Return the embedding, the final norm and the lm_head; a tied model has no lm_head of its own."""
+    parameters = [
+        linear("model.embed_tokens", config.vocab_size, config.hidden_size),
+        vector("model.norm.weight", config.hidden_size),
+    ]
+    if not config.tie_word_embeddings:
+        parameters.append(linear("lm_head", config.vocab_size, config.hidden_size))
+    return parameters
+
+
+def mtp_parameters(config: ModelConfig) -> list[Parameter]:
+    """Return the parameters of the first MTP layer, which follows the model's last layer."""
+    layer, hidden_size = config.num_hidden_layers, config.hidden_size
+    prefix = f"model.layers.{layer}"
+    owned = range(config.moe.n_routed_experts) if layer in config.moe_layers else ()
+    return [
+        *layer_parameters(config, layer, owned),
+        vector(f"{prefix}.enorm.weight", hidden_size),
+        vector(f"{prefix}.hnorm.weight", hidden_size),
+        linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size),
+        vector(f"{prefix}.shared_head.norm.weight", hidden_size),
+    ]
+
+
+def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:
+    """Whether the checkpoint kept its MTP layer; many conversions drop it."""
+    name = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"
+    return config.num_nextn_predict_layers > 0 and name in checkpoint
