@@ -4,7 +4,6 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
-PROMPT ?= Hello! Who are you?
 
 ifneq ($(UV),)
 INSTALL = uv pip install --quiet --python $(BIN)/python
@@ -16,9 +15,8 @@ endif
 
 .PHONY: demo test check format proto clean
 
-demo: .venv/.runtime  ## answer one prompt with the embedded model; on a terminal, then chat
-	@$(BIN)/moe-cluster run demo "$(PROMPT)"
-	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/moe-cluster chat demo; fi
+demo: .venv/.runtime  ## three nodes on this machine answer a prompt; on a terminal, then chat. PROMPT="..." asks that alone
+	@$(BIN)/moe-cluster demo $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: check  ## all checks and all tests
 	$(BIN)/python -m pytest

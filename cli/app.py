@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cli import options as o
-from cli.backend import LocalModels, Models
+from cli.backend import choose_models
 from cli.failures import reported, silence_stdout
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-_models: Models = LocalModels()
+_models = choose_models
 
 ModelArgument = Annotated[
     str,
@@ -61,12 +61,144 @@ def _root(
 
 
 @app.command()
+def demo(
+    nodes: Annotated[int, typer.Option(metavar="N", min=1, max=7, help="How many nodes.")] = 3,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Answer this and end; else a chat follows.")
+    ] = None,
+    debug: o.Debug = False,
+) -> None:
+    """Show it all on this machine: real nodes, the model that comes with the project, an answer."""
+    with reported(debug):
+        from cli.demo import demo as show_demo
+
+        show_demo(nodes, prompt)
+
+
+@app.command()
+def up(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Load this on the cluster, as soon as it fits.")
+    ] = None,
+    join: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Join the cluster that gave out this token.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call this node; else the host's name.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(metavar="P", help="Listen at P and P + 1; 0 takes free ones.")] = None,
+    host: Annotated[str | None, typer.Option(metavar="H", help="Listen at this address only.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="48GB", help="Offer at most so much memory.")] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="Greet this node; for networks without multicast.")
+    ] = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin a cluster though there is one here.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No certificates: believe whoever calls.")] = False,
+    plan: Annotated[str | None, typer.Option(metavar="FILE", help="Place the model as plan --json has it.")] = None,
+    context: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for requests of N tokens.")] = None,
+    users: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Stay up in the background.")] = False,
+    silent: Annotated[bool, typer.Option("--silent", hidden=True)] = False,
+    leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
+    debug: o.Debug = False,
+) -> None:
+    """Make this machine a node: the first begins a cluster and says how the others join it."""
+    with reported(debug):
+        from cli import up as up_command
+
+        settings = up_command.settings(name, host, port, memory, peer)
+        manner = up_command.Manner(settings, join, new, insecure)
+        wanted = up_command.wanted(model, plan, context, users)
+        if detach:
+            up_command.up_detached(manner, wanted)
+        else:
+            up_command.up(manner, wanted, silent=silent, leashed=leashed)
+
+
+@app.command()
+def down(debug: o.Debug = False) -> None:
+    """End this machine's node."""
+    with reported(debug):
+        from cli.status import down as end_node
+
+        end_node()
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw each second until Ctrl-C.")] = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Tell how the cluster stands: nodes, what they hold, the model, the links."""
+    with reported(debug):
+        from cli.status import show_status
+
+        show_status(json, watch)
+
+
+@app.command()
+def nodes(json: o.Json = False, debug: o.Debug = False) -> None:
+    """List the nodes."""
+    with reported(debug):
+        from cli.status import show_nodes
+
+        show_nodes(json)
+
+
+@app.command()
+def unload(debug: o.Debug = False) -> None:
+    """Take the cluster's model away, and give its memory back."""
+    with reported(debug):
+        from cli.status import unload as unload_model
+
+        unload_model()
+
+
+token = typer.Typer(help="Tokens that let machines join: create, list, revoke.", no_args_is_help=True)
+app.add_typer(token, name="token")
+
+
+@token.command("create")
+def create_token(
+    hours: Annotated[float, typer.Option(metavar="N", min=0.01, help="How long it is good.")] = 24,
+    uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many machines it lets in.")] = 32,
+    debug: o.Debug = False,
+) -> None:
+    """Print a line for another machine to join with."""
+    with reported(debug):
+        from cli import tokens
+
+        tokens.create(hours, uses)
+
+
+@token.command("list")
+def list_tokens(json: o.Json = False, debug: o.Debug = False) -> None:
+    """List what was given out; the secrets are not kept."""
+    with reported(debug):
+        from cli import tokens
+
+        tokens.show(json)
+
+
+@token.command("revoke")
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="As token list shows it.")], debug: o.Debug = False
+) -> None:
+    """Let nobody in with a token any more."""
+    with reported(debug):
+        from cli import tokens
+
+        tokens.revoke(token_id)
+
+
+@app.command()
 def run(
     model: ModelArgument,
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help='What to answer; "-" or nothing reads stdin.')
     ] = None,
-    _local: o.Local = False,
+    local: o.Local = False,
     json: o.Json = False,
     raw: Annotated[bool, typer.Option("--raw", help="Send the prompt without the chat template.")] = False,
     input_ids: Annotated[str | None, typer.Option(metavar="1,2,3", help="Token ids in place of a prompt.")] = None,
@@ -104,7 +236,7 @@ def run(
             seed=seed,
         )
         asked = run_command.read_prompt(prompt, input_ids, raw, system)
-        code = run_command.run(_models, model, asked, answer_options, json)
+        code = run_command.run(_models(local), model, asked, answer_options, json)
         raise typer.Exit(code)
 
 
@@ -114,7 +246,7 @@ def chat(
         str | None,
         typer.Argument(metavar="MODEL", help='As for run; else the model last chatted with, or "demo".'),
     ] = None,
-    _local: o.Local = False,
+    local: o.Local = False,
     continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last chat.")] = False,
     system: o.System = None,
     max_tokens: o.MaxTokens = None,
@@ -148,7 +280,7 @@ def chat(
             frequency_penalty=frequency_penalty,
             seed=seed,
         )
-        start(_models, model, continue_, system, answer_options)
+        start(_models(local), model, continue_, system, answer_options)
 
 
 @app.command()
@@ -158,3 +290,24 @@ def show(model: ModelArgument, json: o.Json = False, debug: o.Debug = False) -> 
         from cli.show import show as show_model
 
         show_model(model, json)
+
+
+@app.command()
+def plan(
+    model: ModelArgument,
+    nodes: Annotated[
+        str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Plan for these Macs, not for the nodes here.")
+    ] = None,
+    context: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for requests of N tokens.")] = None,
+    users: Annotated[int, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = 1,
+    many: Annotated[bool, typer.Option("--many", help="Serve many users best, rather than one.")] = False,
+    bits: Annotated[int | None, typer.Option(metavar="N", min=2, max=16, help="As if converted to N bits.")] = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Tell who would hold what of a model, and how fast it would answer."""
+    with reported(debug):
+        from cli.plan import plan as print_plan
+
+        objective: Literal["one_user", "many_users"] = "many_users" if many else "one_user"
+        print_plan(model, nodes, json, context, users, bits, objective)

@@ -1,19 +1,21 @@
-"""Backend: what answers. On this machine a loaded model; commands and chat know nothing more of it."""
+"""Backend: what answers, a model on this machine or on the cluster; commands and chat know nothing more of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cli.progress import Progress, progress_bar
-from cli.visible import visible
+from cli.progress import Progress
+from mlx_moe.library import DEMO
 
 if TYPE_CHECKING:
-    from mlx_moe.model import LocalModel
+    from rich.table import Table
+
     from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import FinishReason, GenerationStats, Request, Token
     from mlx_moe.sampling import SamplingParams
-    from mlx_moe.session import Session
 
 
 class Answer(Protocol):
@@ -49,6 +51,7 @@ class Conversation(Protocol):
 
         Raises:
             InvalidRequestError: before any work.
+            NodeLostError: now or amid the answer, where it comes from other machines.
         """
 
     def close(self) -> None:
@@ -83,6 +86,20 @@ class Backend(Protocol):
         """Who holds what."""
 
     @property
+    def label(self) -> str:
+        """What the chat's bar begins with."""
+
+    @property
+    def prediction(self) -> str:
+        """How fast the placement should be, "" where nobody knows."""
+
+    def nodes_table(self) -> Table:
+        """Return who holds what, for people."""
+
+    def ensure_ready(self) -> None:
+        """Load the model again where it was lost or taken away since; call it before a conversation goes on."""
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether `format_chat` may be called."""
 
@@ -105,6 +122,10 @@ class Backend(Protocol):
 class Models(Protocol):
     """Where backends come from."""
 
+    @property
+    def served(self) -> str | None:
+        """The model that is ready already, if one is."""
+
     def check(self, model: str) -> None:
         """Raise what `open` would raise for a model that is missing or damaged, without loading it."""
 
@@ -116,68 +137,26 @@ class Models(Protocol):
         """
 
 
-class LocalModels:
-    """The models of this machine."""
+def choose_models(local: bool) -> Models:
+    """Return the cluster's models where a node runs in this home and `local` does not forbid it, else this machine's.
 
-    def check(self, model: str) -> None:
-        """Read config and headers."""
-        import mlx_moe
+    What computes is imported here, so that `--help` does without.
+    """
+    if not local:
+        from cluster.home import Home
 
-        mlx_moe.describe(model)
+        home = Home.default()
+        if home.daemon.exists():
+            from cli.remote import ClusterModels
+            from cluster.errors import NoClusterError
 
-    def open(self, model: str) -> Backend:
-        """Load a model into this process."""
-        import mlx_moe
+            with suppress(NoClusterError):  # it was killed and could not say goodbye
+                return ClusterModels.of(home)
+    from cli.local import LocalModels
 
-        with progress_bar(f"loading {visible(model)}", "bytes") as progress:
-            return LocalBackend(mlx_moe.load(model, progress=progress))
-
-
-class LocalBackend:
-    """A model loaded on this machine alone."""
-
-    def __init__(self, model: LocalModel) -> None:
-        self._model = model
-        self.name = model.name
-        self.sampling = model.sampling
-        self.context_tokens = model.config.max_position_embeddings
-        self.kv_bytes_per_token = model.config.kv_bytes_per_position
-        self.load_s = model.load_s
-        self.has_chat_template = model.tokenizer.chat_template is not None
-
-    @property
-    def placement(self) -> Sequence[NodePlacement]:
-        """This machine, with its peak memory until now."""
-        return self._model.placement
-
-    def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
-        """Render the model's chat template and encode it."""
-        return self._model.tokenizer.format_chat(messages, add_generation_prompt=True, **variables)
-
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Encode by the model's tokenizer."""
-        return self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-
-    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Decode by the model's tokenizer."""
-        return self._model.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
-
-    def new_conversation(self) -> Conversation:
-        """Return a conversation over a session of the model."""
-        return _LocalConversation(self._model, self._model.new_session())
-
-    def close(self) -> None:
-        """Give the weights back."""
-        self._model.close()
+    return LocalModels()
 
 
-class _LocalConversation:
-    def __init__(self, model: LocalModel, session: Session) -> None:
-        self._model = model
-        self._session = session
-
-    def answer(self, request: Request, progress: Progress | None = None) -> Answer:
-        return self._model.generate(request, session=self._session, progress=progress)
-
-    def close(self) -> None:
-        self._session.close()
+def lasting(model: str) -> str:
+    """Return a model's name such that it means the same in another directory."""
+    return str(Path(model).resolve()) if model != DEMO and Path(model).is_dir() else model

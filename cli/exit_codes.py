@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from cluster.errors import ClusterError, NoClusterError, NodeLostError, PlacementError, TrustError
 from mlx_moe.errors import (
     CheckpointError,
     FrameError,
@@ -22,6 +23,10 @@ class ExitCode(IntEnum):
     CHECKPOINT = 3
     INSUFFICIENT_MEMORY = 4
     COMPUTATION = 5
+    CLUSTER = 6
+    UNTRUSTED = 7
+    NODE_LOST = 8
+    NO_CLUSTER = 9
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -32,6 +37,11 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (InsufficientMemoryError, ExitCode.INSUFFICIENT_MEMORY),
     (FrameError, ExitCode.COMPUTATION),
     (NumericsError, ExitCode.COMPUTATION),
+    (PlacementError, ExitCode.INSUFFICIENT_MEMORY),
+    (TrustError, ExitCode.UNTRUSTED),
+    (NodeLostError, ExitCode.NODE_LOST),
+    (NoClusterError, ExitCode.NO_CLUSTER),
+    (ClusterError, ExitCode.CLUSTER),
 )
 
 

@@ -37,7 +37,7 @@ Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the an
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on when the model says that it is done.")]
 NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself without end.")]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
-Local = Annotated[bool, typer.Option("--local", help="On this machine alone, which is all that this version does.")]
+Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even where a node runs on it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Log everything, and show where an error came from.")]
 

@@ -50,13 +50,13 @@ def plan(
     objective: Objective = "one_user",
     here: Callable[[], Target] | None = None,
 ) -> None:
-    """Print a placement of `model` on the nodes of a spec, or on what `here` returns (None: this machine alone).
+    """Print a placement of `model` on the nodes of a spec, or on what `here` returns (None: the cluster, if any).
 
     Raises:
         InvalidRequestError, CheckpointError: the model, the spec or a number cannot be used.
         PlacementError: the model does not fit; says what would make it fit.
     """
-    target = parsed(nodes_text) if nodes_text is not None else (here or this_machine)()
+    target = parsed(nodes_text) if nodes_text is not None else (here or around)()
     made = make(model, target, context, users, bits, objective)
     if as_json:
         print(json.dumps(to_json(made)))
@@ -70,6 +70,25 @@ def parsed(nodes_text: str) -> Target:
     from cluster.placement.chips import assumptions, parse_nodes
 
     return Target(parse_nodes(nodes_text), Links(), 2, assumptions(nodes_text))
+
+
+def around() -> Target:
+    """Return the cluster that this machine is in, or this machine alone where no node runs on it."""
+    from cluster.client import OwnNode
+    from cluster.errors import NoClusterError
+    from cluster.home import Home
+
+    try:
+        node = OwnNode.connect(Home.default())
+    except NoClusterError:
+        return this_machine()
+    from cli.remote import capacities, float_bytes, links
+
+    with node:
+        status = node.status()
+    nodes = capacities(status)
+    texts = {n.name: f"{n.bandwidth_gbps:.0f} GB/s and {n.tflops:.2g} TFLOPS, as it measured itself" for n in nodes}
+    return Target(nodes, links(status), float_bytes(status), texts)
 
 
 def this_machine() -> Target:

@@ -28,14 +28,16 @@ def rate_text(per_s: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return "24 ms", "0.2 s", "12 s" or "3 min 20 s"."""
+    """Return "24 ms", "0.2 s", "12 s", "3 min 20 s" or "24 h"."""
     if seconds < 0.1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    if seconds < 7200:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
 
 
 def _scaled(count: int, units: tuple[tuple[str, int], ...], rest: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 _CONTROL_PICTURES = 0x2400
 _REPLACEMENT = 0xFFFD
 
@@ -18,3 +20,8 @@ for _kept in "\n\t":
 def visible(text: str) -> str:
     """Return `text` with control characters shown as pictures; newlines and tabs stay."""
     return text.translate(_TABLE)
+
+
+def short_name(model: str) -> str:
+    """Return a model's name without the directory or organisation before it."""
+    return visible(PurePath(model).name or model)

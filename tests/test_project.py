@@ -11,7 +11,18 @@ import mlx_moe
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for package in ("cli", "cluster", "mlx_moe") for path in sorted((ROOT / package).rglob("*.py"))]
-HEAVY = ("mlx", "numpy", "tokenizers", "jinja2", "prompt_toolkit", "torch", "transformers")
+HEAVY = (
+    "mlx",
+    "numpy",
+    "grpc",
+    "zeroconf",
+    "cryptography",
+    "tokenizers",
+    "jinja2",
+    "prompt_toolkit",
+    "torch",
+    "transformers",
+)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,25 +1,18 @@
-"""The bar: one line that says which model, how fast, and how full the context is."""
+"""The bar: one line that says who answers, how fast, and how full the context is."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from cli.units import duration_text, rate_text, tokens_text
-from cli.visible import visible
 
 if TYPE_CHECKING:
     from mlx_moe.request import GenerationStats
 
 
-def short_name(model: str) -> str:
-    """Return a model's name without the directory or organisation before it."""
-    return visible(PurePath(model).name or model)
-
-
-def bar_text(model: str, stats: GenerationStats | None, context_used: int, context_tokens: int) -> str:
-    """Return "demo · 23.1 tok/s · TTFT 0.2 s · ctx 310/2k"; speeds only once there was an answer."""
-    parts = [short_name(model)]
+def bar_text(label: str, stats: GenerationStats | None, context_used: int, context_tokens: int) -> str:
+    """Return "3/3 nodes · 23.1 tok/s · TTFT 0.2 s · ctx 310/2k"; speeds only once there was an answer."""
+    parts = [label]
     if stats is not None and stats.generated_tokens > 0:
         if stats.generated_tokens > 1:
             parts.append(rate_text(stats.decode_tps))

@@ -253,7 +253,7 @@ def _model(chat: Chat, argument: str) -> None:
 
 
 def _nodes(chat: Chat, _argument: str) -> None:
-    chat.screen.print(tables.placement(chat.backend.placement))
+    chat.screen.print(chat.backend.nodes_table())
 
 
 def _plan(chat: Chat, argument: str) -> None:
@@ -262,6 +262,8 @@ def _plan(chat: Chat, argument: str) -> None:
     chat.screen.notice(
         f"KV cache: {token_bytes:,} bytes a token, {bytes_text(token_bytes * context)} for {context:,} tokens"
     )
+    if prediction := chat.backend.prediction:
+        chat.screen.notice(prediction)
 
 
 def _exit(chat: Chat, _argument: str) -> None:
@@ -304,7 +306,7 @@ COMMANDS = (
     Command(("/copy",), "", "copy the last answer", _copy),
     Command(("/model",), "[MODEL]", "say which model, or load another", _model, lambda _chat: ("demo",)),
     Command(("/nodes",), "", "who holds what of the model", _nodes),
-    Command(("/plan",), "", "the same, and what the context costs", _plan),
+    Command(("/plan",), "", "the same, what the context costs, and the speed to expect", _plan),
     Command(("/exit", "/bye", "/quit"), "", "leave", _exit),
 )
 

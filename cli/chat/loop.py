@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 from cli.backend import Answer, Backend, Models
@@ -16,6 +17,7 @@ from cli.chat.transcript import SavedChat
 from cli.chat.writing import Writing
 from cli.interrupt import Interrupt
 from cli.options import AnswerOptions
+from cluster.errors import NodeLostError
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.request import GenerationStats, Request
 
@@ -68,6 +70,8 @@ class Chat:
             except MoeClusterError as error:
                 logger.debug("event=failed", exc_info=error)
                 self.screen.error(str(error))
+                if isinstance(error, NodeLostError):
+                    self.screen.notice("the next message loads the model again, on the nodes that are there")
 
     def close(self) -> None:
         """Give everything back."""
@@ -78,7 +82,7 @@ class Chat:
     @property
     def bar(self) -> str:
         """The line that says how things stand."""
-        return bar_text(self.backend.name, self.stats, self.context_used, self.backend.context_tokens)
+        return bar_text(self.backend.label, self.stats, self.context_used, self.backend.context_tokens)
 
     def say(self, text: str) -> None:
         """Add what was said, and let the model answer. Without an answer the text goes back to the line."""
@@ -103,6 +107,7 @@ class Chat:
         last = self.dialogue.last_answer
         if last is None:
             raise InvalidRequestError("there is no answer to go on with")
+        self.backend.ensure_ready()
         written = self._written or writing.resume(self.backend, self.dialogue, self.think)
         self._write(written, len(self.dialogue.messages) - 1, last.text)
 
@@ -167,6 +172,7 @@ class Chat:
     def _answer_last_question(self) -> None:
         index = self.dialogue.last_question
         assert index is not None  # the callers looked
+        self.backend.ensure_ready()
         self._write(writing.begin(self.backend, self.dialogue, index + 1, self.think), index + 1)
 
     def _write(self, written: Writing, index: int, before: str | None = None) -> None:
@@ -227,7 +233,9 @@ class Chat:
         self.answered_tokens += stats.generated_tokens
         if message.finish_reason == "stop":
             del written.answer_ids[-1:]  # the token that ended it
-        self._written = written if writing.matches(self.backend, written, message.text) else None
+        self._written = None
+        with suppress(NodeLostError):  # the answer may have ended by that; it is kept all the same
+            self._written = written if writing.matches(self.backend, written, message.text) else None
 
     def _say_why(self, answer: Answer, kept: bool) -> None:
         """Say in one grey line why an answer ended, where that is not plain."""

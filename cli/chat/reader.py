@@ -20,6 +20,9 @@ from prompt_toolkit.styles import Style
 FENCE = '"""'
 PROMPT = ">>> "
 
+BAR_S = 1.0
+"""How often the bar is drawn anew while nobody types: nodes come and go."""
+
 Choices = Mapping[str, Callable[[], Iterable[str]]]
 """What may follow each slash command."""
 
@@ -76,6 +79,7 @@ class TerminalReader:
             enable_open_in_editor=False,  # Ctrl-G is bound below; the default is Ctrl-X Ctrl-E
             enable_suspend=True,
             bottom_toolbar=lambda: [("class:bar", bar())],
+            refresh_interval=BAR_S,
             prompt_continuation="... ",
             tempfile_suffix=".md",
             style=Style.from_dict({"bottom-toolbar": "noreverse", "bar": "fg:ansibrightblack", "prompt": "bold"}),

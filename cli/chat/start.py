@@ -6,12 +6,10 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 
-from cli.backend import Models
+from cli.backend import Models, lasting
 from cli.chat import commands
-from cli.chat.bar import short_name
 from cli.chat.dialogue import Dialogue
 from cli.chat.loop import Chat
 from cli.chat.reader import PipeReader, Reader, TerminalReader
@@ -21,10 +19,10 @@ from cli.chat.transcript import SavedChat, TranscriptError, Transcripts
 from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
 from cli.units import tokens_text
+from cli.visible import short_name
 from cluster.home import Home
 from mlx_moe.errors import InvalidRequestError
-
-FIRST_MODEL = "demo"
+from mlx_moe.library import DEMO
 
 
 def start(models: Models, model: str | None, go_on: bool, system: str | None, options: AnswerOptions) -> None:
@@ -36,7 +34,7 @@ def start(models: Models, model: str | None, go_on: bool, system: str | None, op
     saved = transcripts.latest() if go_on else None
     if go_on and saved is None:
         screen.notice("no chat to go on with: a new one begins")
-    name, why = _choose_model(model, saved, transcripts)
+    name, why = _choose_model(model, models.served, saved, transcripts)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _leave)
     backend = models.open(name)
@@ -44,7 +42,7 @@ def start(models: Models, model: str | None, go_on: bool, system: str | None, op
         backend.close()
         raise InvalidRequestError(f"{name} has no chat template, it only completes text: use moe-cluster run --raw")
     dialogue = Dialogue(system)
-    saving = Saving(transcripts, _lasting(name), dialogue, screen.notice)
+    saving = Saving(transcripts, lasting(name), dialogue, screen.notice)
     chat = Chat(backend, models, screen, saving, dialogue, options)
     try:
         _create(home)
@@ -70,10 +68,14 @@ def _is_lively() -> bool:
     return able and sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _choose_model(model: str | None, saved: SavedChat | None, transcripts: Transcripts) -> tuple[str, str]:
+def _choose_model(
+    model: str | None, served: str | None, saved: SavedChat | None, transcripts: Transcripts
+) -> tuple[str, str]:
     """Return the model and, where the person did not name it, how it was chosen."""
     if model is not None:
         return model, ""
+    if served is not None:  # who goes on with an old chat does not mean to take this model from others
+        return served, " (served by the cluster)"
     if saved is not None:
         return saved.model, ""
     try:
@@ -81,13 +83,8 @@ def _choose_model(model: str | None, saved: SavedChat | None, transcripts: Trans
     except TranscriptError:
         latest = None
     if latest is None:
-        return FIRST_MODEL, " (built in; moe-cluster chat MODEL takes another)"
+        return DEMO, " (built in; moe-cluster chat MODEL takes another)"
     return latest.model, " (as last time)"
-
-
-def _lasting(model: str) -> str:
-    """Return a model's name such that it means the same in another directory."""
-    return str(Path(model).resolve()) if model != FIRST_MODEL and Path(model).is_dir() else model
 
 
 def _create(home: Home) -> None:

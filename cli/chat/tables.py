@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from cli.chat.settings import request_names, sampling_names, value_text
 from cli.chat.transcript import SavedChat, TranscriptError
 from cli.options import AnswerOptions
-from cli.units import bytes_text, duration_text, rate_text
+from cli.tables import headed_table
+from cli.units import duration_text, rate_text
 from cli.visible import visible
 
 if TYPE_CHECKING:
-    from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import GenerationStats
     from mlx_moe.sampling import SamplingParams
 
@@ -55,19 +54,9 @@ def settings(options: AnswerOptions, defaults: SamplingParams, verbose: bool) ->
     return table
 
 
-def placement(nodes: Sequence[NodePlacement]) -> Table:
-    """Return who holds what."""
-    table = _headed("node", "layers", "experts", "weights", "peak memory")
-    for p in nodes:
-        layers = f"{p.layers.start}-{p.layers.stop - 1}"
-        memory = bytes_text(p.weights_bytes), bytes_text(p.peak_memory_bytes)
-        table.add_row(visible(p.node), layers, f"{p.experts:,}", *memory)
-    return table
-
-
 def sessions(listed: Sequence[SavedChat | TranscriptError], present: str | None) -> Table:
     """Return saved chats with the numbers that /load takes."""
-    table = _headed("#", "last used", "model", "messages", "begins")
+    table = headed_table("#", "last used", "model", "messages", "begins", texts=("last used", "model", "begins"))
     for number, saved in enumerate(listed, start=1):
         if isinstance(saved, TranscriptError):
             table.add_row(str(number), "", "", "", Text(f"damaged: {visible(str(saved))}", style="red"))
@@ -88,12 +77,4 @@ def _pairs() -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bright_black", no_wrap=True)
     table.add_column(overflow="fold")
-    return table
-
-
-def _headed(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bright_black")
-    for column in columns:
-        numeric = column not in ("node", "last used", "model", "begins")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "begins")
     return table

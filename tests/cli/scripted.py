@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
+from cli.nodes import placement_table
 from cli.progress import Progress
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
 from mlx_moe.node_placement import NodePlacement
@@ -121,13 +124,22 @@ class ScriptedBackend:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     kv_bytes_per_token: int = 1152
     load_s: float = 0.5
+    prediction: str = ""
     placement: Sequence[NodePlacement] = (NodePlacement("mac-1", range(6), 80, 6_400_000, 9_000_000),)
 
     def __post_init__(self) -> None:
         self.requests: list[Request] = []
         self.conversations: list[ScriptedConversation] = []
         self.variables: list[Mapping[str, Any]] = []
+        self.label = self.name
         self.closed = False
+        self.made_ready = 0
+
+    def nodes_table(self) -> Table:
+        return placement_table(self.placement)
+
+    def ensure_ready(self) -> None:
+        self.made_ready += 1
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         self.variables.append(variables)
@@ -153,6 +165,7 @@ class ScriptedModels:
 
     def __init__(self, script: Script) -> None:
         self.script = script
+        self.served: str | None = None
         self.opened: list[ScriptedBackend] = []
 
     def check(self, model: str) -> None:
@@ -179,7 +192,8 @@ def main() -> None:
     """Run the command line over a script that is a file's text: `python scripted.py FILE chat …`."""
     from cli import app
 
-    app._models = ScriptedModels(one_answer(Path(sys.argv.pop(1)).read_text(encoding="utf-8")))
+    models = ScriptedModels(one_answer(Path(sys.argv.pop(1)).read_text(encoding="utf-8")))
+    app._models = lambda local: models  # noqa: ARG005
     app.main()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.chat import commands
+from cli.chat import commands, writing
 from cli.chat.dialogue import Dialogue, Message
 from cli.chat.loop import Chat
 from cli.chat.reader import is_open, unfenced
@@ -16,6 +16,7 @@ from cli.chat.saving import Saving
 from cli.chat.screen import Screen
 from cli.chat.transcript import SavedChat, Transcripts
 from cli.options import AnswerOptions
+from cluster.errors import NodeLostError
 from mlx_moe.errors import InsufficientMemoryError, NumericsError
 from tests.cli.scripted import CTRL_C, ScriptedBackend, ScriptedModels, one_answer
 
@@ -152,6 +153,24 @@ def test_a_failure_amid_an_answer_keeps_the_part_and_the_chat(sitting: Sitting) 
     assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
     sitting.backend.failure = None
     assert "Hello there" in sitting.say("more")
+
+
+def test_an_answer_cut_off_by_a_lost_node_is_kept_and_the_model_asked_for_again(
+    sitting: Sitting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> bool:
+        raise NodeLostError("the coordinator does not answer")
+
+    monkeypatch.setattr(writing, "matches", lost)
+    sitting.backend.failure = NodeLostError("node mac-3 does not answer")
+    said = sitting.say("hi")
+    assert "error: node mac-3 does not answer" in said
+    assert "loads the model again" in said
+    assert sitting.texts == ["hi", "Hello there"]
+    assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
+    sitting.backend.failure = None
+    sitting.say("more", "/retry", "/continue")
+    assert sitting.backend.made_ready == 4
 
 
 def test_a_full_context_says_so_with_numbers_and_the_cure(sitting: Sitting) -> None:

@@ -29,11 +29,16 @@ def backend() -> ScriptedBackend:
 
 
 @pytest.fixture
-def run(backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line; return its exit code."""
+def models(backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch) -> ScriptedModels:
     models = ScriptedModels(one_answer(""))
     monkeypatch.setattr(models, "open", lambda _model: backend)
-    monkeypatch.setattr(app, "_models", models)
+    monkeypatch.setattr(app, "_models", lambda _local: models)
+    return models
+
+
+@pytest.fixture
+def run(models: ScriptedModels, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: ARG001  # it runs over them
+    """Run the command line; return its exit code."""
 
     def run(*arguments: str, stdin: bytes = b"") -> int:
         monkeypatch.setattr("sys.argv", ["moe-cluster", *arguments])
@@ -127,23 +132,25 @@ def test_a_failure_amid_an_answer_keeps_what_was_printed(
 
 
 def test_an_unforeseen_error_is_one_line_unless_debugged(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    run: Run, models: ScriptedModels, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_model: str) -> ScriptedBackend:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(app._models, "open", fail)
+    monkeypatch.setattr(models, "open", fail)
     assert run("run", "demo", "hi") == 1
     assert capfd.readouterr().err == "error: RuntimeError: boom (--debug shows where)\n"
     assert run("run", "demo", "hi", "--debug") == 1
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_too_little_memory_has_its_own_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_has_its_own_exit_code(
+    run: Run, models: ScriptedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_model: str) -> ScriptedBackend:
         raise InsufficientMemoryError("needs 1 GB, has 0.5")
 
-    monkeypatch.setattr(app._models, "open", fail)
+    monkeypatch.setattr(models, "open", fail)
     assert run("run", "demo", "hi") == 4
 
 
@@ -193,8 +200,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "import sys, runpy; sys.argv = ['moe-cluster', '--help']\n"
         "try: runpy.run_module('cli', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "heavy = {'mlx', 'mlx.core', 'tokenizers', 'prompt_toolkit', 'rich', 'jinja2', 'numpy'} & set(sys.modules)\n"
-        "print(sorted(heavy), file=sys.stderr)"
+        "heavy = {'mlx', 'tokenizers', 'prompt_toolkit', 'rich', 'jinja2', 'numpy', 'grpc', 'zeroconf'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     seconds: list[float] = []
     for _ in range(3):

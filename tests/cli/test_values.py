@@ -14,6 +14,7 @@ from cli.exit_codes import ExitCode, exit_code_of
 from cli.failures import error_line
 from cli.units import bytes_text, count_text, duration_text, rate_text, tokens_text
 from cli.visible import visible
+from cluster.errors import ClusterError, NoClusterError, NodeLostError, PlacementError, TrustError
 from cluster.home import VARIABLE, Home
 from mlx_moe import errors
 from mlx_moe.request import GenerationStats
@@ -29,6 +30,11 @@ from mlx_moe.request import GenerationStats
         (errors.InsufficientMemoryError(""), 4),
         (errors.NumericsError(""), 5),
         (errors.FrameError(""), 5),
+        (PlacementError(""), 4),
+        (ClusterError(""), 6),
+        (TrustError(""), 7),
+        (NodeLostError(""), 8),
+        (NoClusterError(""), 9),
         (errors.MoeClusterError(""), 1),
         (ValueError(""), 1),
     ],
@@ -53,7 +59,7 @@ def test_numbers_read_well() -> None:
     assert count_text(812) == "812"
     assert [tokens_text(n) for n in (310, 2048, 3100, 32768)] == ["310", "2k", "3.1k", "32k"]
     assert [rate_text(x) for x in (5.372, 23.14, 480.4)] == ["5.37 tok/s", "23.1 tok/s", "480 tok/s"]
-    assert [duration_text(s) for s in (0.024, 0.2, 12, 200)] == ["24 ms", "0.2 s", "12 s", "3 min 20 s"]
+    assert [duration_text(s) for s in (0.024, 0.2, 12, 200, 86400)] == ["24 ms", "0.2 s", "12 s", "3 min 20 s", "24 h"]
 
 
 @given(st.text())
@@ -85,7 +91,7 @@ def test_no_part_of_a_tag_is_shown_while_it_may_be_one(length: int) -> None:
 
 def test_bar_tells_model_speed_and_context() -> None:
     stats = GenerationStats(generated_tokens=11, ttft_s=0.2, decode_s=10 / 23.1)
-    assert bar_text("org/demo", stats, 310, 2048) == "demo · 23.1 tok/s · TTFT 0.2 s · ctx 310/2k"
+    assert bar_text("3/3 nodes", stats, 310, 2048) == "3/3 nodes · 23.1 tok/s · TTFT 0.2 s · ctx 310/2k"
     assert bar_text("demo", None, 0, 2048) == "demo · ctx 0/2k"
 
 

@@ -1,0 +1,84 @@
+"""A node in the background: a daemon that this process starts, and waits for until it is up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import typer
+
+from cluster.client import OwnNode
+from cluster.daemon.daemon import Settings
+from cluster.errors import ClusterError, NoClusterError
+from cluster.home import VARIABLE, Home
+
+UP_S = 60.0
+"""For a node to be up: it may have to measure its machine."""
+
+POLL_S = 0.02
+
+
+_UP = (sys.executable, "-P", "-m", "cli", "up", "--silent")
+
+
+class BackgroundNode:
+    """`moe-cluster up` in a home that is admitted to its cluster, and in a session of its own: no Ctrl-C reaches it.
+
+    With a `leash` it ends when this process does, however that ends.
+    """
+
+    def __init__(self, home: Home, settings: Settings, *, insecure: bool, leash: bool) -> None:
+        self.home = home
+        self._errors: Path = home.logs / "up.log"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [*_UP, *_options(settings), *(["--insecure"] * insecure), *(["--leashed"] * leash)],
+                env={**os.environ, VARIABLE: str(home.path)},
+                stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    def connect(self) -> OwnNode:
+        """Wait until it is up, and return a connection to it.
+
+        Raises:
+            typer.Exit: it ended with an error, which was printed.
+            ClusterError: it is not up after UP_S.
+        """
+        deadline = time.monotonic() + UP_S
+        while time.monotonic() < deadline:
+            try:
+                return OwnNode.connect(self.home)
+            except NoClusterError:
+                if (code := self._process.poll()) is not None:
+                    sys.stderr.write(self._errors.read_text(errors="replace"))
+                    raise typer.Exit(code) from None
+            time.sleep(POLL_S)
+        raise ClusterError(f"the node is not up after {UP_S:g} s; see {self.home.logs}")
+
+    def stop(self) -> None:
+        """Let it end; `wait` until it has."""
+        self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until it has ended, and make sure that it does."""
+        try:
+            self._process.wait(UP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+
+
+def _options(settings: Settings) -> list[str]:
+    memory = [] if settings.memory_bytes is None else ["--memory", f"{settings.memory_bytes}B"]
+    peers = [word for peer in settings.peers for word in ("--peer", peer)]
+    host = ["--host", settings.host] if settings.host else []
+    return ["--name", settings.name, "--port", str(settings.port), *host, *memory, *peers]

@@ -1,0 +1,140 @@
+"""demo: real nodes on this machine, the embedded model spread over them by layers and by experts, an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from cli import run
+from cli.background import BackgroundNode
+from cli.chat.start import start
+from cli.loading import POLL_S, Wanted, load, offers, settled
+from cli.nodes import NodeRow, holders, holders_table, node_rows
+from cli.options import AnswerOptions
+from cli.remote import ClusterModels, capacities, float_bytes
+from cluster.client import OwnNode
+from cluster.daemon.admission import admit
+from cluster.daemon.daemon import Settings
+from cluster.hardware import hardware
+from cluster.home import Home
+from cluster.placement import Placement, read_costs, spread
+from cluster.trust import Authority, TokenStore
+from cluster.wire import node_pb2 as pb
+from mlx_moe.library import DEMO
+
+HOST = "127.0.0.1"
+PROMPT = "Hello! Who are you?"
+MOST_NODES = 7
+"""The embedded model has six layers: six stages, one of them with an expert peer."""
+
+
+def demo(n_nodes: int, prompt: str | None) -> None:
+    """Answer a prompt on nodes of this machine; where none was given, answer PROMPT, and on a terminal chat on."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _leave)
+    console = Console(markup=False, emoji=False, highlight=False, stderr=True)
+    with _nodes(n_nodes) as homes, OwnNode.connect(homes[0]) as node:
+        load(node, Wanted(DEMO, plan=_placed(node.status())))
+        rows = node_rows(settled(node))
+        console.print(_told(rows))
+        console.print()
+        console.print(holders_table(rows))
+        console.print()
+        models = ClusterModels(homes[0])
+        asked = PROMPT if prompt is None else prompt
+        console.print(f">>> {asked}", style="bright_black")
+        run.run(models, DEMO, run.Prompt(asked), AnswerOptions(), as_json=False)
+        if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
+            console.print()
+            start(models, DEMO, False, None, AnswerOptions())
+
+
+def shape(n_nodes: int, n_layers: int) -> tuple[list[int], list[int]]:
+    """Return how many layers each stage has and how many expert peers: one, the last node, from three nodes on."""
+    peers = int(n_nodes > 2)
+    n_stages = n_nodes - peers
+    layers = [n_layers // n_stages + (i < n_layers % n_stages) for i in range(n_stages)]
+    return layers, [0] * (n_stages - 1) + [peers]
+
+
+def _placed(status: pb.ClusterStatus) -> Placement:
+    """Return the placement in the shape of the demo, on the nodes in the order of their names."""
+    costs = read_costs(DEMO, float_bytes=float_bytes(status))
+    nodes = sorted(capacities(status), key=lambda node: node.name)
+    layers, peers = shape(len(nodes), len(costs.layers))
+    # Counted with the whole context, the KV cache would outweigh such small experts, and their leader get none
+    return spread(costs, nodes, layer_splits=layers, expert_peers=peers, context_tokens=256, concurrency=1)
+
+
+def _told(rows: list[NodeRow]) -> str:
+    parts = []
+    for row in holders(rows):
+        layers = f"layers {row.layers.start}-{row.layers.stop - 1}"
+        if row.role == "experts":
+            parts.append(f"{row.name} {row.experts} of the experts of {layers}")
+        else:
+            parts.append(f"{row.name} {layers}" + (" and the tokens" if row.role == "coordinator" else ""))
+    return f"{len(parts)} node{'s' * (len(parts) > 1)} on this machine, {DEMO} spread over them: {'; '.join(parts)}"
+
+
+@contextmanager
+def _nodes(count: int) -> Iterator[list[Home]]:
+    """Yield the homes of nodes that are up and know each other; whatever happens, they end with the block."""
+    with tempfile.TemporaryDirectory(prefix="moe-cluster-demo-") as directory:
+        homes = [Home(Path(directory) / f"mac-{i + 1}") for i in range(count)]
+        _measure(homes)
+        nodes: list[BackgroundNode] = []
+        try:
+            asyncio.run(admit(homes[0], None, (), insecure=False, new=True))
+            nodes.append(_start(homes[0]))
+            with nodes[0].connect() as first:
+                address = first.status().nodes[0].info.addresses[0]
+                asyncio.run(_join(homes, address))
+                nodes += [_start(home, address) for home in homes[1:]]
+                for node in nodes[1:]:
+                    node.connect().close()
+                while len(offers(first.status())) < count:
+                    time.sleep(POLL_S / 5)
+            yield homes
+        finally:
+            for node in nodes:
+                node.stop()
+            for node in nodes:
+                node.wait()
+
+
+def _measure(homes: list[Home]) -> None:
+    """Measure this machine once for all, and for good."""
+    own = Home.default()
+    own.create()
+    asyncio.run(hardware(own.hardware))
+    for home in homes:
+        home.create()
+        shutil.copy(own.hardware, home.hardware)
+
+
+def _start(home: Home, *peers: str) -> BackgroundNode:
+    settings = Settings(name=home.path.name, host=HOST, port=0, peers=peers)
+    return BackgroundNode(home, settings, insecure=False, leash=True)
+
+
+async def _join(homes: list[Home], address: str) -> None:
+    """Let all but the first into the first's cluster, as `up --join` does."""
+    token = TokenStore(homes[0].tokens, Authority.load(homes[0].authority).key_hash).create()
+    for home in homes[1:]:
+        await admit(home, token.text, (address,), insecure=False, new=False)
+
+
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    """Turn a closing terminal into an orderly end."""
+    raise SystemExit(128 + signum)

@@ -1,0 +1,99 @@
+"""The models of this machine alone, loaded into this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cli.backend import Answer, Backend, Conversation
+from cli.progress import Progress, progress_bar
+from cli.visible import short_name, visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlx_moe.model import LocalModel
+    from mlx_moe.node_placement import NodePlacement
+    from mlx_moe.request import Request
+    from mlx_moe.session import Session
+
+
+class LocalModels:
+    """The models of this machine."""
+
+    served: str | None = None
+
+    def check(self, model: str) -> None:
+        """Read config and headers."""
+        import mlx_moe
+
+        mlx_moe.describe(model)
+
+    def open(self, model: str) -> Backend:
+        """Load a model into this process."""
+        import mlx_moe
+
+        with progress_bar(f"loading {visible(model)}", "bytes") as progress:
+            return LocalBackend(mlx_moe.load(model, progress=progress))
+
+
+class LocalBackend:
+    """A model loaded on this machine alone."""
+
+    prediction = ""
+
+    def __init__(self, model: LocalModel) -> None:
+        self._model = model
+        self.name = model.name
+        self.label = short_name(model.name)
+        self.sampling = model.sampling
+        self.context_tokens = model.config.max_position_embeddings
+        self.kv_bytes_per_token = model.config.kv_bytes_per_position
+        self.load_s = model.load_s
+        self.has_chat_template = model.tokenizer.chat_template is not None
+
+    @property
+    def placement(self) -> Sequence[NodePlacement]:
+        """This machine, with its peak memory until now."""
+        return self._model.placement
+
+    def nodes_table(self) -> Table:
+        """Return a table of one row."""
+        from cli.nodes import placement_table
+
+        return placement_table(self.placement)
+
+    def ensure_ready(self) -> None:
+        """Do nothing: it is in this process."""
+
+    def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """Render the model's chat template and encode it."""
+        return self._model.tokenizer.format_chat(messages, add_generation_prompt=True, **variables)
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Encode by the model's tokenizer."""
+        return self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Decode by the model's tokenizer."""
+        return self._model.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def new_conversation(self) -> Conversation:
+        """Return a conversation over a session of the model."""
+        return _LocalConversation(self._model, self._model.new_session())
+
+    def close(self) -> None:
+        """Give the weights back."""
+        self._model.close()
+
+
+class _LocalConversation:
+    def __init__(self, model: LocalModel, session: Session) -> None:
+        self._model = model
+        self._session = session
+
+    def answer(self, request: Request, progress: Progress | None = None) -> Answer:
+        return self._model.generate(request, session=self._session, progress=progress)
+
+    def close(self) -> None:
+        self._session.close()

@@ -1,0 +1,111 @@
+"""News: what a node has to say on its terminal, from the first line to the last. It never fails the node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+
+from rich.console import Console
+from rich.text import Text
+
+from cli.tokens import join_line
+from cli.units import bytes_text, duration_text
+from cli.visible import visible
+from cluster.membership import Change, Happening
+from cluster.node_info import NodeInfo
+from cluster.trust import JoinToken
+from cluster.trust.token_store import LIFETIME_S
+from cluster.wire import node_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+_MARKS = {
+    Happening.JOINED: ("+", "green"),
+    Happening.BACK: ("+", "green"),
+    Happening.LOST: ("-", "red"),
+    Happening.LEFT: ("-", "yellow"),
+    Happening.REFUSED: ("!", "yellow"),
+    Happening.RENAMED: ("!", "yellow"),
+    Happening.UNREACHABLE: ("!", "yellow"),
+}
+
+_SAID = {
+    Happening.JOINED: "joined",
+    Happening.BACK: "is back",
+    Happening.LOST: "is lost: it does not answer any more",
+    Happening.LEFT: "left",
+}
+
+
+class News:
+    """Prints on a console; where the terminal is gone, nobody reads it and nothing happens."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str | Text, style: str = "") -> None:
+        """Print a line; the terminal may wrap it, so that it is copied as one."""
+        with suppress(OSError):
+            line = Text(visible(text), style=style) if isinstance(text, str) else text
+            self.console.print(line, soft_wrap=True)
+
+    def own(self, info: NodeInfo, cluster_id: str, insecure: bool) -> None:
+        """Say who this node is."""
+        hardware = info.hardware
+        self.say(
+            f"{info.name} is up: {hardware.chip}, reads {hardware.bandwidth_gbps:.0f} GB/s, offers "
+            f"{bytes_text(info.offered_bytes)} of {bytes_text(hardware.memory_bytes)} to models"
+        )
+        self.say(f"listens at {', '.join(info.addresses)}", "bright_black")
+        if insecure:
+            self.say("INSECURE: whoever reaches a port is believed, and everything is sent in the clear", "bold red")
+        else:
+            self.say(f"cluster {cluster_id}", "bright_black")
+
+    def how_to_join(self, token: JoinToken, address: str) -> None:
+        """Say what to type on the other machines."""
+        self.say("")
+        self.say("On each other machine, type")
+        self.say("")
+        self.say(f"  {join_line(token)}", "bold")
+        self.say("")
+        self.say(f"and where there is no multicast add --peer {address}", "bright_black")
+        self.say(
+            f"(it is good for {duration_text(LIFETIME_S)}; moe-cluster token create makes another)", "bright_black"
+        )
+        self.say("")
+
+    def change(self, change: Change, infos: Mapping[str, NodeInfo]) -> None:
+        """Say what happened to another node; `infos` are the nodes that are here now, by their shown names."""
+        log.info("event=%s node=%s reason=%s", change.happening, change.name, change.reason)
+        mark, style = _MARKS[change.happening]
+        text = change.reason
+        if change.happening is Happening.UNREACHABLE:
+            text = f"{change.name} cannot be reached: {change.reason}"
+        elif change.happening in _SAID:
+            text = f"{change.name} {_SAID[change.happening]}{_described(infos.get(change.name))}; {_together(infos)}"
+        self.say(Text.assemble((mark, style), " ", visible(text)))
+
+    def serving(self, serving: pb.Serving) -> None:
+        """Say what became of the cluster's model. Whoever loads it has bars meanwhile; others need not know."""
+        model = visible(serving.model)
+        if not serving.epoch:
+            self.say(Text.assemble(("-", "yellow"), " no model is loaded any more"))
+        elif serving.state == pb.Serving.READY:
+            self.say(Text.assemble(("+", "green"), f" {model} is ready: ", ("moe-cluster chat", "bold")))
+        elif serving.state == pb.Serving.FAILED:
+            self.say(Text.assemble(("-", "red"), f" {model} is not served: {visible(serving.failure)}"))
+
+    def error(self, text: str) -> None:
+        """Say what failed without ending the node."""
+        self.say(Text.assemble(("error: ", "red"), visible(text)))
+
+
+def _described(info: NodeInfo | None) -> str:
+    return "" if info is None else f": {info.hardware.chip}, offers {bytes_text(info.offered_bytes)}"
+
+
+def _together(infos: Mapping[str, NodeInfo]) -> str:
+    total = bytes_text(sum(info.offered_bytes for info in infos.values()))
+    return f"{len(infos)} nodes offer {total}" if len(infos) > 1 else f"this node alone offers {total}"

@@ -1,0 +1,150 @@
+"""Nodes as they are shown: what a cluster's status says of each, and tables of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cli.tables import headed_table
+from cli.units import bytes_text, tokens_text
+from cli.visible import visible
+from mlx_moe.node_placement import NodePlacement
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cluster.wire import node_pb2 as pb
+
+PRESENT = "present"
+"""The state of nodes that count."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node: what it offers, what it holds of the model that is served, and the link to it from this one.
+
+    `role` is "" where it holds nothing; so are the latency and the rate of a link that was not measured 0.
+    """
+
+    name: str
+    node_id: str
+    addresses: tuple[str, ...]
+    state: str
+    chip: str
+    offered_bytes: int
+    role: str
+    stage: int
+    layers: range
+    experts: int
+    weights_bytes: int
+    kv_positions: int
+    peak_memory_bytes: int
+    latency_s: float
+    bytes_per_s: float
+
+    @property
+    def placement(self) -> NodePlacement:
+        """What it holds."""
+        return NodePlacement(self.name, self.layers, self.experts, self.weights_bytes, self.peak_memory_bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        layers = [self.layers.start, self.layers.stop] if self.role else None
+        return {**dataclasses.asdict(self), "layers": layers}
+
+
+def node_rows(status: pb.ClusterStatus) -> list[NodeRow]:
+    """Return all nodes that are known, this machine's first."""
+    return [_row(node) for node in status.nodes]
+
+
+def holders(rows: Sequence[NodeRow]) -> list[NodeRow]:
+    """Return the nodes that hold a part of the model: by stage, its leader before its peers."""
+    return sorted((row for row in rows if row.role), key=lambda row: (row.stage, row.role == "experts", row.name))
+
+
+def _row(node: pb.NodeStatus) -> NodeRow:
+    holding = node.holding
+    return NodeRow(
+        name=node.shown_name,
+        node_id=node.info.node_id,
+        addresses=tuple(node.info.addresses),
+        state=node.state,
+        chip=str(json.loads(node.info.hardware)["chip"]),
+        offered_bytes=node.info.offered_bytes,
+        role=_role(holding),
+        stage=holding.stage,
+        layers=range(holding.first_layer, holding.end_layer),
+        experts=holding.experts,
+        weights_bytes=holding.weights_bytes,
+        kv_positions=holding.stats.kv_positions,
+        peak_memory_bytes=holding.stats.peak_memory_bytes,
+        latency_s=node.latency_s,
+        bytes_per_s=node.bytes_per_s,
+    )
+
+
+def _role(holding: pb.Holding) -> str:
+    if not holding.epoch:
+        return ""
+    return "coordinator" if holding.coordinates else "leads" if holding.leads else "experts"
+
+
+def cluster_table(rows: Sequence[NodeRow]) -> Table:
+    """Return all nodes: for 100 columns."""
+    table = headed_table(
+        *("node", "state", "chip", "offers", "layers", "experts", "KV", "peak", "ms", "GB/s"),
+        texts=("node", "state", "chip"),
+    )
+    for row in rows:
+        is_here = row.state == PRESENT
+        table.add_row(
+            visible(row.name),
+            (row.role or PRESENT) if is_here else row.state,
+            visible(row.chip),
+            bytes_text(row.offered_bytes),
+            *(_held(row) if row.role else ("", "", "", "")),
+            *_link(row),
+            style="" if is_here else "bright_black",
+        )
+    return table
+
+
+def holders_table(rows: Sequence[NodeRow]) -> Table:
+    """Return who holds what of the model, in its order: for 80 columns."""
+    table = headed_table(
+        "node", "role", "layers", "experts", "weights", "peak memory", "ms", "GB/s", texts=("node", "role")
+    )
+    for row in holders(rows):
+        layers, experts, _, peak = _held(row)
+        weights = bytes_text(row.weights_bytes)
+        table.add_row(visible(row.name), row.role, layers, experts, weights, peak, *_link(row))
+    return table
+
+
+def placement_table(nodes: Sequence[NodePlacement]) -> Table:
+    """Return who holds what, where nothing else is known."""
+    table = headed_table("node", "layers", "experts", "weights", "peak memory", texts=("node",))
+    for p in nodes:
+        memory = bytes_text(p.weights_bytes), bytes_text(p.peak_memory_bytes)
+        table.add_row(visible(p.node), _span(p.layers), f"{p.experts:,}", *memory)
+    return table
+
+
+def _held(row: NodeRow) -> tuple[str, str, str, str]:
+    kv = "" if row.role == "experts" else tokens_text(row.kv_positions)
+    peak = bytes_text(row.peak_memory_bytes) if row.peak_memory_bytes else ""
+    return _span(row.layers), f"{row.experts:,}", kv, peak
+
+
+def _link(row: NodeRow) -> tuple[str, str]:
+    if not row.latency_s or row.state != PRESENT:
+        return "", ""
+    return f"{row.latency_s * 1e3:.2f}", f"{row.bytes_per_s / 1e9:.2f}"
+
+
+def _span(layers: range) -> str:
+    return f"{layers.start}-{layers.stop - 1}"

@@ -1,0 +1,188 @@
+"""The models of the cluster, over this machine's own node. They stay loaded when whoever uses them leaves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cli.backend import Answer, Backend, Conversation, lasting
+from cli.loading import Wanted, load, settled
+from cli.nodes import PRESENT, cluster_table, holders, holders_table, node_rows
+from cli.progress import Progress
+from cli.units import rate_text, tokens_text
+from cluster.client import OwnNode, RemoteConversation, RemoteModel
+from cluster.daemon.node_message import from_message
+from cluster.daemon.placing import capacity, links_from
+from cluster.home import Home
+from cluster.placement import Link, Links, NodeCapacity, Placement, predict, read_costs
+from cluster.wire import node_pb2 as pb
+from mlx_moe.errors import MoeClusterError
+from mlx_moe.node_placement import NodePlacement
+from mlx_moe.request import Request
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LOOK_S = 1.0
+"""How old the number of nodes in the chat's bar may be, and how long it may be waited for."""
+
+
+class ClusterModels:
+    """The models of the cluster that a home's node is in."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    @classmethod
+    def of(cls, home: Home) -> ClusterModels:
+        """Return the models of a home's cluster. Raises NoClusterError where no node runs."""
+        OwnNode.connect(home).close()
+        return cls(home)
+
+    @property
+    def served(self) -> str | None:
+        """The model that the cluster serves, if it does."""
+        with OwnNode.connect(self._home) as node:
+            serving = node.status().serving
+        return serving.model if serving.state == pb.Serving.READY and serving.epoch else None
+
+    def check(self, model: str) -> None:
+        """Read config and headers, as the node does that places it."""
+        read_costs(lasting(model), float_bytes=2)
+
+    def open(self, model: str) -> Backend:
+        """Load a model on the cluster, unless it is."""
+        node = OwnNode.connect(self._home)
+        try:
+            return ClusterBackend(node, lasting(model))
+        except BaseException:
+            node.close()
+            raise
+
+
+class ClusterBackend:
+    """A model that the cluster serves."""
+
+    def __init__(self, node: OwnNode, model: str) -> None:
+        self.name = model
+        self._node = node
+        self._load()
+
+    def _load(self) -> None:
+        loaded = load(self._node, Wanted(self.name))
+        self._status = settled(self._node)
+        self._looked_at = time.monotonic()
+        self.remote: RemoteModel = self._node.coordinator(self._status)
+        self._plan = Placement.from_json(json.loads(loaded.placement)) if loaded.placement else None
+        self._epoch = self._status.serving.epoch
+        self._holders = {row.node_id for row in holders(node_rows(self._status))}
+        description = self.remote.description
+        self.sampling = self.remote.sampling
+        self.context_tokens = min(description.context_tokens, description.kv_positions)
+        self.kv_bytes_per_token = description.kv_bytes_per_token
+        self.has_chat_template = description.has_chat_template
+        self.load_s = self._status.load_s
+
+    @property
+    def placement(self) -> Sequence[NodePlacement]:
+        """The nodes that hold a part, with their peak memory until now."""
+        return [row.placement for row in holders(node_rows(self._node.status()))]
+
+    @property
+    def label(self) -> str:
+        """How many of the nodes that the model was loaded on are there, as of a moment ago."""
+        self._look()
+        here = {node.info.node_id for node in self._status.nodes if node.state == PRESENT}
+        return f"{len(here & self._holders)}/{len(self._holders)} nodes"
+
+    @property
+    def prediction(self) -> str:
+        """What the speed model says, where this machine's node made the plan."""
+        if self._plan is None:
+            return ""
+        status = self._node.status()
+        costs = read_costs(self.name, float_bytes=float_bytes(status))
+        predicted = predict(self._plan, costs, capacities(status), links(status))
+        room = self.remote.description.kv_positions
+        return (
+            f"room for {tokens_text(room)} positions of all requests; to expect: "
+            f"{rate_text(predicted.tokens_per_s)} for one user, {rate_text(predicted.most_tokens_per_s)} for many"
+        )
+
+    def nodes_table(self) -> Table:
+        """Return who holds what, and the links from this machine; all nodes where nobody holds anything now."""
+        rows = node_rows(self._node.status())
+        return holders_table(rows) if holders(rows) else cluster_table(rows)
+
+    def ensure_ready(self) -> None:
+        """Load it again, on the nodes that are there, where the cluster does not serve it any more."""
+        serving = self._node.status().serving
+        if (serving.epoch, serving.state) != (self._epoch, pb.Serving.READY):
+            before = self.remote
+            self._load()
+            before.close()
+
+    def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """Let the coordinator render the chat template and encode it."""
+        return self.remote.format_chat(messages, variables)
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Encode by the model's tokenizer."""
+        return self.remote.encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Decode by the model's tokenizer."""
+        return self.remote.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def new_conversation(self) -> Conversation:
+        """Return a conversation; it goes on, with nothing kept, after the model was loaded anew."""
+        return _ClusterConversation(self)
+
+    def close(self) -> None:
+        """Leave the model to others."""
+        self.remote.close()
+        self._node.close()
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked_at > LOOK_S:
+            try:
+                self._status = self._node.status(LOOK_S)
+            except MoeClusterError:  # the bar cannot say so; the next request will
+                self._status = pb.ClusterStatus()
+            self._looked_at = time.monotonic()
+
+
+class _ClusterConversation:
+    def __init__(self, backend: ClusterBackend) -> None:
+        self._backend = backend
+        self._begin()
+
+    def answer(self, request: Request, progress: Progress | None = None) -> Answer:
+        if self._remote is not self._backend.remote:
+            self._begin()
+        return self._conversation.answer(request, progress)
+
+    def close(self) -> None:
+        self._conversation.close()
+
+    def _begin(self) -> None:
+        self._remote = self._backend.remote
+        self._conversation: RemoteConversation = self._remote.new_conversation()
+
+
+def capacities(status: pb.ClusterStatus) -> list[NodeCapacity]:
+    """Return what the nodes that are here offer."""
+    return [capacity(from_message(n.info), n.shown_name) for n in status.nodes if n.state == PRESENT]
+
+
+def links(status: pb.ClusterStatus) -> Links:
+    """Return the links between them, as far as this machine's node knows."""
+    to_others = {n.info.node_id: Link(n.latency_s, n.bytes_per_s) for n in status.nodes if n.latency_s}
+    return links_from(status.own_node_id, to_others)
+
+
+def float_bytes(status: pb.ClusterStatus) -> int:
+    """Return the bytes of a float in what this machine's node computes in."""
+    return 4 if from_message(status.nodes[0].info).hardware.dtype == "float32" else 2

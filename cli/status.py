@@ -1,0 +1,134 @@
+"""status, nodes, unload, down: how the cluster stands, and its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from cli.nodes import PRESENT, NodeRow, cluster_table, node_rows
+from cli.units import bytes_text, duration_text
+from cli.visible import visible
+from cluster.client import OwnNode
+from cluster.home import Home
+from cluster.wire import node_pb2 as pb
+
+WATCH_S = 1.0
+
+_STATES = {pb.Serving.LOADING: "loading", pb.Serving.READY: "ready", pb.Serving.FAILED: "failed"}
+
+
+def show_status(as_json: bool, watch: bool) -> None:
+    """Print how the cluster stands; with `watch` again and again, in place, until Ctrl-C."""
+    with OwnNode.connect(Home.default()) as node:
+        if watch:
+            _watch(node, _console())
+        elif as_json:
+            print(json.dumps(_to_json(node.status())))
+        else:
+            print_status(node.status(), _console())
+
+
+def show_nodes(as_json: bool) -> None:
+    """Print the nodes alone."""
+    with OwnNode.connect(Home.default()) as node:
+        rows = node_rows(node.status())
+    if as_json:
+        print(json.dumps([row.to_json() for row in rows]))
+    else:
+        _console().print(cluster_table(rows))
+
+
+def unload() -> None:
+    """Take the cluster's model away."""
+    with OwnNode.connect(Home.default()) as node:
+        model = node.unload("somebody unloaded it")
+    print(f"{visible(model)} is unloaded" if model else "no model was loaded")
+
+
+def down() -> None:
+    """End this machine's node."""
+    with OwnNode.connect(Home.default()) as node:
+        name = node.status().nodes[0].shown_name
+        node.stop()
+    print(f"{visible(name)} is down")
+
+
+def print_status(status: pb.ClusterStatus, console: Console) -> None:
+    """Print how the cluster stands."""
+    console.print(_rendered(status))
+
+
+def _watch(node: OwnNode, console: Console) -> None:
+    with suppress(KeyboardInterrupt), Live(_rendered(node.status()), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_S)
+            live.update(_rendered(node.status()), refresh=True)
+
+
+def _rendered(status: pb.ClusterStatus) -> RenderableType:
+    rows = node_rows(status)
+    here = [row for row in rows if row.state == PRESENT]
+    lines = [
+        _cluster_line(status, rows[0]),
+        Text(f"{len(here)} node{'s' * (len(here) > 1)} offer {bytes_text(sum(row.offered_bytes for row in here))}"),
+        _model_line(status, rows),
+        *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
+        Text(),
+    ]
+    return Group(*lines, cluster_table(rows))
+
+
+def _cluster_line(status: pb.ClusterStatus, own: NodeRow) -> Text:
+    if status.insecure:
+        return Text.assemble(("INSECURE", "bold red"), f": whoever reaches a port is believed; this is {own.name}")
+    return Text(f"cluster {status.cluster_id}; this is {visible(own.name)}")
+
+
+def _model_line(status: pb.ClusterStatus, rows: list[NodeRow]) -> Text:
+    serving = status.serving
+    if not serving.epoch:
+        return Text("no model is loaded: moe-cluster up MODEL loads one", style="bright_black")
+    model = visible(serving.model)
+    if serving.state == pb.Serving.FAILED:
+        return Text(f"{model} failed: {visible(serving.failure)}", style="red")
+    names = {row.node_id: row.name for row in rows}
+    line = f"{model} is {_STATES[serving.state]}, coordinated by {visible(names.get(serving.coordinator, '?'))}"
+    if serving.state == pb.Serving.READY:
+        active = _active_requests(status)
+        line += f", answers {active} request{'s' * (active != 1)}"
+        line += f", loaded in {duration_text(status.load_s)}" if status.load_s else ""
+    return Text(line)
+
+
+def _active_requests(status: pb.ClusterStatus) -> int:
+    return sum(node.holding.stats.active_requests for node in status.nodes if node.holding.coordinates)
+
+
+def _to_json(status: pb.ClusterStatus) -> dict[str, Any]:
+    serving = status.serving
+    model = {
+        "name": serving.model,
+        "state": _STATES[serving.state],
+        "coordinator": serving.coordinator,
+        "failure": serving.failure,
+        "active_requests": _active_requests(status),
+        "load_s": status.load_s,
+    }
+    return {
+        "cluster_id": status.cluster_id,
+        "insecure": status.insecure,
+        "node_id": status.own_node_id,
+        "model": model if serving.epoch else None,
+        "refused": list(status.refused),
+        "nodes": [row.to_json() for row in node_rows(status)],
+    }
+
+
+def _console() -> Console:
+    return Console(markup=False, emoji=False, highlight=False)

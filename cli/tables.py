@@ -1,0 +1,18 @@
+"""The look of tables: headings over a thin line, texts to the left and numbers to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rich import box
+from rich.table import Table
+
+
+def headed_table(*columns: str, texts: Collection[str]) -> Table:
+    """Return an empty table; columns other than `texts` hold numbers. A text in the last column may be wrapped."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bright_black")
+    for column in columns:
+        is_text = column in texts
+        wraps = is_text and column == columns[-1]
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not wraps, overflow="ellipsis")
+    return table

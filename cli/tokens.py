@@ -1,0 +1,81 @@
+"""token: what lets other machines in. Works on the files of this home, whether its node is up or not."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from rich.console import Console
+
+from cli.tables import headed_table
+from cli.units import duration_text
+from cluster.errors import ClusterError, NoClusterError
+from cluster.home import Home
+from cluster.trust import Authority, JoinToken, NodeIdentity, StoredToken, TokenStore
+
+HOUR_S = 3600.0
+
+
+def token_store(home: Home) -> TokenStore:
+    """Return the tokens of the cluster that this home's node began.
+
+    Raises:
+        NoClusterError: it is in none.
+        ClusterError: another node began it.
+    """
+    if not home.identity.exists():
+        raise NoClusterError("this machine is in no cluster yet: moe-cluster up begins one or joins one")
+    key_hash = NodeIdentity.load(home.identity).authority_key_hash
+    authority = Authority.load(home.authority) if home.authority.exists() else None
+    if authority is None or authority.key_hash != key_hash:
+        raise ClusterError(
+            "only the node that began the cluster makes tokens, and this one joined it: type moe-cluster token there"
+        )
+    return TokenStore(home.tokens, key_hash)
+
+
+def join_line(token: JoinToken) -> str:
+    """Return what to type on another machine."""
+    return f"moe-cluster up --join {token.text}"
+
+
+def create(hours: float, uses: int) -> None:
+    """Print a new join line on stdout, and what it is good for on stderr."""
+    token = token_store(Home.default()).create(hours * HOUR_S, uses)
+    print(join_line(token))
+    print(f"good for {uses} node{'s' * (uses > 1)} and {duration_text(hours * HOUR_S)}", file=sys.stderr)
+
+
+def show(as_json: bool) -> None:
+    """Print the tokens that were given out; their secrets are not kept."""
+    tokens = token_store(Home.default()).tokens
+    if as_json:
+        print(json.dumps([_to_json(token) for token in tokens]))
+        return
+    table = headed_table("id", "state", "used by", "expires in", texts=("id", "state"))
+    for token in tokens:
+        left_s = token.expires_at_s - time.time()
+        expires = duration_text(left_s) if left_s > 0 else ""
+        table.add_row(token.token_id, _state(token), f"{len(token.used_by)} of {token.max_uses}", expires)
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def revoke(token_id: str) -> None:
+    """Let nobody in with a token any more; nodes that came in with it stay."""
+    token_store(Home.default()).revoke(token_id)
+    print(f"join token {token_id} is revoked; nodes that joined with it stay")
+
+
+def _state(token: StoredToken) -> str:
+    return token.refusal("", time.time()) or "good"
+
+
+def _to_json(token: StoredToken) -> dict[str, object]:
+    return {
+        "id": token.token_id,
+        "state": _state(token),
+        "used_by": list(token.used_by),
+        "max_uses": token.max_uses,
+        "expires_at_s": token.expires_at_s,
+    }

@@ -1,0 +1,222 @@
+"""The cluster's commands, over three real nodes on this machine that were joined as a person joins them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from cli import app
+from tests.cli.terminal import CTRL_C, Terminal
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # up --detach means it
+]
+
+ROOT = Path(__file__).parents[2]
+HERE = ("--host", "127.0.0.1", "--port", "0")
+QUESTION = ("What is an expert?", "--temperature", "0", "--max-tokens", "12")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+def moe_cluster(home: Path, *arguments: str) -> Result:
+    """Run a command on the machine of a home; in this process, which is quicker."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("MOE_CLUSTER_HOME", str(home))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("COLUMNS", "100")
+        try:
+            code = app.app(list(arguments), standalone_mode=False)
+        except typer.Exit as end:
+            code = end.exit_code
+    return Result(code or 0, out.getvalue(), err.getvalue())
+
+
+def said(home: Path, *arguments: str) -> str:
+    """Run a command that succeeds; return what it printed."""
+    result = moe_cluster(home, *arguments)
+    assert result.code == 0, result.err
+    return result.out
+
+
+def told(home: Path, *arguments: str) -> Any:
+    return json.loads(said(home, *arguments, "--json"))
+
+
+def join_token(text: str) -> str:
+    return next(word for word in text.split() if word.startswith("MC1"))
+
+
+def end(homes: Sequence[Path]) -> None:
+    for home in homes:
+        moe_cluster(home, "down")
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    """Three nodes in the background: the first begins a cluster, the others join it by the line that it printed."""
+    homes = [tmp_path_factory.mktemp(f"mac-{i}") for i in (1, 2, 3)]
+    try:
+        first = said(homes[0], "up", "--detach", "--new", "--name", "mac-1", *HERE)
+        address = first.split("listens at ")[1].split()[0]
+        assert f"add --peer {address}" in first
+        for i, home in enumerate(homes[1:], start=2):
+            (home / "hardware.json").write_bytes((homes[0] / "hardware.json").read_bytes())
+            join = ("--join", join_token(first), "--peer", address)
+            joined = said(home, "up", "--detach", *join, "--name", f"mac-{i}", "--memory", f"{i}GB", *HERE)
+            assert f"mac-{i} is up" in joined
+            assert "MC1" not in joined
+        yield homes
+    finally:
+        end(homes)
+
+
+def present(home: Path) -> dict[str, dict[str, Any]]:
+    """Wait until a node sees all three; return them by name."""
+    while True:  # until the test's timeout
+        nodes = {node["name"]: node for node in told(home, "nodes") if node["state"] == "present"}
+        if len(nodes) == 3:
+            return nodes
+
+
+def test_every_node_sees_all(homes: list[Path]) -> None:
+    for home in homes:
+        nodes = present(home)
+        assert set(nodes) == {"mac-1", "mac-2", "mac-3"}
+        assert (nodes["mac-2"]["offered_bytes"], nodes["mac-3"]["offered_bytes"]) == (2 * 10**9, 3 * 10**9)
+    table = said(homes[1], "status")
+    assert "no model is loaded" in table
+    assert all(name in table for name in ("mac-1", "mac-2", "mac-3"))
+    assert max(len(line) for line in table.splitlines()) <= 100
+
+
+def test_a_model_planned_for_the_nodes_is_loaded_by_one_and_answers_on_another(homes: list[Path]) -> None:
+    present(homes[0])
+    plan = homes[0] / "plan.json"
+    plan.write_text(said(homes[0], "plan", "demo", "--json"))
+    assert "demo is ready" in said(homes[0], "up", "demo", "--plan", str(plan))
+    while (told(homes[1], "status")["model"] or {}).get("state") != "ready":
+        pass  # it hears of it within a second
+    answer = told(homes[1], "run", "demo", *QUESTION)
+    alone = told(homes[1], "run", "demo", *QUESTION, "--local")
+    assert answer["tokens"] == alone["tokens"]
+    planned = json.loads(plan.read_text())["placement"]
+    names = {node["node_id"]: node["name"] for node in told(homes[0], "nodes")}
+    assert {part["node"] for part in answer["placement"]} == {names[node_id] for node_id in planned["node_bytes"]}
+    status = told(homes[2], "status")
+    assert status["model"]["state"] == "ready"
+    assert status["model"]["coordinator"] == planned["stages"][0]["node_id"]
+    assert "demo is unloaded" in said(homes[0], "unload")
+    assert "no model was loaded" in said(homes[0], "unload")
+
+
+def test_up_on_a_node_that_is_up_shows_how_it_stands(homes: list[Path]) -> None:
+    assert "mac-1 is up already" in said(homes[0], "up")
+    refused = moe_cluster(homes[0], "up", "--new")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "moe-cluster down" in refused.err
+
+
+def test_tokens_are_made_listed_and_revoked_where_the_cluster_began(homes: list[Path]) -> None:
+    line = said(homes[0], "token", "create", "--uses", "2", "--hours", "1")
+    assert line.startswith("moe-cluster up --join MC1")
+    newest = told(homes[0], "token", "list")[-1]
+    assert (newest["state"], newest["max_uses"]) == ("good", 2)
+    said(homes[0], "token", "revoke", newest["id"])
+    assert told(homes[0], "token", "list")[-1]["state"] == "revoked"
+    assert "revoked" in said(homes[0], "token", "list")
+    elsewhere = moe_cluster(homes[1], "token", "create")
+    assert elsewhere.code == 6
+    assert "began the cluster" in elsewhere.err
+
+
+def test_a_wrong_token_is_refused_in_one_line(homes: list[Path], tmp_path: Path) -> None:
+    token = join_token(said(homes[0], "token", "create"))
+    address = told(homes[0], "nodes")[0]["addresses"][0]
+    wrong = token[:-8] + "AAAAAAAA"
+    for detach in ([], ["--detach"]):
+        refused = moe_cluster(tmp_path, "up", *detach, "--join", wrong, "--peer", address, *HERE)
+        assert refused.code == 7
+        assert (refused.err[:7], refused.err.count("\n")) == ("error: ", 1)
+
+
+def test_who_goes_is_missed_by_the_others(homes: list[Path]) -> None:
+    present(homes[0])
+    assert said(homes[2], "down") == "mac-3 is down\n"
+    nodes = {node["name"]: node["state"] for node in told(homes[0], "nodes")}
+    assert nodes == {"mac-1": "present", "mac-2": "present", "mac-3": "left"}
+    gone = moe_cluster(homes[2], "status")
+    assert (gone.code, gone.out) == (9, "")
+    assert "moe-cluster up" in gone.err
+
+
+def test_a_node_in_the_foreground_tells_its_news_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    with Terminal(tmp_path, ["-m", "cli", "up", "demo", "--insecure", "--name", "mac-9", *HERE]) as terminal:
+        terminal.until("mac-9 is up")
+        terminal.until("INSECURE")
+        terminal.until("demo is ready: moe-cluster chat")
+        assert told(tmp_path, "status")["insecure"]
+        assert "INSECURE" in said(tmp_path, "status")
+        terminal.type(CTRL_C)
+        terminal.until("mac-9 is down")
+        assert terminal.end() == 0
+    assert moe_cluster(tmp_path, "down").code == 9
+
+
+def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    up = ["-m", "cli", "up", "demo", "--new", "--name", "mac-1", "--memory", "70MB", *HERE]
+    with Terminal(small, up) as terminal:
+        terminal.until("waiting for more nodes")
+        token = join_token(said(small, "token", "create"))
+        address = told(small, "nodes")[0]["addresses"][0]
+        try:
+            said(large, "up", "--detach", "--join", token, "--peer", address, "--name", "mac-2", *HERE)
+            terminal.until("+ mac-2 joined")
+            terminal.until("demo is ready")
+        finally:
+            end([large])
+        terminal.until("mac-2 left")
+        terminal.type(CTRL_C)
+        assert terminal.end() == 0
+
+
+def test_watching_goes_on_until_ctrl_c(homes: list[Path]) -> None:
+    with Terminal(homes[0], ["-m", "cli", "status", "--watch"]) as terminal:
+        terminal.until("mac-1")
+        terminal.type(CTRL_C)
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory", "much"], "48GB"),
+        (["--peer", "nowhere"], "HOST:PORT"),
+        (["--context", "5"], "MODEL"),
+        (["--plan", "missing.json"], "missing.json"),
+        (["no-such-model"], "no model"),
+        (["--join", "MC1"], "whole join token"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_begun(tmp_path: Path, arguments: list[str], message: str) -> None:
+    refused = moe_cluster(tmp_path, "up", *arguments)
+    assert refused.code in (2, 7)
+    assert message in refused.err
+    assert refused.err.count("\n") == 1
+    assert not (tmp_path / "authority").exists()
