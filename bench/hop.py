@@ -1,0 +1,193 @@
+"""Microseconds that a hop of the ring adds to a raw TCP ring of the same bytes: python -m bench.hop [--insecure].
+
+Real workers in processes of their own, mutual TLS, checksums and arrays, one position of DeepSeek-V3's width in 16
+bits; but stages without layers, so that nothing is left but the way. Both rings take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+import mlx.core as mx
+import psutil
+
+from bench.synthetic import DEEPSEEK, write_checkpoint
+from bench.tcp_ring import tcp_ring
+from cluster.daemon.worker_process import WorkerProcess, worker_process
+from cluster.errors import NodeLostError
+from cluster.home import Home
+from cluster.placement import Placement, StagePlacement
+from cluster.trust import SERVER_OPTIONS, Authority, Insecure, MutualTLS, NodeIdentity, NodeKey
+from cluster.wire import worker_pb2 as pb
+from cluster.worker.__main__ import SWITCH_S
+from cluster.worker.connections import DATA_OPTIONS, Connections
+from cluster.worker.loading import load
+from cluster.worker.messages import Message
+from cluster.worker.parts import CoordinatorPart
+from cluster.worker.role import Role
+from mlx_moe.errors import MoeClusterError
+from mlx_moe.frame import Frame, FrameKind
+
+HOST = "127.0.0.1"
+STAGES = (2, 4, 8)
+ROUNDS, TRIPS = 7, 200
+IDLE_S = 5.0
+EPOCH = 1
+
+WIDTH = 3584
+"""Of float32, in which the CPU computes: 14,336 bytes, as 7168 numbers of 16 bits."""
+
+NARROW = DEEPSEEK | {
+    "hidden_size": WIDTH,
+    "vocab_size": 256,
+    "num_hidden_layers": 1,
+    "intermediate_size": 64,
+    "num_attention_heads": 1,
+    "kv_lora_rank": 64,
+    "q_lora_rank": 64,
+}
+
+
+class FirstStage(CoordinatorPart):
+    """The coordinator's part, driven by this program in place of clients."""
+
+    async def round_trip_s(self, frame: Frame) -> float:
+        """Send a frame round; return the seconds until it is back as an array."""
+        self._returned = asyncio.Event()
+        started = time.perf_counter()
+        self._ring.send(frame)
+        await self._returned.wait()
+        assert self._ring.receive(frame.request_id) is not None
+        return time.perf_counter() - started
+
+    async def _come_back(self, message: Message) -> None:
+        await super()._come_back(message)
+        self._returned.set()
+
+
+async def main(*, insecure: bool) -> None:
+    """Print a row a number of stages: median microseconds a hop, and the most of a core that an idle worker uses."""
+    print(f"{'stages':>6} {'raw TCP':>8} {'ring':>8} {'added us/hop':>13}  {'min..max of rounds':20} {'idle CPU':>9}")
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        checkpoint = Path(directory) / "narrow"
+        write_checkpoint(checkpoint, NARROW)
+        for n_stages in STAGES:
+            async with ring(Path(directory) / str(n_stages), str(checkpoint), n_stages, insecure=insecure) as (
+                first,
+                workers,
+            ):
+                idle = await _idle_share(workers)
+                raw_us, ring_us = await _alternate(first, n_stages)
+            added = [b - a for a, b in zip(raw_us, ring_us, strict=True)]
+            print(
+                f"{n_stages:6} {statistics.median(raw_us):8.0f} {statistics.median(ring_us):8.0f} "
+                f"{statistics.median(added):13.0f}  {f'{min(added):.0f}..{max(added):.0f}':20} {idle:9.1%}",
+                flush=True,
+            )
+
+
+async def _alternate(first: FirstStage, n_stages: int) -> tuple[list[float], list[float]]:
+    """Return the median microseconds a hop of each round, of raw TCP and of the ring."""
+    frame = Frame(uuid.uuid4().hex, 0, mx.random.normal((1, WIDTH)), FrameKind.DECODE)
+    mx.eval(frame.hidden_states)
+    raw_us, ring_us = [], []
+    with tcp_ring(n_stages, bytes(frame.hidden_states.nbytes)) as raw:
+        for _ in range(ROUNDS):
+            raw_us.append(statistics.median(raw.round_trip_s() for _ in range(TRIPS)) / n_stages * 1e6)
+            trips = [await first.round_trip_s(frame) for _ in range(TRIPS)]
+            ring_us.append(statistics.median(trips) / n_stages * 1e6)
+    return raw_us, ring_us
+
+
+async def _idle_share(workers: Sequence[WorkerProcess]) -> float:
+    processes = [psutil.Process(worker.pid) for worker in workers]
+    for process in processes:
+        process.cpu_percent()
+    await asyncio.sleep(IDLE_S)
+    return max(process.cpu_percent() for process in processes) / 100
+
+
+@asynccontextmanager
+async def ring(
+    base: Path, checkpoint: str, n_stages: int, *, insecure: bool
+) -> AsyncIterator[tuple[FirstStage, list[WorkerProcess]]]:
+    """Open a ring: this process has the first stage, worker processes the others."""
+    homes = _enrolled(base, n_stages)
+    stages = tuple(StagePlacement(node_id, range(0)) for node_id in homes)
+    placement = Placement(checkpoint, "", stages, 1, 1, 1, {})
+    first_id, *others = homes
+    credentials = Insecure(first_id) if insecure else MutualTLS(NodeIdentity.load(homes[first_id].identity))
+    async with AsyncExitStack() as stack:
+        server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
+        ports = {first_id: credentials.add_port(server, f"{HOST}:0")}
+        workers, events = [], {}
+        for node_id in others:
+            path = homes[node_id].path
+            running = worker_process(path, node_id, node_id, HOST, insecure=insecure, log_path=path / "log")
+            workers.append(await stack.enter_async_context(running))
+            events[node_id] = workers[-1].events()
+        loading = pb.LoadShard(model=checkpoint, epoch=EPOCH, placement=json.dumps(placement.to_json()))
+        for worker in workers:
+            await worker.tell(pb.WorkerCommand(load=loading))
+        for node_id in others:
+            ports[node_id] = (await _event(events[node_id], "loaded")).loaded.port
+        targets = {node_id: f"{HOST}:{port}" for node_id, port in ports.items()}
+        addresses = [pb.WorkerAddress(node_id=node_id, target=target) for node_id, target in targets.items()]
+        for worker in workers:
+            await worker.tell(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=addresses)))
+        role = Role.of(placement, first_id)
+        connections = Connections(credentials, targets, _raise)
+        stack.push_async_callback(connections.close)
+        loaded = load(checkpoint, role, lambda _done, _total: None)
+        first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections)
+        first.serve(server)
+        await server.start()
+        stack.push_async_callback(server.stop, None)
+        await first.connect()
+        stack.push_async_callback(first.close, NodeLostError("the benchmark is over"))
+        for node_id in others:
+            await _event(events[node_id], "connected")
+        yield first, workers
+
+
+def _enrolled(base: Path, n_nodes: int) -> dict[str, Home]:
+    """Return homes with certificates of one authority, by node id."""
+    authority = Authority.create(base / "authority")
+    homes = {}
+    for number in range(n_nodes):
+        home = Home(base / str(number))
+        home.create()
+        key = NodeKey.open(home.identity)
+        key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
+        homes[key.node_id] = home
+    return homes
+
+
+async def _event(events: AsyncIterator[pb.WorkerEvent], kind: str) -> pb.WorkerEvent:
+    """Return the worker's next event of a kind. Raises MoeClusterError where it fails instead."""
+    async for event in events:
+        if event.WhichOneof("event") == kind:
+            return event
+        if event.HasField("failure"):
+            raise MoeClusterError(event.failure.message)
+    raise MoeClusterError("a worker ended")
+
+
+def _raise(error: MoeClusterError) -> NoReturn:
+    raise error
+
+
+if __name__ == "__main__":
+    sys.setswitchinterval(SWITCH_S)
+    asyncio.run(main(insecure="--insecure" in sys.argv[1:]))

@@ -1,0 +1,151 @@
+"""Nodes: real daemons of one cluster on this machine, each held to cores of its own, and the model they serve.
+
+Child processes with homes of their own; a daemon's worker inherits its cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from bench.measurement import prompt_ids
+from cluster.client import OwnNode, RemoteModel
+from cluster.daemon.admission import admit
+from cluster.daemon.daemon import Daemon, Settings
+from cluster.errors import NoClusterError
+from cluster.hardware import Hardware
+from cluster.home import Home
+from cluster.placement import NodeCapacity, read_costs, spread
+from cluster.placement.chips import measured
+from cluster.trust import Authority, TokenStore
+from cluster.wire import node_pb2 as pb
+from mlx_moe.request import Request
+from mlx_moe.sampling import SamplingParams
+
+START_S = 60.0
+STOP_S = 20.0
+POLL_S = 0.05
+
+CONTEXT_TOKENS = 2048
+CONCURRENCY = 8
+
+
+class Nodes:
+    """Nodes that run, seen through the first one."""
+
+    def __init__(self, own: OwnNode, daemons: Sequence[psutil.Process], stack: ExitStack) -> None:
+        self._own = own
+        self._daemons = daemons
+        self._stack = stack
+
+    def load(self, checkpoint: str, layer_splits: Sequence[int], expert_peers: Sequence[int] = ()) -> RemoteModel:
+        """Load a model, in place of any before it: stages of so many layers, with so many expert peers."""
+        placement = spread(
+            read_costs(checkpoint, float_bytes=4),
+            [_capacity(node) for node in self.status()],
+            layer_splits=layer_splits,
+            expert_peers=expert_peers,
+            context_tokens=CONTEXT_TOKENS,
+            concurrency=CONCURRENCY,
+        )
+        self._own.unload(
+            "the next placement is measured"
+        )  # asked for first: an answer just read still counts as running
+        for _ in self._own.load(checkpoint, placement=placement):
+            pass
+        return self._stack.enter_context(closing(self._own.coordinator(self._own.status())))
+
+    def status(self) -> list[pb.NodeStatus]:
+        """Return what is known of the nodes, the first one first."""
+        return sorted(self._own.status().nodes, key=lambda node: node.shown_name)
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the workers, in the order of the nodes that have one."""
+        return [child for daemon in self._daemons for child in daemon.children() if "cluster.worker" in child.cmdline()]
+
+
+@contextmanager
+def running_nodes(cores: Sequence[set[int]]) -> Iterator[Nodes]:
+    """Start as many nodes as there are sets of cores, the others joining the first; end them after the block."""
+    with ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        first = Home(base / "1")
+        processes = [stack.enter_context(_node(first, cores[0]))]
+        _wait(first.daemon.exists, "the first node")
+        own = stack.enter_context(OwnNode.connect(first))
+        address = own.status().nodes[0].info.addresses[0]
+        token = TokenStore(first.tokens, Authority.load(first.authority).key_hash).create().text
+        for number, its_cores in enumerate(cores[1:], start=2):
+            home = Home(base / str(number))
+            home.create()
+            shutil.copy(first.hardware, home.hardware)  # the same machine, and measuring it takes seconds
+            processes.append(stack.enter_context(_node(home, its_cores, token, address)))
+        _wait(lambda: len(_present(own)) == len(cores), f"{len(cores)} nodes")
+        yield Nodes(own, [psutil.Process(process.pid) for process in processes], stack)
+
+
+def greedy(prompt_tokens: int, answer_tokens: int, seed: int = 1) -> Request:
+    """Return a request of random ids whose answer has exactly so many tokens."""
+    return Request(
+        tuple(prompt_ids(prompt_tokens, seed=seed)),
+        sampling=SamplingParams(temperature=0.0),
+        max_tokens=answer_tokens,
+        ignore_eos=True,
+        detect_loops=False,
+    )
+
+
+@contextmanager
+def _node(home: Home, cores: set[int], *joining: str) -> Iterator[subprocess.Popen[bytes]]:
+    listed = ",".join(map(str, sorted(cores)))
+    command = [sys.executable, "-m", "bench.nodes", str(home.path), listed, *joining]
+    with (home.path.parent / f"{home.path.name}.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(STOP_S)
+
+
+def _wait(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise NoClusterError(f"{what} did not come up within {START_S:g} s")
+        time.sleep(POLL_S)
+
+
+def _present(own: OwnNode) -> list[pb.NodeStatus]:
+    return [node for node in own.status().nodes if node.state == "present"]
+
+
+def _capacity(node: pb.NodeStatus) -> NodeCapacity:
+    hardware = Hardware.from_json(json.loads(node.info.hardware))
+    capacity = measured(node.info.node_id, node.shown_name, hardware)
+    return replace(capacity, memory_bytes=node.info.offered_bytes)
+
+
+async def _run(home: Home, token: str | None = None, peer: str | None = None) -> None:
+    """Be a node until SIGTERM."""
+    peers = (peer,) if peer else ()
+    admission = await admit(home, token, peers, insecure=False, new=True)
+    settings = Settings(name=f"node-{home.path.name}", host="127.0.0.1", port=0, peers=peers)
+    await Daemon(home, settings, admission, lambda _: None, lambda _: None).run()
+
+
+if __name__ == "__main__":
+    os.sched_setaffinity(0, {int(core) for core in sys.argv[2].split(",")})
+    asyncio.run(_run(Home(Path(sys.argv[1])), *sys.argv[3:5]))

@@ -1,0 +1,80 @@
+"""Measure mlx-lm's own pipeline: python -m bench.peers.mlx_lm_two_ranks CHECKPOINT PROMPT ANSWER [CORES CORES].
+
+Two ranks over the ring backend on loopback, as `mlx.launch -n 2 --backend ring` starts them: a hostfile, and a rank
+by environment. CORES are two lists such as 0 1, or 0,1 0,1; without them the ranks run where they like.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import mlx.core as mx
+from mlx_lm.generate import generate_step
+from mlx_lm.utils import sharded_load
+
+from bench.measurement import Measurement, process_peak_bytes, prompt_ids
+
+RANKS = 2
+
+
+def main(arguments: list[str]) -> None:
+    """Run both ranks and print the Measurement of the first."""
+    hosts = [[f"127.0.0.1:{port}"] for port in _free_ports(RANKS)]
+    command = [sys.executable, "-m", "bench.peers.mlx_lm_two_ranks", *arguments]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as hostfile:
+        json.dump(hosts, hostfile)
+        hostfile.flush()
+        ranks = [
+            subprocess.Popen(
+                command,
+                env=os.environ | {"MLX_HOSTFILE": hostfile.name, "MLX_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(RANKS)
+        ]
+        outputs = [rank.communicate()[0] for rank in ranks]
+    print(outputs[0].splitlines()[-1])
+
+
+def _run_rank(rank: int, path: str, prompt_tokens: int, answer_tokens: int, cores: list[str]) -> None:
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores[rank].split(",")})
+    group = mx.distributed.init(strict=True, backend="ring")
+    started = time.perf_counter()
+    model, _ = sharded_load(path, pipeline_group=group)
+    load_s = time.perf_counter() - started
+    started = time.perf_counter()
+    tokens, times = [], []
+    for token, _ in generate_step(mx.array(prompt_ids(prompt_tokens)), model, max_tokens=answer_tokens):
+        tokens.append(int(token))
+        times.append(time.perf_counter())
+    Measurement(
+        load_s,
+        prompt_tokens / (times[0] - started),
+        (answer_tokens - 1) / (times[-1] - times[0]),
+        mx.get_peak_memory(),
+        process_peak_bytes(),
+        tokens,
+    ).print()
+
+
+def _free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+if __name__ == "__main__":
+    if rank := os.environ.get("MLX_RANK"):
+        _run_rank(int(rank), sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    else:
+        main(sys.argv[1:])

@@ -1,0 +1,112 @@
+"""Two nodes against one, and against mlx-lm's own pipeline: python -m bench.pipeline CHECKPOINT.
+
+Further arguments: tokens of the prompt and of the answer, and rounds.
+One user, greedy, the same prompt for all, in turns. Whoever takes his turn has the two cores to himself; "0 | 1" is
+a core for each of two processes, "0 1 | 0 1" both cores for both: mlx-lm's ranks poll their sockets without pause.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from bench.measurement import Measurement, layer_shares
+from bench.nodes import Nodes, greedy, running_nodes
+from cluster.client import RemoteModel
+
+STATS_S = 3.0
+"""For what workers count to reach the first node: they report, and nodes greet each other, once a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One answer: tokens a second, and its tokens."""
+
+    prefill_tps: float
+    decode_tps: float
+    tokens: list[int]
+
+
+def main(path: str, prompt_tokens: int = 256, answer_tokens: int = 32, rounds: int = 3) -> None:
+    """Print a row a runtime, and the ratios to one node on one core."""
+    sizes = (str(prompt_tokens), str(answer_tokens))
+    with ExitStack() as stack:
+        one_node = stack.enter_context(running_nodes([{0}]))
+        two_nodes = stack.enter_context(running_nodes([{0}, {1}]))
+        one = one_node.load(path, layer_shares(path, 1))
+        two = two_nodes.load(path, layer_shares(path, 2))
+        runtimes: dict[str, Callable[[], Run]] = {
+            "one node, 0": lambda: _ours(one, prompt_tokens, answer_tokens),
+            "two nodes, 0 | 1": lambda: _ours(two, prompt_tokens, answer_tokens),
+            "mlx-lm alone, 0": lambda: _child("bench.peers.mlx_lm_one_machine", path, *sizes, cores="0"),
+            "mlx-lm ranks, 0 | 1": lambda: _child("bench.peers.mlx_lm_two_ranks", path, *sizes, "0", "1"),
+            "mlx-lm ranks, 0 1 | 0 1": lambda: _child("bench.peers.mlx_lm_two_ranks", path, *sizes, "0,1", "0,1"),
+        }
+        for model in (one, two):
+            _ours(model, 8, 2)  # pages its weights in
+        runs: dict[str, list[Run]] = {name: [] for name in runtimes}
+        for number in range(rounds):
+            for name in list(runtimes) if number % 2 == 0 else list(runtimes)[::-1]:
+                runs[name].append(runtimes[name]())
+                run = runs[name][-1]
+                print(f"  {name}: prefill {run.prefill_tps:.2f}, decode {run.decode_tps:.2f}", flush=True)
+        _print(runs)
+        print("busy in prefill:", ", ".join(_busy(two_nodes, two, prompt_tokens)))
+
+
+def _ours(model: RemoteModel, prompt_tokens: int, answer_tokens: int) -> Run:
+    conversation = model.new_conversation()
+    try:
+        answer = conversation.answer(greedy(prompt_tokens, answer_tokens))
+        tokens = [token.id for token in answer]
+    finally:
+        conversation.close()
+    return Run(answer.stats.prompt_tokens / answer.stats.ttft_s, answer.stats.decode_tps, tokens)
+
+
+def _child(module: str, *arguments: str, cores: str = "0,1") -> Run:
+    command = ("taskset", "-c", cores, sys.executable, "-m", module, *arguments)
+    output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    measured = Measurement(**json.loads(output.splitlines()[-1]))
+    return Run(measured.prefill_tps, measured.decode_tps, measured.tokens)
+
+
+def _print(runs: dict[str, list[Run]]) -> None:
+    base, *others = runs.values()
+    print(f"same tokens: {all(run.tokens == base[0].tokens for of_one in (base, *others) for run in of_one)}")
+    print(
+        f"{'runtime, cores':24}"
+        + "".join(f" {f'{what}/s':>10} {'ratio':>6} {'min..max':>12}" for what in ("prefill", "decode"))
+    )
+    for name, of_one in runs.items():
+        cells = []
+        for figure in ("prefill_tps", "decode_tps"):
+            values = [getattr(run, figure) for run in of_one]
+            ratios = sorted(value / getattr(b, figure) for value, b in zip(values, base, strict=True))
+            spread = f"{ratios[0]:.2f}..{ratios[-1]:.2f}"
+            cells.append(f" {statistics.median(values):10.2f} {statistics.median(ratios):6.2f} {spread:>12}")
+        print(f"{name:24}" + "".join(cells))
+
+
+def _busy(nodes: Nodes, model: RemoteModel, prompt_tokens: int) -> list[str]:
+    """Return for each stage the share of a prefill's time in which it computed."""
+    before = _compute_s(nodes)
+    started = time.perf_counter()
+    _ours(model, prompt_tokens, 1)
+    wall_s = time.perf_counter() - started
+    return [f"{name} {(s - before[name]) / wall_s:.0%}" for name, s in _compute_s(nodes).items()]
+
+
+def _compute_s(nodes: Nodes) -> dict[str, float]:
+    time.sleep(STATS_S)
+    return {node.shown_name: node.holding.stats.compute_s for node in nodes.status()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(int(argument) for argument in sys.argv[2:]))
