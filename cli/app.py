@@ -311,3 +311,28 @@ def plan(
 
         objective: Literal["one_user", "many_users"] = "many_users" if many else "one_user"
         print_plan(model, nodes, json, context, users, bits, objective)
+
+
+@app.command()
+def bench(
+    emulate: Annotated[str, typer.Option(metavar="8xM4-Pro-64GB", help="Emulate these Macs on this machine.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="A known model, as for plan.")] = "deepseek-v3",
+    link: Annotated[str, typer.Option(metavar="LINK", help="10gbe, tb, 1gbe or loopback.")] = "10gbe",
+    draft: Annotated[
+        str, typer.Option(metavar="HOW", help="none, mtp, ngram, stated, or acceptances by depth: .85,.78")
+    ] = "stated",
+    users: Annotated[str, typer.Option(metavar="1,8", help="So many answers at once.")] = "1,8",
+    prompt_tokens: Annotated[str, typer.Option(metavar="100,1000", help="Prompts to time.")] = "100,1000",
+    tokens: Annotated[int, typer.Option(metavar="N", min=8, help="Tokens of an answer.")] = 64,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Measure an emulated cluster: real workers and links, shards that wait as long as Macs would compute."""
+    with reported(debug):
+        from cli.bench import Asked, counts
+        from cli.bench import emulate as run_emulation
+
+        asked = Asked(
+            emulate, model, link, draft, counts("--users", users), counts("--prompt-tokens", prompt_tokens), tokens
+        )
+        run_emulation(asked, json)

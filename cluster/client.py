@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import grpc
 
-from cluster.errors import NoClusterError
+from cluster.errors import NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.placement import Placement
 from cluster.rpc_errors import translated
@@ -28,11 +30,15 @@ from mlx_moe.sampling import SamplingParams
 CALL_S = 30.0
 """For calls that only ask."""
 
+STOP_S = 30.0
+"""For a node to unload its model, say goodbye and end."""
+
 
 class OwnNode:
     """The node daemon of this machine. Close it, or use it as a context manager."""
 
-    def __init__(self, credentials: Credentials, node_id: str, port: int) -> None:
+    def __init__(self, home: Home, credentials: Credentials, node_id: str, port: int) -> None:
+        self._home = home
         self._credentials = credentials
         self._channel = credentials.channel(f"127.0.0.1:{port}", node_id)
         self._stub = node_pb2_grpc.ControlStub(self._channel)
@@ -47,18 +53,26 @@ class OwnNode:
             raise NoClusterError("no node runs on this machine: moe-cluster up starts one") from exc
         node_id = value["node_id"]
         credentials = Insecure(node_id) if value["insecure"] else MutualTLS(NodeIdentity.load(home.identity))
-        return cls(credentials, node_id, value["port"])
+        return cls(home, credentials, node_id, value["port"])
 
-    def status(self) -> pb.ClusterStatus:
+    def status(self, timeout_s: float = CALL_S) -> pb.ClusterStatus:
         """Return how the cluster stands, as this node sees it."""
         with translated("this machine's node"):
-            status: pb.ClusterStatus = self._stub.Status(pb.StatusRequest(), timeout=CALL_S)
+            status: pb.ClusterStatus = self._stub.Status(pb.StatusRequest(), timeout=timeout_s)
         return status
 
     def load(
-        self, model: str, *, placement: Placement | None = None, context_tokens: int = 0, concurrency: int = 0
+        self,
+        model: str,
+        *,
+        placement: Placement | None = None,
+        context_tokens: int = 0,
+        concurrency: int = 0,
+        draft: str = "",
     ) -> Iterator[pb.LoadStatus]:
         """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more.
+
+        `draft` is "mtp", "ngram", "none" or a small model of the same vocabulary; "" the best that the model offers.
 
         Raises:
             MoeClusterError: it cannot be loaded, or failed meanwhile.
@@ -68,6 +82,7 @@ class OwnNode:
             placement="" if placement is None else json.dumps(placement.to_json()),
             context_tokens=context_tokens,
             concurrency=concurrency,
+            draft=draft,
         )
         with translated("this machine's node"):
             yield from self._stub.Load(request)
@@ -78,9 +93,17 @@ class OwnNode:
             return str(self._stub.Unload(pb.UnloadRequest(reason=reason), timeout=CALL_S).model)
 
     def stop(self) -> None:
-        """End the node."""
+        """End the node, and wait until it has. Raises NodeLostError where that takes longer than STOP_S."""
         with translated("this machine's node"):
             self._stub.Stop(pb.StopRequest(), timeout=CALL_S)
+        deadline = time.monotonic() + STOP_S
+        with self._home.daemon.with_suffix(".lock").open() as lock:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the daemon holds it for as long as it lives
+                    return
+                time.sleep(0.02)
+        raise NodeLostError(f"the node was told to end and still runs after {STOP_S:g} s; see {self._home.logs}")
 
     def coordinator(self, status: pb.ClusterStatus) -> RemoteModel:
         """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
@@ -190,14 +213,22 @@ class RemoteAnswer:
 
     def __next__(self) -> Token:
         """Return the next token. Raises StopIteration when the answer ended, MoeClusterError when it failed."""
-        with translated(self._callee):
-            for event in self._call:
-                match event.WhichOneof("event"):
-                    case "prefill":
-                        if self._progress is not None:
-                            self._progress(event.prefill.done, event.prefill.total)
-                    case "token":
-                        return self._take(event.token)
+        if self.finish_reason == "cancelled":
+            raise StopIteration
+        try:
+            with translated(self._callee):
+                for event in self._call:
+                    match event.WhichOneof("event"):
+                        case "prefill":
+                            if self._progress is not None:
+                                self._progress(event.prefill.done, event.prefill.total)
+                        case "token":
+                            return self._take(event.token)
+        except BaseException:  # of the reader's own too, Ctrl-C above all
+            self._call.cancel()
+            raise
+        if self.finish_reason is None:  # its conversation was closed
+            self.finish_reason = "cancelled"
         raise StopIteration
 
     def close(self) -> None:
@@ -208,6 +239,7 @@ class RemoteAnswer:
 
     def _take(self, token: coordinator_pb2.AnswerToken) -> Token:
         for field in dataclasses.fields(GenerationStats):
-            setattr(self.stats, field.name, getattr(token.stats, field.name))
+            value = getattr(token.stats, field.name)
+            setattr(self.stats, field.name, tuple(value) if field.name.endswith("_by_depth") else value)
         self.finish_reason = cast("FinishReason | None", token.finish_reason or None)
         return Token(token.id, token.text, token.logprob, token.position)

@@ -60,11 +60,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A node that may not join, and why."""
+    """A node that may not join, and why; `is_theirs` if the reason is that it refuses this one."""
 
     info: NodeInfo
     reason: str
     at: float
+    is_theirs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,12 @@ class Membership:
         return self.contacts.due({member.info.node_id for member in self.present}, now)
 
     def refusal(self, info: NodeInfo) -> str:
-        """Return what to answer a node that greeted and may not join, "" if it may."""
-        refusal = self.refused.get(info.node_id)
-        return refusal.reason if refusal is not None and _is_same_start(refusal.info, info) else ""
+        """Return what to answer a node that greeted and may not join, "" if it may.
+
+        That it refuses this node is no answer to it: two that refuse each other for that would do so for ever.
+        """
+        refusal = self._refusal(info)
+        return refusal.reason if refusal is not None and not refusal.is_theirs else ""
 
     def names(self) -> Mapping[str, str]:
         """Return what to call each node, this one too: a name that several have gets a suffix, in the order of ids.
@@ -210,14 +214,17 @@ class Membership:
         info = event.info
         if _is_same_start(info, self.own):  # by an address of its own, which other hosts may have as well
             return replace(self, contacts=self.contacts.without(event.target))
-        reason = self._objection(info, now)
-        if not reason and event.refusal:
+        refusal = None
+        if reason := self._objection(info, now):
+            refusal = Refusal(info, reason, now)
+        elif event.refusal:
             reason = f"{info.name} ({info.addresses[0]}) refuses this node: {event.refusal}"
+            refusal = Refusal(info, reason, now, is_theirs=True)
         # Whoever is refused is greeted without end, not taken for another way to the member whose id it may have
-        contacts = self.contacts.answered(event.target, "" if reason else info.node_id, now)
+        contacts = self.contacts.answered(event.target, "" if refusal else info.node_id, now)
         after = replace(self, contacts=contacts)
-        if reason:
-            return after._refusing(info, reason, now)
+        if refusal is not None:
+            return after._refusing(refusal)
         member = replace(after._member(info, now), answered_at=now, rtt_s=event.rtt_s)
         refused = {node_id: refusal for node_id, refusal in self.refused.items() if not _ends(refusal, info)}
         return replace(after._with_member(member), refused=refused)
@@ -225,12 +232,17 @@ class Membership:
     def _greeted(self, info: NodeInfo, now: float) -> Membership:
         if _is_same_start(info, self.own):
             return self
-        reason = self._objection(info, now) or self.refusal(info)  # that ends when it answers, and not before
         contacts = self.contacts.greeting_us(Target(info.addresses, info.node_id), now)
         after = replace(self, contacts=contacts)
-        if reason:
-            return after._refusing(info, reason, now)
+        if reason := self._objection(info, now):
+            return after._refusing(Refusal(info, reason, now))
+        if refusal := self._refusal(info):  # it ends when the node answers, and not before
+            return after._refusing(replace(refusal, info=info, at=now))
         return after._with_member(replace(after._member(info, now), greeted_at=now))
+
+    def _refusal(self, info: NodeInfo) -> Refusal | None:
+        refusal = self.refused.get(info.node_id)
+        return refusal if refusal is not None and _is_same_start(refusal.info, info) else None
 
     def _objection(self, info: NodeInfo, now: float) -> str:
         """Return why a node may not join, with the cure, or ""."""
@@ -262,9 +274,10 @@ class Membership:
     def _with_member(self, member: Member) -> Membership:
         return replace(self, members={**self.members, member.info.node_id: member})
 
-    def _refusing(self, info: NodeInfo, reason: str, now: float) -> Membership:
+    def _refusing(self, refusal: Refusal) -> Membership:
+        info = refusal.info
         members = {node_id: m for node_id, m in self.members.items() if not _is_same_start(m.info, info)}
-        refused = {**self.refused, info.node_id: Refusal(info, reason, now)}
+        refused = {**self.refused, info.node_id: refusal}
         if len(refused) > MAX_MEMBERS:
             del refused[min(refused, key=lambda node_id: refused[node_id].at)]
         return replace(self, members=members, refused=refused)

@@ -1,29 +1,33 @@
 """Coordinator: owns the tokens of requests. It embeds, sends frames down the link, and samples what comes back.
 
 Knows nothing of text, and nothing of where the stages are. Its generators yield None while a frame is under way, so
-that many requests may run on one thread.
+that many requests may run on one thread: they go on when a frame has left or come back.
+
+Where stages would idle it drafts: the frames of tokens that may come next follow the newest token's. Each position is
+computed alone by the same kernels, and its token sampled from its own logits, so drafts change no bit of the answer.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import mlx.core as mx
 
 from mlx_moe.chunking import chunk_end
+from mlx_moe.drafting import Drafter
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, NumericsError
 from mlx_moe.frame import Frame, FrameKind
-from mlx_moe.head import Head
+from mlx_moe.head import TokenEnds
 from mlx_moe.kv_budget import KVBudget
 from mlx_moe.link import Link
-from mlx_moe.request import Request
-from mlx_moe.sampling import Sampler
+from mlx_moe.request import GenerationStats, Request
+from mlx_moe.sampling import KEPT_POSITIONS, Sampler
 from mlx_moe.session import Session
+from mlx_moe.speculation import Acceptance, Speculation, worth_of
 
 if TYPE_CHECKING:
     from mlx_moe.generation import Generation
@@ -36,18 +40,30 @@ RESERVE = 1024
 
 
 class Coordinator:
-    """Drives the stages behind `link` for requests of many sessions, whose KV caches take at most `kv_positions`."""
+    """Drives the stages behind `link` for requests of many sessions, whose KV caches take at most `kv_positions`.
 
-    def __init__(self, head: Head, link: Link, vocab_size: int, kv_positions: int | None = None) -> None:
+    `new_drafter` makes what drafts for a session; it is not used where one stage does all, since none would idle.
+    """
+
+    def __init__(
+        self,
+        head: TokenEnds,
+        link: Link,
+        vocab_size: int,
+        kv_positions: int | None = None,
+        new_drafter: Callable[[], Drafter] | None = None,
+    ) -> None:
         self.budget = KVBudget(kv_positions)
         self._head = head
         self._link = link
         self._vocab_size = vocab_size
+        self._new_drafter = new_drafter if link.n_stages > 1 else None
+        self._acceptance = Acceptance()
         self._sessions: dict[str, Session] = {}
 
     def new_session(self) -> Session:
         """Return a session of its own KV caches."""
-        return Session(self._release)
+        return Session(self._release, self._new_drafter() if self._new_drafter is not None else None)
 
     @contextmanager
     def answering(self, session: Session, answer: Generation, limit: int) -> Iterator[None]:
@@ -81,50 +97,88 @@ class Coordinator:
         input_ids = request.input_ids
         self._reuse(session, input_ids)
         reused = sent = session.reused
+        outputs = None if session.drafter is not None and session.drafter.observes else 1
         ends: deque[int] = deque()  # of the frames in flight
         while True:
             while sent < len(input_ids) and len(ends) < self._link.frames_in_flight:
                 end = min(chunk_end(sent), len(input_ids))
                 embedded = self._head.embed(mx.array(input_ids[sent:end]))
-                self._send(session, Frame(session.id, sent, embedded, FrameKind.PREFILL, outputs=1))
+                self._send(session, Frame(session.id, sent, embedded, FrameKind.PREFILL, outputs=outputs))
                 ends.append(end)
                 sent = end
             frame = yield from self._receive(session)
-            session.keep(input_ids[len(session.token_ids) : ends.popleft()])
+            self._keep(session, input_ids[len(session.token_ids) : ends.popleft()], frame.hidden_states)
             if progress is not None:
                 progress(len(session.token_ids) - reused, len(input_ids) - reused)
             if len(session.token_ids) == len(input_ids):
-                return frame.hidden_states
+                return frame.hidden_states[-1:]
 
     def decode(
-        self, hidden_states: mx.array, request: Request, session: Session, seed: int, limit: int
+        self,
+        hidden_states: mx.array,
+        request: Request,
+        session: Session,
+        seed: int,
+        limit: int,
+        stats: GenerationStats,
     ) -> Generator[tuple[int, float] | None]:
         """Yield up to `limit` tokens with their log-probabilities, from the last position's hidden state `[1, D]`.
 
-        The next position's frame is sent before a token is read: on one machine its graph is built, in a pipeline
-        its frame is on its way, while the caller handles the token.
+        A token's frame is sent before the token is read, unless a draft is in flight in its place: on one machine its
+        graph is built, in a pipeline it is on its way, while the caller handles the token.
         """
         sampler = Sampler(request.sampling, seed, self._vocab_size, request.input_ids)
-        position = len(request.input_ids)
-        sent: Frame | None = None
-        for n in range(limit):
+        speculation = Speculation(self._acceptance, worth_of(self._link.n_stages), stats)
+        start = len(request.input_ids)
+        for position in range(start, start + limit):
             token, logprob = sampler(self._head.logits(hidden_states)[0], position)
             mx.async_eval(token, logprob)
-            last, sent = sent, None
-            if n + 1 < limit:
-                embedded = self._head.embed(token.reshape(1))
-                sent = Frame(session.id, position, embedded, FrameKind.DECODE)
-                self._send(session, sent)
+            is_last = position == start + limit - 1
+            is_drafted = bool(speculation.token_ids)
+            if not is_last and not is_drafted:
+                self._send_token(session, position, token)
             token_id, token_logprob = cast(int, token.item()), cast(float, logprob.item())
             if not math.isfinite(token_logprob):
-                yield from self._blame(last, session)
+                yield from self._blame(session, position - 1, is_prompt=position == start)
+            if not speculation.settle(token_id) and is_drafted:
+                self._send_token(session, position, token)
             yield token_id, token_logprob
-            if sent is not None:
-                hidden_states = (yield from self._receive(session)).hidden_states
-                session.keep([token_id])
-                position += 1
-            if n % CLEAR_CACHE_EVERY == CLEAR_CACHE_EVERY - 1:
+            if is_last:
+                return
+            while (frame := self._link.receive(session.id)) is None:
+                self._draft(session, sampler, speculation, token_id, end=start + limit - 1)
+                yield None
+            hidden_states = frame.hidden_states
+            self._keep(session, [token_id], hidden_states)
+            if (position - start) % CLEAR_CACHE_EVERY == CLEAR_CACHE_EVERY - 1:
                 mx.clear_cache()
+
+    def _draft(self, session: Session, sampler: Sampler, speculation: Speculation, token_id: int, end: int) -> None:
+        """Send one more draft after the newest token, `token_id`, if a stage would idle; none from `end` on."""
+        in_flight = [token_id, *speculation.token_ids]
+        position = len(session.token_ids) + len(in_flight)
+        has_room = position < min(end, self.budget.reserved(session.id))  # a draft takes no other session's
+        if session.drafter is None or not has_room or not speculation.wants_draft(self._frames_for_each()):
+            return
+        draft = session.drafter.draft(
+            session.token_ids, in_flight, lambda logits: cast(int, sampler(logits, position)[0].item())
+        )
+        if draft is not None:
+            speculation.add(draft)
+            self._send_token(session, position, mx.array(draft), FrameKind.DRAFT)
+
+    def _frames_for_each(self) -> int:
+        """Return how many frames of each answer may be in flight: with as many answers as stages, one."""
+        n_answers = sum(session.answer is not None for session in self._sessions.values())
+        return min(self._link.n_stages // n_answers, KEPT_POSITIONS)
+
+    def _send_token(self, session: Session, position: int, token: mx.array, kind: FrameKind = FrameKind.DECODE) -> None:
+        self._send(session, Frame(session.id, position, self._head.embed(token.reshape(1)), kind))
+
+    def _keep(self, session: Session, token_ids: Sequence[int], hidden_states: mx.array) -> None:
+        session.keep(token_ids)
+        if session.drafter is not None and session.drafter.observes:
+            session.drafter.observe(hidden_states, session.token_ids)
 
     def _send(self, session: Session, frame: Frame) -> None:
         self._give_way(self.budget.use(session.id, frame.position + frame.hidden_states.shape[0]))
@@ -142,8 +196,7 @@ class Coordinator:
         lent = lender.lend(input_ids)
         if lent > len(session.token_ids):
             self._link.fork(lender.id, session.id, lent)
-            session.token_ids[:] = input_ids[:lent]
-            session.in_whole_chunks = lent
+            session.begin_as(lender, lent)
         session.reused = len(session.token_ids)
 
     def _give_way(self, session_ids: Iterable[str]) -> None:
@@ -165,11 +218,13 @@ class Coordinator:
         self._sessions.pop(session.id, None)
         session.rewind(0)
 
-    def _blame(self, frame: Frame | None, session: Session) -> Generator[None, None, NoReturn]:
-        """Raise NumericsError that names the layer whose output is not finite, or else the head."""
-        if frame is not None:
-            session.rewind(frame.position)
+    def _blame(self, session: Session, position: int, *, is_prompt: bool) -> Generator[None, None, NoReturn]:
+        """Raise NumericsError that names the layer whose output for `position` is not finite, or else the head."""
+        if not is_prompt:  # whose frames were checked
+            token_id = session.token_ids[position]
+            session.rewind(position)
             self._link.cancel(session.id)
-            self._link.send(replace(frame, checked=True))
+            embedded = self._head.embed(mx.array([token_id]))
+            self._link.send(Frame(session.id, position, embedded, FrameKind.DECODE, checked=True))
             yield from self._receive(session)
         raise NumericsError("the output head's logits are not finite, although its input is")

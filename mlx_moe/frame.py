@@ -27,7 +27,7 @@ class Frame:
     Attributes:
         epoch: the placement this frame was made for; stages drop frames of a dead one.
         outputs: of how many of the last positions the hidden states must come back; None for all. The model's last
-            layer computes no others: it only keeps their keys and values.
+            layer computes no others: it only keeps their keys and values. The last position's bits are the same.
         checked: look for NaN and Inf after every layer, to name the first; costs an evaluation a layer.
     """
 

@@ -59,7 +59,7 @@ class Generation:
         return token
 
     def advance(self) -> Token | None:
-        """Run until the next token; return None where a frame is under way: call again when one has come back.
+        """Run until the next token; return None where a frame is under way: call again when one has left or come back.
 
         Once `finish_reason` is set the answer is whole, and its session free for the next.
 
@@ -104,7 +104,7 @@ class Generation:
                 hidden_states = yield from coordinator.prefill(request, session, self._progress)
                 self.stats.cached_tokens = session.reused
                 self.stats.prefill_s = time.perf_counter() - started
-                steps = coordinator.decode(hidden_states, request, session, self.seed, self._limit)
+                steps = coordinator.decode(hidden_states, request, session, self.seed, self._limit, self.stats)
                 while True:
                     step = next(steps)
                     token = None if step is None else self._token(*step, started)

@@ -6,11 +6,22 @@ Shapes: L positions, D hidden_size, V vocab_size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 
 from mlx_moe.config import ModelConfig
 from mlx_moe.weights import LoadedParameters, Weight
+
+
+class TokenEnds(Protocol):
+    """What the coordinator needs of the two ends: Head, or one that only takes as long."""
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """Map input_ids `[L]` to hidden states `[L, D]`."""
+
+    def logits(self, hidden_states: mx.array) -> mx.array:
+        """Map hidden_states `[L, D]` after the last layer to logits `[L, V]`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,5 +54,6 @@ def load_holding(
     loaded = loader.load(checkpoint, stored, dtype, progress)
     head = Head.build(config, loaded, dtype) if coordinates else None
     mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None
-    shard = ExpertShard.build(spec, config, loaded) if spec.experts_only else Shard.build(spec, config, loaded, dtype)
+    kind = ExpertShard if spec.experts_only else Shard
+    shard = kind.build(spec, config, loaded, dtype)
     return Holding(shard, head, mtp, dtype, loaded.nbytes)

@@ -34,6 +34,10 @@ class KVBudget:
         """Positions that active sessions have reserved and idle ones keep."""
         return sum(room.reserved for room in self._rooms.values())
 
+    def reserved(self, session_id: str) -> int:
+        """Return how many positions an active session may take without another giving way."""
+        return self._rooms[session_id].reserved
+
     def admit(self, session_id: str, positions: int) -> list[str]:
         """Reserve room for a session's request of up to `positions`, prompt and answer; it is active from now on.
 

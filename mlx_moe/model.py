@@ -135,6 +135,7 @@ class LocalModel(Model):
         assert isinstance(holding.shard, Shard)  # all of it was loaded
         assert holding.head is not None
         self.stage = Stage(holding.shard, socket.gethostname())
+        self.head = holding.head
         self.mtp = holding.mtp
         self.load_s = load_s
         self._weights_bytes = holding.weights_bytes
@@ -153,7 +154,7 @@ class LocalModel(Model):
 
     def close(self) -> None:
         """Give the weights back."""
-        del self._coordinator, self.stage, self.mtp
+        del self._coordinator, self.stage, self.head, self.mtp
 
 
 def generate(model: Model, prompt: str | Sequence[int], **options: Any) -> Iterator[Token]:

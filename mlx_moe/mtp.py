@@ -49,20 +49,23 @@ class MultiTokenPrediction:
             norm_eps=config.rms_norm_eps,
         )
 
-    def __call__(self, hidden_states: mx.array, next_ids: mx.array, cache: KVCache) -> tuple[mx.array, mx.array]:
+    def __call__(
+        self, hidden_states: mx.array, next_ids: mx.array, cache: KVCache, outputs: int | None = None
+    ) -> tuple[mx.array, mx.array]:
         """Predict the token after each next one.
 
         Args:
             hidden_states: `[L, D]` of consecutive positions, after the model's final norm (`Head.normed`).
             next_ids: `[L]`, the token that follows each position.
             cache: this layer's KV cache; it stands at the first of the positions.
+            outputs: of how many of the last positions the predictions are wanted; None for all.
 
         Returns:
-            Normed hidden states `[L, D]`, to chain deeper drafts from, and logits `[L, V]`.
+            Normed hidden states `[outputs, D]`, to chain deeper drafts from, and logits `[outputs, V]`.
         """
         embedded = mx.fast.rms_norm(self.head.embed(next_ids), self.enorm, self.norm_eps)
         previous = mx.fast.rms_norm(hidden_states, self.hnorm, self.norm_eps)
         joined = self.eh_proj(mx.concatenate([embedded, previous], axis=-1))
-        hidden_states = self.layer(joined, cache, self.layer_index)
+        hidden_states = self.layer(joined, cache, self.layer_index, outputs=outputs)
         hidden_states = mx.fast.rms_norm(hidden_states, self.output_norm, self.norm_eps)
         return hidden_states, self.head.lm_head.matmul(hidden_states)

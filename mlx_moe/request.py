@@ -87,7 +87,13 @@ class Token:
 
 @dataclass(slots=True)
 class GenerationStats:
-    """Counts and seconds of one answer. `cached_tokens` of the prompt were still in the KV cache."""
+    """Counts and seconds of one answer. `cached_tokens` of the prompt were still in the KV cache.
+
+    Attributes:
+        drafted: drafts that were sent; many are void before the model's word on their place is known.
+        compared_by_depth: drafts that were compared with it, by how many positions they lay ahead of what was known.
+        accepted_by_depth: those of them that were right; `accepted` is their sum.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -98,6 +104,8 @@ class GenerationStats:
     total_s: float = 0.0
     drafted: int = 0
     accepted: int = 0
+    compared_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
 
     @property
     def prefill_tps(self) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlx_moe.chunking import chunk_end, chunk_start
 
 if TYPE_CHECKING:
+    from mlx_moe.drafting import Drafter
     from mlx_moe.generation import Generation
 
 
@@ -24,14 +25,16 @@ class Session:
             were prefilled in whole chunks from position 0.
         reused: positions of the last request's prompt that were kept already.
         answer: the answer that is being written.
+        drafter: guesses at its tokens, and knows what the session keeps.
     """
 
-    def __init__(self, release: Callable[[Session], None]) -> None:
+    def __init__(self, release: Callable[[Session], None], drafter: Drafter | None = None) -> None:
         self.id = uuid.uuid4().hex
         self.token_ids: list[int] = []
         self.in_whole_chunks = 0
         self.reused = 0
         self.answer: Generation | None = None
+        self.drafter = drafter
         self._release = release
 
     def close(self) -> None:
@@ -50,7 +53,17 @@ class Session:
     def rewind(self, position: int) -> None:
         """Forget the positions from `position` on."""
         del self.token_ids[position:]
+        if self.drafter is not None:
+            self.drafter.rewind(position)
         self.in_whole_chunks = chunk_start(min(self.in_whole_chunks, position))
+
+    def begin_as(self, lender: Session, positions: int) -> None:
+        """Note that its caches begin as the first `positions` of another's, in place of what they were."""
+        self.rewind(0)
+        self.token_ids[:] = lender.token_ids[:positions]
+        self.in_whole_chunks = positions
+        if lender.drafter is not None:
+            self.drafter = lender.drafter.fork(positions)
 
     def shared(self, input_ids: Sequence[int]) -> int:
         """Return how many leading tokens of `input_ids` are kept, not counting its last one, which must be run."""

@@ -66,11 +66,13 @@ class ExpertShard:
     """An expert peer's part: owned experts by layer, and nothing else. Layers without any are left out."""
 
     spec: ShardSpec
+    config: ModelConfig
     experts: Mapping[int, Experts]
+    dtype: mx.Dtype
 
     @classmethod
-    def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters) -> ExpertShard:
+    def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> ExpertShard:
         """Return the experts over their loaded parameters."""
         owned = {layer: spec.experts_of(config, layer) for layer in spec.layers}
         built = {layer: families.build_experts(config, layer, own, loaded) for layer, own in owned.items() if own}
-        return cls(spec, built)
+        return cls(spec, config, built, dtype)

@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.frame import Frame, FrameKind
 from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.layers.feed_forward import ExpertPeers
 from mlx_moe.shard import Shard
 
@@ -54,8 +55,11 @@ class Stage:
         hidden_states = frame.hidden_states
         last = self.shard.config.num_hidden_layers - 1
         for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
-            outputs = frame.outputs if index == last else None
-            hidden_states = layer(hidden_states, cache, index, self._peers, outputs)
+            if index == last and frame.outputs is None and hidden_states.shape[0] > 1:
+                hidden_states = self._all_outputs(layer, hidden_states, cache, index)
+            else:
+                outputs = frame.outputs if index == last else None
+                hidden_states = layer(hidden_states, cache, index, self._peers, outputs)
             if frame.hidden_states.shape[0] >= LONG_CHUNK:
                 mx.eval(hidden_states)
             if frame.checked and not mx.isfinite(hidden_states).all().item():
@@ -126,6 +130,17 @@ class Stage:
             raise FrameError(
                 f"node {self.node}: a frame ends at position {frame.position + shape[0]}, the model has {room}"
             )
+
+    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: KVCache, index: int) -> mx.array:
+        """Run the last layer for all positions; the last one has the bits it has where only that one is asked for.
+
+        It costs one more position of one layer. So a prompt ends alike whether a drafter wants the rest or not.
+        """
+        start = cache.length
+        asked_alone = layer(hidden_states, cache, index, self._peers, outputs=1)
+        cache.rewind(start)
+        outputs = layer(hidden_states, cache, index, self._peers)
+        return mx.concatenate([outputs[:-1], asked_alone])
 
     def _settle(self, hidden_states: mx.array, caches: list[KVCache]) -> bool:
         """Evaluate a chunk with its KV, give temporaries back, and say whether all of it is finite."""

@@ -114,6 +114,11 @@ class Tokenizer:
         text = self.chat_template.render(messages, add_generation_prompt, **variables)
         return self.encode(text, add_special_tokens=False)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The token ids by the tokens' spelling, added ones too."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
     def detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer."""
         return Detokenizer(self._tokenizer, self._special_ids)

@@ -120,5 +120,5 @@ def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:
         for experts in owned[1:]:
             spec = ShardSpec(range(config.num_hidden_layers), experts, experts_only=True)
             loaded = loader.load(checkpoint, loader.find(checkpoint, config, spec.parameters(config)), mx.float32)
-            shards.append(ExpertShard.build(spec, config, loaded))
+            shards.append(ExpertShard.build(spec, config, loaded, mx.float32))
         return LocalPeers(shards, owned)

@@ -49,8 +49,11 @@ class ControlService(node_pb2_grpc.ControlServicer):
             while True:
                 status = self._load_status()
                 yield status
+                if not status.serving.epoch:
+                    raise ClusterError(f"{request.model} was unloaded before it was ready")
                 if status.serving.state == pb.Serving.FAILED:
-                    raise ClusterError(status.serving.failure)
+                    deployment = self._serving.deployment
+                    raise (deployment and deployment.error) or ClusterError(status.serving.failure)
                 if status.serving.state == pb.Serving.READY:
                     return
                 await asyncio.sleep(PROGRESS_S)

@@ -114,7 +114,9 @@ class Daemon:
                 ]
                 self._on_up(self)
                 await self.stopped.wait()
-                await self.serving.unload_own(f"node {self.settings.name} was stopped")
+                reason = f"node {self.settings.name} was stopped"
+                await self.serving.unload_own(reason)
+                await node_service.end_worker(reason)
                 await greeter.leave()
                 for task in running:
                     task.cancel()

@@ -36,23 +36,27 @@ WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
 
 
 class Deployment:
-    """A model placed on nodes. `serving` is how it stands; `progress` the bytes done and to do, by node."""
+    """A model placed on nodes.
 
-    def __init__(self, state: NodeState, channels: Channels, placement: Placement, epoch: int) -> None:
+    `serving` is how it stands, and `error` what it failed of; `progress` the bytes done and to do, by node.
+    """
+
+    def __init__(self, state: NodeState, channels: Channels, placement: Placement, epoch: int, draft: str = "") -> None:
         self.placement = placement
         self.progress: dict[str, tuple[int, int]] = {}
         self.load_s = 0.0
+        self.error: MoeClusterError | None = None
         self.serving = node_pb2.Serving(
             model=placement.model, epoch=epoch, state=node_pb2.Serving.LOADING, coordinator=placement.coordinator
         )
         self._state = state
+        self._draft = draft
         self._channels = channels
         self._ports: dict[str, int] = {}
         self._n_connected = 0
         self._all_loaded = asyncio.Event()
         self._calls: list[WorkerCall] = []
         self._is_ending = False
-        self._error: MoeClusterError | None = None
         self._started = 0.0
         self._node_ids = [
             node_id for stage in placement.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))
@@ -82,15 +86,15 @@ class Deployment:
         async with asyncio.TaskGroup() as tasks:
             for node_id in self._node_ids:
                 tasks.create_task(self._hold(node_id))
-        if self._error is not None:
-            log.error("event=deployment_failed model=%s error=%s", self.placement.model, self._error)
-            raise self._error
+        if self.error is not None:
+            log.error("event=deployment_failed model=%s error=%s", self.placement.model, self.error)
+            raise self.error
 
     async def end(self, reason: str, error: MoeClusterError | None = None) -> None:
         """Let all workers end, and those whose answers that cuts off know why; `run` returns when they have."""
         if self._is_ending:
             return
-        self._is_ending, self._error = True, error
+        self._is_ending, self.error = True, error
         if error is not None:
             self.serving.state, self.serving.failure = node_pb2.Serving.FAILED, reason
         self._all_loaded.set()  # whoever waits for it is done with
@@ -107,7 +111,7 @@ class Deployment:
                 node_pb2.ModelName(model=self.placement.model), timeout=INSPECT_S
             )
         except grpc.RpcError as exc:
-            error = error_of(exc, f"node {self._state.name(node_id)}")
+            error = error_of(exc, "it")
             raise type(error)(f"node {self._state.name(node_id)}: {error}") from exc
         return copy
 
@@ -128,6 +132,9 @@ class Deployment:
             await self.end(str(error), error)
         except MoeClusterError as error:
             await self.end(str(error), error)
+            with suppress(grpc.RpcError):
+                async for _ in call:  # until its process has ended: only then may another load begin
+                    pass
         finally:
             connecting.cancel()
 
@@ -160,5 +167,8 @@ class Deployment:
 
     def _load_command(self) -> pb.LoadShard:
         return pb.LoadShard(
-            model=self.placement.model, epoch=self.serving.epoch, placement=json.dumps(self.placement.to_json())
+            model=self.placement.model,
+            epoch=self.serving.epoch,
+            placement=json.dumps(self.placement.to_json()),
+            draft=self._draft,
         )

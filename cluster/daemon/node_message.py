@@ -27,7 +27,7 @@ def from_message(message: pb.NodeInfo) -> NodeInfo:
     """Return what another node says of itself. Raises ClusterError for values that cannot be."""
     try:
         hardware = json.loads(message.hardware)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ClusterError(f"node {message.node_id[:40]!r} describes its hardware by what is no JSON") from exc
     return NodeInfo(
         node_id=message.node_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from cluster.daemon.node_message import from_message
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
-from cluster.errors import ClusterError, TrustError
+from cluster.errors import ClusterError, NodeLostError, TrustError
 from cluster.home import Home
 from cluster.membership import Greeted, Left
 from cluster.rpc_errors import reported
@@ -26,6 +27,9 @@ from cluster.worker.role import Role
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+MEETING_S = 10.0
+"""For two nodes that a third one knows to know each other: it tells each of the other once a second."""
 
 
 class NodeService(node_pb2_grpc.NodeServicer):
@@ -40,6 +44,9 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._credentials = credentials
         self._home = home
         self._host = host
+        self._worker: WorkerProcess | None = None
+        self._no_worker_ends = asyncio.Event()
+        self._no_worker_ends.set()
 
     async def Greet(self, request: node_pb2.Greeting, context: Context) -> node_pb2.Greeting:  # noqa: N802
         """Hear a node, and answer in kind."""
@@ -67,8 +74,9 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> AsyncIterator[pb.WorkerEvent]:
         """Run a worker as long as the call lasts."""
         async with reported(context):
-            first = await anext(commands)
+            first = await anext(commands, pb.WorkerCommand())
             name = self._state.name(self._state.own.node_id)
+            await self._no_worker_ends.wait()
             if self._state.holding.epoch:
                 raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
             self._state.holding = self._holding(first.load)
@@ -81,15 +89,28 @@ class NodeService(node_pb2_grpc.NodeServicer):
                     insecure=self._credentials.insecure,
                     log_path=self._home.logs / "worker.log",
                 ) as worker:
+                    self._worker = worker
                     telling = asyncio.create_task(self._tell(worker, first, commands))
                     try:
                         async for event in worker.events():
                             self._note(event)
                             yield event
+                        if telling.done():
+                            telling.result()  # why the worker could not be told
                     finally:
                         telling.cancel()
+                        self._no_worker_ends.clear()
             finally:
+                self._worker = None
                 self._state.holding = node_pb2.Holding()
+                self._no_worker_ends.set()
+
+    async def end_worker(self, reason: str) -> None:
+        """Let this node's worker end, and its clients know why; return when it has."""
+        if self._worker is not None:
+            self._no_worker_ends.clear()
+            await self._worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
+            await self._no_worker_ends.wait()
 
     async def Unload(self, request: node_pb2.UnloadRequest, context: Context) -> node_pb2.UnloadReply:  # noqa: N802
         """Take the model away that this node has placed on the cluster."""
@@ -101,9 +122,24 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> None:
         await worker.tell(first)
         async for command in rest:
-            for other in command.connect.workers:
-                other.target = self._state.target(other.node_id, other.port)
+            try:
+                for other in command.connect.workers:
+                    other.target = await self._target(other)
+            except NodeLostError as error:
+                await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
+                raise
             await worker.tell(command)
+
+    async def _target(self, worker: pb.WorkerAddress) -> str:
+        """Return where another worker listens. Its node may be about to meet this one. Raises NodeLostError."""
+        end = time.monotonic() + MEETING_S
+        while True:
+            try:
+                return self._state.target(worker.node_id, worker.port)
+            except NodeLostError:
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(MEETING_S / 100)
 
     def _holding(self, load: pb.LoadShard) -> node_pb2.Holding:
         role = Role.read(load.placement, self._state.own.node_id)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
+from cluster.node_info import NodeInfo
 from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, solve
 from cluster.placement.chips import measured
 
@@ -16,24 +18,32 @@ CONTEXTS = (32768, 8192, 2048)
 def capacities(state: NodeState) -> list[NodeCapacity]:
     """Return what this node and those present offer."""
     infos = [state.own, *(member.info for member in state.present.values())]
-    return [
-        replace(measured(info.node_id, state.name(info.node_id), info.hardware), memory_bytes=info.offered_bytes)
-        for info in infos
-    ]
+    return [capacity(info, state.name(info.node_id)) for info in infos]
+
+
+def capacity(info: NodeInfo, name: str) -> NodeCapacity:
+    """Return what a node offers."""
+    return replace(measured(info.node_id, name, info.hardware), memory_bytes=info.offered_bytes)
 
 
 def links(state: NodeState) -> Links:
-    """Return the links that this node has measured; those between two others are taken to be like its slower one.
+    """Return the links between the nodes that are here, as far as this one knows."""
+    return links_from(
+        state.own.node_id,
+        {
+            node_id: Link(member.link.latency_s, member.link.bytes_per_s)
+            for node_id, member in state.present.items()
+            if member.link is not None
+        },
+    )
+
+
+def links_from(own: str, to_others: Mapping[str, Link]) -> Links:
+    """Return the links that a node has measured; those between two others are taken to be like its slower one.
 
     Every node measures its own links; a ring uses those between neighbours. They would have to be gathered from all,
     which pays off only where links differ; on one switch they are alike.
     """
-    own = state.own.node_id
-    to_others = {
-        node_id: Link(member.link.latency_s, member.link.bytes_per_s)
-        for node_id, member in state.present.items()
-        if member.link is not None
-    }
     one_way = {(own, node_id): link for node_id, link in to_others.items()}
     other_way = {(node_id, own): link for node_id, link in to_others.items()}
     between = {

@@ -44,14 +44,14 @@ class Serving:
         """
         async with self._one_at_a_time:
             placer, serving = self._state.serving
-            if serving.state != pb.Serving.FAILED and placer:
+            if placer and serving.state != pb.Serving.FAILED:
                 if serving.model == request.model and not request.placement:
                     return
                 self._require_idle(placer, serving)
-                await self.unload(f"{request.model} takes its place")
             placement = await asyncio.to_thread(self._placement, request)
-            deployment = Deployment(self._state, self._channels, placement, self._state.newest_epoch + 1)
+            deployment = Deployment(self._state, self._channels, placement, self._state.newest_epoch + 1, request.draft)
             await deployment.inspect()
+            await self.unload(f"{request.model} takes its place")  # not before it is known that this one can come
             self.deployment = deployment
             self._state.own_serving = deployment.serving
             self._running = asyncio.create_task(self._run(deployment))
@@ -96,7 +96,7 @@ class Serving:
         if request.placement:
             try:
                 placement = Placement.from_json(json.loads(request.placement))
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise InvalidRequestError(f"the plan is not JSON: {exc}") from exc
             directory = library.locate(request.model)
             path = directory / "config.json"

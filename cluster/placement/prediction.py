@@ -68,7 +68,7 @@ def predict(
 ) -> Prediction:
     """Predict a placement's speed in the middle of its context, and the time to the first token of some prompts."""
     by_id = {node.node_id: node for node in nodes}
-    stages = [_Stage(model, stage, by_id, links) for stage in placement.stages]
+    stages = [StageTiming(model, stage, by_id, links) for stage in placement.stages]
     ids = [stage.node_id for stage in placement.stages]
     hops = [links.between(a, b) for a, b in pairwise([*ids, ids[0]])] if len(ids) > 1 else []
     position, head = placement.context_tokens // 2, head_s(model, by_id[ids[0]])
@@ -81,7 +81,7 @@ def predict(
     )
 
 
-def _prefill_s(model: ModelCosts, stages: Sequence[_Stage], hops: Sequence[Link], lengths: Sequence[int]) -> float:
+def _prefill_s(model: ModelCosts, stages: Sequence[StageTiming], hops: Sequence[Link], lengths: Sequence[int]) -> float:
     """Return when the last chunk is back: each stage runs the chunks in order, as they come from the one before."""
     ready = [0.0] * len(stages)  # when each stage is done with the chunk before
     start, done = 0, 0.0
@@ -95,8 +95,8 @@ def _prefill_s(model: ModelCosts, stages: Sequence[_Stage], hops: Sequence[Link]
     return done
 
 
-class _Stage:
-    """One stage's layers with the owners of their experts."""
+class StageTiming:
+    """How long one stage takes: its layers, with the owners of their experts."""
 
     def __init__(self, model: ModelCosts, stage: StagePlacement, nodes: dict[str, NodeCapacity], links: Links) -> None:
         self._model = model
@@ -114,7 +114,9 @@ class _Stage:
         self._kinds = {kind: self._layers.count(kind) for kind in dict.fromkeys(self._layers)}
 
     def decode_s(self, position: int) -> float:
+        """Return the time of one position that attends to `position` others."""
         return sum(n * decode_s(self._model, layer, owners, position) for (layer, owners), n in self._kinds.items())
 
     def prefill_s(self, start: int, end: int) -> float:
+        """Return the time of a prompt's positions [start, end)."""
         return sum(n * prefill_s(self._model, layer, owners, start, end) for (layer, owners), n in self._kinds.items())

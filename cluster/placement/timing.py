@@ -79,6 +79,14 @@ def head_s(model: ModelCosts, node: NodeCapacity) -> float:
     return model.head_read_bytes / _bytes_per_s(node)
 
 
+def draft_s(model: ModelCosts, node: NodeCapacity, position: int) -> float:
+    """Return the time that the multi-token prediction layer, if there is one, and the lm_head take for a guess."""
+    if model.mtp is None:
+        return 0.0
+    owner = Owner(node, model.n_experts)
+    return decode_s(model, model.mtp, [owner], position) + head_s(model, node)
+
+
 def _slowest_owner_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner]) -> float:
     """Return the mean time until the last owner is done with its part of the experts that a token chose.
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import grpc
 
+from cluster.address import join
+from cluster.emulation import emulated, scenario
 from cluster.errors import NodeLostError
 from cluster.home import Home
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
@@ -55,20 +57,29 @@ class WorkerProcess:
 
     async def run(self, commands: asyncio.StreamReader) -> None:
         """Load, connect and serve as told; report what fails."""
-        try:
-            await self._live(commands)
-        except MoeClusterError as error:
-            self._report(pb.WorkerEvent(failure=pb.WorkerFailure(code=error.code, message=str(error))))
+        with suppress(BrokenPipeError):  # the daemon is gone: there is nobody to load or to work for
+            try:
+                await self._live(commands)
+            except MoeClusterError as error:
+                self._report(pb.WorkerEvent(failure=pb.WorkerFailure(code=error.code, message=str(error))))
 
     async def _live(self, commands: asyncio.StreamReader) -> None:
         command = await pipe.read(commands, pb.WorkerCommand())
         if command is None:
             return
         role = Role.read(command.load.placement, self._node_id)
-        loaded = load(command.load.model, role, self._progress)
+        loaded: Loaded
+        if command.load.model.startswith(scenario.PREFIX):
+            loaded = emulated.load(command.load.model, role)
+        else:
+            loaded = load(command.load.model, role, self._progress, command.load.draft)
         server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
-        port = self._credentials.add_port(server, f"{self._host}:0")
-        self._report(pb.WorkerEvent(loaded=_loaded(loaded, port)))
+        port = self._credentials.add_port(server, join(self._host, 0))
+        self._report(
+            pb.WorkerEvent(
+                loaded=pb.ShardLoaded(port=port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts)
+            )
+        )
         targets = await self._targets(commands)
         if targets is None:
             return
@@ -76,15 +87,19 @@ class WorkerProcess:
         part = part_of(loaded, role, self._name, command.load.epoch, self._credentials, connections)
         part.serve(server)
         await server.start()
-        reason = "the worker was stopped"
+        reason = "its worker failed"
         try:
-            await part.connect()
-            self._report(pb.WorkerEvent(connected=pb.WorkersConnected()))
             reason = await self._serve(part, commands)
+        except MoeClusterError as error:
+            reason = str(error)
+            raise
+        except Exception:
+            log.exception("event=crashed")  # now: what follows may not come to its end
+            raise
         finally:
             await part.close(NodeLostError(reason))
+            await connections.close()  # so that the streams to others end, and no server has to cut them off
             await server.stop(GRACE_S)
-            await connections.close()
 
     async def _targets(self, commands: asyncio.StreamReader) -> dict[str, str] | None:
         """Return where all workers listen, once they do; None if this one is to end before."""
@@ -94,18 +109,31 @@ class WorkerProcess:
         return {worker.node_id: worker.target for worker in command.connect.workers}
 
     async def _serve(self, part: Part, commands: asyncio.StreamReader) -> str:
-        """Serve until told to stop, or a link breaks; return why, for those who wait for answers."""
+        """Work until told to stop; return why, for those who wait for answers. Raises what ends it before that."""
         stopped = asyncio.create_task(pipe.read(commands, pb.WorkerCommand()))
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, stopped.cancel)
-        while True:
-            self._report(pb.WorkerEvent(stats=part.stats()))
-            done, _ = await asyncio.wait((stopped, self._failed), timeout=STATS_S, return_when="FIRST_COMPLETED")
-            if self._failed in done:
-                raise self._failed.result()
-            if stopped in done:
-                command = None if stopped.cancelled() else stopped.result()
-                return (command.stop.reason if command else "") or "the model was unloaded"
+        working = asyncio.create_task(self._work(part))
+        ends = (stopped, self._failed, working)
+        try:
+            while True:
+                self._report(pb.WorkerEvent(stats=part.stats()))
+                done, _ = await asyncio.wait(ends, timeout=STATS_S, return_when="FIRST_COMPLETED")
+                if stopped in done:
+                    command = None if stopped.cancelled() else stopped.result()
+                    return command.stop.reason if command else "the node that loaded the model let go of it"
+                if self._failed in done:
+                    raise self._failed.result()
+                if working in done:
+                    working.result()
+        finally:
+            working.cancel()
+            await asyncio.wait((working,))
+
+    async def _work(self, part: Part) -> None:
+        await part.connect()
+        self._report(pb.WorkerEvent(connected=pb.WorkersConnected()))
+        await part.run()
 
     def _fail(self, error: MoeClusterError) -> None:
         if not self._failed.done():
@@ -117,14 +145,7 @@ class WorkerProcess:
             self._report(pb.WorkerEvent(progress=pb.LoadProgress(done_bytes=done, total_bytes=total)))
 
     def _report(self, event: pb.WorkerEvent) -> None:
-        with suppress(BrokenPipeError):  # the daemon is gone, which the end of standard input says as well
-            os.write(self._events, pipe.framed(event))
-
-
-def _loaded(loaded: Loaded, port: int) -> pb.ShardLoaded:
-    spec = loaded.holding.shard.spec
-    experts = sum(len(spec.experts_of(loaded.config, layer)) for layer in spec.layers)
-    return pb.ShardLoaded(port=port, weights_bytes=loaded.holding.weights_bytes, experts=experts)
+        os.write(self._events, pipe.framed(event))
 
 
 async def main(home: str, node_id: str, name: str, host: str, *, insecure: bool) -> None:

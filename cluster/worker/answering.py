@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mlx_moe.errors import MoeClusterError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.generation import Generation
-from mlx_moe.request import Token
+from mlx_moe.request import FinishReason, GenerationStats, Token
 
 MAX_UNREAD = 256
 """Tokens of one answer that its reader has not taken; then it waits, and the others go on."""
@@ -18,12 +18,21 @@ Progress = tuple[int, int]
 """Positions of the prompt that are done, and to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A token, and how the answer stood when it was written, which may be long before it is read."""
+
+    token: Token
+    stats: GenerationStats
+    finish_reason: FinishReason | None
+
+
 class News:
     """What an answer has to say, in order, to one reader; `on_room` is called when it may say more again."""
 
     def __init__(self) -> None:
         self.on_room: Callable[[], None] = lambda: None
-        self._unread: deque[Progress | Token] = deque()
+        self._unread: deque[Progress | Written] = deque()
         self._error: Exception | None = None
         self._ended = False
         self._changed = asyncio.Event()
@@ -33,7 +42,7 @@ class News:
         """Whether the reader is far behind."""
         return len(self._unread) >= MAX_UNREAD
 
-    def say(self, news: Progress | Token) -> None:
+    def say(self, news: Progress | Written) -> None:
         """Add something."""
         self._unread.append(news)
         self._changed.set()
@@ -43,7 +52,7 @@ class News:
         self._error, self._ended = error, True
         self._changed.set()
 
-    async def read(self) -> AsyncIterator[Progress | Token]:
+    async def read(self) -> AsyncIterator[Progress | Written]:
         """Yield what is said. Raises what it ended with."""
         while self._unread or not self._ended:
             if not self._unread:
@@ -77,16 +86,39 @@ class Answering:
         """How many answers are being written."""
         return len(self._answers)
 
+    def __contains__(self, session_id: str) -> bool:
+        """Whether an answer of a session is being written, or will be."""
+        return session_id in self._answers
+
     def begin(self, session_id: str, generation: Generation, news: News) -> None:
-        """Let an answer take turns, and say in `news` what comes of it."""
+        """Let an answer take turns, and say in `news` what comes of it.
+
+        Raises:
+            InvalidRequestError: the session has one already.
+        """
+        if session_id in self._answers:
+            raise InvalidRequestError("the conversation is being answered: wait for that answer, or end it first")
         self._answers[session_id] = _Answer(generation, news)
         news.on_room = lambda: self.wake(session_id)
         self._turns.put_nowait(session_id)
 
-    def end(self, session_id: str) -> None:
-        """Take an answer out, and close it where it stands."""
-        if answer := self._answers.pop(session_id, None):
-            answer.generation.close()
+    def end(self, session_id: str, generation: Generation) -> None:
+        """Close an answer where it stands. The session's next one may be under way already: it goes on."""
+        answer = self._answers.get(session_id)
+        if answer is not None and answer.generation is generation:
+            del self._answers[session_id]
+        generation.close()
+
+    def cut_off(self, session_id: str, error: MoeClusterError | None = None) -> None:
+        """End what a session is answering, if it is, and let the reader know."""
+        if answer := self._answers.get(session_id):
+            answer.news.end(error)
+            self.end(session_id, answer.generation)
+
+    def fail_all(self, error: MoeClusterError) -> None:
+        """End every answer: nothing will come back any more."""
+        for session_id in list(self._answers):
+            self.cut_off(session_id, error)
 
     def wake(self, session_id: str) -> None:
         """Let an answer go on: a frame of it has come back, or its reader has caught up."""
@@ -94,12 +126,6 @@ class Answering:
         if answer is not None and answer.is_waiting:
             answer.is_waiting = False
             self._turns.put_nowait(session_id)
-
-    def fail_all(self, error: MoeClusterError) -> None:
-        """End every answer: nothing will come back any more."""
-        for session_id, answer in list(self._answers.items()):
-            answer.news.end(error)
-            self.end(session_id)
 
     async def run(self) -> None:
         """Take turns until cancelled."""
@@ -116,20 +142,19 @@ class Answering:
         try:
             token = answer.generation.advance()
         except MoeClusterError as error:
-            answer.news.end(error)
-            self.end(session_id)
+            self.cut_off(session_id, error)
             return
         finally:
             self._wake_failed()
         if token is None:
             answer.is_waiting = True
             return
-        answer.news.say(token)
-        if answer.generation.finish_reason is None:
+        generation = answer.generation
+        answer.news.say(Written(token, replace(generation.stats), generation.finish_reason))
+        if generation.finish_reason is None:
             self._turns.put_nowait(session_id)
         else:
-            answer.news.end()
-            self.end(session_id)
+            self.cut_off(session_id)
 
     def _wake_failed(self) -> None:
         """Let those that gave way to this one say so: nothing of theirs comes back any more."""

@@ -23,13 +23,12 @@ def bytes_of(array: mx.array) -> memoryview:
 
 def array_of(payload: bytes | memoryview, rows: int, width: int, dtype: Dtype) -> mx.array:
     """Return the array `[rows, width]` that bytes hold; copies them once. Raises FrameError for another size."""
-    if rows * width * ITEM_BYTES[dtype] != len(payload):
+    if rows * width * ITEM_BYTES[dtype] != len(payload) or not payload:
         raise FrameError(f"{len(payload)} bytes for {rows} x {width} numbers of {ITEM_BYTES[dtype]} bytes")
+    shape = (rows, width)  # cast with the bytes: reshaping the array would be one operation more to evaluate
     if dtype is Dtype.FLOAT32:
-        flat = mx.array(memoryview(payload).cast("f"))  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol
-    else:
-        flat = mx.array(memoryview(payload).cast("H")).view(_MLX_DTYPES[dtype])  # type: ignore[arg-type]
-    return flat.reshape(rows, width)
+        return mx.array(memoryview(payload).cast("f", shape))  # type: ignore[arg-type]  # MLX's stubs lack buffers
+    return mx.array(memoryview(payload).cast("H", shape)).view(_MLX_DTYPES[dtype])  # type: ignore[arg-type]
 
 
 def dtype_of(array: mx.array) -> Dtype:
@@ -56,12 +55,20 @@ def to_message(frame: Frame, serial: int) -> Message:
 
 
 def to_frame(message: Message, node: str) -> Frame:
-    """Return the frame that a message carries to a node. Raises FrameError if its bytes were changed on their way."""
+    """Return the frame that a message carries to a node.
+
+    Raises:
+        FrameError: its bytes were changed on their way, or are more or fewer than it says.
+    """
     message.require_sound(node)
+    try:
+        hidden_states = array_of(message.payload, message.rows, message.width, message.dtype)
+    except FrameError as error:
+        raise FrameError(f"node {node}: a frame at position {message.position}: {error}") from error
     return Frame(
         message.request_id,
         message.position,
-        array_of(message.payload, message.rows, message.width, message.dtype),
+        hidden_states,
         _FRAME_KINDS[message.kind],
         message.epoch,
         message.outputs or None,

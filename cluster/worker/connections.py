@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import grpc
 
@@ -12,7 +13,7 @@ from cluster.errors import NodeLostError
 from cluster.trust.credentials import Credentials, max_message
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
-from cluster.worker.messages import FRAMES_METHOD, MAX_MESSAGE_BYTES
+from cluster.worker.messages import FRAMES_METHOD, MAX_MESSAGE_BYTES, Message
 from cluster.worker.remote_experts import ExpertLink
 from mlx_moe.errors import MoeClusterError
 
@@ -23,7 +24,20 @@ DATA_OPTIONS = max_message(MAX_MESSAGE_BYTES)
 CONNECT_S = 20.0
 """For the workers of a placement to open their ports: all are told at once."""
 
-FrameStream = grpc.aio.StreamStreamCall[bytes, bytes]
+CLOSE_S = 0.5
+"""For calls that are under way when everything ends."""
+
+
+class FrameStream:
+    """The stream of messages to the next node."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
+        self._call = call
+
+    async def send(self, message: Message) -> None:
+        """Send a message; wait while the next node is far behind. A stream that broke takes it to nobody."""
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # whoever opened it hears of that
+            await self._call.write(message.encode())
 
 
 class Connections:
@@ -41,7 +55,9 @@ class Connections:
 
     async def frames_to(self, node_id: str) -> FrameStream:
         """Open the stream of frames to a node. Raises NodeLostError."""
-        call: FrameStream = self._channel(node_id).stream_stream(FRAMES_METHOD)(wait_for_ready=True)
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = self._channel(node_id).stream_stream(FRAMES_METHOD)(
+            wait_for_ready=True
+        )
         try:
             async with asyncio.timeout(CONNECT_S):
                 await call.initial_metadata()
@@ -49,7 +65,7 @@ class Connections:
             call.cancel()
             raise NodeLostError(f"the link to node {node_id} did not open within {CONNECT_S:g} s") from exc
         call.add_done_callback(lambda _: self._fail(NodeLostError(f"the link to node {node_id} broke")))
-        return call
+        return FrameStream(call)
 
     async def experts_of(self, node_id: str) -> ExpertLink:
         """Open the stream of questions to an expert peer. Raises NodeLostError."""
@@ -65,8 +81,8 @@ class Connections:
     def cancel(self, request_id: str, serial: int) -> None:
         """Tell the stages elsewhere to drop a request's frames; waits for nothing."""
         request = pb.CancelRequest(request_id=bytes.fromhex(request_id), serial=serial)
-        for node_id in self._channels:
-            task = asyncio.create_task(self._cancel(node_id, request))
+        for channel in self._channels.values():
+            task = asyncio.create_task(self._cancel(channel, request))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
 
@@ -79,14 +95,17 @@ class Connections:
         self._fail = lambda _: None
         for link in self._expert_links:
             link.close()
-        for channel in self._channels.values():
+        channels, self._channels = self._channels, {}  # nobody is told to cancel from now on
+        if self._cancelling:  # gRPC aborts the process where a channel closes beside a call that begins
+            await asyncio.wait(self._cancelling, timeout=CLOSE_S)
+        for channel in channels.values():
             await channel.close()
 
-    async def _cancel(self, node_id: str, request: pb.CancelRequest) -> None:
+    async def _cancel(self, channel: grpc.aio.Channel, request: pb.CancelRequest) -> None:
         try:
-            await worker_pb2_grpc.StageStub(self._channels[node_id]).Cancel(request, timeout=CONNECT_S)
+            await worker_pb2_grpc.StageStub(channel).Cancel(request, timeout=CONNECT_S)
         except grpc.RpcError as exc:  # its frames come back to nobody, all the same
-            log.debug("event=cancel_failed node=%s error=%s", node_id, exc)
+            log.debug("event=cancel_failed error=%s", exc)
 
     def _channel(self, node_id: str) -> grpc.aio.Channel:
         if node_id not in self._channels:

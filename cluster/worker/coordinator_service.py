@@ -13,9 +13,8 @@ import grpc
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc
-from cluster.worker.answering import Answering, News
+from cluster.worker.answering import Answering, News, Progress, Written
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.generation import Generation
 from mlx_moe.model import Model
 from mlx_moe.request import Request
 from mlx_moe.sampling import SamplingParams
@@ -25,6 +24,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_CONVERSATIONS = 256
 """Conversations that are remembered; of more, those that were not used for longest begin anew."""
+
+_NO_VARIABLES = {"self", "messages", "add_generation_prompt"}
+"""Names that `Tokenizer.format_chat` has for something else."""
 
 _SAMPLING_FIELDS = {field.name for field in dataclasses.fields(SamplingParams)}
 
@@ -53,6 +55,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         """Return the prompt of a chat."""
         async with reported(context):
             messages, variables = _json(request.messages, list), _json(request.variables, dict)
+            if taken := variables.keys() & _NO_VARIABLES:
+                raise InvalidRequestError(f"{min(taken)!r} is no name for a variable of a chat template")
             ids = await asyncio.to_thread(
                 self._model.tokenizer.format_chat, messages, add_generation_prompt=True, **variables
             )
@@ -84,16 +88,16 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             try:
                 yield pb.AnswerEvent(begun=pb.AnswerBegun(seed=generation.seed))
                 async for item in news.read():
-                    yield _event(item, generation)
+                    yield _event(item)
             finally:
-                self._answering.end(session.id)
+                self._answering.end(session.id, generation)
                 if not request.conversation_id:
                     session.close()
 
     async def CloseConversation(self, request: pb.ConversationId, _context: Context) -> pb.ConversationClosed:  # noqa: N802
         """Free what a conversation keeps."""
         if session := self._conversations.pop(request.conversation_id, None):
-            self._answering.end(session.id)
+            self._answering.cut_off(session.id)
             session.close()
         return pb.ConversationClosed()
 
@@ -104,9 +108,6 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         if len(conversation_id) != 16:
             raise InvalidRequestError(f"a conversation id of {len(conversation_id)} bytes, wanted 16")
         session = self._conversations.pop(conversation_id, None) or self._model.new_session()
-        if session.answer is not None:
-            self._conversations[conversation_id] = session
-            raise InvalidRequestError("the conversation is being answered: wait for that answer, or end it first")
         self._conversations[conversation_id] = session  # the last one used stands last
         if len(self._conversations) > MAX_CONVERSATIONS:
             self._forget_one()
@@ -114,7 +115,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
 
     def _forget_one(self) -> None:
         for conversation_id, session in self._conversations.items():
-            if session.answer is None:
+            if session.id not in self._answering:
                 del self._conversations[conversation_id]
                 session.close()
                 return
@@ -134,18 +135,18 @@ def _request(request: pb.AnswerRequest) -> Request:
     )
 
 
-def _event(item: Any, generation: Generation) -> pb.AnswerEvent:
-    if isinstance(item, tuple):
-        return pb.AnswerEvent(prefill=pb.PrefillProgress(done=item[0], total=item[1]))
-    stats = pb.AnswerStats(**dataclasses.asdict(generation.stats))
+def _event(item: Progress | Written) -> pb.AnswerEvent:
+    if not isinstance(item, Written):
+        done, total = item
+        return pb.AnswerEvent(prefill=pb.PrefillProgress(done=done, total=total))
     return pb.AnswerEvent(
         token=pb.AnswerToken(
-            id=item.id,
-            text=item.text,
-            logprob=item.logprob,
-            position=item.position,
-            stats=stats,
-            finish_reason=generation.finish_reason or "",
+            id=item.token.id,
+            text=item.token.text,
+            logprob=item.token.logprob,
+            position=item.token.position,
+            stats=pb.AnswerStats(**dataclasses.asdict(item.stats)),
+            finish_reason=item.finish_reason or "",
         )
     )
 
@@ -153,7 +154,7 @@ def _event(item: Any, generation: Generation) -> pb.AnswerEvent:
 def _json(text: str, kind: type[Any]) -> Any:
     try:
         value = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidRequestError(f"a field of the request is not JSON: {exc}") from exc
     if not isinstance(value, kind):
         raise InvalidRequestError(f"a field of the request is a {type(value).__name__}, wanted {kind.__name__}")

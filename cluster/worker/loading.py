@@ -2,41 +2,115 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 
+from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe import families, library, memory
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
+from mlx_moe.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
+from mlx_moe.head import TokenEnds
 from mlx_moe.holding import Holding, load_holding
+from mlx_moe.link import RunningStage
 from mlx_moe.loader import Progress
 from mlx_moe.model import default_sampling
 from mlx_moe.sampling import SamplingParams
+from mlx_moe.shard import ExpertShard, Shard
+from mlx_moe.stage import Stage
 from mlx_moe.tokenizer import Tokenizer
 
 FREED_BYTES = 128 << 20
 """Of freed buffers MLX may keep so much: a worker's peak is its shard, its KV caches and little more."""
 
 
+class Loaded(Protocol):
+    """A role's part of a model, loaded or emulated. The ends and what goes with them are the coordinator's."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+
+    @property
+    def ends(self) -> TokenEnds | None:
+        """Embedding and output head."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer."""
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The model's own defaults."""
+
+    @property
+    def new_drafter(self) -> Callable[[], Drafter] | None:
+        """Makes a session's drafter; None: it decodes plainly."""
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes in memory."""
+
+    @property
+    def n_experts(self) -> int:
+        """Experts owned over all layers."""
+
+    def stage(self, node: str, peers: RemoteExperts) -> RunningStage:
+        """Return the stage that runs here, of a role that leads one."""
+
+    def experts(self) -> ExpertShard:
+        """Return the experts that are here, of a role that leads no stage."""
+
+
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A role's part of a model in memory; tokenizer and sampling defaults are the coordinator's."""
+class LoadedShard:
+    """A part in memory."""
 
     config: ModelConfig
     holding: Holding
     tokenizer: Tokenizer | None
     sampling: SamplingParams
+    new_drafter: Callable[[], Drafter] | None
+
+    @property
+    def ends(self) -> TokenEnds | None:
+        """See Loaded."""
+        return self.holding.head
+
+    @property
+    def weights_bytes(self) -> int:
+        """See Loaded."""
+        return self.holding.weights_bytes
+
+    @property
+    def n_experts(self) -> int:
+        """See Loaded."""
+        spec = self.holding.shard.spec
+        return sum(len(spec.experts_of(self.config, layer)) for layer in spec.layers)
+
+    def stage(self, node: str, peers: RemoteExperts) -> Stage:
+        """See Loaded."""
+        assert isinstance(self.holding.shard, Shard)  # what such a role loads
+        return Stage(self.holding.shard, node, peers)
+
+    def experts(self) -> ExpertShard:
+        """See Loaded."""
+        assert isinstance(self.holding.shard, ExpertShard)
+        return self.holding.shard
 
 
-def load(model: str, role: Role, progress: Progress) -> Loaded:
-    """Read what a role holds.
+def load(model: str, role: Role, progress: Progress, draft: str = "") -> LoadedShard:
+    """Read what a role holds, and what it drafts with, where other stages would idle: see `choose_drafter`.
 
     Raises:
         CheckpointError: the copy is another one than the placement was made for, or is damaged.
         InsufficientMemoryError: before anything is read.
+        InvalidRequestError: it cannot draft so.
     """
     mx.set_cache_limit(FREED_BYTES)
     with Checkpoint.open(library.locate(model)) as checkpoint:
@@ -57,4 +131,7 @@ def load(model: str, role: Role, progress: Progress) -> Loaded:
             memory_share=memory.HARD_LIMIT,  # whoever made the placement counted KV caches and temporaries too
             progress=progress,
         )
-    return Loaded(config, holding, tokenizer, sampling)
+    new_drafter = None
+    if tokenizer is not None and len(role.placement.stages) > 1:
+        new_drafter = choose_drafter(draft, holding, config, tokenizer)
+    return LoadedShard(config, holding, tokenizer, sampling, new_drafter)

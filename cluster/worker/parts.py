@@ -19,6 +19,7 @@ from cluster.worker.answering import Answering
 from cluster.worker.connections import Connections, FrameStream
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.data_service import CancelService, DataService
+from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Message
 from cluster.worker.remote_experts import RemoteExperts, answer_pairs
@@ -27,10 +28,9 @@ from cluster.worker.role import Role
 from mlx_moe import memory
 from mlx_moe.coordinator import Coordinator
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.link import LocalLink
+from mlx_moe.link import Link, LocalLink, RunningStage
 from mlx_moe.model import Model
-from mlx_moe.shard import ExpertShard, Shard
-from mlx_moe.stage import Stage
+from mlx_moe.shard import ExpertShard
 
 
 class Part(Protocol):
@@ -41,6 +41,9 @@ class Part(Protocol):
 
     async def connect(self) -> None:
         """Open the links to other workers. Raises NodeLostError."""
+
+    async def run(self) -> None:
+        """Do what nobody asks for, until cancelled: for ever."""
 
     def stats(self) -> pb.WorkerStats:
         """Return counts and bytes."""
@@ -63,7 +66,11 @@ class ExpertsPart:
         server.add_generic_rpc_handlers((self._service,))
 
     async def connect(self) -> None:
+        """See Part. Its leader opens the link."""
+
+    async def run(self) -> None:
         """See Part. It only answers."""
+        await asyncio.Event().wait()
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
@@ -86,9 +93,10 @@ class StagePart:
         self._role = role
         self._connections = connections
         self._experts = RemoteExperts(role.owners(loaded.config))
-        self._stage = _stage(loaded, name, self._experts)
+        self._stage = loaded.stage(name, self._experts)
         self._ring = RingStage(self._stage, epoch)
-        self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._pass_on)
+        self._inbox = Inbox()
+        self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._take)
         self._next: FrameStream | None = None
 
     def serve(self, server: grpc.aio.Server) -> None:
@@ -101,6 +109,14 @@ class StagePart:
         self._experts.connect([await self._connections.experts_of(peer.node_id) for peer in self._role.stage.peers])
         self._next = await self._connections.frames_to(self._role.next_node)
 
+    async def run(self) -> None:
+        """See Part."""
+        assert self._next is not None  # it is connected
+        while True:
+            after = self._ring.pass_on(await self._inbox.get())
+            if after is not None:
+                await self._next.send(after)
+
     def stats(self) -> pb.WorkerStats:
         """See Part."""
         return _stats(self._stage, self._ring.compute_s)
@@ -108,11 +124,8 @@ class StagePart:
     async def close(self, error: MoeClusterError) -> None:
         """See Part. The coordinator has its own news."""
 
-    async def _pass_on(self, message: Message) -> None:
-        after = self._ring.pass_on(message)
-        if after is not None:
-            assert self._next is not None  # the coordinator sends nothing before all are connected
-            await self._next.write(after.encode())
+    async def _take(self, message: Message) -> None:
+        self._inbox.put(message)
 
 
 class CoordinatorPart:
@@ -124,18 +137,18 @@ class CoordinatorPart:
         self._role = role
         self._connections = connections
         self._experts = RemoteExperts(role.owners(loaded.config))
-        self._stage = _stage(loaded, name, self._experts)
+        self._stage = loaded.stage(name, self._experts)
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
         self._answering = Answering()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._next: FrameStream | None = None
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._come_back)
         n_stages = len(role.placement.stages)
         self._ring = RingLink(self._stage, n_stages, epoch, self._outgoing.put_nowait, connections.cancel)
-        link = self._ring if n_stages > 1 else LocalLink([self._stage])
-        head, tokenizer = loaded.holding.head, loaded.tokenizer
-        assert head is not None  # it was loaded for this role, and so was the tokenizer
+        link: Link = self._ring if n_stages > 1 else LocalLink([self._stage])
+        ends, tokenizer = loaded.ends, loaded.tokenizer
+        assert ends is not None  # it was loaded for this role, and so was the tokenizer
         assert tokenizer is not None
-        coordinator = Coordinator(head, link, loaded.config.vocab_size, role.placement.kv_positions)
+        coordinator = Coordinator(ends, link, loaded.config.vocab_size, role.placement.kv_positions, loaded.new_drafter)
         model = Model(role.placement.model, loaded.config, tokenizer, loaded.sampling, coordinator)
         self._clients = CoordinatorService(model, self._answering)
 
@@ -150,9 +163,14 @@ class CoordinatorPart:
         for stage in self._role.placement.stages[1:]:
             self._connections.reach(stage.node_id)
         if len(self._role.placement.stages) > 1:
-            stream = await self._connections.frames_to(self._role.next_node)
-            self._tasks.append(asyncio.create_task(self._write(stream)))
-        self._tasks.append(asyncio.create_task(self._answering.run()))
+            self._next = await self._connections.frames_to(self._role.next_node)
+
+    async def run(self) -> None:
+        """See Part."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._answering.run())
+            if self._next is not None:
+                tasks.create_task(self._write(self._next))
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
@@ -162,13 +180,13 @@ class CoordinatorPart:
 
     async def close(self, error: MoeClusterError) -> None:
         """See Part."""
-        for task in self._tasks:
-            task.cancel()
         self._answering.fail_all(error)
 
     async def _write(self, stream: FrameStream) -> None:
         while True:
-            await stream.write((await self._outgoing.get()).encode())
+            message = await self._outgoing.get()
+            await stream.send(message)
+            self._answering.wake(message.request_id)  # it may draft further
 
     async def _come_back(self, message: Message) -> None:
         request_id = self._ring.come_back(message)
@@ -180,20 +198,13 @@ def part_of(
     loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
 ) -> Part:
     """Return the part that a role asks for."""
-    shard = loaded.holding.shard
-    if isinstance(shard, ExpertShard):
-        return ExpertsPart(shard, role, name, credentials)
+    if not role.leads:
+        return ExpertsPart(loaded.experts(), role, name, credentials)
     kind = CoordinatorPart if role.coordinates else StagePart
     return kind(loaded, role, name, epoch, credentials, connections)
 
 
-def _stage(loaded: Loaded, name: str, experts: RemoteExperts) -> Stage:
-    shard = loaded.holding.shard
-    assert isinstance(shard, Shard)
-    return Stage(shard, name, experts)
-
-
-def _stats(stage: Stage, compute_s: float) -> pb.WorkerStats:
+def _stats(stage: RunningStage, compute_s: float) -> pb.WorkerStats:
     return pb.WorkerStats(
         frames=stage.counts.frames,
         positions=stage.counts.positions,

@@ -36,6 +36,7 @@ class ExpertLink:
         self._node = node
         self._channel = channel
         self._questions: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._asked = 0
         call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXPERTS_METHOD)
         self._answers = call(iter(self._questions.get, None), wait_for_ready=True)
 
@@ -46,19 +47,23 @@ class ExpertLink:
 
     def ask(self, layer: int, x: mx.array, pairs: Pairs) -> None:
         """Send pairs of a layer with the rows of x `[L, D]` that they need."""
-        self._questions.put(pairs_message(layer, x, pairs).encode())
+        self._asked += 1
+        self._questions.put(pairs_message(layer, x, pairs, self._asked).encode())
 
     def answer(self) -> mx.array:
-        """Wait for the rows `[n, D]` of the oldest question.
+        """Wait for the rows `[n, D]` of the last question.
 
         Raises:
             FrameError: the peer refused the question.
             NodeLostError: the peer is gone.
         """
-        try:
-            message = Message.decode(next(self._answers))
-        except (grpc.RpcError, StopIteration) as exc:
-            raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from exc
+        serial = 0
+        while serial != self._asked:  # an answer to an earlier one is left where another peer refused its part
+            try:
+                message = Message.decode(next(self._answers))
+            except (grpc.RpcError, StopIteration) as exc:
+                raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from exc
+            serial = message.serial
         if message.kind is Kind.FAILURE:
             raise raised_by(message)
         message.require_sound(self._node)
@@ -99,7 +104,7 @@ class RemoteExperts:
         return split.join(rows)
 
 
-def pairs_message(layer: int, x: mx.array, pairs: Pairs) -> Message:
+def pairs_message(layer: int, x: mx.array, pairs: Pairs, serial: int) -> Message:
     """Return a question: the pairs, then the rows of x `[L, D]` that occur in them."""
     positions, places = np.unique(pairs.positions, return_inverse=True)
     rows = np.frombuffer(bytes_of(x), np.uint8).reshape(x.shape[0], -1)[positions]
@@ -107,6 +112,7 @@ def pairs_message(layer: int, x: mx.array, pairs: Pairs) -> Message:
     return Message(
         Kind.PAIRS,
         _NO_REQUEST,
+        serial=serial,
         position=layer,
         rows=len(positions),
         width=x.shape[1],
@@ -121,17 +127,36 @@ def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Message:
     """Return the rows that a question asks for, or its failure."""
     try:
         message.require_sound(node)
-        layer, n_pairs = message.position, message.outputs
-        pairs_bytes = 2 * n_pairs * _PAIR.itemsize
-        if layer not in shard.experts or not n_pairs or len(message.payload) < pairs_bytes:
-            raise FrameError(f"node {node} owns no experts of layer {layer}, or was asked with too few bytes")
-        positions, experts = np.frombuffer(message.payload[:pairs_bytes], _PAIR).reshape(2, n_pairs).astype(np.int32)
-        x = array_of(message.payload[pairs_bytes:], message.rows, message.width, message.dtype)
-        if positions.max() >= message.rows:
-            raise FrameError(f"node {node}: pairs of layer {layer} name positions that are not there")
-        y = shard.experts[layer].pairs(x, Pairs(positions, experts, bool(message.flags & _BY_EXPERT)))
-        return Message(
-            Kind.ROWS, _NO_REQUEST, rows=n_pairs, width=message.width, dtype=dtype_of(y), payload=bytes_of(y)
-        )
+        x, pairs = _question(shard, message)
+        y = shard.experts[message.position].pairs(x, pairs)
     except FrameError as error:
-        return failure(message, error)
+        return failure(message, FrameError(f"node {node}, experts of layer {message.position}: {error}"))
+    rows, width = y.shape
+    return Message(
+        Kind.ROWS,
+        _NO_REQUEST,
+        serial=message.serial,
+        rows=rows,
+        width=width,
+        dtype=dtype_of(y),
+        payload=bytes_of(y),
+    )
+
+
+def _question(shard: ExpertShard, message: Message) -> tuple[mx.array, Pairs]:
+    """Return the rows `[L, D]` and pairs that a question carries. Raises FrameError where they do not fit the shard."""
+    n_pairs, pairs_bytes = message.outputs, 2 * message.outputs * _PAIR.itemsize
+    if message.kind is not Kind.PAIRS or message.position not in shard.experts:
+        raise FrameError("it owns none")
+    if not n_pairs or len(message.payload) < pairs_bytes:
+        raise FrameError(f"{n_pairs} pairs, wanted at least one in {len(message.payload)} bytes")
+    positions, experts = np.frombuffer(message.payload[:pairs_bytes], _PAIR).reshape(2, n_pairs)
+    if positions.max() >= message.rows or experts.max() >= shard.config.moe.n_routed_experts:
+        raise FrameError(
+            f"pairs of positions up to {positions.max()} and experts up to {experts.max()}, wanted fewer than "
+            f"{message.rows} and {shard.config.moe.n_routed_experts}"
+        )
+    x = array_of(message.payload[pairs_bytes:], message.rows, message.width, message.dtype)
+    if message.width != shard.config.hidden_size or x.dtype != shard.dtype:
+        raise FrameError(f"rows of {message.width} {x.dtype}, wanted {shard.config.hidden_size} {shard.dtype}")
+    return x, Pairs(positions.astype(np.int32), experts.astype(np.int32), bool(message.flags & _BY_EXPERT))

@@ -12,13 +12,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cluster.worker.arrays import is_frame, to_frame, to_message
 from cluster.worker.messages import Kind, Message, failure, raised_by
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.frame import Frame
-from mlx_moe.stage import Stage
+from mlx_moe.link import RunningStage
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Send = Callable[[Message], None]
 class RingStage:
     """A stage after the first: runs what comes, and hands on what becomes of it."""
 
-    def __init__(self, stage: Stage, epoch: int) -> None:
+    def __init__(self, stage: RunningStage, epoch: int) -> None:
         self.stage = stage
         self.compute_s = 0.0
         self._epoch = epoch
@@ -37,7 +37,7 @@ class RingStage:
 
     def cancel(self, request_id: str, serial: int) -> None:
         """Drop frames of a request up to a serial number: they may be on their way behind others."""
-        self._cancelled[request_id] = serial
+        self._cancelled[request_id] = max(serial, self._cancelled.get(request_id, 0))
 
     def pass_on(self, message: Message) -> Message | None:
         """Return what goes to the next node in place of a message; None for one that is dropped."""
@@ -46,7 +46,7 @@ class RingStage:
             return None
         if not is_frame(message):
             return self._obey(message)
-        if message.serial <= self._cancelled.get(message.request_id, -1):
+        if self._is_cancelled(message):
             return None
         started = time.perf_counter()
         try:
@@ -56,9 +56,14 @@ class RingStage:
         finally:
             self.compute_s += time.perf_counter() - started
 
+    def _is_cancelled(self, message: Message) -> bool:
+        is_cancelled = message.serial <= self._cancelled.get(message.request_id, 0)
+        if self._cancelled:  # frames come in the order of their serials: what was cancelled up to this one has passed
+            self._cancelled = {name: upto for name, upto in self._cancelled.items() if upto > message.serial}
+        return is_cancelled
+
     def _obey(self, message: Message) -> Message:
         if message.kind is Kind.RELEASE:
-            self._cancelled.pop(message.request_id, None)
             self.stage.release(message.request_id)
         elif message.kind is Kind.FORK:
             try:
@@ -68,6 +73,15 @@ class RingStage:
         return message
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A frame that is under way; with what `returned` in its place, once it waits to be received."""
+
+    serial: int
+    position: int
+    returned: Message | None = None
+
+
 class RingLink:
     """The coordinator's Link: its own stage, which is the first, then the ring.
 
@@ -75,30 +89,34 @@ class RingLink:
     """
 
     def __init__(
-        self, stage: Stage, n_stages: int, epoch: int, send: Send, cancel_elsewhere: Callable[[str, int], None]
+        self, stage: RunningStage, n_stages: int, epoch: int, send: Send, cancel_elsewhere: Callable[[str, int], None]
     ) -> None:
-        self.stages: Sequence[Stage] = (stage,)
+        self.stages: Sequence[RunningStage] = (stage,)
+        self.n_stages = n_stages
         self.frames_in_flight = n_stages + 1  # one in each stage, and one on its way
         self._epoch = epoch
         self._send = send
         self._cancel_elsewhere = cancel_elsewhere
         self._serials = itertools.count(1)  # 0 is that of what is no frame
-        self._sent: dict[str, deque[int]] = {}
-        self._returned: dict[str, deque[Message]] = {}
+        self._sent: dict[str, deque[_Sent]] = {}
 
     def send(self, frame: Frame) -> None:
         """See Link."""
         serial = next(self._serials)
         (stage,) = self.stages
         self._send(to_message(replace(stage.run(frame), epoch=self._epoch), serial))
-        self._sent.setdefault(frame.request_id, deque()).append(serial)
+        sent = self._sent.setdefault(frame.request_id, deque())
+        while sent and sent[-1].position >= frame.position:
+            sent.pop()
+        sent.append(_Sent(serial, frame.position))
 
     def receive(self, request_id: str) -> Frame | None:
         """See Link."""
-        returned = self._returned.get(request_id)
-        if not returned:
+        sent = self._sent.get(request_id)
+        message = sent[0].returned if sent else None
+        if sent is None or message is None:
             return None
-        message = returned.popleft()
+        sent.popleft()
         if message.kind is Kind.FAILURE:
             raise raised_by(message)
         return to_frame(message, self.stages[0].node)
@@ -111,10 +129,9 @@ class RingLink:
 
     def cancel(self, request_id: str) -> None:
         """See Link."""
-        self._returned.pop(request_id, None)
         sent = self._sent.pop(request_id, None)
-        if sent:
-            self._cancel_elsewhere(request_id, sent[-1])
+        if sent and sent[-1].returned is None:
+            self._cancel_elsewhere(request_id, sent[-1].serial)
 
     def release(self, request_id: str) -> None:
         """See Link."""
@@ -124,9 +141,9 @@ class RingLink:
 
     def come_back(self, message: Message) -> str | None:
         """Take what the last stage sends; return the request that may go on, None if there is none (any more)."""
-        sent = self._sent.get(message.request_id)
-        if message.epoch != self._epoch or not sent or message.serial != sent[0]:
-            return None  # a fork or release that went round, or a frame that was cancelled
-        sent.popleft()
-        self._returned.setdefault(message.request_id, deque()).append(message)
+        under_way = (sent for sent in self._sent.get(message.request_id, ()) if sent.returned is None)
+        oldest = next(under_way, None)
+        if message.epoch != self._epoch or oldest is None or message.serial != oldest.serial:
+            return None  # a fork or release that went round, or a frame that was cancelled, or is void
+        oldest.returned = message
         return message.request_id

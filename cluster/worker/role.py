@@ -36,7 +36,7 @@ class Role:
         """Return a node's role in a placement that came as JSON. Raises as `of`, and InvalidRequestError."""
         try:
             value = json.loads(placement)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise InvalidRequestError(f"the placement is not JSON: {exc}") from exc
         return cls.of(Placement.from_json(value), node_id)
 

@@ -7,8 +7,7 @@ import select
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,7 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from cluster import discovery
 from cluster.discovery import SERVICE, Announcement, discover
-
-DEADLINE_S = 15.0
+from tests.cluster.hosts import DEADLINE_S, Hosts
 
 ANNOUNCER = """
 import asyncio, json, sys
@@ -196,41 +194,6 @@ def test_without_multicast_a_node_goes_on_and_says_how_to_name_others(
     assert len(caplog.messages) == 1
 
 
-class Hosts:
-    """Network namespaces: each a machine of its own to what runs in it."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._prefix = f"moe{uuid.uuid4().hex[:6]}"
-
-    def add(self, name: str) -> str:
-        """Make a namespace with nothing but loopback; it is deleted at the end."""
-        namespace = f"{self._prefix}{name}"
-        made = subprocess.run(["ip", "netns", "add", namespace], capture_output=True, text=True)
-        if made.returncode:
-            pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
-        self._stack.callback(subprocess.run, ["ip", "netns", "del", namespace], check=True)
-        _ip("-n", namespace, "link", "set", "lo", "up")
-        return namespace
-
-    def connect(self, n_hosts: int) -> list[str]:
-        """Make namespaces that are joined by a bridge, which is in one more."""
-        switch = self.add("s")
-        _ip("-n", switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
-        _ip("-n", switch, "link", "set", "bridge", "up")
-        hosts = [self.add(str(n)) for n in range(1, n_hosts + 1)]
-        for n, host in enumerate(hosts, 1):
-            _ip("-n", switch, "link", "add", f"port{n}", "type", "veth", "peer", "name", "eth0", "netns", host)
-            _ip("-n", switch, "link", "set", f"port{n}", "master", "bridge", "up")
-            _ip("-n", host, "addr", "add", f"10.77.0.{n}/24", "dev", "eth0")
-            _ip("-n", host, "link", "set", "eth0", "up")
-        return hosts
-
-    def announcer(self, namespace: str, n: int) -> "Announcer":
-        """Start a node's discovery in a namespace."""
-        return Announcer(self._stack, namespace, n)
-
-
 class Announcer:
     """A process that announces node n, and prints whom it finds."""
 
@@ -260,38 +223,24 @@ class Announcer:
         assert self._process.wait(DEADLINE_S) == 0
 
 
-@pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    with ExitStack() as stack:
-        try:
-            subprocess.run(["ip", "-V"], capture_output=True, check=True)
-        except OSError as exc:
-            pytest.skip(f"network namespaces need the program ip: {exc}")
-        yield Hosts(stack)
-
-
 def test_three_machines_find_each_other_and_one_that_comes_back(hosts: Hosts) -> None:
     namespaces = hosts.connect(3)
-    nodes = {n: hosts.announcer(namespace, n) for n, namespace in enumerate(namespaces, 1)}
+    nodes = {n: Announcer(hosts.stack, namespace, n) for n, namespace in enumerate(namespaces, 1)}
     for n, other in ((n, other) for n in nodes for other in nodes if n < other):
         nodes[n].finds(other, f"10.77.0.{other}:{7000 + other}")
     nodes[3].finds(1, "10.77.0.1:7001")
     nodes[3].stop()
-    again = hosts.announcer(namespaces[2], 3)
+    again = Announcer(hosts.stack, namespaces[2], 3)
     again.finds(1, "10.77.0.1:7001")
     nodes[1].finds(3, "10.77.0.3:7003")
 
 
 def test_three_nodes_on_a_machine_without_network_find_each_other(hosts: Hosts) -> None:
     alone = hosts.add("a")
-    nodes = {n: hosts.announcer(alone, n) for n in (1, 2, 3)}
+    nodes = {n: Announcer(hosts.stack, alone, n) for n in (1, 2, 3)}
     nodes[1].finds(2, "127.0.0.1:7002")
     nodes[1].finds(3, "127.0.0.1:7003")
     nodes[3].finds(1, "127.0.0.1:7001")
     command = ["ip", "netns", "exec", alone, sys.executable, "-c", LOOKER]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE_S).stdout
     assert sorted(json.loads(output)) == ["mac-1", "mac-2", "mac-3"]
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=DEADLINE_S)

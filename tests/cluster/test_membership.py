@@ -242,6 +242,27 @@ def test_a_node_that_refuses_this_one_is_no_member_until_it_answers_without() ->
     assert not accepted.refused
 
 
+def greet(sender: Membership, receiver: Membership, now: float) -> tuple[Membership, Membership]:
+    """Let one node greet another, as daemons do; return both."""
+    receiver = receiver.apply(Greeted(sender.own), now)
+    refusal = receiver.refusal(sender.own)
+    return sender.apply(Answered(target(receiver.own), receiver.own, 0.001, refusal), now), receiver
+
+
+def test_a_node_that_is_restarted_elsewhere_at_once_is_refused_only_while_it_may_be_a_copy() -> None:
+    own, restarted = joined(info(1)), Membership(info(1, incarnation=2, address="10.0.0.1:7777"))
+    longest = 0
+    for tick in range(1, 12):
+        own, restarted = greet(own, restarted, 0.5 * tick)
+        restarted, own = greet(restarted, own, 0.5 * tick + 0.1)
+        longest = max(longest, *(len(r.reason) for m in (own, restarted) for r in m.refused.values()), 0)
+    assert own.present[0].info == restarted.own
+    assert restarted.present[0].info == own.own
+    assert not own.refused
+    assert not restarted.refused
+    assert 0 < longest < 400
+
+
 def test_a_refused_node_that_is_gone_is_forgotten() -> None:
     refused = apply(ALONE, Greeted(info(1, version="9.0")))
     assert not apply(refused, Tick(), now=FORGET_REFUSED_S + 1).refused

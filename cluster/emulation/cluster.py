@@ -1,0 +1,111 @@
+"""An emulated cluster's workers: real processes with real links, started and ended here without daemons.
+
+Daemons would greet each other 56 times a second on the two cores of a test machine; workers are what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cluster.client import RemoteModel
+from cluster.daemon.worker_process import WorkerProcess, worker_process
+from cluster.emulation.scenario import Scenario
+from cluster.home import Home
+from cluster.placement import Placement
+from cluster.rpc_errors import error_named
+from cluster.trust import Authority, MutualTLS, NodeKey
+from cluster.wire import worker_pb2 as pb
+
+HOST = "127.0.0.1"
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker and how far it is. `stats` are its latest."""
+
+    process: WorkerProcess
+    port: asyncio.Future[int]
+    connected: asyncio.Future[None]
+    stats: pb.WorkerStats = field(default_factory=pb.WorkerStats)
+
+    async def listen(self) -> None:
+        """Take what it reports. Raises what it fails with."""
+        async for event in self.process.events():
+            match event.WhichOneof("event"):
+                case "loaded":
+                    self.port.set_result(event.loaded.port)
+                case "connected":
+                    self.connected.set_result(None)
+                case "stats":
+                    self.stats = event.stats
+                case "failure":
+                    raise error_named(event.failure.code, event.failure.message)
+
+
+@asynccontextmanager
+async def emulated_cluster(scenario: Scenario, placement: Placement) -> AsyncIterator[RemoteModel]:
+    """Start the workers of a placement whose nodes are named as in the scenario; give its model."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-cluster-")))
+        authority = Authority.create(directory / "authority")
+        homes = {node.node_id: Home(directory / node.node_id) for node in scenario.nodes}
+        ids = {node_id: _certified(home, authority) for node_id, home in homes.items()}
+        placed = _renamed(placement, ids)
+        scenario = replace(scenario, nodes=tuple(replace(node, node_id=ids[node.node_id]) for node in scenario.nodes))
+        loop = asyncio.get_running_loop()
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        workers = {}
+        for name in (stage.node_id for stage in placement.stages):
+            home = homes[name]
+            process = await stack.enter_async_context(
+                worker_process(home.path, ids[name], name, HOST, insecure=False, log_path=home.logs / "worker.log")
+            )
+            workers[ids[name]] = _Worker(process, loop.create_future(), loop.create_future())
+        listening = [tasks.create_task(worker.listen()) for worker in workers.values()]
+        load = pb.LoadShard(model=scenario.to_name(), epoch=1, placement=json.dumps(placed.to_json()), draft="")
+        for worker in workers.values():
+            await worker.process.tell(pb.WorkerCommand(load=load))
+        ports = {node_id: await worker.port for node_id, worker in workers.items()}
+        addresses = [pb.WorkerAddress(node_id=i, port=p, target=f"{HOST}:{p}") for i, p in ports.items()]
+        for worker in workers.values():
+            await worker.process.tell(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=addresses)))
+        await asyncio.gather(*(worker.connected for worker in workers.values()))
+        first = placement.coordinator
+        credentials = MutualTLS(NodeKey.load(homes[first].identity).identity())
+        model = await asyncio.to_thread(RemoteModel, credentials, ids[first], f"{HOST}:{ports[ids[first]]}")
+        try:
+            yield model
+        finally:
+            model.close()
+            for worker in workers.values():
+                await worker.process.tell(pb.WorkerCommand(stop=pb.StopWorker(reason="the emulation ended")))
+            await asyncio.wait(listening)
+
+
+def _certified(home: Home, authority: Authority) -> str:
+    """Give a node an identity of the emulated cluster; return its id."""
+    home.create()
+    key = NodeKey.open(home.identity)
+    key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
+    return key.node_id
+
+
+def _renamed(placement: Placement, ids: dict[str, str]) -> Placement:
+    """Return a placement on the nodes' ids in place of their names."""
+    stages = tuple(
+        replace(
+            stage,
+            node_id=ids[stage.node_id],
+            peers=tuple(replace(peer, node_id=ids[peer.node_id]) for peer in stage.peers),
+        )
+        for stage in placement.stages
+    )
+    return replace(
+        placement, stages=stages, node_bytes={ids[name]: nbytes for name, nbytes in placement.node_bytes.items()}
+    )

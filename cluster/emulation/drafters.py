@@ -1,0 +1,95 @@
+"""Drafters of an emulation: right as often as is stated, or a real one in the shadow of the emulated model."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from cluster.emulation.stage import Clock
+from mlx_moe.drafting import Drafter, MTPDrafter
+from mlx_moe.drafting.drafter import Choose
+from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.model import LocalModel
+
+
+class StatedDrafter:
+    """Guesses what stands in the script, with the stated probability of its depth; the last one holds beyond."""
+
+    observes = False
+
+    def __init__(
+        self, script: tuple[int, ...], acceptance: tuple[float, ...], seed: int, seconds: float, clock: Clock
+    ) -> None:
+        self._script = script
+        self._acceptance = acceptance
+        self._random = random.Random(seed)
+        self._seconds = seconds
+        self._clock = clock
+
+    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
+        """See Drafter. It needs none."""
+
+    def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:  # noqa: ARG002
+        """See Drafter."""
+        self._clock.work(self._seconds)
+        right = self._script[(len(token_ids) + len(in_flight)) % len(self._script)]
+        depth = min(len(in_flight), len(self._acceptance))
+        return right if self._random.random() < self._acceptance[depth - 1] else right ^ 1
+
+    def rewind(self, position: int) -> None:
+        """See Drafter. It keeps nothing."""
+
+    def fork(self, positions: int) -> StatedDrafter:  # noqa: ARG002
+        """See Drafter."""
+        return self
+
+
+class ShadowDrafter:
+    """The demo model's own MTP layer, over the demo model's own hidden states: these are computed here for real.
+
+    The time that takes is part of the emulated drafting, as long as that is longer.
+    """
+
+    observes = True
+
+    def __init__(self, demo: LocalModel, seconds: float, clock: Clock, inner: Drafter | None = None) -> None:
+        assert demo.mtp is not None  # the embedded checkpoint has one
+        self._demo = demo
+        self._seconds = seconds
+        self._clock = clock
+        self._inner = inner or MTPDrafter(demo.mtp)
+        self._session = demo.new_session()
+        self._known = 0
+        self._late_s = 0.0
+
+    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:  # noqa: ARG002
+        """See Drafter. The emulated hidden states say nothing; the demo model's own do."""
+        started = time.monotonic()
+        new = token_ids[self._known :]
+        embedded = self._demo.head.embed(mx.array(list(new)))
+        frame = Frame(self._session.id, self._known, embedded, FrameKind.DECODE)
+        shadow = self._demo.stage.run(frame).hidden_states
+        self._known = len(token_ids)
+        self._inner.observe(shadow, token_ids)
+        mx.eval(shadow)
+        self._late_s += time.monotonic() - started
+
+    def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
+        """See Drafter."""
+        started = time.monotonic()
+        token_id = self._inner.draft(token_ids, in_flight, choose)
+        self._clock.work(self._seconds, started - self._late_s)
+        self._late_s = 0.0
+        return token_id
+
+    def rewind(self, position: int) -> None:
+        """See Drafter."""
+        self._known = min(self._known, position)
+        self._inner.rewind(position)
+
+    def fork(self, positions: int) -> ShadowDrafter:  # noqa: ARG002
+        """See Drafter. A fork begins anew: the shadow's KV caches stay where they are."""
+        return ShadowDrafter(self._demo, self._seconds, self._clock)

@@ -1,0 +1,93 @@
+"""Emulated: what a worker has in place of a loaded shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import mlx_moe
+from cluster.emulation.drafters import ShadowDrafter, StatedDrafter
+from cluster.emulation.head import EmulatedHead
+from cluster.emulation.scenario import FLOAT_BYTES, GRAPH_S, WIRES, Scenario
+from cluster.emulation.stage import Clock, EmulatedStage
+from cluster.errors import PlacementError
+from cluster.placement import ModelCosts, NodeCapacity
+from cluster.placement.known_models import KNOWN_MODELS
+from cluster.placement.prediction import StageTiming
+from cluster.placement.timing import draft_s, head_s
+from cluster.worker.remote_experts import RemoteExperts
+from cluster.worker.role import Role
+from mlx_moe import families, json_file, library
+from mlx_moe.config import ModelConfig
+from mlx_moe.drafting import Drafter, NgramDrafter
+from mlx_moe.sampling import SamplingParams
+from mlx_moe.shard import ExpertShard
+from mlx_moe.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedShard:
+    """A role's part of a model that is not there. It speaks the demo model's language."""
+
+    role: Role
+    scenario: Scenario
+    costs: ModelCosts
+    config: ModelConfig
+    clock: Clock
+    tokenizer: Tokenizer | None
+    sampling: SamplingParams
+    weights_bytes: int = 0
+    n_experts: int = 0
+
+    @property
+    def ends(self) -> EmulatedHead:
+        """See Loaded."""
+        wire_s = WIRES[self.scenario.wire].seconds(self.costs.hidden_size * FLOAT_BYTES)  # on which it came back
+        seconds = head_s(self.costs, self._node) + (wire_s if len(self.role.placement.stages) > 1 else 0.0)
+        return EmulatedHead(self.scenario.script, self.config.vocab_size, self.costs.hidden_size, seconds, self.clock)
+
+    @property
+    def new_drafter(self) -> Callable[[], Drafter] | None:
+        """See Loaded."""
+        scenario, seconds = self.scenario, draft_s(self.costs, self._node, len(self.scenario.script))
+        match scenario.draft:
+            case "none":
+                return None
+            case "ngram":
+                return NgramDrafter
+            case "stated":
+                return lambda: StatedDrafter(scenario.script, scenario.acceptance, scenario.seed, seconds, self.clock)
+            case "mtp":
+                demo = mlx_moe.load(library.DEMO)
+                return lambda: ShadowDrafter(demo, seconds, self.clock)
+
+    def stage(self, node: str, peers: RemoteExperts) -> EmulatedStage:  # noqa: ARG002 - their time is in the timing
+        """See Loaded."""
+        timing = StageTiming(self.costs, self.role.stage, self._nodes, self.scenario.links())
+        wire = None if self.role.coordinates else WIRES[self.scenario.wire]
+        is_last = self.role.index + 1 == len(self.role.placement.stages)
+        return EmulatedStage(
+            timing, node, self.costs.hidden_size, self.clock, wire=wire, overhead_s=GRAPH_S, is_last=is_last
+        )
+
+    def experts(self) -> ExpertShard:
+        """Refuse: stages with expert peers are not emulated."""
+        raise PlacementError("an emulation places whole layers only; this placement has expert peers")
+
+    @property
+    def _nodes(self) -> dict[str, NodeCapacity]:
+        return {node.node_id: node for node in self.scenario.nodes}
+
+    @property
+    def _node(self) -> NodeCapacity:
+        return self._nodes[self.role.node_id]
+
+
+def load(name: str, role: Role) -> EmulatedShard:
+    """Return a role's part of a scenario. Raises ClusterError, InvalidRequestError."""
+    scenario = Scenario.from_name(name)
+    demo = library.locate(library.DEMO)
+    tokenizer = Tokenizer.load(demo) if role.coordinates else None
+    spoken = families.read_config(json_file.read(demo / "config.json"))
+    config = replace(families.read_config(KNOWN_MODELS[scenario.model]), vocab_size=spoken.vocab_size)
+    return EmulatedShard(role, scenario, scenario.costs(), config, Clock(), tokenizer, SamplingParams(temperature=0.0))

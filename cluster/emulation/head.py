@@ -1,0 +1,37 @@
+"""EmulatedHead: writes the script, as slowly as the emulated lm_head would. Shapes: L positions, D, V vocab_size."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from cluster.emulation.stage import Clock, position_of
+
+SURE = 40.0
+"""The logit of the token in the script; all others are 0."""
+
+
+class EmulatedHead:
+    """Stands where the engine's Head does."""
+
+    def __init__(
+        self, script: tuple[int, ...], vocab_size: int, hidden_size: int, seconds: float, clock: Clock
+    ) -> None:
+        self._script = script
+        self._vocab_size = vocab_size
+        self._hidden_size = hidden_size
+        self._seconds = seconds
+        self._clock = clock
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """Return empty hidden states `[L, D]`."""
+        return mx.zeros((input_ids.size, self._hidden_size), dtype=mx.bfloat16)
+
+    def normed(self, hidden_states: mx.array) -> mx.array:
+        """Return them as they are."""
+        return hidden_states
+
+    def logits(self, hidden_states: mx.array) -> mx.array:
+        """Return logits `[1, V]` that say what stands in the script after the last position."""
+        self._clock.work(self._seconds)
+        token_id = self._script[(position_of(hidden_states) + 1) % len(self._script)]
+        return mx.zeros((1, self._vocab_size)).at[0, token_id].add(SURE)

@@ -1,0 +1,123 @@
+"""Measure: what an emulated cluster does, beside what the planner predicts. All figures are emulated."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from cluster.client import RemoteModel
+from cluster.emulation.cluster import emulated_cluster
+from cluster.emulation.scenario import Scenario
+from cluster.placement import Placement, Prediction, predict
+from mlx_moe.request import GenerationStats, Request
+from mlx_moe.sampling import SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0)
+WARM_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Some users' answers together: tokens a second, and whether each wrote what the script says."""
+
+    users: int
+    tokens_per_s: float
+    drafted: int
+    accepted: int
+    accepted_by_depth: tuple[float, ...]
+    as_written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One drafter's figures."""
+
+    draft: str
+    decoded: tuple[Decoded, ...]
+    ttft_s: dict[int, float]
+
+
+async def measure(
+    scenario: Scenario,
+    placement: Placement,
+    *,
+    prompt: Sequence[int],
+    tokens: int,
+    users: Sequence[int],
+    prompts: Sequence[int] = (),
+) -> Measured:
+    """Start the emulated cluster and let it answer: so many users at a time, then prompts of so many tokens."""
+    async with emulated_cluster(scenario, placement) as model:
+        decoded = [await asyncio.to_thread(_decode, model, scenario, prompt, tokens, n) for n in users]
+        ttft_s = {n: await asyncio.to_thread(_first_token_s, model, n) for n in prompts}
+    return Measured(scenario.draft, tuple(decoded), ttft_s)
+
+
+def predicted(scenario: Scenario, placement: Placement, prompts: Sequence[int]) -> Prediction:
+    """Return what the planner says of the same."""
+    return predict(placement, scenario.costs(), scenario.nodes, scenario.links(), prompts=prompts)
+
+
+def without_drafts(scenario: Scenario) -> Scenario:
+    """Return the same cluster decoding plainly."""
+    return replace(scenario, draft="none", acceptance=())
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    token_ids: list[int]
+    seconds: float
+    """From the WARM_TOKENS-th token to the last."""
+    stats: GenerationStats
+
+
+def _decode(model: RemoteModel, scenario: Scenario, prompt: Sequence[int], tokens: int, users: int) -> Decoded:
+    request = Request(tuple(prompt), sampling=GREEDY, max_tokens=tokens, ignore_eos=True, detect_loops=False)
+    with ThreadPoolExecutor(users) as threads:
+        answers = list(threads.map(lambda _: _write(model, request), range(users)))
+    script = scenario.script
+    written = [script[i % len(script)] for i in range(len(prompt), len(prompt) + tokens)]
+    depths = max(len(answer.stats.compared_by_depth) for answer in answers)
+    compared = [sum(_at(answer.stats.compared_by_depth, i) for answer in answers) for i in range(depths)]
+    accepted = [sum(_at(answer.stats.accepted_by_depth, i) for answer in answers) for i in range(depths)]
+    return Decoded(
+        users=users,
+        tokens_per_s=sum((tokens - WARM_TOKENS) / answer.seconds for answer in answers),
+        drafted=sum(answer.stats.drafted for answer in answers),
+        accepted=sum(answer.stats.accepted for answer in answers),
+        accepted_by_depth=tuple(a / c for a, c in zip(accepted, compared, strict=True) if c),
+        as_written=all(answer.token_ids == written for answer in answers),
+    )
+
+
+def _write(model: RemoteModel, request: Request) -> _Answer:
+    conversation = model.new_conversation()
+    token_ids: list[int] = []
+    begun = 0.0
+    answer = conversation.answer(request)
+    for token in answer:
+        token_ids.append(token.id)
+        if len(token_ids) == WARM_TOKENS:
+            begun = time.monotonic()
+    seconds = time.monotonic() - begun
+    conversation.close()
+    return _Answer(token_ids, seconds, answer.stats)
+
+
+def _at(counts: Sequence[int], index: int) -> int:
+    return counts[index] if index < len(counts) else 0
+
+
+def _first_token_s(model: RemoteModel, prompt_tokens: int) -> float:
+    conversation = model.new_conversation()
+    request = Request(tuple(1 + i % 97 for i in range(prompt_tokens)), sampling=GREEDY, max_tokens=1, ignore_eos=True)
+    started = time.monotonic()
+    answer = conversation.answer(request)
+    next(answer)
+    seconds = time.monotonic() - started
+    answer.close()
+    conversation.close()
+    return seconds

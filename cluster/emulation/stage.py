@@ -1,0 +1,121 @@
+"""EmulatedStage: takes as long as a Mac would, and hands on hidden states of the true size that say where they are.
+
+Shapes: L positions, D hidden_size.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+
+from cluster.emulation.scenario import FLOAT_BYTES
+from cluster.placement.capacity import Link
+from cluster.placement.prediction import StageTiming
+from mlx_moe.errors import FrameError
+from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.stage import StageCounts
+
+DIGIT = 128
+DIGITS = 3
+"""A position is written into a row as digits of this base: bfloat16 holds whole numbers up to 256."""
+
+
+class Clock:
+    """One emulated processor: what it does one after the other takes as long as it is said to.
+
+    Work begins when the last piece ended, if it waited, and otherwise now; so the oversleeping of one piece is made
+    up for by the next.
+    """
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    def work(self, seconds: float, ready_at: float | None = None) -> None:
+        """Wait until work of so many seconds that could begin at `ready_at` (None: now) would be done."""
+        begin = max(self._free_at, time.monotonic() if ready_at is None else ready_at)
+        self._free_at = begin + seconds
+        remaining = self._free_at - time.monotonic()
+        if remaining > 0:
+            time.sleep(remaining)
+        else:
+            self._free_at = max(self._free_at, time.monotonic() - MAX_LAG_S)
+
+
+MAX_LAG_S = 0.002
+"""What this machine was late is made up for up to so much; more is a fault of the emulation, and is not hidden."""
+
+
+class EmulatedStage:
+    """A stage of a model that is not there; frames come to it over `wire`, if over one, and cost `overhead_s` more."""
+
+    def __init__(
+        self,
+        timing: StageTiming,
+        node: str,
+        hidden_size: int,
+        clock: Clock,
+        *,
+        wire: Link | None,
+        overhead_s: float,
+        is_last: bool,
+    ) -> None:
+        self.node = node
+        self.counts = StageCounts()
+        self._timing = timing
+        self._hidden_size = hidden_size
+        self._clock = clock
+        self._wire = wire
+        self._overhead_s = overhead_s
+        self._is_last = is_last
+        self._kept: dict[str, int] = {}
+
+    def run(self, frame: Frame) -> Frame:
+        """See Stage."""
+        start, length = frame.position, frame.hidden_states.shape[0]
+        if start > self._kept.get(frame.request_id, 0):
+            raise FrameError(f"node {self.node}: a frame starts at position {start}, and not that many are kept")
+        is_prefill = frame.kind is FrameKind.PREFILL
+        seconds = self._timing.prefill_s(start, start + length) if is_prefill else self._timing.decode_s(start)
+        arrived = time.monotonic()
+        if self._wire is not None:
+            arrived += self._wire.seconds(length * self._hidden_size * FLOAT_BYTES)
+        self._clock.work(seconds + self._overhead_s, arrived)
+        self._kept[frame.request_id] = start + length
+        self.counts.frames += 1
+        self.counts.positions += length
+        outputs = (frame.outputs if self._is_last else None) or length
+        return replace(frame, position=start + length - outputs, hidden_states=self._rows(start + length, outputs))
+
+    def fork(self, source_id: str, request_id: str, positions: int) -> None:
+        """See Stage."""
+        self._kept[request_id] = min(positions, self._kept.get(source_id, 0))
+
+    def release(self, request_id: str) -> None:
+        """See Stage."""
+        self._kept.pop(request_id, None)
+
+    @property
+    def kv_bytes(self) -> int:
+        """It keeps nothing."""
+        return 0
+
+    @property
+    def kv_positions(self) -> int:
+        """Positions that all requests would keep."""
+        return sum(self._kept.values())
+
+    def _rows(self, end: int, count: int) -> mx.array:
+        rows = np.zeros((count, self._hidden_size), dtype=np.float32)
+        positions = np.arange(end - count, end)
+        for digit in range(DIGITS):
+            rows[:, digit] = positions // DIGIT**digit % DIGIT
+        return mx.array(rows).astype(mx.bfloat16)
+
+
+def position_of(hidden_states: mx.array) -> int:
+    """Return the position of the last row of hidden states `[L, D]`."""
+    digits = np.array(hidden_states[-1, :DIGITS].astype(mx.float32)).astype(int)
+    return int(sum(value * DIGIT**digit for digit, value in enumerate(digits)))

@@ -1,0 +1,39 @@
+"""Inbox: the messages that wait for a stage, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from cluster.worker.arrays import is_frame
+from cluster.worker.messages import Message
+
+
+class Inbox:
+    """A frame that comes makes void what waits of its request at its position or later: those drafts were wrong.
+
+    It has no bound of its own: the coordinator bounds the frames in flight.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Message] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, message: Message) -> None:
+        """Add a message behind the others."""
+        if is_frame(message):
+            self._waiting = deque(other for other in self._waiting if not _makes_void(message, other))
+        self._waiting.append(message)
+        self._arrived.set()
+
+    async def get(self) -> Message:
+        """Return the next message. Gives way first: what has arrived while the last one was computed is put in."""
+        await asyncio.sleep(0)
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._waiting.popleft()
+
+
+def _makes_void(frame: Message, other: Message) -> bool:
+    return is_frame(other) and other.request_id == frame.request_id and other.position >= frame.position

@@ -1,0 +1,43 @@
+"""Drafter: what guesses the next token of a session. Shapes: L positions, D hidden_size, V vocab_size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import mlx.core as mx
+
+Choose = Callable[[mx.array], int]
+"""Chooses a token from logits `[V]` as the request's sampler does at the draft's position.
+
+With the same random number as the truth, a drafter whose distribution is near is right far more often.
+"""
+
+
+class Drafter(Protocol):
+    """Guesses for one session, with which it lives: it may keep what it knows from one request to the next.
+
+    A wrong guess costs time, never a token: nobody relies on it.
+    """
+
+    observes: bool
+    """Whether it is given the hidden states of all positions, the prompt's too; `observe` is not called otherwise."""
+
+    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
+        """Take the model's hidden states `[L, D]`, before its final norm, of the last positions of `token_ids`.
+
+        `token_ids` are all that the session keeps; each position is observed once, unless `rewind` forgets it.
+        """
+
+    def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
+        """Guess the token after `token_ids`, which the session keeps, and `in_flight`; None: nothing to offer now.
+
+        The first token in flight is true; the others are earlier guesses, and it follows from the model's word on
+        them whether they are still the same at the next call.
+        """
+
+    def rewind(self, position: int) -> None:
+        """Forget the positions from `position` on."""
+
+    def fork(self, positions: int) -> Drafter:
+        """Return a drafter for a session that begins with the first `positions` of this one's."""

@@ -1,0 +1,38 @@
+"""What the cluster's tests share."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from cluster.hardware import hardware
+from tests.cluster.hosts import Hosts
+from tests.cluster.running import Cluster, running_cluster
+
+
+@pytest.fixture(scope="session")
+def measured_hardware(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Measure this machine once, not for every node."""
+    cache = tmp_path_factory.mktemp("hardware") / "hardware.json"
+    asyncio.run(hardware(cache))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def five_nodes(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -> Iterator[Cluster]:
+    """Run a cluster to load models on; a test that ends a node makes a cluster of its own."""
+    with running_cluster(tmp_path_factory.mktemp("five"), 5, measured_hardware) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    with ExitStack() as stack:
+        try:
+            subprocess.run(["ip", "-V"], capture_output=True, check=True)
+        except OSError as exc:
+            pytest.skip(f"network namespaces need the program ip: {exc}")
+        yield Hosts(stack)

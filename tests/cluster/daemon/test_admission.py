@@ -1,0 +1,97 @@
+"""Admission: which cluster a node belongs to, decided before it says anything to anybody."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cluster.daemon import admission as module
+from cluster.daemon.admission import Admission, admit, enrolment_port
+from cluster.discovery import Announcement
+from cluster.errors import ClusterError, TrustError
+from cluster.home import Home
+from cluster.trust import Authority, JoinToken, TokenStore, enrolment
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[Announcement]:
+    """Stand in for what is announced on the network."""
+    announcements: list[Announcement] = []
+
+    async def look(_seconds: float) -> tuple[Announcement, ...]:
+        return tuple(announcements)
+
+    monkeypatch.setattr(module, "look", look)
+    return announcements
+
+
+def admitted(home: Path, token: str | None = None, peers: tuple[str, ...] = (), *, new: bool = False) -> Admission:
+    return asyncio.run(admit(Home(home), token, peers, insecure=False, new=new))
+
+
+def announcement(cluster_id: str, address: str = "10.0.0.1:7420", *, enrols: bool = True) -> Announcement:
+    return Announcement("1" * 16, "mac-1", cluster_id, "0.1.0", (address,), enrols)
+
+
+def token_of(home: Path) -> JoinToken:
+    home_ = Home(home)
+    return TokenStore(home_.tokens, Authority.load(home_.authority).key_hash).create()
+
+
+def test_the_first_node_begins_a_cluster_and_is_in_it_ever_after(tmp_path: Path) -> None:
+    first = admitted(tmp_path / "a")
+    assert first.is_new
+    assert first.authority is not None
+    again = admitted(tmp_path / "a")
+    assert (again.node_id, again.cluster_id, again.is_new) == (first.node_id, first.cluster_id, False)
+    assert again.authority is not None
+
+
+def test_where_a_cluster_is_a_node_without_a_token_begins_none_unless_told_to(
+    tmp_path: Path, heard: list[Announcement]
+) -> None:
+    heard.append(announcement("c" * 16))
+    with pytest.raises(ClusterError, match=r"mac-1 \(10.0.0.1:7420\) has a cluster here: join it"):
+        admitted(tmp_path / "a")
+    assert not Home(tmp_path / "a").authority.exists()
+    assert admitted(tmp_path / "a", new=True).is_new
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by peer", "as announced"])
+def test_a_token_lets_a_node_in_where_its_cluster_enrols(
+    tmp_path: Path, heard: list[Announcement], named: bool
+) -> None:
+    first = admitted(tmp_path / "a")
+    token = token_of(tmp_path / "a")
+
+    async def join() -> Admission:
+        home = Home(tmp_path / "a")
+        assert first.authority is not None
+        tokens = TokenStore(home.tokens, first.authority.key_hash)
+        async with enrolment.serve(first.authority, tokens, "127.0.0.1:0") as port:
+            address = f"127.0.0.1:{port - 1}"
+            assert enrolment_port(port - 1) == port
+            heard.append(announcement("d" * 16, "127.0.0.1:1"))
+            heard.append(announcement(first.cluster_id, address))
+            peers = (address,) if named else ()
+            return await admit(Home(tmp_path / "b"), token.text, peers, insecure=False, new=False)
+
+    second = asyncio.run(join())
+    assert second.cluster_id == first.cluster_id
+    assert (second.authority, second.is_new) == (None, False)
+    assert admitted(tmp_path / "b").node_id == second.node_id
+
+
+def test_a_token_whose_cluster_nobody_announces_says_whom_was_heard(tmp_path: Path, heard: list[Announcement]) -> None:
+    first = admitted(tmp_path / "a")
+    heard += [announcement("d" * 16), announcement(first.cluster_id, enrols=False)]
+    with pytest.raises(ClusterError, match=rf"cluster {first.cluster_id} was heard .*only of dddddddddddddddd.*--peer"):
+        admitted(tmp_path / "b", token_of(tmp_path / "a").text)
+
+
+def test_a_member_is_not_taken_into_another_cluster(tmp_path: Path) -> None:
+    admitted(tmp_path / "a")
+    admitted(tmp_path / "b")
+    with pytest.raises(TrustError, match=r"belongs to cluster .* delete .*identity first"):
+        admitted(tmp_path / "b", token_of(tmp_path / "a").text)
+    assert admitted(tmp_path / "a", token_of(tmp_path / "a").text).authority is not None

@@ -1,0 +1,124 @@
+"""WorkerProcess: however a child ends, its daemon hears how, and nothing of it is left."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.daemon import worker_process as module
+from cluster.daemon.worker_process import WorkerProcess, worker_process
+from cluster.wire import worker_pb2 as pb
+from cluster.worker import pipe
+
+ECHO = """
+import sys
+sys.stdout.buffer.write({event!r})
+sys.stdout.flush()
+{then}
+"""
+LOADED = pb.WorkerEvent(loaded=pb.ShardLoaded(port=7))
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    directory: Path,
+    then: str,
+    scenario: Callable[[WorkerProcess], Coroutine[Any, Any, None]],
+) -> int:
+    """Run a child that says that it is loaded, then does something; return its process id."""
+    script = directory / "child.py"
+    script.write_text(ECHO.format(event=pipe.framed(LOADED), then=then))
+    start = asyncio.create_subprocess_exec
+
+    async def child(program: str, *_arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        return await start(program, str(script), **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", child)
+
+    async def with_worker() -> int:
+        started = worker_process(directory, "a", "mac-1", "127.0.0.1", insecure=False, log_path=directory / "log")
+        async with asyncio.timeout(30), started as worker:
+            await scenario(worker)
+        return worker.pid
+
+    pid = asyncio.run(with_worker())
+    assert not psutil.pid_exists(pid)
+    return pid
+
+
+async def all_events(worker: WorkerProcess) -> list[pb.WorkerEvent]:
+    return [event async for event in worker.events()]
+
+
+def failure_of(monkeypatch: pytest.MonkeyPatch, directory: Path, then: str) -> str:
+    events: list[pb.WorkerEvent] = []
+
+    async def scenario(worker: WorkerProcess) -> None:
+        events.extend(await all_events(worker))
+
+    run(monkeypatch, directory, then, scenario)
+    assert events[0] == LOADED
+    return events[1].failure.message if len(events) > 1 else ""
+
+
+def test_a_worker_that_is_killed_is_reported_with_the_signal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = failure_of(monkeypatch, tmp_path, "import os; os.kill(os.getpid(), 9)")
+    assert said == f"the worker was ended by SIGKILL (see {tmp_path / 'log'})"
+
+
+def test_a_worker_that_crashes_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "ended with code 1: ValueError: so not" in failure_of(monkeypatch, tmp_path, "raise ValueError('so not')")
+
+
+def test_a_worker_that_ends_in_order_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert failure_of(monkeypatch, tmp_path, "") == ""
+
+
+def test_a_worker_ends_with_its_input_and_hears_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def scenario(worker: WorkerProcess) -> None:
+        await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason="enough")))
+
+    heard = tmp_path / "heard"
+    run(monkeypatch, tmp_path, f"open({str(heard)!r}, 'wb').write(sys.stdin.buffer.read())", scenario)
+    assert b"enough" in heard.read_bytes()
+
+
+def test_what_is_told_to_a_worker_that_is_gone_is_lost_quietly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def scenario(worker: WorkerProcess) -> None:
+        await all_events(worker)
+        for _ in range(3):
+            await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason="x" * 100_000)))
+
+    run(monkeypatch, tmp_path, "", scenario)
+
+
+@pytest.mark.parametrize("ignored", ["", "SIGTERM"])
+def test_a_worker_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ignored: str) -> None:
+    monkeypatch.setattr(module, "TERMINATE_S", 0.3)
+    signals = f"import signal; signal.signal(signal.{ignored}, signal.SIG_IGN); " if ignored else ""
+
+    async def scenario(worker: WorkerProcess) -> None:
+        assert await anext(worker.events()) == LOADED
+
+    run(monkeypatch, tmp_path, f"{signals}import time; time.sleep(100)", scenario)
+
+
+def test_a_cancelled_daemon_task_ends_its_worker_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    async def scenario(worker: WorkerProcess) -> None:
+        pids.append(worker.pid)
+        asyncio.get_running_loop().call_later(0.1, asyncio.current_task().cancel)  # type: ignore[union-attr]
+        await all_events(worker)
+
+    with pytest.raises(asyncio.CancelledError):
+        run(monkeypatch, tmp_path, "sys.stdin.read()", scenario)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], signal.SIGCONT)

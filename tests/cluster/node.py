@@ -1,0 +1,39 @@
+"""A node for tests, as a process: python -m tests.cluster.node HOME NAME HOST [--join TOKEN] [--peer ADDRESS].
+
+Prints "up", then what happens to other nodes, a line each.
+"""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from cluster.daemon.admission import admit
+from cluster.daemon.daemon import Daemon, Settings
+from cluster.errors import ClusterError
+from cluster.home import Home
+
+
+async def run(arguments: argparse.Namespace) -> None:
+    home, peers = Home(Path(arguments.home)), tuple(arguments.peer)
+    admission = await admit(home, arguments.join, peers, insecure=False, new=arguments.new)
+    settings = Settings(name=arguments.name, host=arguments.host, port=0, peers=peers)
+    await Daemon(
+        home,
+        settings,
+        admission,
+        on_up=lambda _: print("up", flush=True),
+        on_change=lambda change: print(change.happening, change.name, change.reason, flush=True),
+    ).run()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    for name in ("home", "name", "host"):
+        parser.add_argument(name)
+    parser.add_argument("--join")
+    parser.add_argument("--peer", action="append", default=[])
+    parser.add_argument("--new", action="store_true")
+    try:
+        asyncio.run(run(parser.parse_args()))
+    except ClusterError as error:
+        raise SystemExit(str(error)) from error

@@ -1,0 +1,230 @@
+"""Losses: nodes, workers and models that go, differ or compute nonsense while they are counted on."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import psutil
+import pytest
+
+import mlx_moe
+from cluster.client import RemoteAnswer
+from cluster.errors import NodeLostError
+from mlx_moe.errors import CheckpointError, MoeClusterError, NumericsError
+from mlx_moe.request import Request, Token
+from mlx_moe.sampling import SamplingParams
+from tests.cluster.running import Cluster, RunningNode, answer, running_cluster, until
+
+pytestmark = pytest.mark.slow
+
+DEMO = Path(mlx_moe.__file__).parent / "demo"
+PROMPT = tuple(range(30, 90))
+SEEN_S = 5.0
+
+
+def request(max_tokens: int | None = 8) -> Request:
+    sampling = SamplingParams(temperature=0.0)
+    return Request(PROMPT, sampling, max_tokens=max_tokens, ignore_eos=True, detect_loops=False)
+
+
+@pytest.fixture(scope="module")
+def wanted() -> list[Token]:
+    model = mlx_moe.load("demo")
+    tokens = list(model.generate(request()))
+    model.close()
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -> Iterator[Cluster]:
+    """Run three nodes, of which tests end some and start them again."""
+    with running_cluster(tmp_path_factory.mktemp("losses"), 3, measured_hardware) as running:
+        yield running
+
+
+def begin(cluster: Cluster) -> tuple[RemoteAnswer, list[Token]]:
+    """Load, and return an answer that is being written with its first tokens."""
+    model = cluster.load("demo", cluster.place("demo", (2, 2, 2)))
+    written = model.new_conversation().answer(request(max_tokens=None))
+    return written, [next(written) for _ in range(3)]
+
+
+def lose(written: RemoteAnswer, tokens: list[Token], event: Callable[[], object]) -> tuple[NodeLostError, float]:
+    """Let something happen while an answer is written; return what its reader gets, and after how many seconds."""
+    started = time.monotonic()
+    event()
+    with pytest.raises(NodeLostError) as caught:
+        tokens.extend(written)
+    return caught.value, time.monotonic() - started
+
+
+def kill_worker(node: RunningNode) -> None:
+    (worker,) = node.workers()
+    worker.kill()
+
+
+def load_again(cluster: Cluster, wanted: list[Token]) -> None:
+    cluster.model = None
+    model = cluster.load("demo", cluster.place("demo", (2, 2, 2)))
+    assert answer(model, request()) == wanted
+
+
+def no_workers(cluster: Cluster) -> bool:
+    return not any(node.workers() for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("lost", [1, 2], ids=["middle", "last"])
+def test_a_killed_worker_ends_the_answer_with_its_name_and_the_cluster_loads_again(
+    cluster: Cluster, wanted: list[Token], lost: int
+) -> None:
+    written, tokens = begin(cluster)
+    error, seconds = lose(written, tokens, lambda: kill_worker(cluster.nodes[lost]))
+    assert seconds < SEEN_S
+    assert tokens[: len(wanted)] == wanted[: len(tokens)]
+    until(lambda: cluster.own.status().serving.failure != "")
+    assert f"node mac-{lost + 1}: the worker was ended by SIGKILL" in cluster.own.status().serving.failure, error
+    load_again(cluster, wanted)
+
+
+def test_the_coordinators_killed_worker_ends_the_answer_and_the_cluster_loads_again(
+    cluster: Cluster, wanted: list[Token]
+) -> None:
+    written, tokens = begin(cluster)
+    _, seconds = lose(written, tokens, lambda: kill_worker(cluster.nodes[0]))
+    assert seconds < SEEN_S
+    load_again(cluster, wanted)
+
+
+def test_a_killed_daemon_takes_its_worker_along_and_comes_back(cluster: Cluster, wanted: list[Token]) -> None:
+    written, tokens = begin(cluster)
+    node = cluster.nodes[1]
+    (worker,) = node.workers()
+    _, seconds = lose(written, tokens, node.kill)
+    assert seconds < SEEN_S
+    until(lambda: not worker.is_running(), within_s=5)
+    until(lambda: no_workers(cluster))
+    with pytest.raises(NodeLostError):
+        cluster.load("demo", cluster.place("demo", (2, 2, 2)))
+    cluster.join(node)
+    cluster.wait_for_all()
+    load_again(cluster, wanted)
+
+
+def test_workers_of_a_killed_placer_end_on_all_nodes(cluster: Cluster, wanted: list[Token]) -> None:
+    written, tokens = begin(cluster)
+    first = cluster.nodes[0]
+    lose(written, tokens, first.kill)
+    until(lambda: no_workers(cluster), within_s=10)
+    cluster.own.close()
+    first.start("--peer", cluster.nodes[1].address)
+    first.wait_up()
+    cluster.own = type(cluster.own).connect(first.home)
+    cluster.wait_for_all()
+    load_again(cluster, wanted)
+
+
+def test_a_stopped_node_lets_its_clients_know(cluster: Cluster, wanted: list[Token]) -> None:
+    written, tokens = begin(cluster)
+    node = cluster.nodes[2]
+    error, seconds = lose(written, tokens, node.end)
+    assert seconds < SEEN_S
+    assert "mac-3" in str(error)
+    cluster.join(node)
+    cluster.wait_for_all()
+    load_again(cluster, wanted)
+
+
+def test_a_worker_lost_while_it_loads_ends_the_load_with_its_name(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.unload()
+    large = tmp_path / "large"
+    _write_large(large)
+    loading = cluster.own.load(str(large), placement=cluster.place(str(large), (4, 4, 4)))
+    next(loading)
+    node = cluster.nodes[2]
+    until(lambda: bool(node.workers()))
+    kill_worker(node)
+    started = time.monotonic()
+    with pytest.raises(MoeClusterError, match="node mac-3: the worker was ended by SIGKILL"):
+        list(loading)
+    assert time.monotonic() - started < 15
+    until(lambda: no_workers(cluster))
+
+
+def test_another_copy_of_the_model_is_refused_before_loading_with_both_hashes(
+    cluster: Cluster, tmp_path: Path, wanted: list[Token]
+) -> None:
+    model = cluster.load("demo", cluster.place("demo", (2, 2, 2)))
+    placement = cluster.place(str(_copy(tmp_path / "model")), (2, 2, 2))
+    hashes = []
+    for epsilon in (1e-6, 2e-6):
+        config = json.loads((DEMO / "config.json").read_text())
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": epsilon}))
+        hashes.append(_content_hash(tmp_path / "model"))
+    value = placement.to_json() | {"content_hash": hashes[0]}
+    with pytest.raises(CheckpointError) as caught:
+        list(cluster.own.load(placement.model, placement=type(placement).from_json(value)))
+    assert all(content_hash in str(caught.value) for content_hash in hashes)
+    assert "mac-1" in str(caught.value)
+    assert answer(model, request()) == wanted  # what was loaded before is still there
+
+
+def test_a_model_that_a_node_has_not_is_refused_with_the_nodes_name(cluster: Cluster, tmp_path: Path) -> None:
+    model = _copy(tmp_path / "model")
+    placement = cluster.place(str(model), (2, 2, 2))
+    (model / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"node mac-\d: .* files are missing"):
+        list(cluster.own.load(str(model), placement=placement))
+
+
+def test_nan_in_a_layer_fails_its_request_with_node_and_layer_and_no_other(cluster: Cluster, tmp_path: Path) -> None:
+    model = _copy(tmp_path / "model")
+    tensors = mx.load(str(model / "model.safetensors"))
+    assert isinstance(tensors, dict)
+    name = "model.layers.3.input_layernorm.weight"
+    tensors[name] = tensors[name] * mx.array(mx.nan, tensors[name].dtype)
+    mx.save_safetensors(str(model / "model.safetensors"), tensors, metadata={"format": "mlx"})
+    sick = cluster.load(str(model), cluster.place(str(model), (2, 2, 2)))
+    for _ in range(2):
+        with pytest.raises(NumericsError, match=r"node mac-2, layer 3: hidden states are not finite"):
+            answer(sick, request())
+    assert sick.encode("still here", add_special_tokens=False)
+
+
+def test_sigterm_of_everything_leaves_no_process(tmp_path: Path, measured_hardware: Path, wanted: list[Token]) -> None:
+    with running_cluster(tmp_path / "cluster", 3, measured_hardware) as cluster:
+        written, tokens = begin(cluster)
+        workers = [worker for node in cluster.nodes for worker in node.workers()]
+        assert len(workers) == 3
+        for node in cluster.nodes:
+            node.process.send_signal(signal.SIGTERM)
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        with pytest.raises(NodeLostError):
+            tokens.extend(written)
+        assert tokens[:3] == wanted[:3]
+        for node in cluster.nodes:
+            assert node.process.wait(20) == 0, node.said
+        psutil.wait_procs(workers, timeout=10)
+        assert not any(worker.is_running() for worker in workers)
+
+
+def _copy(directory: Path) -> Path:
+    shutil.copytree(DEMO, directory)
+    return directory
+
+
+def _content_hash(directory: Path) -> str:
+    from mlx_moe.checkpoint import Checkpoint
+
+    with Checkpoint.open(directory) as checkpoint:
+        return checkpoint.content_hash()
+
+
+def _write_large(directory: Path) -> None:
+    from bench.synthetic import DEEPSEEK, write_checkpoint
+
+    write_checkpoint(directory, DEEPSEEK | {"n_routed_experts": 16, "n_group": 4, "topk_group": 2})

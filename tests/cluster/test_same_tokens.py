@@ -1,0 +1,144 @@
+"""Same tokens: however a model is placed on nodes, and whoever else is answered, each gets what one machine gives.
+
+Real daemons and workers. Ids, texts and log-probabilities are equal, to the bit.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+import mlx_moe
+from cluster.client import RemoteModel
+from mlx_moe.model import LocalModel
+from mlx_moe.request import Request, Token
+from mlx_moe.sampling import SamplingParams
+from tests import checkpoints, oracles
+from tests.checkpoints import Shape
+from tests.cluster.running import Cluster
+
+pytestmark = pytest.mark.slow
+
+TOKENS = 6
+VOCAB_SIZE = 200
+LONG = tuple(oracles.random_ids(300, VOCAB_SIZE, seed=300))
+PROMPTS = [
+    *(tuple(oracles.random_ids(length, VOCAB_SIZE, seed=length)) for length in (1, 31, 32, 33)),
+    LONG,
+    LONG[:100],
+    (*LONG[:70], *oracles.random_ids(30, VOCAB_SIZE, seed=7)),  # begins as others do
+]
+GREEDY = SamplingParams(temperature=0.0)
+
+Ask = Callable[[Request], list[Token]]
+
+
+def sampled(seed: int) -> SamplingParams:
+    return SamplingParams(temperature=1.3, top_p=0.9, repetition_penalty=1.1, seed=seed)
+
+
+def request(prompt: Sequence[int], sampling: SamplingParams = GREEDY) -> Request:
+    return Request(tuple(prompt), sampling, max_tokens=TOKENS, ignore_eos=True, detect_loops=False)
+
+
+def one_turn(number: int) -> Callable[[Ask], list[Token]]:
+    """Return a dialogue of one question: greedy, or sampled."""
+    asked = request(PROMPTS[number], sampled(number) if number % 2 else GREEDY)
+    return lambda ask: ask(asked)
+
+
+def two_turns(ask: Ask) -> list[Token]:
+    """Ask, then go on from the answer: the positions that are kept end in the middle of a chunk."""
+    first = ask(request(LONG[:40], sampled(5)))
+    return first + ask(request((*LONG[:40], *(token.id for token in first), *LONG[:9])))
+
+
+DIALOGUES = [*map(one_turn, range(len(PROMPTS))), two_turns]
+
+
+def ask_locally(model: LocalModel, dialogue: Callable[[Ask], list[Token]]) -> list[Token]:
+    session = model.new_session()
+    written = dialogue(lambda asked: list(model.generate(asked, session)))
+    session.close()
+    return written
+
+
+def ask_remotely(model: RemoteModel, dialogue: Callable[[Ask], list[Token]]) -> list[Token]:
+    conversation = model.new_conversation()
+    written = dialogue(lambda asked: list(conversation.answer(asked)))
+    conversation.close()
+    return written
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, how it may be split, and what one machine answers."""
+
+    model: str
+    n_experts: int
+    moe_layers: range
+    wanted: list[list[Token]]
+
+
+SHAPES = {
+    "deepseek_v3": Shape("deepseek_v3", {"num_hidden_layers": 5}),
+    "qwen3_moe": Shape("qwen3_moe", {"num_hidden_layers": 5}),
+}
+
+
+@pytest.fixture(scope="module")
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    name, directory = request.param, tmp_path_factory.mktemp("same")
+    if name in SHAPES:
+        name = str(checkpoints.to_hub_dialect(checkpoints.save(SHAPES[name].model(), directory / name)))
+    elif name == "4 bit":
+        source = checkpoints.to_hub_dialect(checkpoints.save(SHAPES["qwen3_moe"].model(), directory / "source"))
+        name = str(checkpoints.convert_with_mlx_lm(source, directory / "quantized", bits=4, group_size=64))
+    model = mlx_moe.load(name)
+    config = model.config
+    yield Subject(
+        name,
+        config.moe.n_routed_experts,
+        range(min(config.moe_layers), config.num_hidden_layers),
+        [ask_locally(model, dialogue) for dialogue in DIALOGUES],
+    )
+    model.close()
+
+
+def cuts(n_layers: int, n_stages: int) -> list[tuple[int, ...]]:
+    """Return every way to cut layers into so many stages, as numbers of layers."""
+    inner = itertools.combinations(range(1, n_layers), n_stages - 1)
+    return [tuple(b - a for a, b in itertools.pairwise((0, *cut, n_layers))) for cut in inner]
+
+
+Layout = tuple[tuple[int, ...], tuple[int, ...]]
+"""The layers of each stage, and among how many nodes its experts are divided."""
+
+
+def layouts(n_layers: int) -> list[Layout]:
+    rest = n_layers - 2
+    divided: list[Layout] = [((n_layers,), (2,)), ((n_layers,), (4,)), ((2, rest), (2, 3)), ((rest, 1, 1), (1, 1, 2))]
+    return [*((cut, ()) for n_stages in (2, 3, 5) for cut in cuts(n_layers, n_stages)), *divided]
+
+
+CASES = [
+    *(("demo", *layout) for layout in layouts(6)),
+    *((family, *layout) for family in SHAPES for layout in layouts(5)),
+    *(("4 bit", *layout) for layout in [((2, 3), ()), ((1, 2, 2), ()), ((5,), (4,)), ((2, 3), (2, 3))]),
+]
+
+
+@pytest.mark.parametrize(("subject", "layers", "owners"), CASES, indirect=["subject"])
+def test_a_layout_gives_the_tokens_of_one_machine_alone_and_beside_others(
+    five_nodes: Cluster, subject: Subject, layers: tuple[int, ...], owners: tuple[int, ...]
+) -> None:
+    placement = five_nodes.place(
+        subject.model, layers, owners, n_experts=subject.n_experts, moe_layers=subject.moe_layers
+    )
+    model = five_nodes.load(subject.model, placement)
+    with ThreadPoolExecutor(len(DIALOGUES)) as threads:
+        together = list(threads.map(lambda dialogue: ask_remotely(model, dialogue), DIALOGUES))
+    assert together == subject.wanted
+    assert ask_remotely(model, two_turns) == subject.wanted[-1]

@@ -1,0 +1,168 @@
+"""Strangers at a running cluster, and nodes of it that go beyond what is theirs."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from cluster.client import OwnNode
+from cluster.errors import NodeLostError, TrustError
+from cluster.rpc_errors import translated
+from cluster.trust import Authority, Insecure, MutualTLS, NodeIdentity, NodeKey
+from cluster.wire import coordinator_pb2, node_pb2_grpc
+from cluster.wire import node_pb2 as pb
+from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Kind, Message
+from mlx_moe.errors import MoeClusterError
+from tests.cluster.running import Cluster, RunningNode, answer, running_cluster, until
+from tests.cluster.test_losses import request
+
+pytestmark = pytest.mark.slow
+
+MAX_GROWTH_BYTES = 100 << 20
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("strangers"), 3, measured_hardware) as running:
+        running.load("demo", running.place("demo", (2, 4)))
+        yield running
+
+
+def foreign_identity(directory: Path) -> NodeIdentity:
+    authority = Authority.create(directory / "authority")
+    key = NodeKey.open(directory / "identity")
+    return key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
+
+
+def ports_of(node: RunningNode) -> list[str]:
+    """Return where a node's daemon and its worker listen."""
+    (worker,) = node.workers()
+    listening = [c.laddr.port for c in worker.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    return [node.address, *(f"127.0.0.1:{port}" for port in listening)]
+
+
+def worker_address(node: RunningNode) -> str:
+    return ports_of(node)[1]
+
+
+def test_without_a_certificate_or_with_a_foreign_one_nothing_is_answered(cluster: Cluster, tmp_path: Path) -> None:
+    foreign = foreign_identity(tmp_path)
+    node = cluster.nodes[0]
+    for address in ports_of(node):
+        for credentials in (Insecure(foreign.node_id), MutualTLS(foreign)):
+            with credentials.channel(address, node.node_id) as channel:
+                with pytest.raises(grpc.RpcError) as refused:
+                    node_pb2_grpc.NodeStub(channel).Greet(pb.Greeting(), timeout=5)
+                assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_node_may_not_command_another_node(cluster: Cluster) -> None:
+    first, second = cluster.nodes[:2]
+    credentials = MutualTLS(NodeIdentity.load(second.home.identity))
+    port = int(first.address.rpartition(":")[2])
+    with OwnNode(first.home, credentials, first.node_id, port) as other:
+        for command in (other.status, lambda: other.unload("mine now"), lambda: list(other.load("demo")), other.stop):
+            with pytest.raises(TrustError, match=f"{second.node_id} may not command node {first.node_id}"):
+                command()
+    assert first.process.poll() is None
+
+
+def test_a_node_may_not_greet_as_another(cluster: Cluster) -> None:
+    first, second, third = cluster.nodes
+    info = next(node.info for node in cluster.own.status().nodes if node.info.node_id == third.node_id)
+    with MutualTLS(NodeIdentity.load(second.home.identity)).channel(first.address, first.node_id) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            node_pb2_grpc.NodeStub(channel).Greet(pb.Greeting(info=info), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("method", [FRAMES_METHOD, EXPERTS_METHOD])
+def test_a_stream_of_frames_is_for_the_node_before_alone(cluster: Cluster, method: str) -> None:
+    leader, stranger = cluster.nodes[1], cluster.nodes[2]
+    release = Message(Kind.RELEASE, "0" * 32, epoch=1).encode()
+    with MutualTLS(NodeIdentity.load(stranger.home.identity)).channel(
+        worker_address(leader), leader.node_id
+    ) as channel:
+        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
+        call = stream(iter([release]), timeout=5)
+        with pytest.raises(grpc.RpcError) as refused:
+            next(call)
+        assert refused.value.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
+    assert cluster.model is not None
+    assert len(answer(cluster.model, request())) == 8
+
+
+def test_a_client_that_shows_another_clusters_certificate_gets_no_answer(cluster: Cluster, tmp_path: Path) -> None:
+    first = cluster.nodes[0]
+    home = tmp_path / "home"
+    home.mkdir()
+    foreign_identity(home)
+    (home / "daemon.json").write_text(first.home.daemon.read_text())
+    announced = json.loads(first.home.daemon.read_text())
+    credentials = MutualTLS(NodeIdentity.load(home / "identity"))
+    with (
+        OwnNode(first.home, credentials, announced["node_id"], announced["port"]) as stranger,
+        pytest.raises(NodeLostError),
+    ):
+        stranger.status()
+
+
+def test_bytes_that_are_no_tls_and_half_open_connections_harm_nobody(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    (worker,) = node.workers()
+    processes = [psutil.Process(node.process.pid), worker]
+    before = [process.memory_info().rss for process in processes]
+    noise = [
+        b"GET / HTTP/1.1\r\nHost: node\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + os.urandom(2000),
+        os.urandom(5000),
+        b"\x16\x03\x01\xff\xff" + os.urandom(3000),  # a TLS record that says it is long
+    ]
+    with ExitStack() as stack:
+        for address in ports_of(node):
+            port = int(address.rpartition(":")[2])
+            for data in [*noise, *[b""] * 200]:
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                connection.sendall(data)
+        started = time.monotonic()
+        assert cluster.model is not None
+        assert len(answer(cluster.model, request())) == 8  # by a connection that was there before
+        assert time.monotonic() - started < 10
+    after = [process.memory_info().rss for process in processes]
+    assert all(late - early < MAX_GROWTH_BYTES for early, late in zip(before, after, strict=True))
+    until(lambda: _answers_anew(node), within_s=10)  # half-open ones are dropped after 5 s
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ('{"temperature": NaN}', "temperature"),
+        ('{"heat": 1}', "heat"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "wanted dict"),
+        ('{"logit_bias": [[1, 1e9]]}', "logit_bias"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused_before_any_work(cluster: Cluster, sampling: str, said: str) -> None:
+    assert cluster.model is not None
+    stub = cluster.model._stub
+    with pytest.raises(MoeClusterError, match=said), translated("it"):
+        next(stub.Answer(coordinator_pb2.AnswerRequest(input_ids=[1], sampling=sampling), timeout=10))
+    for conversation_id, ids in ((b"short", [1]), (b"", []), (b"", [2**31])):
+        asked = coordinator_pb2.AnswerRequest(conversation_id=conversation_id, input_ids=ids, sampling="{}")
+        with pytest.raises(MoeClusterError), translated("it"):
+            list(stub.Answer(asked, timeout=10))
+    assert len(answer(cluster.model, request())) == 8
+
+
+def _answers_anew(node: RunningNode) -> bool:
+    with OwnNode.connect(node.home) as own, suppress(NodeLostError):
+        return bool(own.status().nodes)
+    return False

@@ -1,0 +1,182 @@
+"""Remote experts: a peer answers what it can, refuses what cannot be, and never computes something else."""
+
+from __future__ import annotations
+
+import queue
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from cluster.errors import NodeLostError
+from cluster.worker.messages import EXPERTS_METHOD, Dtype, Kind, Message, raised_by
+from cluster.worker.remote_experts import ExpertLink, RemoteExperts, answer_pairs, pairs_message
+from mlx_moe import families, library
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.errors import FrameError
+from mlx_moe.holding import load_holding
+from mlx_moe.layers.expert_dispatch import Pairs
+from mlx_moe.shard import ExpertShard, ShardSpec
+
+LAYER = 2
+OWNED = (1, 3, 5)
+
+
+@pytest.fixture(scope="module")
+def shard() -> ExpertShard:
+    with Checkpoint.open(library.locate("demo")) as checkpoint:
+        config = families.read_config(checkpoint.config)
+        spec = ShardSpec(range(LAYER, LAYER + 1), {LAYER: OWNED}, experts_only=True)
+        holding = load_holding(checkpoint, config, spec, coordinates=False)
+    assert isinstance(holding.shard, ExpertShard)
+    return holding.shard
+
+
+def pairs(positions: list[int], experts: list[int]) -> Pairs:
+    return Pairs(np.array(positions, np.int32), np.array(experts, np.int32), by_expert=False)
+
+
+def rows(shard: ExpertShard, n: int = 4) -> mx.array:
+    return mx.random.normal((n, shard.config.hidden_size), dtype=shard.dtype, key=mx.random.key(n))
+
+
+def received(message: Message) -> Message:
+    return Message.decode(message.encode())
+
+
+def question(shard: ExpertShard) -> Message:
+    return pairs_message(LAYER, rows(shard), pairs([0, 2, 2], [1, 3, 5]), serial=7)
+
+
+def test_only_the_rows_that_are_needed_travel_and_come_back_in_order(shard: ExpertShard) -> None:
+    x, asked = rows(shard), pairs([3, 1, 3], [5, 1, 1])
+    sent = received(pairs_message(LAYER, x, asked, serial=7))
+    assert (sent.rows, sent.outputs) == (2, 3)
+    answer = received(answer_pairs(shard, sent, "mac-2"))
+    assert (answer.kind, answer.serial, answer.rows) == (Kind.ROWS, 7, 3)
+    got = np.frombuffer(answer.payload, np.float32).reshape(3, -1)
+    assert np.array_equal(got, np.array(shard.experts[LAYER].pairs(x, asked)))
+
+
+def with_pairs(message: Message, positions: list[int], experts: list[int]) -> Message:
+    """Return a question whose pairs are replaced by others, which may be anything."""
+    hidden = bytes(message.payload)[8 * message.outputs :]
+    numbers = struct.pack(f">{2 * len(positions)}I", *positions, *experts)
+    return replace(message, outputs=len(positions), payload=numbers + hidden)
+
+
+@pytest.mark.parametrize(
+    ("positions", "experts"),
+    [([2], [1]), ([2**31], [1]), ([2**32 - 1], [1]), ([0], [2]), ([0], [999]), ([0], [2**32 - 1]), ([], [])],
+)
+def test_pairs_that_cannot_be_are_refused_with_node_and_layer(
+    shard: ExpertShard, positions: list[int], experts: list[int]
+) -> None:
+    answer = answer_pairs(shard, received(with_pairs(question(shard), positions, experts)), "mac-2")
+    assert answer.kind is Kind.FAILURE
+    assert answer.serial == 7
+    assert "node mac-2, experts of layer 2: " in str(raised_by(answer))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"position": 3},
+        {"outputs": 2**32 - 1},
+        {"rows": 3},
+        {"rows": 2**32 - 1},
+        {"width": 1},
+        {"dtype": Dtype.FLOAT16},
+        {"kind": Kind.ROWS},
+        {"payload": b""},
+        {"payload": b"1234567"},
+    ],
+    ids=str,
+)
+def test_a_question_that_does_not_fit_is_refused(shard: ExpertShard, changes: dict[str, Any]) -> None:
+    answer = answer_pairs(shard, received(replace(question(shard), **changes)), "mac-2")
+    assert (answer.kind, answer.serial) == (Kind.FAILURE, 7)
+    assert isinstance(raised_by(answer), FrameError)
+
+
+def test_changed_bytes_are_refused(shard: ExpertShard) -> None:
+    data = bytearray(question(shard).encode())
+    data[-1] ^= 1
+    answer = answer_pairs(shard, Message.decode(bytes(data)), "mac-2")
+    assert "changed on their way" in str(raised_by(answer))
+
+
+class Peer:
+    """A peer over a real stream, which answers by `answer`."""
+
+    def __init__(self) -> None:
+        self.answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.questions: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.server = grpc.server(ThreadPoolExecutor(2), handlers=[self._handler()])
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+        self.link = ExpertLink(grpc.insecure_channel(f"127.0.0.1:{self.port}"), "mac-2")
+
+    def close(self) -> None:
+        self.link.close()
+        self.server.stop(None).wait()
+
+    def _handler(self) -> grpc.GenericRpcHandler:
+        def serve(messages: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
+            for data in messages:
+                asked = Message.decode(data)
+                self.questions.put(asked)
+                yield replace(self.answers.get(timeout=10), serial=asked.serial).encode()
+
+        class Handler(grpc.GenericRpcHandler):
+            def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+                assert details.method == EXPERTS_METHOD
+                return grpc.stream_stream_rpc_method_handler(serve)
+
+        return Handler()
+
+
+@pytest.fixture
+def peers() -> Iterator[tuple[Peer, Peer]]:
+    pair = Peer(), Peer()
+    yield pair
+    for peer in pair:
+        peer.close()
+
+
+def answer_of(value: float) -> Message:
+    return Message(Kind.ROWS, "0" * 32, rows=1, width=2, payload=np.full(2, value, np.float32).tobytes())
+
+
+def test_after_a_refusal_of_one_peer_the_answer_of_another_is_not_taken_for_a_later_one(
+    peers: tuple[Peer, Peer],
+) -> None:
+    first, second = peers
+    experts = RemoteExperts({LAYER: {0: (), 1: (0,), 2: (1,)}})
+    experts.connect([first.link, second.link])
+    x, indices = mx.zeros((1, 2)), mx.array([[0, 1]])
+    first.answers.put(Message(Kind.FAILURE, "0" * 32, payload=b"bad_frame refused"))
+    second.answers.put(answer_of(1.0))
+    with pytest.raises(FrameError, match="refused"):
+        experts.rows(LAYER, x, indices, None)
+    first.answers.put(answer_of(2.0))
+    second.answers.put(answer_of(3.0))
+    assert experts.rows(LAYER, x, indices, None).tolist() == [[[2.0, 2.0], [3.0, 3.0]]]
+
+
+def test_a_peer_that_is_gone_is_named(peers: tuple[Peer, Peer]) -> None:
+    first, _ = peers
+    first.link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))
+    first.questions.get(timeout=10)
+    first.answers.put(answer_of(1.0))
+    first.link.answer()
+    first.server.stop(None).wait()
+    first.link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))
+    with pytest.raises(NodeLostError, match="node mac-2"):
+        first.link.answer()
