@@ -94,7 +94,7 @@ class Daemon:
             channels = Channels(credentials)
             stack.push_async_callback(channels.close)
             greeter = Greeter(self.state, channels)
-            self.serving = Serving(self.state, channels)
+            self.serving = Serving(self.state, greeter, channels)
             node_service = NodeService(self.state, greeter, self.serving, credentials, self.home, host)
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(),))

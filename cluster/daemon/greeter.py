@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
 import grpc
 
@@ -69,6 +70,10 @@ class Greeter:
                 self._state.apply(Tick())
                 await asyncio.sleep(TICK_S)
 
+    async def ask_all(self) -> None:
+        """Hear from all others now what they hold and serve: what they said last may be a second old."""
+        await asyncio.gather(*(self._ask_again(node_id) for node_id in self._state.present))
+
     async def leave(self) -> None:
         """Tell all others that this node goes."""
         await asyncio.gather(*(self._say_goodbye(node_id) for node_id in self._state.present))
@@ -121,6 +126,11 @@ class Greeter:
         started = time.perf_counter()
         greeting = await stub.Greet(self.greeting(), timeout=GREETING_S)
         return greeting, at, time.perf_counter() - started
+
+    async def _ask_again(self, node_id: str) -> None:
+        with suppress(grpc.RpcError, ClusterError):  # the heartbeat is who decides that it is lost
+            greeting, _, _ = await self._ask(node_id, self._state.target(node_id))
+            self.hear(greeting, node_id)
 
     async def _say_goodbye(self, node_id: str) -> None:
         try:

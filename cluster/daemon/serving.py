@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from cluster.daemon import placing
 from cluster.daemon.deployment import Deployment
-from cluster.daemon.greeter import Channels
+from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError
 from cluster.placement import Placement, read_costs, validate
@@ -23,13 +23,18 @@ log = logging.getLogger(__name__)
 
 UNLOAD_S = 30.0
 
+LOOK_S = 0.5
+LOOKS = 4
+"""A worker counts its requests once a second: one that has just ended is not to be in the way."""
+
 
 class Serving:
     """Loads at most one model at a time. `deployment` is the one that this node has placed."""
 
-    def __init__(self, state: NodeState, channels: Channels) -> None:
+    def __init__(self, state: NodeState, greeter: Greeter, channels: Channels) -> None:
         self.deployment: Deployment | None = None
         self._state = state
+        self._greeter = greeter
         self._channels = channels
         self._running: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -43,11 +48,12 @@ class Serving:
             CheckpointError, InvalidRequestError, NodeLostError: before anything is loaded.
         """
         async with self._one_at_a_time:
+            await self._greeter.ask_all()
             placer, serving = self._state.serving
             if placer and serving.state != pb.Serving.FAILED:
                 if serving.model == request.model and not request.placement:
                     return
-                self._require_idle(placer, serving)
+                await self._require_idle(placer, serving)
             placement = await asyncio.to_thread(self._placement, request)
             deployment = Deployment(self._state, self._channels, placement, self._state.newest_epoch + 1, request.draft)
             await deployment.inspect()
@@ -58,6 +64,7 @@ class Serving:
 
     async def unload(self, reason: str) -> str:
         """Take away the cluster's model, whoever placed it; return which it was, "" if none."""
+        await self._greeter.ask_all()
         placer, serving = self._state.serving
         if placer in ("", self._state.own.node_id):
             return await self.unload_own(reason)
@@ -81,12 +88,18 @@ class Serving:
         with suppress(MoeClusterError):  # it is in deployment.serving, for whoever asks
             await deployment.run()
 
-    def _require_idle(self, placer: str, serving: pb.Serving) -> None:
+    async def _require_idle(self, placer: str, serving: pb.Serving) -> None:
+        """Raise ClusterError where the cluster's model is used, and is so still when its worker has counted again."""
         name = self._state.name(placer)
         if serving.state == pb.Serving.LOADING:
             raise ClusterError(f"node {name} is loading {serving.model}: wait until it is there, or unload it")
-        active = self._state.holding_of(serving.coordinator).stats.active_requests
-        if active:
+        for _ in range(LOOKS):
+            active = self._state.holding_of(serving.coordinator).stats.active_requests
+            if not active:
+                break
+            await asyncio.sleep(LOOK_S)
+            await self._greeter.ask_all()
+        else:
             raise ClusterError(
                 f"the cluster is answering {active} request{'s' if active > 1 else ''} with {serving.model}, loaded by "
                 f"node {name}: try again when it is done"
