@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-CHUNK_SIZES = ((256, 32), (1024, 64), (4096, 128), (math.inf, 512))
+CHUNK_SIZES = ((256, 32), (4096, 128), (math.inf, 512))
 """Up to a position, positions a chunk. Small ones fill a pipeline early, large ones read each expert once for many."""
 
 
