@@ -41,6 +41,7 @@ class Acceptance:
 class _Draft:
     token_id: int
     depth: int
+    is_probe: bool  # it was not expected to be worth its frame
 
 
 @dataclass(slots=True)
@@ -70,9 +71,10 @@ class Speculation:
 
     def add(self, token_id: int) -> None:
         """Note that a draft is in flight behind the others."""
-        if self._expected() < self.worth:
+        is_probe = self._expected() < self.worth
+        if is_probe:
             self._since_probe = 0
-        self._drafts.append(_Draft(token_id, len(self._drafts) + 1))
+        self._drafts.append(_Draft(token_id, len(self._drafts) + 1, is_probe))
         self.stats.drafted += 1
 
     def settle(self, token_id: int) -> bool:
@@ -88,9 +90,9 @@ class Speculation:
         right = draft.token_id == token_id
         self.acceptance.learn(draft.depth, right=right)
         self._count(draft.depth, right)
-        if right:
-            self._since_probe = PROBE_EVERY  # so that one more is made: right ones come in runs
-        else:
+        if right and draft.is_probe:
+            self._since_probe = PROBE_EVERY  # the next one comes at once: right drafts come in runs
+        if not right:
             self._drafts.clear()
         return right
 
