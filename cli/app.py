@@ -97,6 +97,10 @@ def up(
     plan: Annotated[str | None, typer.Option(metavar="FILE", help="Place the model as plan --json has it.")] = None,
     context: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for requests of N tokens.")] = None,
     users: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="Draft by mtp, ngram, none or a small MODEL; else as MODEL offers."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Stay up in the background.")] = False,
     silent: Annotated[bool, typer.Option("--silent", hidden=True)] = False,
     leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
@@ -108,7 +112,7 @@ def up(
 
         settings = up_command.settings(name, host, port, memory, peer)
         manner = up_command.Manner(settings, join, new, insecure)
-        wanted = up_command.wanted(model, plan, context, users)
+        wanted = up_command.wanted(model, plan, context, users, draft)
         if detach:
             up_command.up_detached(manner, wanted)
         else:

@@ -26,12 +26,16 @@ MEET_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A model, and how it is to be placed: by a plan, or as the cluster finds best. 0 is what the cluster chooses."""
+    """A model, and how it is to be placed: by a plan, or as the cluster finds best. 0 is what the cluster chooses.
+
+    `draft` is "mtp", "ngram", "none" or a small model; "" the best that the model offers.
+    """
 
     model: str
     plan: Placement | None = None
     context_tokens: int = 0
     users: int = 0
+    draft: str = ""
 
 
 def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> pb.LoadStatus:
@@ -42,7 +46,11 @@ def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> pb.Lo
     """
     status = pb.LoadStatus()
     steps = node.load(
-        wanted.model, placement=wanted.plan, context_tokens=wanted.context_tokens, concurrency=wanted.users
+        wanted.model,
+        placement=wanted.plan,
+        context_tokens=wanted.context_tokens,
+        concurrency=wanted.users,
+        draft=wanted.draft,
     )
     with _bars(console) as show:
         for status in steps:

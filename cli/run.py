@@ -140,7 +140,12 @@ def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, p
             }
             for p in backend.placement
         ],
-        "speculation": {"drafted": stats.drafted, "accepted": stats.accepted},
+        "speculation": {
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
+            "compared_by_depth": list(stats.compared_by_depth),
+            "accepted_by_depth": list(stats.accepted_by_depth),
+        },
     }
 
 

@@ -76,7 +76,9 @@ def _own_name() -> str:
     return socket.gethostname().partition(".")[0] or "node"
 
 
-def wanted(model: str | None, plan: str | None, context: int | None, users: int | None) -> Wanted | None:
+def wanted(
+    model: str | None, plan: str | None, context: int | None, users: int | None, draft: str | None
+) -> Wanted | None:
     """Return what is to be loaded, if anything; sees that it is there before anything is begun.
 
     Raises:
@@ -85,14 +87,14 @@ def wanted(model: str | None, plan: str | None, context: int | None, users: int 
     placement = None if plan is None else _read_plan(plan)
     named = model if model is not None or placement is None else placement.model
     if named is None:
-        if context is not None or users is not None:
-            raise InvalidRequestError("--context and --users are for a MODEL, and none is named")
+        if context is not None or users is not None or draft is not None:
+            raise InvalidRequestError("--context, --users and --draft are for a MODEL, and none is named")
         return None
     name = lasting(named)
     if placement is not None and lasting(placement.model) != name:
         raise InvalidRequestError(f"the plan in {plan} is for {placement.model}, not for {model}")
     library.locate(name)
-    return Wanted(name, placement, context or 0, users or 0)
+    return Wanted(name, placement, context or 0, users or 0, draft or "")
 
 
 def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:

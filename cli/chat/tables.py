@@ -30,6 +30,9 @@ def stats(s: GenerationStats, sitting: str, load_s: float) -> Table:
     table.add_row("first token", f"after {duration_text(s.ttft_s)}")
     table.add_row("total", duration_text(s.total_s))
     table.add_row("drafted", f"{s.drafted:,}, accepted {s.accepted:,}")
+    if s.compared_by_depth:
+        rates = (a / c if c else 0.0 for a, c in zip(s.accepted_by_depth, s.compared_by_depth, strict=True))
+        table.add_row("accepted by depth", " ".join(f"{rate:.2f}" for rate in rates))
     table.add_row("this sitting", sitting)
     table.add_row("loading", duration_text(load_s))
     return table

@@ -82,7 +82,7 @@ def test_json_tells_all(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     }
     assert set(told["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps", "total_s"}
     assert told["placement"][0]["layers"] == [0, 6]
-    assert told["speculation"] == {"drafted": 0, "accepted": 0}
+    assert told["speculation"] == {"drafted": 0, "accepted": 0, "compared_by_depth": [], "accepted_by_depth": []}
 
 
 def test_options_override_the_models_defaults_and_nothing_else(run: Run, backend: ScriptedBackend) -> None:

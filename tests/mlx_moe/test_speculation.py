@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlx_moe import coordinator as coordinator_module
 from mlx_moe import library
 from mlx_moe.coordinator import Coordinator
 from mlx_moe.drafting import Drafter, MTPDrafter, NgramDrafter, SmallModel
@@ -296,17 +297,66 @@ def test_a_full_pipeline_drafts_nothing() -> None:
     pipeline.close()
 
 
-def test_drafts_never_take_room_from_another_session() -> None:
-    request = ask_for(oracles.random_ids(GROWTH - 20, 200), 20)
+def test_drafts_never_take_room_from_another_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator_module, "RESERVE", 4)
+    ids = oracles.random_ids(GROWTH - 12, 200)
     pipeline = Pipeline(3, kv_positions=2 * GROWTH)
     pipeline.coordinator._acceptance = _Certain()
-    resting = pipeline.coordinator.new_session()
+    resting, session = pipeline.coordinator.new_session(), pipeline.coordinator.new_session()
     pipeline.finish(pipeline.ask(ask_for(prompt(STORY), 4), resting))
-    session = pipeline.coordinator.new_session()
-    session.drafter = Scripted([*request.input_ids, *(token.id for token in plain(request))], [True])
-    assert pipeline.finish(pipeline.ask(request, session)) == [plain(request)]
+    known = [*ids, *(token.id for token in plain(ask_for(ids, 20)))]
+    session.drafter = Scripted(known, [True])
+    unbounded = Request(tuple(ids), GREEDY, ignore_eos=True, detect_loops=False)
+    growing = Generation(pipeline.coordinator, tokenizer(), unbounded, session, seed=5, limit=20, close_session=False)
+    while len(session.token_ids) < GROWTH - 1:
+        growing.advance()
+        pipeline.link.step()
+    for _ in range(4):  # the newest token stands at the last position that is reserved, or before
+        pipeline.link.step(0)
+    assert growing.stats.accepted > 4
     assert resting.token_ids
+    growing.close()
     pipeline.close()
+
+
+@pytest.mark.parametrize("length", [2, 31, 32, 33])
+def test_a_chunk_ends_with_the_same_bits_whether_one_output_is_asked_for_or_all(length: int) -> None:
+    (stage,) = engine(1).link.stages
+    embedded = engine(1).head.embed(mx.array(oracles.random_ids(length, 200)))
+    one, every = (stage.run(Frame("r", 0, embedded, FrameKind.PREFILL, outputs=n)).hidden_states for n in (1, None))
+    kept_after_all = stage.run(Frame("r", length, embedded[:1], FrameKind.DECODE)).hidden_states
+    stage.run(Frame("r", 0, embedded, FrameKind.PREFILL, outputs=1))
+    kept_after_one = stage.run(Frame("r", length, embedded[:1], FrameKind.DECODE)).hidden_states
+    stage.release("r")
+    assert every.shape[0] == length
+    assert mx.array_equal(every[-1:], one)
+    assert mx.array_equal(kept_after_all, kept_after_one)
+
+
+def test_a_chain_starts_anew_from_what_the_model_said_and_forgets_its_guesses() -> None:
+    one = engine(1)
+    assert one.mtp is not None
+    ids = [*prompt(STORY), *(token.id for token in plain(ask_for(prompt(STORY), 24)))]
+    hidden_states = one.hidden_states(ids, [len(ids)])
+    one.link.release("r")
+    seen: list[mx.array] = []
+
+    def choose(logits: mx.array) -> int:
+        seen.append(logits)
+        return int(mx.argmax(logits).item())
+
+    drafter = MTPDrafter(one.mtp)
+    drafter.observe(hidden_states[:8], ids[:8])
+    wrong = drafter.draft(ids[:8], [999], choose)
+    drafter.draft(ids[:8], [999, wrong], choose)
+    drafter.rewind(7)
+    for position in range(7, 10):
+        drafter.observe(hidden_states[position : position + 1], ids[: position + 1])
+        drafter.draft(ids[: position + 1], [ids[position + 1]], choose)
+    fresh = MTPDrafter(one.mtp)
+    fresh.observe(hidden_states[:10], ids[:10])
+    fresh.draft(ids[:10], [ids[10]], choose)
+    assert mx.allclose(seen[-1], seen[-2], atol=1e-4).item()
 
 
 def test_a_layer_that_fails_amid_drafts_is_named() -> None:
