@@ -158,6 +158,7 @@ async def ring(
         stack.push_async_callback(first.close, NodeLostError("the benchmark is over"))
         for node_id in others:
             await _event(events[node_id], "connected")
+        stack.callback(asyncio.create_task(first.run()).cancel)
         yield first, workers
 
 

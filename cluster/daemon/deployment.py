@@ -163,7 +163,13 @@ class Deployment:
             case "failure":
                 if event.failure.code == NodeLostError.code:
                     await asyncio.sleep(ROOT_CAUSE_S)
-                raise error_named(event.failure.code, f"node {name}: {event.failure.message}")
+                raise error_named(event.failure.code, f"node {name}: {self._named(event.failure.message)}")
+
+    def _named(self, message: str) -> str:
+        """Return a worker's message with names in place of ids, which is all that workers know of each other."""
+        for node_id in self._node_ids:
+            message = message.replace(node_id, self._state.name(node_id))
+        return message
 
     def _load_command(self) -> pb.LoadShard:
         return pb.LoadShard(

@@ -28,7 +28,8 @@ class Inbox:
 
     async def get(self) -> Message:
         """Return the next message. Gives way first: what has arrived while the last one was computed is put in."""
-        await asyncio.sleep(0)
+        if self._waiting:
+            await asyncio.sleep(0)
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()

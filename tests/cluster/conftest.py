@@ -1,6 +1,7 @@
 """What the cluster's tests share."""
 
 import asyncio
+import logging
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +12,12 @@ import pytest
 from cluster.hardware import hardware
 from tests.cluster.hosts import Hosts
 from tests.cluster.running import Cluster, running_cluster
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_heard() -> None:
+    """Undo what a command that ran in this process has set: it quiets the project's loggers."""
+    logging.getLogger("cluster").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -21,6 +22,7 @@ from mlx_moe.errors import NumericsError
 from mlx_moe.frame import Frame, FrameKind
 from mlx_moe.generation import Generation
 from mlx_moe.kv_cache import GROWTH
+from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.link import LocalLink
 from mlx_moe.request import GenerationStats, Request, Token
 from mlx_moe.sampling import SamplingParams
@@ -320,7 +322,16 @@ def test_drafts_never_take_room_from_another_session(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("length", [2, 31, 32, 33])
-def test_a_chunk_ends_with_the_same_bits_whether_one_output_is_asked_for_or_all(length: int) -> None:
+def test_a_chunk_ends_with_the_same_bits_whether_one_output_is_asked_for_or_all(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_layer = DecoderLayer.__call__
+
+    def rounded_by_shape(*args: Any, **outputs: Any) -> mx.array:  # as kernels of another shape do on a GPU
+        rows = run_layer(*args, **outputs)
+        return rows * (1 + 1e-3 * rows.shape[0])
+
+    monkeypatch.setattr(DecoderLayer, "__call__", rounded_by_shape)
     (stage,) = engine(1).link.stages
     embedded = engine(1).head.embed(mx.array(oracles.random_ids(length, 200)))
     one, every = (stage.run(Frame("r", 0, embedded, FrameKind.PREFILL, outputs=n)).hidden_states for n in (1, None))
