@@ -333,8 +333,9 @@ def bench(
 ) -> None:
     """Measure an emulated cluster: real workers and links, shards that wait as long as Macs would compute."""
     with reported(debug):
-        from cli.bench import Asked, counts
+        from cli.bench import counts
         from cli.bench import emulate as run_emulation
+        from cluster.emulation.asked import Asked
 
         asked = Asked(
             emulate, model, link, draft, counts("--users", users), counts("--prompt-tokens", prompt_tokens), tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cli.tables import headed_table
@@ -14,12 +14,9 @@ from mlx_moe.errors import InvalidRequestError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cluster.emulation.asked import Asked
     from cluster.emulation.measure import Measured
-    from cluster.emulation.scenario import DraftKind, Scenario
     from cluster.placement import Placement, Prediction
-
-ACCEPTANCE = (0.85, 0.78, 0.72, 0.68, 0.65, 0.62, 0.60, 0.58)
-"""Of the MTP layer by depth: the first is published (DeepSeek-V3, arXiv 2412.19437, 5.4.3), the fall is assumed."""
 
 EXO = {
     # Published December 2024 for this hardware; the length of its prompt is not stated.
@@ -28,28 +25,13 @@ EXO = {
 
 MOST = 1 << 16
 
-STORY = "Tell me a story."
-REPEATED = "Count from 1 to 50"
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What to emulate."""
-
-    nodes: str
-    model: str
-    wire: str
-    draft: str
-    users: tuple[int, ...]
-    prompts: tuple[int, ...]
-    tokens: int
-
 
 def emulate(asked: Asked, as_json: bool) -> None:
     """Run the emulation and print it. Raises InvalidRequestError, PlacementError before anything is started."""
+    from cluster.emulation.asked import prepare
     from cluster.emulation.measure import measure, predicted, without_drafts
 
-    scenario, placement, prompt = _scenario(asked)
+    scenario, placement, prompt = prepare(asked)
     plain = asyncio.run(
         measure(
             without_drafts(scenario),
@@ -78,65 +60,6 @@ def counts(option: str, text: str) -> tuple[int, ...]:
     return values
 
 
-def _scenario(asked: Asked) -> tuple[Scenario, Placement, list[int]]:
-    """Return what is emulated, where its layers are, and the prompt of the answers."""
-    from cluster.emulation.scenario import FLOAT_BYTES, WIRES, Scenario
-    from cluster.placement import fit, read_costs
-    from cluster.placement.chips import parse_nodes
-
-    if asked.wire not in WIRES:
-        raise InvalidRequestError(f"there is no link {asked.wire!r}; there are {', '.join(WIRES)}")
-    prompt, script = _script(asked)
-    draft, acceptance = _draft(asked.draft)
-    scenario = Scenario(asked.model, tuple(parse_nodes(asked.nodes)), asked.wire, script, draft, acceptance)
-    fitted = fit(
-        read_costs(asked.model, float_bytes=FLOAT_BYTES),
-        scenario.nodes,
-        scenario.links(),
-        context_tokens=max(*asked.prompts, len(prompt) + asked.tokens, 1024) + 1,
-        concurrency=1,
-        objective="many_users",
-    )
-    return replace(scenario, nodes=fitted.nodes), fitted.placement, prompt
-
-
-def _draft(text: str) -> tuple[DraftKind, tuple[float, ...]]:
-    """Read none, mtp, ngram, stated, or acceptances by depth like .85,.78."""
-    if text in ("none", "mtp", "ngram"):
-        return text, ()  # type: ignore[return-value]  # one of them
-    if text == "stated":
-        return "stated", ACCEPTANCE
-    try:
-        rates = tuple(float(rate) for rate in text.split(","))
-    except ValueError:
-        rates = ()
-    if not rates or not all(0 <= rate <= 1 for rate in rates):
-        raise InvalidRequestError(
-            f"--draft is none, mtp, ngram, stated, or acceptances by depth like .85,.78; this is {text[:40]!r}"
-        )
-    return "stated", rates
-
-
-def _script(asked: Asked) -> tuple[list[int], tuple[int, ...]]:
-    """Return a prompt and all tokens of prompt and answer, as the demo model writes them."""
-    import mlx_moe
-
-    model = mlx_moe.load("demo")
-    prompt = model.tokenizer.format_chat(
-        [{"role": "user", "content": REPEATED if asked.draft == "ngram" else STORY}], add_generation_prompt=True
-    )
-    request = mlx_moe.Request(
-        tuple(prompt),
-        sampling=mlx_moe.SamplingParams(temperature=0.0),
-        max_tokens=asked.tokens,
-        ignore_eos=True,
-        detect_loops=False,
-    )
-    script = [*prompt, *(token.id for token in model.generate(request))]
-    model.close()
-    return prompt, tuple(script)
-
-
 def _print(
     asked: Asked, placement: Placement, prediction: Prediction, plain: Measured, drafted: Measured | None
 ) -> None:
@@ -158,7 +81,7 @@ def _print(
     if drafted is not None:
         rates = " ".join(f"{rate:.2f}" for rate in drafted.decoded[0].accepted_by_depth)
         console.print(f"\naccepted by depth, one user: {rates}")
-    published = EXO.get((asked.model, len(placement.stages)))
+    published = EXO.get((asked.model.lower(), len(placement.stages)))
     if published:
         console.print(f"exo, published for this hardware: {published}", style="bright_black")
 

@@ -74,9 +74,10 @@ def _watch(node: OwnNode, console: Console) -> None:
 def _rendered(status: pb.ClusterStatus) -> RenderableType:
     rows = node_rows(status)
     here = [row for row in rows if row.state == PRESENT]
+    offer = "nodes offer" if len(here) > 1 else "node offers"
     lines = [
         _cluster_line(status, rows[0]),
-        Text(f"{len(here)} node{'s' * (len(here) > 1)} offer {bytes_text(sum(row.offered_bytes for row in here))}"),
+        Text(f"{len(here)} {offer} {bytes_text(sum(row.offered_bytes for row in here))}"),
         _model_line(status, rows),
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),

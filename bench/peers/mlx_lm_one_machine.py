@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import generate_step
@@ -14,23 +16,28 @@ from bench.measurement import Measurement, process_peak_bytes, prompt_ids
 
 
 def main(path: str, prompt_tokens: int, answer_tokens: int) -> None:
-    """Load, answer greedily, print one Measurement."""
+    """Measure one process."""
+    measured(lambda: load_model(Path(path)), prompt_tokens, answer_tokens).print()
+
+
+def measured(load: Callable[[], tuple[Any, Any]], prompt_tokens: int, answer_tokens: int) -> Measurement:
+    """Load by mlx-lm's own loader, answer greedily, and say how that went."""
     started = time.perf_counter()
-    model, _ = load_model(Path(path))
+    model, _ = load()
     load_s = time.perf_counter() - started
     started = time.perf_counter()
     tokens, times = [], []
     for token, _ in generate_step(mx.array(prompt_ids(prompt_tokens)), model, max_tokens=answer_tokens):
         tokens.append(int(token))
         times.append(time.perf_counter())
-    Measurement(
+    return Measurement(
         load_s,
         prompt_tokens / (times[0] - started),
         (answer_tokens - 1) / (times[-1] - times[0]),
         mx.get_peak_memory(),
         process_peak_bytes(),
         tokens,
-    ).print()
+    )
 
 
 if __name__ == "__main__":

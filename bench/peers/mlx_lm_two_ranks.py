@@ -12,13 +12,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 import mlx.core as mx
-from mlx_lm.generate import generate_step
 from mlx_lm.utils import sharded_load
 
-from bench.measurement import Measurement, process_peak_bytes, prompt_ids
+from bench.peers.mlx_lm_one_machine import measured
 
 RANKS = 2
 
@@ -47,22 +45,7 @@ def _run_rank(rank: int, path: str, prompt_tokens: int, answer_tokens: int, core
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores[rank].split(",")})
     group = mx.distributed.init(strict=True, backend="ring")
-    started = time.perf_counter()
-    model, _ = sharded_load(path, pipeline_group=group)
-    load_s = time.perf_counter() - started
-    started = time.perf_counter()
-    tokens, times = [], []
-    for token, _ in generate_step(mx.array(prompt_ids(prompt_tokens)), model, max_tokens=answer_tokens):
-        tokens.append(int(token))
-        times.append(time.perf_counter())
-    Measurement(
-        load_s,
-        prompt_tokens / (times[0] - started),
-        (answer_tokens - 1) / (times[-1] - times[0]),
-        mx.get_peak_memory(),
-        process_peak_bytes(),
-        tokens,
-    ).print()
+    measured(lambda: sharded_load(path, pipeline_group=group), prompt_tokens, answer_tokens).print()
 
 
 def _free_ports(count: int) -> list[int]:

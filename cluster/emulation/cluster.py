@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.client import RemoteModel
@@ -27,12 +27,11 @@ HOST = "127.0.0.1"
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker and how far it is. `stats` are its latest."""
+    """A worker and how far it is."""
 
     process: WorkerProcess
     port: asyncio.Future[int]
     connected: asyncio.Future[None]
-    stats: pb.WorkerStats = field(default_factory=pb.WorkerStats)
 
     async def listen(self) -> None:
         """Take what it reports. Raises what it fails with."""
@@ -42,8 +41,6 @@ class _Worker:
                     self.port.set_result(event.loaded.port)
                 case "connected":
                     self.connected.set_result(None)
-                case "stats":
-                    self.stats = event.stats
                 case "failure":
                     raise error_named(event.failure.code, event.failure.message)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from cluster.emulation.stage import Clock
-from mlx_moe.drafting import Drafter, MTPDrafter
+from mlx_moe.drafting import MTPDrafter
 from mlx_moe.drafting.drafter import Choose
 from mlx_moe.frame import Frame, FrameKind
 from mlx_moe.model import LocalModel
@@ -55,12 +55,12 @@ class ShadowDrafter:
 
     observes = True
 
-    def __init__(self, demo: LocalModel, seconds: float, clock: Clock, inner: Drafter | None = None) -> None:
+    def __init__(self, demo: LocalModel, seconds: float, clock: Clock) -> None:
         assert demo.mtp is not None  # the embedded checkpoint has one
         self._demo = demo
         self._seconds = seconds
         self._clock = clock
-        self._inner = inner or MTPDrafter(demo.mtp)
+        self._inner = MTPDrafter(demo.mtp)
         self._session = demo.new_session()
         self._known = 0
         self._late_s = 0.0

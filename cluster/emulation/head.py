@@ -26,10 +26,6 @@ class EmulatedHead:
         """Return empty hidden states `[L, D]`."""
         return mx.zeros((input_ids.size, self._hidden_size), dtype=mx.bfloat16)
 
-    def normed(self, hidden_states: mx.array) -> mx.array:
-        """Return them as they are."""
-        return hidden_states
-
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Return logits `[1, V]` that say what stands in the script after the last position."""
         self._clock.work(self._seconds)

@@ -51,7 +51,7 @@ class Scenario:
         return read_costs(self.model, float_bytes=FLOAT_BYTES)
 
     def links(self) -> Links:
-        """Return the links for a prediction: the wire, and what was measured of gRPC and is assumed of Metal."""
+        """Return the links for a prediction: the wire and what is assumed of Metal, without what gRPC takes."""
         wire = WIRES[self.wire]
         return Links(default=Link(wire.latency_s + GRAPH_S, wire.bytes_per_s))
 

@@ -110,8 +110,9 @@ def test_a_model_planned_for_the_nodes_is_loaded_by_one_and_answers_on_another(h
     plan = homes[0] / "plan.json"
     plan.write_text(said(homes[0], "plan", "demo", "--json"))
     assert "demo is ready" in said(homes[0], "up", "demo", "--plan", str(plan))
-    while (told(homes[1], "status")["model"] or {}).get("state") != "ready":
-        pass  # it hears of it within a second
+    for home in homes[1:]:
+        while (told(home, "status")["model"] or {}).get("state") != "ready":
+            pass  # it hears of it within a second
     answer = told(homes[1], "run", "demo", *QUESTION)
     alone = told(homes[1], "run", "demo", *QUESTION, "--local")
     assert answer["tokens"] == alone["tokens"]

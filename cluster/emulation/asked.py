@@ -1,0 +1,96 @@
+"""Asked: what a person asks to be emulated, and the scenario that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import mlx_moe
+from cluster.emulation.scenario import FLOAT_BYTES, WIRES, DraftKind, Scenario
+from cluster.placement import Placement, fit, read_costs
+from cluster.placement.chips import parse_nodes
+from cluster.placement.known_models import KNOWN_MODELS
+from mlx_moe import library
+from mlx_moe.errors import InvalidRequestError
+
+ACCEPTANCE = (0.85, 0.78, 0.72, 0.68, 0.65, 0.62, 0.60, 0.58)
+"""Of the MTP layer by depth: the first is published (DeepSeek-V3, arXiv 2412.19437, 5.4.3), the fall is assumed."""
+
+STORY = "Tell me a story."
+REPEATED = "Count from 1 to 50"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to emulate.
+
+    `draft` is none, mtp, ngram, stated, or acceptances by depth like .85,.78; `prompts` are lengths to be timed.
+    """
+
+    nodes: str
+    model: str
+    wire: str
+    draft: str
+    users: tuple[int, ...]
+    prompts: tuple[int, ...]
+    tokens: int
+
+
+def prepare(asked: Asked) -> tuple[Scenario, Placement, list[int]]:
+    """Return what is emulated, where its layers are, and the prompt of the answers.
+
+    Raises:
+        InvalidRequestError, PlacementError: it cannot be.
+    """
+    if asked.wire not in WIRES:
+        raise InvalidRequestError(f"there is no link {asked.wire!r}; there are {', '.join(WIRES)}")
+    model = asked.model.lower()
+    if model not in KNOWN_MODELS:
+        raise InvalidRequestError(f"{asked.model[:80]!r} is not emulated; these are: {', '.join(KNOWN_MODELS)}")
+    draft, acceptance = _draft(asked.draft)
+    prompt, script = _script(asked)
+    scenario = Scenario(model, tuple(parse_nodes(asked.nodes)), asked.wire, script, draft, acceptance)
+    fitted = fit(
+        read_costs(model, float_bytes=FLOAT_BYTES),
+        scenario.nodes,
+        scenario.links(),
+        context_tokens=max(*asked.prompts, len(prompt) + asked.tokens, 1024) + 1,
+        concurrency=1,
+        objective="many_users",
+    )
+    return replace(scenario, nodes=fitted.nodes), fitted.placement, prompt
+
+
+def _draft(text: str) -> tuple[DraftKind, tuple[float, ...]]:
+    """Read none, mtp, ngram, stated, or acceptances by depth like .85,.78."""
+    match text:
+        case "none" | "mtp" | "ngram":
+            return text, ()
+        case "stated":
+            return text, ACCEPTANCE
+    try:
+        rates = tuple(float(rate) for rate in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 <= rate <= 1 for rate in rates):
+        raise InvalidRequestError(
+            f"--draft is none, mtp, ngram, stated, or acceptances by depth like .85,.78; this is {text[:40]!r}"
+        )
+    return "stated", rates
+
+
+def _script(asked: Asked) -> tuple[list[int], tuple[int, ...]]:
+    """Return a prompt and all tokens of prompt and answer, as the demo model writes them."""
+    model = mlx_moe.load(library.DEMO)
+    prompt = model.tokenizer.format_chat(
+        [{"role": "user", "content": REPEATED if asked.draft == "ngram" else STORY}], add_generation_prompt=True
+    )
+    request = mlx_moe.Request(
+        tuple(prompt),
+        sampling=mlx_moe.SamplingParams(temperature=0.0),
+        max_tokens=asked.tokens,
+        ignore_eos=True,
+        detect_loops=False,
+    )
+    script = [*prompt, *(token.id for token in model.generate(request))]
+    model.close()
+    return prompt, tuple(script)
