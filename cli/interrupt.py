@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+POLL_S = 0.05
 
 
 class Interrupt:
@@ -28,6 +31,13 @@ class Interrupt:
     ) -> None:
         """Give SIGINT back."""
         signal.signal(signal.SIGINT, self._previous)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for Ctrl-C, so long at most; return whether it was pressed."""
+        deadline = time.monotonic() + timeout_s
+        while not self.requested and time.monotonic() < deadline:
+            time.sleep(POLL_S)  # an Event would deadlock, set from a handler that interrupts its own wait
+        return self.requested
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if Ctrl-C was pressed."""

@@ -88,7 +88,7 @@ def offers(status: pb.ClusterStatus) -> dict[str, int]:
     return {node.info.node_id: node.info.offered_bytes for node in status.nodes if node.state == "present"}
 
 
-def settled(node: OwnNode, deadline_s: float = 3.0) -> pb.ClusterStatus:
+def settled(node: OwnNode, deadline_s: float = 10.0) -> pb.ClusterStatus:
     """Return the status once all nodes have told what they hold: those that were loaded a moment ago tell it late.
 
     Raises:
@@ -101,9 +101,12 @@ def settled(node: OwnNode, deadline_s: float = 3.0) -> pb.ClusterStatus:
             raise NodeLostError(
                 f"{status.serving.model} is not served any more: {status.serving.failure or 'unloaded'}"
             )
-        holdings = [n.holding for n in status.nodes if n.holding.epoch == status.serving.epoch]
-        all_told = any(h.coordinates for h in holdings) and all(h.stats.peak_memory_bytes for h in holdings)
-        if (all_told and status.coordinator_address) or time.monotonic() > deadline:
+        told = {
+            n.info.node_id
+            for n in status.nodes
+            if n.holding.epoch == status.serving.epoch and n.holding.stats.peak_memory_bytes
+        }
+        if (told >= set(status.serving.node_ids) and status.coordinator_address) or time.monotonic() > deadline:
             return status
         time.sleep(POLL_S / 5)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from cli.interrupt import Interrupt
 from cli.nodes import PRESENT, NodeRow, cluster_table, node_rows
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
@@ -65,9 +64,8 @@ def print_status(status: pb.ClusterStatus, console: Console) -> None:
 
 
 def _watch(node: OwnNode, console: Console) -> None:
-    with suppress(KeyboardInterrupt), Live(_rendered(node.status()), console=console, auto_refresh=False) as live:
-        while True:
-            time.sleep(WATCH_S)
+    with Interrupt() as interrupt, Live(_rendered(node.status()), console=console, auto_refresh=False) as live:
+        while not interrupt.wait(WATCH_S):
             live.update(_rendered(node.status()), refresh=True)
 
 

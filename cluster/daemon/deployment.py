@@ -46,8 +46,13 @@ class Deployment:
         self.progress: dict[str, tuple[int, int]] = {}
         self.load_s = 0.0
         self.error: MoeClusterError | None = None
+        self._node_ids = placement.node_ids
         self.serving = node_pb2.Serving(
-            model=placement.model, epoch=epoch, state=node_pb2.Serving.LOADING, coordinator=placement.coordinator
+            model=placement.model,
+            epoch=epoch,
+            state=node_pb2.Serving.LOADING,
+            coordinator=placement.coordinator,
+            node_ids=self._node_ids,
         )
         self._state = state
         self._draft = draft
@@ -58,9 +63,6 @@ class Deployment:
         self._calls: list[WorkerCall] = []
         self._is_ending = False
         self._started = 0.0
-        self._node_ids = [
-            node_id for stage in placement.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))
-        ]
 
     async def inspect(self) -> None:
         """See that all nodes are here and have the same copy of the model.

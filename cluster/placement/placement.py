@@ -66,6 +66,11 @@ class Placement:
         """The node with embedding, final norm, lm_head and the multi-token prediction layer: the first stage's."""
         return self.stages[0].node_id
 
+    @property
+    def node_ids(self) -> list[str]:
+        """All nodes that hold a part, stage by stage, a leader before its peers."""
+        return [node_id for stage in self.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))]
+
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
         return {
@@ -118,9 +123,7 @@ def validate(placement: Placement, config: ModelConfig) -> None:
     Raises:
         InvalidRequestError: names the layer, the expert or the node.
     """
-    roles = Counter(
-        node_id for stage in placement.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))
-    )
+    roles = Counter(placement.node_ids)
     twice = [node_id for node_id, count in roles.items() if count > 1]
     if twice:
         raise InvalidRequestError(f"plan: node {twice[0]} has two roles; a node leads one stage or is one's peer")
