@@ -1,27 +1,28 @@
-"""Chunk boundaries: where a prompt is cut into prefill frames, by position alone.
+"""Chunk boundaries: where a prompt is cut into prefill frames, by how many of its positions are to be run.
 
-Kernels of another shape give other last bits. So the cut depends neither on the prompt's length, nor on the placement,
-nor on what was kept of an earlier request: the same position is computed in the same chunk everywhere.
+Kernels of another shape give other last bits. So the cut does not depend on the placement: the same request is run in
+the same chunks on one machine and on many.
 """
 
 from __future__ import annotations
 
-import math
+SHORTEST, LONGEST = 32, 512
 
-CHUNK_SIZES = ((256, 32), (4096, 128), (math.inf, 512))
-"""Up to a position, positions a chunk. Small ones fill a pipeline early, large ones read each expert once for many."""
+WANTED = 8
+"""Chunks of a prompt: so many keep a pipeline of as many stages busy; fewer and longer ones read each expert less."""
 
 
-def chunk_start(position: int) -> int:
+def chunk_length(new_positions: int) -> int:
+    """Return the length, a power of two, of the chunks in which so many positions of a prompt are run."""
+    longest = max(SHORTEST, min(new_positions // WANTED, LONGEST))
+    return 1 << longest.bit_length() - 1
+
+
+def chunk_start(position: int, length: int) -> int:
     """Return where the chunk of `position` begins."""
-    size = _chunk_size(position)
-    return position // size * size
+    return position // length * length
 
 
-def chunk_end(position: int) -> int:
+def chunk_end(position: int, length: int) -> int:
     """Return the first position after the chunk of `position`."""
-    return chunk_start(position) + _chunk_size(position)
-
-
-def _chunk_size(position: int) -> int:
-    return next(size for end, size in CHUNK_SIZES if position < end)
+    return chunk_start(position, length) + length

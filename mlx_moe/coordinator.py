@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 import mlx.core as mx
 
-from mlx_moe.chunking import chunk_end
+from mlx_moe.chunking import chunk_end, chunk_length
 from mlx_moe.drafting import Drafter
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, NumericsError
 from mlx_moe.frame import Frame, FrameKind
@@ -54,11 +54,11 @@ class Coordinator:
         new_drafter: Callable[[], Drafter] | None = None,
     ) -> None:
         self.budget = KVBudget(kv_positions)
+        self.acceptance = Acceptance()
         self._head = head
         self._link = link
         self._vocab_size = vocab_size
         self._new_drafter = new_drafter if link.n_stages > 1 else None
-        self._acceptance = Acceptance()
         self._sessions: dict[str, Session] = {}
 
     def new_session(self) -> Session:
@@ -95,18 +95,27 @@ class Coordinator:
         `progress` is called with the positions done and the positions to do.
         """
         input_ids = request.input_ids
-        self._reuse(session, input_ids)
+        length = self._reuse(session, input_ids)
         reused = sent = session.reused
         outputs = None if session.drafter is not None and session.drafter.observes else 1
         ends: deque[int] = deque()  # of the frames in flight
         while True:
-            while sent < len(input_ids) and len(ends) < self._link.frames_in_flight:
-                end = min(chunk_end(sent), len(input_ids))
+            has_room = sent < len(input_ids) and len(ends) < self._link.frames_in_flight
+            if has_room:
+                end = min(chunk_end(sent, length), len(input_ids))
                 embedded = self._head.embed(mx.array(input_ids[sent:end]))
                 self._send(session, Frame(session.id, sent, embedded, FrameKind.PREFILL, outputs=outputs))
                 ends.append(end)
                 sent = end
-            frame = yield from self._receive(session)
+                if self._link.frames_in_flight > 1:
+                    yield  # a frame leaves when its sender gives way: the next one is not computed before
+            frame = self._link.receive(session.id)
+            if frame is None:
+                if not has_room:
+                    if sent == len(input_ids):
+                        self._catch_up(session)
+                    yield
+                continue
             self._keep(session, input_ids[len(session.token_ids) : ends.popleft()], frame.hidden_states)
             if progress is not None:
                 progress(len(session.token_ids) - reused, len(input_ids) - reused)
@@ -128,7 +137,7 @@ class Coordinator:
         graph is built, in a pipeline it is on its way, while the caller handles the token.
         """
         sampler = Sampler(request.sampling, seed, self._vocab_size, request.input_ids)
-        speculation = Speculation(self._acceptance, worth_of(self._link.n_stages), stats)
+        speculation = Speculation(self.acceptance, worth_of(self._link.n_stages), stats)
         start = len(request.input_ids)
         for position in range(start, start + limit):
             token, logprob = sampler(self._head.logits(hidden_states)[0], position)
@@ -167,6 +176,11 @@ class Coordinator:
             speculation.add(draft)
             self._send_token(session, position, mx.array(draft), FrameKind.DRAFT)
 
+    def _catch_up(self, session: Session) -> None:
+        """Let a drafter go on with what it is to know of the prompt, in the time that the first stage has."""
+        if session.drafter is not None and session.drafter.observes and self._frames_for_each() > 1:
+            session.drafter.catch_up(session.token_ids)
+
     def _frames_for_each(self) -> int:
         """Return how many frames of each answer may be in flight: with as many answers as stages, one."""
         n_answers = sum(session.answer is not None for session in self._sessions.values())
@@ -189,15 +203,26 @@ class Coordinator:
             yield
         return frame
 
-    def _reuse(self, session: Session, input_ids: tuple[int, ...]) -> None:
-        """Let a session begin with what it keeps of a prompt, or with what another one keeps, if that is more."""
+    def _reuse(self, session: Session, input_ids: tuple[int, ...]) -> int:
+        """Let a session begin with what it keeps of a prompt, or with what another one keeps, if that is more.
+
+        Returns:
+            The length of the chunks in which the rest is to be run. That of a prompt which continues no request of
+            its own session is that of the whole prompt, so that its bits do not depend on what was lent.
+        """
         session.rewind(session.shared(input_ids))
-        lender = max(self._sessions.values(), key=lambda other: other.lend(input_ids))
-        lent = lender.lend(input_ids)
-        if lent > len(session.token_ids):
+        length = chunk_length(len(input_ids))
+        lender = max(self._sessions.values(), key=lambda other: other.lend(input_ids, length))
+        lent, kept = lender.lend(input_ids, length), len(session.token_ids)
+        if lent > kept:
             self._link.fork(lender.id, session.id, lent)
             session.begin_as(lender, lent)
+        elif kept:
+            length = chunk_length(len(input_ids) - kept)
+        else:
+            session.chunk_length = length
         session.reused = len(session.token_ids)
+        return length
 
     def _give_way(self, session_ids: Iterable[str]) -> None:
         for session_id in session_ids:

@@ -32,10 +32,13 @@ def load_holding(
     spec: ShardSpec,
     *,
     coordinates: bool,
+    with_mtp: bool = False,
     memory_share: float = memory.SOFT_LIMIT,
     progress: loader.Progress | None = None,
 ) -> Holding:
     """Load a shard; with the coordinator's ends if it `coordinates`. Weights may take `memory_share` of the budget.
+
+    `with_mtp` adds the MTP layer to these ends, if the checkpoint has one.
 
     Raises:
         CheckpointError: files that are damaged or contradict each other.
@@ -44,10 +47,9 @@ def load_holding(
     ends = head_parameters(config)
     dtype = memory.compute_dtype(loader.stored_dtype(loader.find(checkpoint, config, ends)))
     parameters = spec.parameters(config)
-    with_mtp = coordinates and has_mtp(checkpoint, config)
     if coordinates:
         parameters = [*ends, *parameters]
-    if with_mtp:
+    if with_mtp := coordinates and with_mtp and has_mtp(checkpoint, config):
         parameters += mtp_parameters(config)
     stored = loader.find(checkpoint, config, parameters)
     memory.require(sum(s.memory_bytes(dtype) for s in stored), f"model {checkpoint.directory}", memory_share)

@@ -30,8 +30,10 @@ from mlx_moe.stage import Stage
 from mlx_moe.tokenizer import Tokenizer
 
 
-def load(name_or_path: str | Path, progress: loader.Progress | None = None) -> LocalModel:
+def load(name_or_path: str | Path, progress: loader.Progress | None = None, *, with_mtp: bool = False) -> LocalModel:
     """Load a model: a directory, the id of one in the Hugging Face cache, or "demo".
+
+    Its MTP layer, if it has one, is only loaded if asked for: where one stage does all, nothing drafts.
 
     Raises:
         CheckpointError: files that are missing, damaged or contradict each other.
@@ -43,7 +45,7 @@ def load(name_or_path: str | Path, progress: loader.Progress | None = None) -> L
         tokenizer = Tokenizer.load(checkpoint.directory)
         sampling = default_sampling(checkpoint.directory)
         spec = ShardSpec(range(config.num_hidden_layers))
-        holding = load_holding(checkpoint, config, spec, coordinates=True, progress=progress)
+        holding = load_holding(checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress)
     return LocalModel(str(name_or_path), config, tokenizer, sampling, holding, time.perf_counter() - started)
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mlx_moe.chunking import chunk_end, chunk_start
+from mlx_moe.chunking import SHORTEST, chunk_start
 
 if TYPE_CHECKING:
     from mlx_moe.drafting import Drafter
@@ -21,8 +21,9 @@ class Session:
 
     Attributes:
         token_ids: those whose positions are known to be kept, in order from position 0.
-        in_whole_chunks: of so many positions the keys and values are those of any other session's, to the bit: they
-            were prefilled in whole chunks from position 0.
+        chunk_length: of the chunks in which its positions were prefilled from position 0.
+        in_whole_chunks: of so many positions the keys and values are, to the bit, those of any other session with the
+            same chunk length: they were prefilled in whole chunks from position 0.
         reused: positions of the last request's prompt that were kept already.
         answer: the answer that is being written.
         drafter: guesses at its tokens, and knows what the session keeps.
@@ -31,6 +32,7 @@ class Session:
     def __init__(self, release: Callable[[Session], None], drafter: Drafter | None = None) -> None:
         self.id = uuid.uuid4().hex
         self.token_ids: list[int] = []
+        self.chunk_length = SHORTEST
         self.in_whole_chunks = 0
         self.reused = 0
         self.answer: Generation | None = None
@@ -47,21 +49,21 @@ class Session:
         """Note that the next positions are kept, after one frame of these tokens has come back."""
         start = len(self.token_ids)
         self.token_ids.extend(token_ids)
-        if start == self.in_whole_chunks and len(self.token_ids) == chunk_end(start):
-            self.in_whole_chunks = chunk_end(start)
+        if start == self.in_whole_chunks and len(token_ids) == self.chunk_length:
+            self.in_whole_chunks += self.chunk_length
 
     def rewind(self, position: int) -> None:
         """Forget the positions from `position` on."""
         del self.token_ids[position:]
         if self.drafter is not None:
             self.drafter.rewind(position)
-        self.in_whole_chunks = chunk_start(min(self.in_whole_chunks, position))
+        self.in_whole_chunks = chunk_start(min(self.in_whole_chunks, position), self.chunk_length)
 
     def begin_as(self, lender: Session, positions: int) -> None:
         """Note that its caches begin as the first `positions` of another's, in place of what they were."""
         self.rewind(0)
         self.token_ids[:] = lender.token_ids[:positions]
-        self.in_whole_chunks = positions
+        self.chunk_length, self.in_whole_chunks = lender.chunk_length, positions
         if lender.drafter is not None:
             self.drafter = lender.drafter.fork(positions)
 
@@ -72,6 +74,8 @@ class Session:
                 return position
         return min(len(self.token_ids), len(input_ids) - 1)
 
-    def lend(self, input_ids: Sequence[int]) -> int:
-        """Return how many positions a request of another session may begin with."""
-        return chunk_start(min(self.shared(input_ids), self.in_whole_chunks))
+    def lend(self, input_ids: Sequence[int], chunk_length: int) -> int:
+        """Return how many positions a request of another session, cut into chunks of that length, may begin with."""
+        if chunk_length != self.chunk_length:
+            return 0
+        return chunk_start(min(self.shared(input_ids), self.in_whole_chunks), chunk_length)

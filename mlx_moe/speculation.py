@@ -23,9 +23,16 @@ PROBE_EVERY = 32
 
 
 class Acceptance:
-    """How often the drafts of each depth were right of late, given that all before them were. All answers share one."""
+    """How often the drafts of each depth were right of late, given that all before them were. All answers share one.
+
+    Attributes:
+        compared: drafts that the model has decided on.
+        accepted: those that were right.
+    """
 
     def __init__(self) -> None:
+        self.compared = 0
+        self.accepted = 0
         self._rates: defaultdict[int, float] = defaultdict(lambda: PRIOR)
 
     def rate(self, depth: int) -> float:
@@ -34,6 +41,8 @@ class Acceptance:
 
     def learn(self, depth: int, *, right: bool) -> None:
         """Take in how a draft turned out."""
+        self.compared += 1
+        self.accepted += right
         self._rates[depth] += WEIGHT * (right - self._rates[depth])
 
 

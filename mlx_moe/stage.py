@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -20,11 +19,10 @@ LONG_CHUNK = 32
 
 @dataclass(slots=True)
 class StageCounts:
-    """What a stage has done. `compute_s` are seconds of prefill: a decode frame is still under way when `run` ends."""
+    """What a stage has done."""
 
     frames: int = 0
     positions: int = 0
-    compute_s: float = 0.0
 
 
 class Stage:
@@ -48,7 +46,6 @@ class Stage:
             NumericsError: NaN or Inf; names the node and the layer.
         """
         self._check(frame)
-        started = time.perf_counter()
         caches = self._caches_of(frame.request_id)
         for cache in caches:
             cache.rewind(frame.position)
@@ -68,7 +65,8 @@ class Stage:
             mx.async_eval(hidden_states)
         elif not self._settle(hidden_states, caches) and not frame.checked:
             self.run(replace(frame, checked=True))
-        self._count(frame, started)
+        self.counts.frames += 1
+        self.counts.positions += frame.hidden_states.shape[0]
         end = frame.position + frame.hidden_states.shape[0]
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
 
@@ -105,12 +103,6 @@ class Stage:
         if request_id not in self._caches:
             self._caches[request_id] = [KVCache() for _ in self.shard.layers]
         return self._caches[request_id]
-
-    def _count(self, frame: Frame, started: float) -> None:
-        self.counts.frames += 1
-        self.counts.positions += frame.hidden_states.shape[0]
-        if frame.kind is FrameKind.PREFILL:
-            self.counts.compute_s += time.perf_counter() - started
 
     def _check(self, frame: Frame) -> None:
         shape, dtype = frame.hidden_states.shape, frame.hidden_states.dtype

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 from cluster.daemon import placing
 from cluster.daemon.deployment import Deployment
@@ -17,6 +18,7 @@ from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe import families, json_file, library
+from mlx_moe.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 
 log = logging.getLogger(__name__)
@@ -116,6 +118,8 @@ class Serving:
             validate(placement, families.read_config(json_file.read(path), str(path)))
             return placement
         model = read_costs(request.model, float_bytes=placing.float_bytes(self._state))
+        if not wants_mtp(request.draft):
+            model = replace(model, mtp=None)
         return placing.place(
             model,
             placing.capacities(self._state),

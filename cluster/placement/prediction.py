@@ -10,7 +10,7 @@ from cluster.placement.capacity import Link, Links, NodeCapacity
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
 from cluster.placement.timing import Owner, decode_s, head_s, hop_s, prefill_s, slower_way
-from mlx_moe.chunking import chunk_end
+from mlx_moe.chunking import chunk_length
 
 Chunks = Callable[[int], list[int]]
 """Cuts a prompt of so many tokens into the lengths of its prefill chunks."""
@@ -48,13 +48,10 @@ class Prediction:
 
 
 def cut(prompt_tokens: int) -> list[int]:
-    """Return the chunks in which the engine runs a prompt."""
-    lengths, position = [], 0
-    while position < prompt_tokens:
-        end = min(chunk_end(position), prompt_tokens)
-        lengths.append(end - position)
-        position = end
-    return lengths
+    """Return the chunks in which the engine runs a prompt of which nothing is kept."""
+    length = chunk_length(prompt_tokens)
+    whole, rest = divmod(prompt_tokens, length)
+    return [length] * whole + [rest] * (rest > 0)
 
 
 def predict(

@@ -13,6 +13,7 @@ from cluster.worker.role import Role
 from mlx_moe import families, library, memory
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
+from mlx_moe.draft import wants_mtp
 from mlx_moe.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
 from mlx_moe.head import TokenEnds
@@ -123,15 +124,17 @@ def load(model: str, role: Role, progress: Progress, draft: str = "") -> LoadedS
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         tokenizer = Tokenizer.load(checkpoint.directory) if role.coordinates else None
         sampling = default_sampling(checkpoint.directory)
+        has_idle_stages = len(role.placement.stages) > 1
         holding = load_holding(
             checkpoint,
             config,
             role.shard_spec(),
             coordinates=role.coordinates,
+            with_mtp=has_idle_stages and wants_mtp(draft),
             memory_share=memory.HARD_LIMIT,  # whoever made the placement counted KV caches and temporaries too
             progress=progress,
         )
     new_drafter = None
-    if tokenizer is not None and len(role.placement.stages) > 1:
+    if tokenizer is not None and has_idle_stages:
         new_drafter = choose_drafter(draft, holding, config, tokenizer)
     return LoadedShard(config, holding, tokenizer, sampling, new_drafter)

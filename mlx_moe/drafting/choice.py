@@ -20,8 +20,8 @@ def choose_drafter(
     """Return what makes a drafter for each session of the model that `holding` is of; None for no drafts.
 
     Args:
-        draft: "mtp", "ngram", "none", or a small model to load; "" for the best that the checkpoint offers.
-        holding: what is in memory of the model; its MTP layer, if the checkpoint has one.
+        draft: see mlx_moe.draft.
+        holding: what is in memory of the model; its MTP layer too, if `draft` wants it and the checkpoint has one.
 
     Raises:
         InvalidRequestError: "mtp" without such a layer, or a model that is not here or has another vocabulary.

@@ -21,12 +21,22 @@ class Drafter(Protocol):
     """
 
     observes: bool
-    """Whether it is given the hidden states of all positions, the prompt's too; `observe` is not called otherwise."""
+    """Whether it is given the hidden states of all positions, the prompt's too.
+
+    `observe` and `catch_up` are not called otherwise.
+    """
 
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
         """Take the model's hidden states `[L, D]`, before its final norm, of the last positions of `token_ids`.
 
-        `token_ids` are all that the session keeps; each position is observed once, unless `rewind` forgets it.
+        `token_ids` are all that the session keeps; each position is observed once, unless `rewind` forgets it. This
+        is on every frame's way: what takes time is left to `catch_up` and `draft`.
+        """
+
+    def catch_up(self, token_ids: Sequence[int]) -> None:
+        """Do what is to be done for the observed positions, `token_ids`: no stage of this process has work now.
+
+        It may take as long as a layer takes for a chunk of a prompt or two.
         """
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:

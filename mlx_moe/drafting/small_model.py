@@ -76,6 +76,9 @@ class SmallModelDrafter:
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
         """See Drafter. They are another model's."""
 
+    def catch_up(self, token_ids: Sequence[int]) -> None:
+        """See Drafter. It observes nothing."""
+
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
         """See Drafter."""
         stage, head = self._model.stage, self._model.head

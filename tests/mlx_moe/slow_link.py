@@ -54,6 +54,11 @@ class SlowLink:
         self._returned: defaultdict[str, deque[Asked]] = defaultdict(deque)
         self._serial = 0
 
+    @property
+    def sent(self) -> int:
+        """How many frames have been sent."""
+        return self._serial
+
     def step(self, stage: int | None = None) -> None:
         """Let a stage do the oldest thing that waits for it; without a number, the last stage that has any."""
         if stage is None:

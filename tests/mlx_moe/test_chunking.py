@@ -1,29 +1,33 @@
-"""Chunk boundaries: by position alone, without gap or overlap."""
+"""Chunk boundaries: one length for a prompt, by the number of its new positions."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_moe.chunking import chunk_end, chunk_start
+from mlx_moe.chunking import LONGEST, SHORTEST, chunk_end, chunk_length, chunk_start
 
-positions = st.integers(0, 200_000)
+lengths = st.sampled_from([32, 64, 128, 256, 512])
 
 
 @pytest.mark.parametrize(
-    ("position", "end"),
-    [(0, 32), (31, 32), (32, 64), (255, 256), (256, 384), (1023, 1024), (4095, 4096), (4096, 4608)],
+    ("new_positions", "length"),
+    [(1, 32), (511, 32), (512, 64), (1023, 64), (1024, 128), (2047, 128), (2048, 256), (4095, 256), (4096, 512)],
 )
-def test_a_chunk_ends_at_the_next_multiple_of_the_size_valid_there(position: int, end: int) -> None:
-    assert chunk_end(position) == end
+def test_the_length_doubles_with_the_positions_to_run(new_positions: int, length: int) -> None:
+    assert chunk_length(new_positions) == length
 
 
-@given(positions)
-def test_every_position_lies_in_one_chunk_that_all_its_positions_agree_on(position: int) -> None:
-    start, end = chunk_start(position), chunk_end(position)
-    assert start <= position < end
-    assert {(chunk_start(p), chunk_end(p)) for p in range(start, end)} == {(start, end)}
-    assert start == 0 or chunk_end(start - 1) == start
+@given(st.integers(1, 200_000))
+def test_the_length_is_a_power_of_two_that_gives_eight_chunks_where_it_may(new_positions: int) -> None:
+    length = chunk_length(new_positions)
+    assert SHORTEST <= length <= LONGEST
+    assert length & (length - 1) == 0
+    assert length == SHORTEST or new_positions // length >= 8
+    assert length == LONGEST or new_positions / length < 16
 
 
-def test_a_prompt_of_256_positions_fills_a_pipeline_of_two_stages() -> None:
-    assert len({chunk_start(position) for position in range(256)}) >= 7
+@given(st.integers(0, 200_000), lengths)
+def test_every_position_lies_in_one_chunk_that_all_its_positions_agree_on(position: int, length: int) -> None:
+    start, end = chunk_start(position, length), chunk_end(position, length)
+    assert start <= position < end == start + length
+    assert {(chunk_start(p, length), chunk_end(p, length)) for p in range(start, end)} == {(start, end)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import mlx.core as mx
 import pytest
@@ -106,10 +107,21 @@ def test_an_answer_waits_without_a_token_while_its_frame_is_under_way(slow: Slow
     answer.close()
 
 
+def test_a_chunk_leaves_before_the_next_is_computed_whatever_has_come_back_meanwhile(slow: Slow) -> None:
+    answer = slow.ask(PROMPTS[4])
+    sent = [slow.link.sent]
+    while answer.advance() is None:
+        sent.append(slow.link.sent)
+        slow.link.step()
+    assert max(b - a for a, b in pairwise(sent)) == 1
+    answer.close()
+
+
 def test_prefill_keeps_as_many_chunks_under_way_as_the_link_allows(slow: Slow) -> None:
     seen: list[tuple[int, int]] = []
     answer = slow.ask(PROMPTS[3])
     answer._progress = lambda done, total: seen.append((done, total))
+    assert [answer.advance() for _ in range(6)] == [None] * 6
     slow.finish(answer)
     assert slow.link.most_in_flight == 3
     assert seen == [(32, 100), (64, 100), (96, 100), (100, 100)]

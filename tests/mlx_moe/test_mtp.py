@@ -31,3 +31,10 @@ def test_one_position_at_a_time_gives_what_all_at_once_gives() -> None:
     cache = KVCache()
     steps = [engine.mtp(hidden_states[i : i + 1], mx.array(ids[i + 1 : i + 2]), cache)[1] for i in range(len(ids) - 1)]
     assert mx.allclose(mx.concatenate(steps), whole, atol=1e-3).item()
+
+
+def test_it_is_loaded_only_where_it_is_asked_for() -> None:
+    without, with_mtp = load("demo"), load("demo", with_mtp=True)
+    assert without.mtp is None
+    assert with_mtp.mtp is not None
+    assert without._weights_bytes < with_mtp._weights_bytes

@@ -276,7 +276,6 @@ def test_a_stage_counts_what_it_ran_and_what_it_keeps(directory: Path) -> None:
     run(engine, IDS[40:41], 40)
     for stage in engine.link.stages:
         assert (stage.counts.frames, stage.counts.positions, stage.kv_positions) == (2, 41, 41)
-        assert stage.counts.compute_s > 0
 
 
 def run(engine: Engine, ids: Sequence[int], position: int, request_id: str = "r") -> oracles.Logits:

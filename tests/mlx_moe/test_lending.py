@@ -1,0 +1,108 @@
+"""Lending: what a request begins with of another session's prompt changes no bit of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+
+from mlx_moe import chunking
+from mlx_moe.generation import Generation
+from mlx_moe.request import Request, Token
+from tests import oracles
+from tests.mlx_moe.pipeline import Pipeline, ask_for, nothing_is_left, shapes_matter  # noqa: F401
+
+IDS = oracles.random_ids(150, 200, seed=7)
+ANSWER = 4
+
+
+pytestmark = pytest.mark.usefixtures("shapes_matter")
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut prompts of fewer than 64 positions by 4, of fewer than 128 by 8, and so on: an eighth of the real ones."""
+    monkeypatch.setattr(chunking, "SHORTEST", 4)
+    monkeypatch.setattr(chunking, "LONGEST", 64)
+
+
+def ended_chunks(answer: Generation) -> list[int]:
+    """Return a list that will have the numbers of positions of the prompt that are done, chunk by chunk."""
+    ends: list[int] = []
+    answer._progress = lambda done, _total: ends.append(done)
+    return ends
+
+
+def alone(input_ids: Sequence[int]) -> list[Token]:
+    return _alone(ask_for(input_ids, ANSWER))
+
+
+@cache
+def _alone(request: Request) -> list[Token]:
+    pipeline = Pipeline(2)
+    (tokens,) = pipeline.finish(pipeline.ask(request))
+    pipeline.close()
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("lender", "borrower", "lent"),
+    [
+        (63, 38, 36),
+        (63, 64, 0),
+        (64, 63, 0),
+        (64, 127, 64),
+        (127, 64, 56),
+        (127, 128, 0),
+        (128, 127, 0),
+        (128, 150, 128),
+    ],
+)
+def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
+    lender: int, borrower: int, lent: int
+) -> None:
+    pipeline = Pipeline(2)
+    pipeline.finish(pipeline.ask(ask_for(IDS[:lender], ANSWER), pipeline.coordinator.new_session()))
+    answer = pipeline.ask(ask_for(IDS[:borrower], ANSWER))
+    assert pipeline.finish(answer) == [alone(IDS[:borrower])]
+    assert answer.stats.cached_tokens == lent
+    pipeline.close()
+
+
+def test_what_a_borrower_ran_itself_is_lent_on() -> None:
+    pipeline = Pipeline(2)
+    for length, lent in ((75, 0), (112, 72), (125, 112)):
+        answer = pipeline.ask(ask_for(IDS[:length], ANSWER), pipeline.coordinator.new_session())
+        assert pipeline.finish(answer) == [alone(IDS[:length])]
+        assert answer.stats.cached_tokens == lent
+    pipeline.close()
+
+
+def test_a_chat_turn_is_cut_by_what_is_new_and_that_is_not_lent() -> None:
+    pipeline = Pipeline(2)
+    session = pipeline.coordinator.new_session()
+    (first,) = pipeline.finish(pipeline.ask(ask_for(IDS[:70], ANSWER), session))
+    turn = [*IDS[:70], *(token.id for token in first), *IDS[74:90]]
+    second = pipeline.ask(ask_for(turn, ANSWER), session)
+    ends = ended_chunks(second)
+    pipeline.finish(second)
+    kept = second.stats.cached_tokens
+    assert kept == 73  # the last token's frame was never sent
+    assert [kept + done for done in ends] == [76, 80, 84, 88, 90]
+    borrower = pipeline.ask(ask_for(turn, ANSWER))
+    assert pipeline.finish(borrower) == [alone(turn)]
+    assert borrower.stats.cached_tokens == 64
+    pipeline.close()
+
+
+def test_a_session_that_goes_on_from_a_shorter_prompt_lends_by_the_cut_it_began_with() -> None:
+    pipeline = Pipeline(2)
+    session = pipeline.coordinator.new_session()
+    pipeline.finish(pipeline.ask(ask_for(IDS[:140], ANSWER), session))
+    pipeline.finish(pipeline.ask(ask_for(IDS[:50], ANSWER), session))
+    for length, lent in ((60, 0), (150, 48)):
+        borrower = pipeline.ask(ask_for(IDS[:length], ANSWER))
+        assert pipeline.finish(borrower) == [alone(IDS[:length])]
+        assert borrower.stats.cached_tokens == lent
+    pipeline.close()
