@@ -11,17 +11,14 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from bench.measurement import Measurement, layer_shares
-from bench.nodes import Nodes, greedy, running_nodes
+from bench.nodes import greedy, running_nodes
 from cluster.client import RemoteModel
-
-STATS_S = 3.0
-"""For what workers count to reach the first node: they report, and nodes greet each other, once a second."""
+from cluster.timeline import SpanKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ def main(path: str, prompt_tokens: int = 256, answer_tokens: int = 32, rounds: i
                 run = runs[name][-1]
                 print(f"  {name}: prefill {run.prefill_tps:.2f}, decode {run.decode_tps:.2f}", flush=True)
         _print(runs)
-        print("busy in prefill:", ", ".join(_busy(two_nodes, two, prompt_tokens)))
+        print("busy in prefill:", ", ".join(_busy(two, prompt_tokens)))
 
 
 def _ours(model: RemoteModel, prompt_tokens: int, answer_tokens: int) -> Run:
@@ -94,18 +91,14 @@ def _print(runs: dict[str, list[Run]]) -> None:
         print(f"{name:24}" + "".join(cells))
 
 
-def _busy(nodes: Nodes, model: RemoteModel, prompt_tokens: int) -> list[str]:
+def _busy(model: RemoteModel, prompt_tokens: int) -> list[str]:
     """Return for each stage the share of a prefill's time in which it computed."""
-    before = _compute_s(nodes)
-    started = time.perf_counter()
+    model.timeline()  # what was before is of no interest
     _ours(model, prompt_tokens, 1)
-    wall_s = time.perf_counter() - started
-    return [f"{name} {(s - before[name]) / wall_s:.0%}" for name, s in _compute_s(nodes).items()]
-
-
-def _compute_s(nodes: Nodes) -> dict[str, float]:
-    time.sleep(STATS_S)
-    return {node.shown_name: node.holding.stats.compute_s for node in nodes.status()}
+    stages = model.timeline().stages
+    spans = [span for stage in stages for span in stage.of(SpanKind.PREFILL)]
+    window = min(span.began_s for span in spans), max(span.ended_s for span in spans)
+    return [f"{stage.node} {stage.busy_s(*window) / (window[1] - window[0]):.0%}" for stage in stages]
 
 
 if __name__ == "__main__":

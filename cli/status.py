@@ -16,6 +16,7 @@ from cli.visible import visible
 from cluster.client import OwnNode
 from cluster.home import Home
 from cluster.wire import node_pb2 as pb
+from cluster.wire.worker_pb2 import WorkerStats
 
 WATCH_S = 1.0
 
@@ -99,25 +100,26 @@ def _model_line(status: pb.ClusterStatus, rows: list[NodeRow]) -> Text:
     names = {row.node_id: row.name for row in rows}
     line = f"{model} is {_STATES[serving.state]}, coordinated by {visible(names.get(serving.coordinator, '?'))}"
     if serving.state == pb.Serving.READY:
-        active = _active_requests(status)
+        active = _coordinator_stats(status).active_requests
         line += f", answers {active} request{'s' * (active != 1)}"
         line += f", loaded in {duration_text(status.load_s)}" if status.load_s else ""
     return Text(line)
 
 
-def _active_requests(status: pb.ClusterStatus) -> int:
-    return sum(node.holding.stats.active_requests for node in status.nodes if node.holding.coordinates)
+def _coordinator_stats(status: pb.ClusterStatus) -> WorkerStats:
+    return next((n.holding.stats for n in status.nodes if n.holding.coordinates), WorkerStats())
 
 
 def _to_json(status: pb.ClusterStatus) -> dict[str, Any]:
-    serving = status.serving
+    serving, stats = status.serving, _coordinator_stats(status)
     model = {
         "name": serving.model,
         "state": _STATES[serving.state],
         "coordinator": serving.coordinator,
         "failure": serving.failure,
-        "active_requests": _active_requests(status),
+        "active_requests": stats.active_requests,
         "load_s": status.load_s,
+        "drafts": {"compared": stats.drafts_compared, "accepted": stats.drafts_accepted},
     }
     return {
         "cluster_id": status.cluster_id,

@@ -21,6 +21,7 @@ from cluster.errors import NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.placement import Placement
 from cluster.rpc_errors import translated
+from cluster.timeline import Timeline
 from cluster.trust import Credentials, Insecure, MutualTLS, NodeIdentity
 from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc
 from cluster.wire import node_pb2 as pb
@@ -154,6 +155,12 @@ class RemoteModel:
         request = coordinator_pb2.DecodeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
         with translated(self._callee):
             return str(self._stub.Decode(request, timeout=CALL_S).text)
+
+    def timeline(self) -> Timeline:
+        """Return what each stage did since somebody asked last, as far back as they remember."""
+        request = coordinator_pb2.TimelineRequest()
+        with translated(self._callee):
+            return Timeline.read(self._stub.Timeline(request, timeout=CALL_S))
 
     def new_conversation(self) -> RemoteConversation:
         """Return a conversation; close it to free its KV caches."""

@@ -15,8 +15,12 @@ from mlx_moe.errors import InvalidRequestError
 ACCEPTANCE = (0.85, 0.78, 0.72, 0.68, 0.65, 0.62, 0.60, 0.58)
 """Of the MTP layer by depth: the first is published (DeepSeek-V3, arXiv 2412.19437, 5.4.3), the fall is assumed."""
 
-STORY = "Tell me a story."
-REPEATED = "Count from 1 to 50"
+STORY = ({"role": "user", "content": "Tell me a story."},)
+"""What is answered, unless it shall repeat."""
+
+_COUNT = {"role": "user", "content": "Count from 1 to 50."}
+REPEATED = (_COUNT, {"role": "assistant", "content": ", ".join(str(i) for i in range(1, 51))}, _COUNT)
+"""Asked once more, so that the answer stands in the prompt already: the text that n-grams are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,8 @@ def _draft(text: str) -> tuple[DraftKind, tuple[float, ...]]:
 def _script(asked: Asked) -> tuple[list[int], tuple[int, ...]]:
     """Return a prompt and all tokens of prompt and answer, as the demo model writes them."""
     model = mlx_moe.load(library.DEMO)
-    prompt = model.tokenizer.format_chat(
-        [{"role": "user", "content": REPEATED if asked.draft == "ngram" else STORY}], add_generation_prompt=True
-    )
+    messages = REPEATED if asked.draft == "ngram" else STORY
+    prompt = model.tokenizer.format_chat(messages, add_generation_prompt=True)
     request = mlx_moe.Request(
         tuple(prompt),
         sampling=mlx_moe.SamplingParams(temperature=0.0),

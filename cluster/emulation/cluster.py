@@ -1,4 +1,4 @@
-"""An emulated cluster's workers: real processes with real links, started and ended here without daemons.
+"""A cluster of workers alone: real processes with real links, started and ended here without daemons.
 
 Daemons would greet each other 56 times a second on the two cores of a test machine; workers are what is measured.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.client import RemoteModel
 from cluster.daemon.worker_process import WorkerProcess, worker_process
-from cluster.emulation.scenario import Scenario
 from cluster.home import Home
 from cluster.placement import Placement
 from cluster.rpc_errors import error_named
@@ -46,26 +45,34 @@ class _Worker:
 
 
 @asynccontextmanager
-async def emulated_cluster(scenario: Scenario, placement: Placement) -> AsyncIterator[RemoteModel]:
-    """Start the workers of a placement whose nodes are named as in the scenario; give its model."""
+async def emulated_cluster(
+    placement: Placement, named: Callable[[Mapping[str, str]], str], draft: str = ""
+) -> AsyncIterator[RemoteModel]:
+    """Start the workers of a placement; give its model.
+
+    `named` is what workers know it by: a scenario, a stretched model or a real one. It gets the nodes' ids by the names
+    that the placement has for them.
+
+    Raises:
+        MoeClusterError: what a worker fails with.
+    """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-cluster-")))
         authority = Authority.create(directory / "authority")
-        homes = {node.node_id: Home(directory / node.node_id) for node in scenario.nodes}
+        homes = {stage.node_id: Home(directory / stage.node_id) for stage in placement.stages}
         ids = {node_id: _certified(home, authority) for node_id, home in homes.items()}
         placed = _renamed(placement, ids)
-        scenario = replace(scenario, nodes=tuple(replace(node, node_id=ids[node.node_id]) for node in scenario.nodes))
         loop = asyncio.get_running_loop()
+        stack.enter_context(_ungrouped())
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         workers = {}
-        for name in (stage.node_id for stage in placement.stages):
-            home = homes[name]
+        for name, home in homes.items():
             process = await stack.enter_async_context(
                 worker_process(home.path, ids[name], name, HOST, insecure=False, log_path=home.logs / "worker.log")
             )
             workers[ids[name]] = _Worker(process, loop.create_future(), loop.create_future())
         listening = [tasks.create_task(worker.listen()) for worker in workers.values()]
-        load = pb.LoadShard(model=scenario.to_name(), epoch=1, placement=json.dumps(placed.to_json()), draft="")
+        load = pb.LoadShard(model=named(ids), epoch=1, placement=json.dumps(placed.to_json()), draft=draft)
         for worker in workers.values():
             await worker.process.tell(pb.WorkerCommand(load=load))
         ports = {node_id: await worker.port for node_id, worker in workers.items()}
@@ -85,6 +92,15 @@ async def emulated_cluster(scenario: Scenario, placement: Placement) -> AsyncIte
             await asyncio.wait(listening)
 
 
+@contextmanager
+def _ungrouped() -> Iterator[None]:
+    """Raise what failed first, in place of the group that a TaskGroup makes of it."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
 def _certified(home: Home, authority: Authority) -> str:
     """Give a node an identity of the emulated cluster; return its id."""
     home.create()
@@ -94,15 +110,8 @@ def _certified(home: Home, authority: Authority) -> str:
 
 
 def _renamed(placement: Placement, ids: dict[str, str]) -> Placement:
-    """Return a placement on the nodes' ids in place of their names."""
-    stages = tuple(
-        replace(
-            stage,
-            node_id=ids[stage.node_id],
-            peers=tuple(replace(peer, node_id=ids[peer.node_id]) for peer in stage.peers),
-        )
-        for stage in placement.stages
-    )
+    """Return a placement of whole layers on the nodes' ids in place of their names."""
+    stages = tuple(replace(stage, node_id=ids[stage.node_id]) for stage in placement.stages)
     return replace(
         placement, stages=stages, node_bytes={ids[name]: nbytes for name, nbytes in placement.node_bytes.items()}
     )

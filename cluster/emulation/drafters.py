@@ -1,4 +1,4 @@
-"""Drafters of an emulation: right as often as is stated, or a real one in the shadow of the emulated model."""
+"""Drafters of an emulation: right as often as is stated, never, or a real one in the emulated model's shadow."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ class StatedDrafter:
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
         """See Drafter. It needs none."""
 
+    def catch_up(self, token_ids: Sequence[int]) -> None:
+        """See Drafter. It observes nothing."""
+
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:  # noqa: ARG002
         """See Drafter."""
         self._clock.work(self._seconds)
@@ -43,6 +46,32 @@ class StatedDrafter:
         """See Drafter. It keeps nothing."""
 
     def fork(self, positions: int) -> StatedDrafter:  # noqa: ARG002
+        """See Drafter."""
+        return self
+
+
+class WrongDrafter:
+    """Guesses a token that no answer has, at once."""
+
+    observes = False
+
+    def __init__(self, token_id: int) -> None:
+        self._token_id = token_id
+
+    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
+        """See Drafter. It needs none."""
+
+    def catch_up(self, token_ids: Sequence[int]) -> None:
+        """See Drafter. It observes nothing."""
+
+    def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:  # noqa: ARG002
+        """See Drafter."""
+        return self._token_id
+
+    def rewind(self, position: int) -> None:
+        """See Drafter. It keeps nothing."""
+
+    def fork(self, positions: int) -> WrongDrafter:  # noqa: ARG002
         """See Drafter."""
         return self
 
@@ -75,6 +104,12 @@ class ShadowDrafter:
         self._known = len(token_ids)
         self._inner.observe(shadow, token_ids)
         mx.eval(shadow)
+        self._late_s += time.monotonic() - started
+
+    def catch_up(self, token_ids: Sequence[int]) -> None:
+        """See Drafter."""
+        started = time.monotonic()
+        self._inner.catch_up(token_ids)
         self._late_s += time.monotonic() - started
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:

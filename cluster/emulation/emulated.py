@@ -20,6 +20,7 @@ from cluster.worker.role import Role
 from mlx_moe import families, json_file, library
 from mlx_moe.config import ModelConfig
 from mlx_moe.drafting import Drafter, NgramDrafter
+from mlx_moe.loader import Progress
 from mlx_moe.sampling import SamplingParams
 from mlx_moe.shard import ExpertShard
 from mlx_moe.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ class EmulatedShard:
             case "stated":
                 return lambda: StatedDrafter(scenario.script, scenario.acceptance, scenario.seed, seconds, self.clock)
             case "mtp":
-                demo = mlx_moe.load(library.DEMO)
+                demo = mlx_moe.load(library.DEMO, with_mtp=True)
                 return lambda: ShadowDrafter(demo, seconds, self.clock)
 
     def stage(self, node: str, peers: RemoteExperts) -> EmulatedStage:  # noqa: ARG002 - their time is in the timing
@@ -83,8 +84,8 @@ class EmulatedShard:
         return self._nodes[self.role.node_id]
 
 
-def load(name: str, role: Role) -> EmulatedShard:
-    """Return a role's part of a scenario. Raises ClusterError, InvalidRequestError."""
+def load(name: str, role: Role, _progress: Progress, _draft: str) -> EmulatedShard:
+    """Return a role's part of a scenario, which says who drafts. Raises ClusterError, InvalidRequestError."""
     scenario = Scenario.from_name(name)
     demo = library.locate(library.DEMO)
     tokenizer = Tokenizer.load(demo) if role.coordinates else None

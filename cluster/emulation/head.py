@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import mlx.core as mx
 
 from cluster.emulation.stage import Clock, position_of
@@ -28,6 +30,9 @@ class EmulatedHead:
 
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Return logits `[1, V]` that say what stands in the script after the last position."""
-        self._clock.work(self._seconds)
+        started = time.monotonic()
         token_id = self._script[(position_of(hidden_states) + 1) % len(self._script)]
-        return mx.zeros((1, self._vocab_size)).at[0, token_id].add(SURE)
+        logits = mx.zeros((1, self._vocab_size)).at[0, token_id].add(SURE)
+        mx.eval(logits)
+        self._clock.work(self._seconds, started)
+        return logits

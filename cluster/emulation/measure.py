@@ -12,7 +12,7 @@ from cluster.client import RemoteModel
 from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.scenario import Scenario
 from cluster.placement import Placement, Prediction, predict
-from mlx_moe.request import GenerationStats, Request
+from mlx_moe.request import GenerationStats, Request, Token
 from mlx_moe.sampling import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -50,10 +50,12 @@ async def measure(
     prompts: Sequence[int] = (),
 ) -> Measured:
     """Start the emulated cluster and let it answer: so many users at a time, then prompts of so many tokens."""
-    async with emulated_cluster(scenario, placement) as model:
-        decoded = [await asyncio.to_thread(_decode, model, scenario, prompt, tokens, n) for n in users]
+    async with emulated_cluster(placement, lambda ids: scenario.on(ids).to_name()) as model:
+        answers = [await asyncio.to_thread(together, model, greedy(prompt, tokens), n) for n in users]
         ttft_s = {n: await asyncio.to_thread(_first_token_s, model, n) for n in prompts}
-    return Measured(scenario.draft, tuple(decoded), ttft_s)
+    script = scenario.script
+    written = [script[i % len(script)] for i in range(len(prompt), len(prompt) + tokens)]
+    return Measured(scenario.draft, tuple(decoded(of_users, written) for of_users in answers), ttft_s)
 
 
 def predicted(scenario: Scenario, placement: Placement, prompts: Sequence[int]) -> Prediction:
@@ -67,44 +69,54 @@ def without_drafts(scenario: Scenario) -> Scenario:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """What one user got."""
+
     token_ids: list[int]
+    logprobs: list[float]
     seconds: float
     """From the WARM_TOKENS-th token to the last."""
     stats: GenerationStats
 
 
-def _decode(model: RemoteModel, scenario: Scenario, prompt: Sequence[int], tokens: int, users: int) -> Decoded:
-    request = Request(tuple(prompt), sampling=GREEDY, max_tokens=tokens, ignore_eos=True, detect_loops=False)
+def together(model: RemoteModel, request: Request, users: int) -> list[Answer]:
+    """Let so many users ask the same at once; return their answers."""
     with ThreadPoolExecutor(users) as threads:
-        answers = list(threads.map(lambda _: _write(model, request), range(users)))
-    script = scenario.script
-    written = [script[i % len(script)] for i in range(len(prompt), len(prompt) + tokens)]
+        return list(threads.map(lambda _: _write(model, request), range(users)))
+
+
+def decoded(answers: Sequence[Answer], written: Sequence[int]) -> Decoded:
+    """Return the figures of answers that began together; `written` are the tokens that each should have."""
     depths = max(len(answer.stats.compared_by_depth) for answer in answers)
     compared = [sum(_at(answer.stats.compared_by_depth, i) for answer in answers) for i in range(depths)]
     accepted = [sum(_at(answer.stats.accepted_by_depth, i) for answer in answers) for i in range(depths)]
     return Decoded(
-        users=users,
-        tokens_per_s=sum((tokens - WARM_TOKENS) / answer.seconds for answer in answers),
+        users=len(answers),
+        tokens_per_s=sum((len(answer.token_ids) - WARM_TOKENS) / answer.seconds for answer in answers),
         drafted=sum(answer.stats.drafted for answer in answers),
         accepted=sum(answer.stats.accepted for answer in answers),
         accepted_by_depth=tuple(a / c for a, c in zip(accepted, compared, strict=True) if c),
-        as_written=all(answer.token_ids == written for answer in answers),
+        as_written=all(answer.token_ids == list(written) for answer in answers),
     )
 
 
-def _write(model: RemoteModel, request: Request) -> _Answer:
+def greedy(prompt: Sequence[int], tokens: int) -> Request:
+    """Return a request whose answer has exactly so many tokens."""
+    return Request(tuple(prompt), sampling=GREEDY, max_tokens=tokens, ignore_eos=True, detect_loops=False)
+
+
+def _write(model: RemoteModel, request: Request) -> Answer:
     conversation = model.new_conversation()
-    token_ids: list[int] = []
+    tokens: list[Token] = []
     begun = 0.0
     answer = conversation.answer(request)
     for token in answer:
-        token_ids.append(token.id)
-        if len(token_ids) == WARM_TOKENS:
+        tokens.append(token)
+        if len(tokens) == WARM_TOKENS:
             begun = time.monotonic()
     seconds = time.monotonic() - begun
     conversation.close()
-    return _Answer(token_ids, seconds, answer.stats)
+    return Answer([token.id for token in tokens], [token.logprob for token in tokens], seconds, answer.stats)
 
 
 def _at(counts: Sequence[int], index: int) -> int:

@@ -38,11 +38,17 @@ class Clock:
         begin = max(self._free_at, time.monotonic() if ready_at is None else ready_at)
         self._free_at = begin + seconds
         remaining = self._free_at - time.monotonic()
-        if remaining > 0:
-            time.sleep(remaining)
-        else:
+        if remaining <= 0:
             self._free_at = max(self._free_at, time.monotonic() - MAX_LAG_S)
+            return
+        if remaining > SPIN_S:
+            time.sleep(remaining - SPIN_S)
+        while time.monotonic() < self._free_at:
+            pass
 
+
+SPIN_S = 0.0002
+"""The end of a wait is spun: a sleep ends up to so much too late, in every stage of a token that none can make up."""
 
 MAX_LAG_S = 0.002
 """What this machine was late is made up for up to so much; more is a fault of the emulation, and is not hidden."""
@@ -82,12 +88,13 @@ class EmulatedStage:
         arrived = time.monotonic()
         if self._wire is not None:
             arrived += self._wire.seconds(length * self._hidden_size * FLOAT_BYTES)
+        outputs = (frame.outputs if self._is_last else None) or length
+        hidden_states = self._rows(start + length, outputs)
         self._clock.work(seconds + self._overhead_s, arrived)
         self._kept[frame.request_id] = start + length
         self.counts.frames += 1
         self.counts.positions += length
-        outputs = (frame.outputs if self._is_last else None) or length
-        return replace(frame, position=start + length - outputs, hidden_states=self._rows(start + length, outputs))
+        return replace(frame, position=start + length - outputs, hidden_states=hidden_states)
 
     def fork(self, source_id: str, request_id: str, positions: int) -> None:
         """See Stage."""
@@ -108,11 +115,14 @@ class EmulatedStage:
         return sum(self._kept.values())
 
     def _rows(self, end: int, count: int) -> mx.array:
+        """Return hidden states of the last `count` positions before `end`, made: that is part of the emulated time."""
         rows = np.zeros((count, self._hidden_size), dtype=np.float32)
         positions = np.arange(end - count, end)
         for digit in range(DIGITS):
             rows[:, digit] = positions // DIGIT**digit % DIGIT
-        return mx.array(rows).astype(mx.bfloat16)
+        hidden_states = mx.array(rows).astype(mx.bfloat16)
+        mx.eval(hidden_states)
+        return hidden_states
 
 
 def position_of(hidden_states: mx.array) -> int:

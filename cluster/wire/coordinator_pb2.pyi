@@ -1,3 +1,4 @@
+from cluster.wire import worker_pb2 as _worker_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -69,6 +70,10 @@ class ConversationId(_message.Message):
     def __init__(self, conversation_id: _Optional[bytes] = ...) -> None: ...
 
 class ConversationClosed(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TimelineRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from cluster.wire import coordinator_pb2 as cluster_dot_wire_dot_coordinator__pb2
+from cluster.wire import worker_pb2 as cluster_dot_wire_dot_worker__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -64,6 +65,11 @@ class CoordinatorStub(object):
                 request_serializer=cluster_dot_wire_dot_coordinator__pb2.ConversationId.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_coordinator__pb2.ConversationClosed.FromString,
                 _registered_method=True)
+        self.Timeline = channel.unary_stream(
+                '/moe_cluster.v1.Coordinator/Timeline',
+                request_serializer=cluster_dot_wire_dot_coordinator__pb2.TimelineRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_worker__pb2.StageTimeline.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer(object):
@@ -106,6 +112,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Timeline(self, request, context):
+        """What all stages did since this was asked last, in the order of the ring; the coordinator's first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -138,6 +151,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.CloseConversation,
                     request_deserializer=cluster_dot_wire_dot_coordinator__pb2.ConversationId.FromString,
                     response_serializer=cluster_dot_wire_dot_coordinator__pb2.ConversationClosed.SerializeToString,
+            ),
+            'Timeline': grpc.unary_stream_rpc_method_handler(
+                    servicer.Timeline,
+                    request_deserializer=cluster_dot_wire_dot_coordinator__pb2.TimelineRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_worker__pb2.StageTimeline.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -302,6 +320,33 @@ class Coordinator(object):
             '/moe_cluster.v1.Coordinator/CloseConversation',
             cluster_dot_wire_dot_coordinator__pb2.ConversationId.SerializeToString,
             cluster_dot_wire_dot_coordinator__pb2.ConversationClosed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Timeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moe_cluster.v1.Coordinator/Timeline',
+            cluster_dot_wire_dot_coordinator__pb2.TimelineRequest.SerializeToString,
+            cluster_dot_wire_dot_worker__pb2.StageTimeline.FromString,
             options,
             channel_credentials,
             insecure,

@@ -87,22 +87,24 @@ class WorkersConnected(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerStats(_message.Message):
-    __slots__ = ("frames", "positions", "compute_s", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests")
+    __slots__ = ("frames", "positions", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests", "drafts_compared", "drafts_accepted")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
-    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_COMPARED_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     frames: int
     positions: int
-    compute_s: float
     kv_bytes: int
     kv_positions: int
     peak_memory_bytes: int
     active_requests: int
-    def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., compute_s: _Optional[float] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ...) -> None: ...
+    drafts_compared: int
+    drafts_accepted: int
+    def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ..., drafts_compared: _Optional[int] = ..., drafts_accepted: _Optional[int] = ...) -> None: ...
 
 class WorkerFailure(_message.Message):
     __slots__ = ("code", "message")
@@ -123,3 +125,37 @@ class CancelRequest(_message.Message):
 class CancelReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Timelines(_message.Message):
+    __slots__ = ("stages",)
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    stages: _containers.RepeatedCompositeFieldContainer[StageTimeline]
+    def __init__(self, stages: _Optional[_Iterable[_Union[StageTimeline, _Mapping]]] = ...) -> None: ...
+
+class StageTimeline(_message.Message):
+    __slots__ = ("node", "spans")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    spans: _containers.RepeatedCompositeFieldContainer[Span]
+    def __init__(self, node: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("kind", "request_id", "serial", "position", "rows", "arrived_s", "began_s", "ended_s")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_S_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_S_FIELD_NUMBER: _ClassVar[int]
+    ENDED_S_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    request_id: bytes
+    serial: int
+    position: int
+    rows: int
+    arrived_s: float
+    began_s: float
+    ended_s: float
+    def __init__(self, kind: _Optional[str] = ..., request_id: _Optional[bytes] = ..., serial: _Optional[int] = ..., position: _Optional[int] = ..., rows: _Optional[int] = ..., arrived_s: _Optional[float] = ..., began_s: _Optional[float] = ..., ended_s: _Optional[float] = ...) -> None: ...

@@ -12,13 +12,14 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import grpc
 
 from cluster.address import join
-from cluster.emulation import emulated, scenario
+from cluster.emulation import emulated, scenario, stretched
 from cluster.errors import NodeLostError
 from cluster.home import Home
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
@@ -30,6 +31,7 @@ from cluster.worker.loading import Loaded, load
 from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
 from mlx_moe.errors import MoeClusterError
+from mlx_moe.loader import Progress
 
 log = logging.getLogger("cluster.worker")
 
@@ -41,6 +43,12 @@ GRACE_S = 1.0
 
 SWITCH_S = 5e-5
 """Of the interpreter's lock: with the default of 5 ms a waking thread may cost a hop as much."""
+
+EMULATIONS: Mapping[str, Callable[[str, Role, Progress, str], Loaded]] = {
+    scenario.KIND: emulated.load,
+    stretched.KIND: stretched.load,
+}
+"""How to load a model that is not there, or not so slow, by what its name begins with."""
 
 
 class WorkerProcess:
@@ -68,11 +76,8 @@ class WorkerProcess:
         if command is None:
             return
         role = Role.read(command.load.placement, self._node_id)
-        loaded: Loaded
-        if command.load.model.startswith(scenario.PREFIX):
-            loaded = emulated.load(command.load.model, role)
-        else:
-            loaded = load(command.load.model, role, self._progress, command.load.draft)
+        loading = EMULATIONS.get(command.load.model.partition(":")[0], load)
+        loaded = loading(command.load.model, role, self._progress, command.load.draft)
         server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
         port = self._credentials.add_port(server, join(self._host, 0))
         self._report(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from cluster.timeline import Span, SpanKind
+from cluster.worker.recording import Recording
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.generation import Generation
 from mlx_moe.request import FinishReason, GenerationStats, Token
@@ -75,9 +78,14 @@ class _Answer:
 
 
 class Answering:
-    """Takes turns: an answer advances by a token, or until a frame of it is under way, then the next one does."""
+    """Takes turns: an answer advances by a token, or until a frame of it is under way, then the next one does.
 
-    def __init__(self) -> None:
+    `flush` sends what a turn has left to be sent; before that no other turn begins, since computing would hold it up.
+    """
+
+    def __init__(self, recording: Recording, flush: Callable[[], Awaitable[None]]) -> None:
+        self._recording = recording
+        self._flush = flush
         self._answers: dict[str, _Answer] = {}
         self._turns: asyncio.Queue[str] = asyncio.Queue()
 
@@ -127,12 +135,19 @@ class Answering:
             answer.is_waiting = False
             self._turns.put_nowait(session_id)
 
+    def flush_soon(self) -> None:
+        """Let what was left to be sent outside of a turn be sent too."""
+        self._turns.put_nowait("")
+
     async def run(self) -> None:
         """Take turns until cancelled."""
         while True:
             session_id = await self._turns.get()
             if answer := self._answers.get(session_id):
+                began_s = time.monotonic()
                 self._advance(session_id, answer)
+                self._recording.add(Span(SpanKind.TURN, session_id, 0, 0, 0, began_s, began_s, time.monotonic()))
+            await self._flush()
             await asyncio.sleep(0)  # frames, readers and cancellations come between turns
 
     def _advance(self, session_id: str, answer: _Answer) -> None:

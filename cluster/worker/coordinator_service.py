@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
-from cluster.wire import coordinator_pb2_grpc
+from cluster.wire import coordinator_pb2_grpc, worker_pb2
 from cluster.worker.answering import Answering, News, Progress, Written
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.model import Model
@@ -34,9 +34,12 @@ _SAMPLING_FIELDS = {field.name for field in dataclasses.fields(SamplingParams)}
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     """Serves one model. Tokenizing runs in threads; all else on the thread that computes."""
 
-    def __init__(self, model: Model, answering: Answering) -> None:
+    def __init__(
+        self, model: Model, answering: Answering, timelines: Callable[[], Awaitable[worker_pb2.Timelines]]
+    ) -> None:
         self._model = model
         self._answering = answering
+        self._timelines = timelines
         self._conversations: dict[bytes, Session] = {}
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.ModelDescription:  # noqa: N802
@@ -100,6 +103,13 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             self._answering.cut_off(session.id)
             session.close()
         return pb.ConversationClosed()
+
+    async def Timeline(  # noqa: N802
+        self, _request: pb.TimelineRequest, _context: Context
+    ) -> AsyncIterator[worker_pb2.StageTimeline]:
+        """Stream what each stage did since the last time."""
+        for stage in (await self._timelines()).stages:
+            yield stage
 
     def _conversation(self, conversation_id: bytes) -> Session:
         """Return the session of a conversation, a new one where it is not known (any more)."""

@@ -7,8 +7,9 @@ protobuf field copies them three times (2.2 ms for 1 MiB). Knows nothing of arra
 from __future__ import annotations
 
 import struct
+import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
@@ -34,6 +35,7 @@ class Kind(IntEnum):
     FORK = 16
     RELEASE = 17
     FAILURE = 18
+    TIMELINES = 19
     PAIRS = 32
     ROWS = 33
 
@@ -61,10 +63,12 @@ class Message:
 
     PREFILL, DECODE, DRAFT: `rows` x `width` hidden states of positions from `position`; `outputs` of them are wanted
     back (0: all); `flags` bit 0: checked. FORK: `position` positions of the request named by the payload. FAILURE: the
-    payload is a code, a space and a text. PAIRS: `rows` x `width` hidden states, and before them in the payload
-    `outputs` pairs; `position` is the layer; `flags` bit 0: by expert. ROWS: `rows` x `width` results.
+    payload is a code, a space and a text. TIMELINES: what the stages did that it has passed, see `recording`. PAIRS:
+    `rows` x `width` hidden states, and before them in the payload `outputs` pairs; `position` is the layer; `flags` bit
+    0: by expert. ROWS: `rows` x `width` results.
 
-    `serial` counts a coordinator's frames; a failure has that of its frame. `checksum` is the payload's, as received.
+    `serial` counts a coordinator's frames; a failure has that of its frame. `checksum` is the payload's, as received,
+    and `arrived_s` when that was, in monotonic seconds.
     """
 
     kind: Kind
@@ -79,6 +83,7 @@ class Message:
     flags: int = 0
     payload: bytes | memoryview = b""
     checksum: int = 0
+    arrived_s: float = field(default=0.0, compare=False)
 
     def encode(self) -> bytes:
         """Return it as bytes; copies the payload once."""
@@ -133,6 +138,7 @@ class Message:
             flags,
             payload,
             payload_sum,
+            time.monotonic(),
         )
 
     def require_sound(self, node: str) -> None:

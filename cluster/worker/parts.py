@@ -8,6 +8,8 @@ threads, which also answer keepalive pings.
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections import deque
 from typing import Protocol
 
 import grpc
@@ -119,7 +121,7 @@ class StagePart:
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
-        return _stats(self._stage, self._ring.compute_s)
+        return _stats(self._stage)
 
     async def close(self, error: MoeClusterError) -> None:
         """See Part. The coordinator has its own news."""
@@ -138,19 +140,21 @@ class CoordinatorPart:
         self._connections = connections
         self._experts = RemoteExperts(role.owners(loaded.config))
         self._stage = loaded.stage(name, self._experts)
-        self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
-        self._answering = Answering()
+        self._outgoing: deque[Message] = deque()
+        self._timelines: dict[str, asyncio.Future[bytes]] = {}
         self._next: FrameStream | None = None
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._come_back)
         n_stages = len(role.placement.stages)
-        self._ring = RingLink(self._stage, n_stages, epoch, self._outgoing.put_nowait, connections.cancel)
+        self._ring = RingLink(self._stage, n_stages, epoch, self._send, connections.cancel)
+        self._answering = Answering(self._ring.recording, self._flush)
         link: Link = self._ring if n_stages > 1 else LocalLink([self._stage])
         ends, tokenizer = loaded.ends, loaded.tokenizer
         assert ends is not None  # it was loaded for this role, and so was the tokenizer
         assert tokenizer is not None
         coordinator = Coordinator(ends, link, loaded.config.vocab_size, role.placement.kv_positions, loaded.new_drafter)
+        self._acceptance = coordinator.acceptance
         model = Model(role.placement.model, loaded.config, tokenizer, loaded.sampling, coordinator)
-        self._clients = CoordinatorService(model, self._answering)
+        self._clients = CoordinatorService(model, self._answering, self._all_timelines)
 
     def serve(self, server: grpc.aio.Server) -> None:
         """See Part."""
@@ -167,28 +171,43 @@ class CoordinatorPart:
 
     async def run(self) -> None:
         """See Part."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._answering.run())
-            if self._next is not None:
-                tasks.create_task(self._write(self._next))
+        await self._answering.run()
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
-        stats = _stats(self._stage, self._stage.counts.compute_s)
+        stats = _stats(self._stage)
         stats.active_requests = self._answering.active
+        stats.drafts_compared, stats.drafts_accepted = self._acceptance.compared, self._acceptance.accepted
         return stats
 
     async def close(self, error: MoeClusterError) -> None:
         """See Part."""
         self._answering.fail_all(error)
 
-    async def _write(self, stream: FrameStream) -> None:
-        while True:
-            message = await self._outgoing.get()
-            await stream.send(message)
+    def _send(self, message: Message) -> None:
+        self._outgoing.append(message)
+        self._answering.flush_soon()
+
+    async def _flush(self) -> None:
+        while self._outgoing:
+            assert self._next is not None  # with one stage nothing goes out
+            message = self._outgoing.popleft()
+            await self._next.send(message)
             self._answering.wake(message.request_id)  # it may draft further
 
+    async def _all_timelines(self) -> pb.Timelines:
+        """Return what all stages did since the last time, this one's first."""
+        own = self._ring.recording.take()
+        if self._next is None:
+            return pb.Timelines.FromString(own)
+        asked_id = uuid.uuid4().hex
+        told = self._timelines[asked_id] = asyncio.get_running_loop().create_future()
+        self._ring.ask_timelines(asked_id)
+        return pb.Timelines.FromString(own + await told)
+
     async def _come_back(self, message: Message) -> None:
+        if told := self._timelines.pop(message.request_id, None):
+            told.set_result(bytes(message.payload))
         request_id = self._ring.come_back(message)
         if request_id is not None:
             self._answering.wake(request_id)
@@ -204,11 +223,10 @@ def part_of(
     return kind(loaded, role, name, epoch, credentials, connections)
 
 
-def _stats(stage: RunningStage, compute_s: float) -> pb.WorkerStats:
+def _stats(stage: RunningStage) -> pb.WorkerStats:
     return pb.WorkerStats(
         frames=stage.counts.frames,
         positions=stage.counts.positions,
-        compute_s=compute_s,
         kv_bytes=stage.kv_bytes,
         kv_positions=stage.kv_positions,
         peak_memory_bytes=memory.peak_memory_bytes(),

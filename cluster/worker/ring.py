@@ -2,7 +2,7 @@
 
     coordinator + stage 0 ──▶ stage 1 ──▶ ... ──▶ stage n-1 ──▶ coordinator
 
-What is not a frame (forks, releases, failures) goes the same way, so that it stays in order with them.
+What is not a frame (forks, releases, failures, timelines) goes the same way, so that it stays in order with them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.timeline import Span, SpanKind
 from cluster.worker.arrays import is_frame, to_frame, to_message
 from cluster.worker.messages import Kind, Message, failure, raised_by
+from cluster.worker.recording import Recording
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.frame import Frame
 from mlx_moe.link import RunningStage
@@ -31,7 +33,7 @@ class RingStage:
 
     def __init__(self, stage: RunningStage, epoch: int) -> None:
         self.stage = stage
-        self.compute_s = 0.0
+        self._recording = Recording(stage.node)
         self._epoch = epoch
         self._cancelled: dict[str, int] = {}
 
@@ -48,13 +50,13 @@ class RingStage:
             return self._obey(message)
         if self._is_cancelled(message):
             return None
-        started = time.perf_counter()
+        began_s = time.monotonic()
         try:
             return to_message(self.stage.run(to_frame(message, self.stage.node)), message.serial)
         except (FrameError, NumericsError) as error:
             return failure(message, error)
         finally:
-            self.compute_s += time.perf_counter() - started
+            self._recording.add(_span(message, message.arrived_s, began_s))
 
     def _is_cancelled(self, message: Message) -> bool:
         is_cancelled = message.serial <= self._cancelled.get(message.request_id, 0)
@@ -70,7 +72,16 @@ class RingStage:
                 self.stage.fork(bytes(message.payload).hex(), message.request_id, message.position)
             except FrameError:  # the next frame finds nothing kept before it, and says so
                 self.stage.release(message.request_id)
+        elif message.kind is Kind.TIMELINES:
+            return replace(message, payload=bytes(message.payload) + self._recording.take())
         return message
+
+
+def _span(message: Message, arrived_s: float, began_s: float, kind: SpanKind | None = None) -> Span:
+    """Return the span of a frame that ends now."""
+    kind = kind or SpanKind(message.kind.name.lower())
+    ended_s = time.monotonic()
+    return Span(kind, message.request_id, message.serial, message.position, message.rows, arrived_s, began_s, ended_s)
 
 
 @dataclass(slots=True)
@@ -85,7 +96,8 @@ class _Sent:
 class RingLink:
     """The coordinator's Link: its own stage, which is the first, then the ring.
 
-    `cancel_elsewhere` tells the other stages to drop frames that are on their way.
+    `cancel_elsewhere` tells the other stages to drop frames that are on their way; `recording` is what the coordinator
+    did.
     """
 
     def __init__(
@@ -94,6 +106,7 @@ class RingLink:
         self.stages: Sequence[RunningStage] = (stage,)
         self.n_stages = n_stages
         self.frames_in_flight = n_stages + 1  # one in each stage, and one on its way
+        self.recording = Recording(stage.node)
         self._epoch = epoch
         self._send = send
         self._cancel_elsewhere = cancel_elsewhere
@@ -104,7 +117,10 @@ class RingLink:
         """See Link."""
         serial = next(self._serials)
         (stage,) = self.stages
-        self._send(to_message(replace(stage.run(frame), epoch=self._epoch), serial))
+        began_s = time.monotonic()
+        message = to_message(replace(stage.run(frame), epoch=self._epoch), serial)
+        self.recording.add(_span(message, began_s, began_s))
+        self._send(message)
         sent = self._sent.setdefault(frame.request_id, deque())
         while sent and sent[-1].position >= frame.position:
             sent.pop()
@@ -127,6 +143,10 @@ class RingLink:
         payload = bytes.fromhex(source_id)
         self._send(Message(Kind.FORK, request_id, self._epoch, position=positions, payload=payload))
 
+    def ask_timelines(self, asked_id: str) -> None:
+        """Let all other stages tell what they did; it comes back as a message of this id."""
+        self._send(Message(Kind.TIMELINES, asked_id, self._epoch))
+
     def cancel(self, request_id: str) -> None:
         """See Link."""
         sent = self._sent.pop(request_id, None)
@@ -141,6 +161,8 @@ class RingLink:
 
     def come_back(self, message: Message) -> str | None:
         """Take what the last stage sends; return the request that may go on, None if there is none (any more)."""
+        if is_frame(message):
+            self.recording.add(_span(message, message.arrived_s, time.monotonic(), SpanKind.RETURN))
         under_way = (sent for sent in self._sent.get(message.request_id, ()) if sent.returned is None)
         oldest = next(under_way, None)
         if message.epoch != self._epoch or oldest is None or message.serial != oldest.serial:

@@ -1,16 +1,19 @@
 """Emulation: real workers around shards that wait; what they write is the script, with and without drafts."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import mlx.core as mx
 import pytest
 
+from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.measure import measure, predicted, without_drafts
-from cluster.emulation.scenario import FLOAT_BYTES, Scenario
+from cluster.emulation.scenario import FLOAT_BYTES, GRPC, WIRES, DraftKind, Scenario
 from cluster.emulation.stage import DIGIT, Clock, EmulatedStage, position_of
 from cluster.errors import ClusterError
 from cluster.placement import Placement, StagePlacement, read_costs, solve
+from cluster.placement.capacity import HOP_S
 from cluster.placement.chips import parse_nodes
 from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
@@ -38,6 +41,33 @@ def placement() -> Placement:
 
 def test_a_scenario_survives_its_way_to_the_workers() -> None:
     assert Scenario.from_name(SCENARIO.to_name()) == SCENARIO
+
+
+def test_a_prediction_counts_the_hop_of_the_planner() -> None:
+    assert SCENARIO.links().default.latency_s == pytest.approx(HOP_S)
+    assert SCENARIO.links().default.bytes_per_s < min(WIRES[SCENARIO.wire].bytes_per_s, GRPC.bytes_per_s)
+
+
+def test_nodes_that_the_placement_leaves_out_are_left_out() -> None:
+    second = SCENARIO.nodes[1].node_id
+    assert [node.node_id for node in SCENARIO.on({second: "an id"}).nodes] == ["an id"]
+
+
+def test_a_clock_makes_up_for_what_it_was_late() -> None:
+    clock = Clock()
+    started = time.monotonic()
+    for _ in range(20):
+        clock.work(0.002, started)
+    assert time.monotonic() - started >= 0.04
+
+
+def test_an_error_within_an_emulated_cluster_is_raised_as_it_is(placement: Placement) -> None:
+    async def fail() -> None:
+        async with emulated_cluster(placement, lambda _: "emulated:no scenario"):
+            pass
+
+    with pytest.raises(ClusterError, match="no scenario"):
+        asyncio.run(fail())
 
 
 @pytest.mark.parametrize("name", ["emulated:", "emulated:7", "emulated:{}", 'emulated:{"stages": []}'])
@@ -72,8 +102,8 @@ def test_a_hole_is_refused(stage: EmulatedStage) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draft", ["none", "stated", "ngram"])
-def test_an_emulated_cluster_writes_the_script(placement: Placement, draft: str) -> None:
+@pytest.mark.parametrize("draft", ["none", "stated", "mtp"])
+def test_an_emulated_cluster_writes_the_script(placement: Placement, draft: DraftKind) -> None:
     scenario = without_drafts(SCENARIO) if draft == "none" else replace(SCENARIO, draft=draft)
     measured = asyncio.run(measure(scenario, placement, prompt=SCRIPT[:40], tokens=24, users=[1, 2], prompts=[100]))
     assert all(decoded.as_written for decoded in measured.decoded)

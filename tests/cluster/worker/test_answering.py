@@ -8,6 +8,7 @@ import pytest
 
 import mlx_moe
 from cluster.worker.answering import MAX_UNREAD, Answering, News, Written
+from cluster.worker.recording import Recording
 from mlx_moe.errors import InvalidRequestError, NumericsError
 from mlx_moe.generation import Generation
 from mlx_moe.model import Model
@@ -29,9 +30,13 @@ def request(max_tokens: int) -> Request:
     return Request((5, 6, 7), sampling, max_tokens=max_tokens, ignore_eos=True, detect_loops=False)
 
 
+async def nothing_to_send() -> None:
+    """Flush what one machine sends."""
+
+
 def run(scenario: Callable[[Answering], Coroutine[Any, Any, None]]) -> None:
     async def with_turns() -> None:
-        answering = Answering()
+        answering = Answering(Recording("mac-1"), nothing_to_send)
         turns = asyncio.create_task(answering.run())
         async with asyncio.timeout(DEADLINE_S):
             await scenario(answering)

@@ -1,0 +1,75 @@
+"""Stretched: a real model with real answers, whose stages take at least so long for a frame, as larger ones would."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from cluster.emulation.drafters import WrongDrafter
+from cluster.emulation.stage import Clock
+from cluster.errors import ClusterError
+from cluster.worker import loading
+from cluster.worker.loading import LoadedShard
+from cluster.worker.remote_experts import RemoteExperts
+from cluster.worker.role import Role
+from mlx_moe.frame import Frame
+from mlx_moe.loader import Progress
+from mlx_moe.shard import Shard
+from mlx_moe.stage import Stage
+
+KIND = "stretched"
+"""A model's name that begins so goes on with the seconds of a frame in a stage, and with what the model is called."""
+
+WRONG = "wrong"
+"""A way to draft beside the real ones."""
+
+PADDING_ID = 0
+"""Of the demo model: no answer has it."""
+
+
+def name(model: str, stage_s: float) -> str:
+    """Return the name by which workers load a model stretched."""
+    return f"{KIND}:{stage_s}:{model}"
+
+
+def load(named: str, role: Role, progress: Progress, draft: str) -> StretchedShard:
+    """Load a role's part of a model, for real; `draft` may be WRONG too. Raises what loading does, ClusterError."""
+    try:
+        _, seconds, model = named.split(":", 2)
+        stage_s = float(seconds)
+    except ValueError as exc:
+        raise ClusterError(f"{named!r} is not like {name('demo', 0.02)}") from exc
+    real = loading.load(model, role, progress, "none" if draft == WRONG else draft)
+    new_drafter = (lambda: WrongDrafter(PADDING_ID)) if draft == WRONG else real.new_drafter
+    return StretchedShard(real.config, real.holding, real.tokenizer, real.sampling, new_drafter, stage_s)
+
+
+@dataclass(frozen=True, slots=True)
+class StretchedShard(LoadedShard):
+    """A part in memory; a frame takes at least `stage_s` in its stage."""
+
+    stage_s: float
+
+    def stage(self, node: str, peers: RemoteExperts) -> StretchedStage:
+        """See Loaded."""
+        assert isinstance(self.holding.shard, Shard)  # what such a role loads
+        return StretchedStage(self.holding.shard, node, peers, self.stage_s)
+
+
+class StretchedStage(Stage):
+    """Computes, then waits until the time of a frame is up: its own computing is part of that."""
+
+    def __init__(self, shard: Shard, node: str, peers: RemoteExperts, stage_s: float) -> None:
+        super().__init__(shard, node, peers)
+        self._stage_s = stage_s
+        self._clock = Clock()
+
+    def run(self, frame: Frame) -> Frame:
+        """See Stage."""
+        started = time.monotonic()
+        result = super().run(frame)
+        mx.eval(result.hidden_states)
+        self._clock.work(self._stage_s, started)
+        return result
