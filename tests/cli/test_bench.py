@@ -1,10 +1,12 @@
 """bench --emulate refuses what it cannot emulate, before anything is started; what it prints is called emulated."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from cli.bench import counts, emulate
+from cli.bench.counts import counts
+from cli.bench.emulate import emulate
 from cluster.emulation.asked import Asked
 from mlx_moe.errors import InvalidRequestError
 
@@ -34,7 +36,7 @@ def asked(**changes: object) -> Asked:
 )
 def test_what_cannot_be_emulated_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
-        emulate(asked(**changes), as_json=False)
+        emulate(asked(**changes), None, as_json=False)
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "-1", "x", "99999999", "\u00b2"])
@@ -46,10 +48,16 @@ def test_counts_are_small_whole_numbers(text: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draft", ["mtp", "1.0"])
-def test_the_table_and_the_json_say_that_they_are_emulated(draft: str, capsys: pytest.CaptureFixture[str]) -> None:
-    emulate(asked(draft=draft), as_json=True)
+def test_the_json_and_the_trace_say_that_they_are_emulated(
+    draft: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.json"
+    emulate(asked(draft=draft), trace, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["emulated"] is True
     for side in (told["plain"], told["drafted"]):
         assert [decoded["as_written"] for decoded in side["decoded"]] == [True]
     assert told["drafted"]["decoded"][0]["drafted"] > 0
+    traced = json.loads(trace.read_text())
+    assert traced["otherData"] == {"emulated": True}
+    assert {event["cat"] for event in traced["traceEvents"] if event["ph"] == "X"} >= {"prefill", "decode", "turn"}

@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.tables import headed_table
 from cli.units import duration_text, rate_text, tokens_text
-from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cluster.emulation.asked import Asked
     from cluster.emulation.measure import Measured
+    from cluster.emulation.scenario import Scenario
     from cluster.placement import Placement, Prediction
+    from cluster.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What somebody has published for the same model on the same Macs."""
+
+    tokens_per_s: float
+    ttft_s: float
+
 
 EXO = {
-    # Published December 2024 for this hardware; the length of its prompt is not stated.
-    ("deepseek-v3", 8): "5.37 tok/s, first token after 2.91 s",
+    # December 2024; the length of the prompt is not stated.
+    ("deepseek-v3", "8xm4-pro-64gb"): Published(5.37, 2.91),
 }
 
-MOST = 1 << 16
 
+def emulate(asked: Asked, trace: Path | None, as_json: bool) -> None:
+    """Run the emulation and print it; write what the stages did with one answer and one prompt to `trace`.
 
-def emulate(asked: Asked, as_json: bool) -> None:
-    """Run the emulation and print it. Raises InvalidRequestError, PlacementError before anything is started."""
+    Raises:
+        InvalidRequestError, PlacementError: before anything is started.
+    """
+    from cli.bench.trace_file import TraceFile
     from cluster.emulation.asked import prepare
     from cluster.emulation.measure import measure, predicted, without_drafts
 
+    file = None if trace is None else TraceFile(trace)
     scenario, placement, prompt = prepare(asked)
     plain = asyncio.run(
         measure(
@@ -46,18 +62,24 @@ def emulate(asked: Asked, as_json: bool) -> None:
     if scenario.draft != "none":
         drafted = asyncio.run(measure(scenario, placement, prompt=prompt, tokens=asked.tokens, users=asked.users))
     prediction = predicted(scenario, placement, asked.prompts)
+    if file is not None:
+        file.write(asyncio.run(_traced(asked, scenario, placement, prompt)), emulated=True)
     if as_json:
         print(json.dumps(_to_json(asked, placement, prediction, plain, drafted)))
     else:
         _print(asked, placement, prediction, plain, drafted)
 
 
-def counts(option: str, text: str) -> tuple[int, ...]:
-    """Read "1,2,4". Raises InvalidRequestError that names the option."""
-    values = tuple(int(part) if part.isascii() and part.isdecimal() else 0 for part in text.split(","))
-    if not all(0 < value <= MOST for value in values):
-        raise InvalidRequestError(f"{option} takes whole numbers from 1 to {MOST} like 1,2,4; this is {text[:40]!r}")
-    return values
+async def _traced(asked: Asked, scenario: Scenario, placement: Placement, prompt: Sequence[int]) -> Timeline:
+    """Return what the stages do with one answer, and with the longest prompt that is timed."""
+    from cluster.emulation.cluster import emulated_cluster
+    from cluster.emulation.measure import greedy, together
+
+    longest = [prompt[i % len(prompt)] for i in range(max(asked.prompts))]
+    async with emulated_cluster(placement, lambda ids: scenario.on(ids).to_name()) as model:
+        await asyncio.to_thread(together, model, greedy(prompt, asked.tokens), 1)
+        await asyncio.to_thread(together, model, greedy(longest[::-1], 1), 1)
+        return await asyncio.to_thread(model.timeline)
 
 
 def _print(
@@ -81,9 +103,9 @@ def _print(
     if drafted is not None:
         rates = " ".join(f"{rate:.2f}" for rate in drafted.decoded[0].accepted_by_depth)
         console.print(f"\naccepted by depth, one user: {rates}")
-    published = EXO.get((asked.model.lower(), len(placement.stages)))
-    if published:
-        console.print(f"exo, published for this hardware: {published}", style="bright_black")
+    if exo := EXO.get((asked.model.lower(), asked.nodes.lower())):
+        told = f"{rate_text(exo.tokens_per_s)}, first token after {exo.ttft_s} s"
+        console.print(f"exo, published for this hardware: {told}", style="bright_black")
 
 
 def _speeds(prediction: Prediction, plain: Measured, drafted: Measured | None) -> Table:

@@ -1,0 +1,1 @@
+"""Bench: what this machine, the cluster and emulated Macs do."""

@@ -1,0 +1,193 @@
+"""bench local: what a model does on this machine alone, in this process: load, memory, prefill, decode, context."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cli.bench.asking import request
+from cli.progress import progress_bar
+from cli.tables import headed_table
+from cli.units import bytes_text, duration_text, rate_text, tokens_text
+from cli.visible import visible
+from mlx_moe.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cli.bench.context import Grown
+    from mlx_moe.model import LocalModel
+    from mlx_moe.request import GenerationStats, Request
+
+POSITIONS = (256, 1024, 4096, 16384)
+"""Where a token is timed unless others are asked for, as far as the model's context goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to measure. `positions` None: those of POSITIONS that the model's context has."""
+
+    model: str
+    prompt_tokens: int
+    tokens: int
+    rounds: int
+    positions: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of it; peak bytes as of the end of the rounds."""
+
+    load_s: float
+    weights_bytes: int
+    mlx_peak_bytes: int
+    process_peak_bytes: int
+    rounds: tuple[GenerationStats, ...]
+    grown: tuple[Grown, ...]
+
+    @property
+    def load_bytes_per_s(self) -> float:
+        """Bytes of weights a second of loading."""
+        return self.weights_bytes / self.load_s
+
+
+def bench_local(asked: Asked, as_json: bool) -> None:
+    """Measure a model in this process and print it.
+
+    Raises:
+        InvalidRequestError: prompt, answer or positions that the model's context or this machine's memory lacks.
+        CheckpointError, InsufficientMemoryError: as loading does.
+    """
+    measured = _measure(asked)
+    if as_json:
+        print(json.dumps(_to_json(asked, measured)))
+    else:
+        _print(asked, measured)
+
+
+def _measure(asked: Asked) -> Measured:
+    import mlx_moe
+    from cli.bench.context import grown
+
+    positions = _positions(asked, mlx_moe.describe(asked.model).max_position_embeddings)
+    with progress_bar(f"loading {visible(asked.model)}", "bytes") as progress:
+        model = mlx_moe.load(asked.model, progress=progress)
+    if (most := max(positions, default=0)) > model.kv_positions:
+        raise InvalidRequestError(
+            f"--context has {most} positions; beside the weights this machine has memory for {model.kv_positions}: "
+            f"ask for fewer"
+        )
+    rounds = _rounds(asked, model)
+    (placed,) = model.placement
+    memory = placed.weights_bytes, placed.peak_memory_bytes, _process_peak_bytes()
+    return Measured(model.load_s, *memory, rounds, tuple(grown(model, n) for n in positions))
+
+
+def _positions(asked: Asked, context: int) -> tuple[int, ...]:
+    """Return where to time a token. Raises InvalidRequestError where the context ends before."""
+    wanted = asked.prompt_tokens + asked.tokens
+    if wanted > context:
+        raise InvalidRequestError(
+            f"{asked.prompt_tokens} prompt tokens and {asked.tokens} tokens need {wanted} positions; the context of "
+            f"{asked.model} is {context}: ask for fewer"
+        )
+    if asked.positions is None:
+        return tuple(n for n in POSITIONS if n < context)
+    if (most := max(asked.positions)) >= context:
+        raise InvalidRequestError(
+            f"--context has {most} positions; the context of {asked.model} is {context}: ask for at most {context - 1}"
+        )
+    return asked.positions
+
+
+def _rounds(asked: Asked, model: LocalModel) -> tuple[GenerationStats, ...]:
+    """Answer again and again; the first time, in which kernels are compiled, does not count."""
+    asking = request(range(model.config.vocab_size), asked.prompt_tokens, asked.tokens)
+    size, rounds = asked.prompt_tokens + asked.tokens, asked.rounds + 1
+    with progress_bar("measuring", "tokens") as bar:
+
+        def answer(number: int) -> GenerationStats:
+            return _answer(model, asking, lambda done: bar(number * size + done, rounds * size))
+
+        return tuple(answer(number) for number in range(rounds))[1:]
+
+
+def _answer(model: LocalModel, asking: Request, progress: Callable[[int], None]) -> GenerationStats:
+    answer = model.generate(asking, progress=lambda done, _total: progress(done))
+    for token in answer:
+        progress(token.position + 1)
+    return answer.stats
+
+
+def _process_peak_bytes() -> int:
+    """Return the most resident memory that this process had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _print(asked: Asked, measured: Measured) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    m = measured
+    console.print(
+        f"{visible(asked.model)} on this machine alone: prompt {asked.prompt_tokens}, answer {asked.tokens} tokens, "
+        f"{asked.rounds} round{'s' * (asked.rounds > 1)}",
+        style="bold",
+    )
+    console.print()
+    load = f"{bytes_text(m.weights_bytes)} in {duration_text(m.load_s)}, {bytes_text(int(m.load_bytes_per_s))}/s"
+    console.print(f"load    {load}")
+    console.print(f"memory  {bytes_text(m.mlx_peak_bytes)} of MLX at most, {bytes_text(m.process_peak_bytes)} in all")
+    console.print()
+    console.print(_speeds(m.rounds))
+    if m.grown:
+        console.print()
+        console.print(_growth(m.grown))
+
+
+def _speeds(rounds: Sequence[GenerationStats]) -> Table:
+    table = headed_table("", "median", "least", "most", texts=("",))
+    for label, values in (
+        ("prefill", [stats.prefill_tps for stats in rounds]),
+        ("decode", [stats.decode_tps for stats in rounds]),
+    ):
+        table.add_row(label, *(rate_text(value) for value in _spread(values).values()))
+    first = _spread([stats.ttft_s for stats in rounds])
+    table.add_row("first token", *(duration_text(value) for value in first.values()))
+    return table
+
+
+def _growth(grown: Sequence[Grown]) -> Table:
+    table = headed_table("positions", "ms/token", "KV cache", "ms more/MB more", texts=())
+    first = grown[0]
+    for g in grown:
+        more_bytes = g.kv_bytes - first.kv_bytes
+        slope = f"{(g.token_s - first.token_s) * 1e9 / more_bytes:.3f}" if more_bytes else ""
+        table.add_row(tokens_text(g.positions), f"{g.token_s * 1e3:.2f}", bytes_text(g.kv_bytes), slope)
+    return table
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _to_json(asked: Asked, measured: Measured) -> dict[str, Any]:
+    rounds = measured.rounds
+    return {
+        "asked": asdict(asked),
+        "load_s": measured.load_s,
+        "load_bytes_per_s": measured.load_bytes_per_s,
+        "weights_bytes": measured.weights_bytes,
+        "mlx_peak_bytes": measured.mlx_peak_bytes,
+        "process_peak_bytes": measured.process_peak_bytes,
+        "prefill_tps": _spread([stats.prefill_tps for stats in rounds]),
+        "decode_tps": _spread([stats.decode_tps for stats in rounds]),
+        "ttft_s": _spread([stats.ttft_s for stats in rounds]),
+        "context": [asdict(g) for g in measured.grown],
+    }
