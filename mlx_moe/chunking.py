@@ -13,9 +13,11 @@ WANTED = 8
 
 
 def chunk_length(new_positions: int) -> int:
-    """Return the length, a power of two, of the chunks in which so many positions of a prompt are run."""
-    longest = max(SHORTEST, min(new_positions // WANTED, LONGEST))
-    return 1 << longest.bit_length() - 1
+    """Return the length of the chunks in which so many positions of a prompt are run: the nearest power of two."""
+    length = SHORTEST
+    while length < LONGEST and new_positions**2 > 2 * (WANTED * length) ** 2:
+        length *= 2
+    return length
 
 
 def chunk_start(position: int, length: int) -> int:

@@ -59,8 +59,9 @@ async def measure(
 
 
 def predicted(scenario: Scenario, placement: Placement, prompts: Sequence[int]) -> Prediction:
-    """Return what the planner says of the same."""
-    return predict(placement, scenario.costs(), scenario.nodes, scenario.links(), prompts=prompts)
+    """Return what the planner says of the same, decoded plainly."""
+    costs = replace(scenario.costs(), mtp=None)
+    return predict(placement, costs, scenario.nodes, scenario.links(), prompts=prompts)
 
 
 def without_drafts(scenario: Scenario) -> Scenario:

@@ -84,17 +84,18 @@ class EmulatedStage:
         if start > self._kept.get(frame.request_id, 0):
             raise FrameError(f"node {self.node}: a frame starts at position {start}, and not that many are kept")
         is_prefill = frame.kind is FrameKind.PREFILL
-        seconds = self._timing.prefill_s(start, start + length) if is_prefill else self._timing.decode_s(start)
+        timing, end = self._timing, start + length
+        seconds = timing.prefill_s(start, end, frame.outputs) if is_prefill else timing.decode_s(start)
         arrived = time.monotonic()
         if self._wire is not None:
             arrived += self._wire.seconds(length * self._hidden_size * FLOAT_BYTES)
         outputs = (frame.outputs if self._is_last else None) or length
-        hidden_states = self._rows(start + length, outputs)
+        hidden_states = self._rows(end, outputs)
         self._clock.work(seconds + self._overhead_s, arrived)
-        self._kept[frame.request_id] = start + length
+        self._kept[frame.request_id] = end
         self.counts.frames += 1
         self.counts.positions += length
-        return replace(frame, position=start + length - outputs, hidden_states=hidden_states)
+        return replace(frame, position=end - outputs, hidden_states=hidden_states)
 
     def fork(self, source_id: str, request_id: str, positions: int) -> None:
         """See Stage."""

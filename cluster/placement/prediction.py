@@ -82,10 +82,11 @@ def _prefill_s(model: ModelCosts, stages: Sequence[StageTiming], hops: Sequence[
     """Return when the last chunk is back: each stage runs the chunks in order, as they come from the one before."""
     ready = [0.0] * len(stages)  # when each stage is done with the chunk before
     start, done = 0, 0.0
+    outputs = 1 if model.mtp is None else None  # that layer runs over the whole prompt
     for length in lengths:
         done = 0.0
         for i, stage in enumerate(stages):
-            done = max(done, ready[i]) + stage.prefill_s(start, start + length)
+            done = max(done, ready[i]) + stage.prefill_s(start, start + length, outputs)
             ready[i] = done
             done += hop_s(model, hops[i], length) if hops else 0.0
         start += length
@@ -109,11 +110,22 @@ class StageTiming:
             ]
             self._layers.append((model.layers[index], tuple(owners)))
         self._kinds = {kind: self._layers.count(kind) for kind in dict.fromkeys(self._layers)}
+        self._ends_model = stage.layers.stop == len(model.layers)
 
     def decode_s(self, position: int) -> float:
         """Return the time of one position that attends to `position` others."""
         return sum(n * decode_s(self._model, layer, owners, position) for (layer, owners), n in self._kinds.items())
 
-    def prefill_s(self, start: int, end: int) -> float:
-        """Return the time of a prompt's positions [start, end)."""
-        return sum(n * prefill_s(self._model, layer, owners, start, end) for (layer, owners), n in self._kinds.items())
+    def prefill_s(self, start: int, end: int, outputs: int | None = None) -> float:
+        """Return the time of a prompt's positions [start, end).
+
+        The model's last layer computes only as many of them as come out of it (`outputs`; None: all).
+        """
+        seconds = sum(
+            n * prefill_s(self._model, layer, owners, start, end) for (layer, owners), n in self._kinds.items()
+        )
+        if outputs is None or not self._ends_model:
+            return seconds
+        layer, owners = self._layers[-1]
+        spared = prefill_s(self._model, layer, owners, start, end)
+        return seconds - spared + prefill_s(self._model, layer, owners, end - outputs, end)

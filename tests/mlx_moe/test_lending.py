@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("shapes_matter")
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut prompts of fewer than 64 positions by 4, of fewer than 128 by 8, and so on: an eighth of the real ones."""
+    """Cut prompts of up to 45 positions by 4, of up to 90 by 8, and so on: an eighth of the real ones."""
     monkeypatch.setattr(chunking, "SHORTEST", 4)
     monkeypatch.setattr(chunking, "LONGEST", 64)
 
@@ -49,14 +49,14 @@ def _alone(request: Request) -> list[Token]:
 @pytest.mark.parametrize(
     ("lender", "borrower", "lent"),
     [
-        (63, 38, 36),
-        (63, 64, 0),
-        (64, 63, 0),
-        (64, 127, 64),
-        (127, 64, 56),
-        (127, 128, 0),
-        (128, 127, 0),
-        (128, 150, 128),
+        (45, 38, 36),
+        (45, 46, 0),
+        (46, 45, 0),
+        (46, 90, 40),
+        (90, 46, 40),
+        (90, 91, 0),
+        (91, 90, 0),
+        (91, 150, 80),
     ],
 )
 def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
@@ -72,7 +72,7 @@ def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
 
 def test_what_a_borrower_ran_itself_is_lent_on() -> None:
     pipeline = Pipeline(2)
-    for length, lent in ((75, 0), (112, 72), (125, 112)):
+    for length, lent in ((95, 0), (125, 80), (140, 112)):
         answer = pipeline.ask(ask_for(IDS[:length], ANSWER), pipeline.coordinator.new_session())
         assert pipeline.finish(answer) == [alone(IDS[:length])]
         assert answer.stats.cached_tokens == lent
