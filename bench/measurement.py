@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,9 +38,3 @@ def layer_shares(path: str, stages: int) -> list[int]:
     with Checkpoint.open(Path(path)) as checkpoint:
         layers = families.read_config(checkpoint.config).num_hidden_layers
     return [(layers + i) // stages for i in range(stages)][::-1]
-
-
-def process_peak_bytes() -> int:
-    """Return the most resident memory this process had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 import mlx_moe
-from bench.measurement import Measurement, process_peak_bytes, prompt_ids
+from bench.measurement import Measurement, prompt_ids
+from mlx_moe.memory import process_peak_bytes
 
 
 def main(path: str, prompt_tokens: int, answer_tokens: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from cli import options as o
 from cli.backend import choose_models
+from cli.bench.commands import bench
 from cli.failures import reported, silence_stdout
 
 app = typer.Typer(
@@ -23,11 +23,6 @@ app = typer.Typer(
 )
 
 _models = choose_models
-
-ModelArgument = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help='A directory, a Hugging Face repo id, or "demo".', show_default=False),
-]
 
 
 def main() -> None:
@@ -199,7 +194,7 @@ def revoke_token(
 
 @app.command()
 def run(
-    model: ModelArgument,
+    model: o.Model,
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help='What to answer; "-" or nothing reads stdin.')
     ] = None,
@@ -289,7 +284,7 @@ def chat(
 
 
 @app.command()
-def show(model: ModelArgument, json: o.Json = False, debug: o.Debug = False) -> None:
+def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
     """Tell what a model is: family, parameters, bytes, layers, experts, context."""
     with reported(debug):
         from cli.show import show as show_model
@@ -299,7 +294,7 @@ def show(model: ModelArgument, json: o.Json = False, debug: o.Debug = False) -> 
 
 @app.command()
 def plan(
-    model: ModelArgument,
+    model: o.Model,
     nodes: Annotated[
         str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Plan for these Macs, not for the nodes here.")
     ] = None,
@@ -318,113 +313,4 @@ def plan(
         print_plan(model, nodes, json, context, users, bits, objective)
 
 
-Trace = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write what each stage did when, for ui.perfetto.dev.")
-]
-
-bench = typer.Typer(invoke_without_command=True)
 app.add_typer(bench, name="bench")
-
-
-@bench.callback()
-def bench_emulated(
-    context: typer.Context,
-    emulate: Annotated[
-        str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Emulate these Macs on this machine.")
-    ] = None,
-    model: Annotated[str, typer.Option(metavar="MODEL", help="A known model, as for plan.")] = "deepseek-v3",
-    link: Annotated[str, typer.Option(metavar="LINK", help="10gbe, tb, 1gbe or loopback.")] = "10gbe",
-    draft: Annotated[
-        str, typer.Option(metavar="HOW", help="none, mtp, ngram, stated, or acceptances by depth: .85,.78")
-    ] = "stated",
-    users: Annotated[str, typer.Option(metavar="1,8", help="So many answers at once.")] = "1,8",
-    prompt_tokens: Annotated[str, typer.Option(metavar="100,1000", help="Prompts to time.")] = "100,1000",
-    tokens: Annotated[int, typer.Option(metavar="N", min=8, help="Tokens of an answer.")] = 64,
-    trace: Trace = None,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
-    """Measure: this machine, the cluster, or emulated Macs.
-
-    The options are those of --emulate: real workers and links, shards that wait as long as Macs would compute.
-    """
-    with reported(debug):
-        from mlx_moe.errors import InvalidRequestError
-
-        if context.invoked_subcommand is not None:
-            _refuse_options(context)
-            return
-        if emulate is None:
-            print(context.get_help())
-            raise InvalidRequestError(
-                "nothing to measure: moe-cluster bench local MODEL, bench cluster MODEL, or bench --emulate "
-                "8xM4-Pro-64GB"
-            )
-        from cli.bench.counts import counts
-        from cli.bench.emulate import emulate as run_emulation
-        from cluster.emulation.asked import Asked
-
-        asked = Asked(
-            emulate, model, link, draft, counts("--users", users), counts("--prompt-tokens", prompt_tokens), tokens
-        )
-        run_emulation(asked, trace, json)
-
-
-def _refuse_options(context: typer.Context) -> None:
-    """Refuse options between bench and its subcommand, which would not hear of them."""
-    from mlx_moe.errors import InvalidRequestError
-
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise InvalidRequestError(
-                f"--{name.replace('_', '-')} before {context.invoked_subcommand} is of bench --emulate alone: put "
-                f"{context.invoked_subcommand}'s options behind it"
-            )
-
-
-@bench.command("local")
-def bench_local(
-    model: ModelArgument,
-    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 128,
-    tokens: Annotated[int, typer.Option(metavar="N", min=8, help="Tokens of an answer.")] = 32,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often to measure.")] = 3,
-    context: Annotated[
-        str | None,
-        typer.Option(metavar="1024,4096", help="Also time a token after so many; else after 256, 1k, 4k and 16k."),
-    ] = None,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
-    """Measure a model on this machine alone.
-
-    Load, memory, prefill, decode, and what a token takes as the context grows.
-    """
-    with reported(debug):
-        from cli.bench import local
-        from cli.bench.counts import counts
-
-        positions = None if context is None else counts("--context", context)
-        local.bench_local(local.Asked(model, prompt_tokens, tokens, rounds, positions), json)
-
-
-@bench.command("cluster")
-def bench_cluster(
-    model: ModelArgument,
-    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompts.")] = 256,
-    tokens: Annotated[int, typer.Option(metavar="N", min=8, help="Tokens of an answer.")] = 32,
-    users: Annotated[str, typer.Option(metavar="1,2", help="So many answers at once.")] = "1,2",
-    trace: Trace = None,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
-    """Measure a model on the cluster, which loads it unless it has it.
-
-    What each stage and each hop takes, where stages idle, how drafts fare, and several users at once.
-    """
-    with reported(debug):
-        from cli.bench import cluster
-        from cli.bench.counts import counts
-
-        asked = cluster.Asked(model, prompt_tokens, tokens, counts("--users", users))
-        cluster.bench_cluster(asked, trace, json)

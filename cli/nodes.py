@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from cluster.wire import node_pb2 as pb
 
+WIDE = 100
+"""Columns of a terminal that have room for chips too."""
+
 PRESENT = "present"
 """The state of nodes that count."""
 
@@ -93,10 +96,11 @@ def _role(holding: pb.Holding) -> str:
     return "coordinator" if holding.coordinates else "leads" if holding.leads else "experts"
 
 
-def cluster_table(rows: Sequence[NodeRow]) -> Table:
-    """Return all nodes: for 100 columns."""
+def cluster_table(rows: Sequence[NodeRow], columns: int = 80) -> Table:
+    """Return all nodes: for 80 columns, or with their chips for 100."""
+    chips = columns >= WIDE
     table = headed_table(
-        *("node", "state", "chip", "offers", "layers", "experts", "KV", "peak", "ms", "GB/s"),
+        *("node", "state", *(["chip"] * chips), "offers", "layers", "experts", "KV", "peak", "ms", "GB/s"),
         texts=("node", "state", "chip"),
     )
     for row in rows:
@@ -104,7 +108,7 @@ def cluster_table(rows: Sequence[NodeRow]) -> Table:
         table.add_row(
             visible(row.name),
             (row.role or PRESENT) if is_here else row.state,
-            visible(row.chip),
+            *([visible(row.chip)] * chips),
             bytes_text(row.offered_bytes),
             *(_held(row) if row.role else ("", "", "", "")),
             *_link(row),

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mlx_moe.request import Request
     from mlx_moe.sampling import SamplingParams
 
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help='A directory, a Hugging Face repo id, or "demo".', show_default=False),
+]
 MaxTokens = Annotated[
     int | None,
     typer.Option(metavar="N", help="Longest answer; else until the model stops or the context is full."),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from cli.tables import table_console
 from cli.units import bytes_text, count_text, duration_text, rate_text, tokens_text
 from cli.visible import visible
 
@@ -138,9 +139,7 @@ def to_json(made: Plan) -> dict[str, object]:
 
 
 def _print(made: Plan) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = table_console()
     costs, placement = made.model, made.fit.placement
     used = len(placement.node_bytes)
     console.print(

@@ -25,15 +25,16 @@ def show(model: str, as_json: bool) -> None:
 
 
 def _print_table(model: str, summary: ModelSummary) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from cli.tables import table_console
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in rows(model, summary):
         table.add_row(label, value)
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    table_console().print(table)
 
 
 def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cli.interrupt import Interrupt
 from cli.nodes import PRESENT, NodeRow, cluster_table, node_rows
+from cli.tables import table_console
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
 from cluster.client import OwnNode
@@ -27,11 +28,11 @@ def show_status(as_json: bool, watch: bool) -> None:
     """Print how the cluster stands; with `watch` again and again, in place, until Ctrl-C."""
     with OwnNode.connect(Home.default()) as node:
         if watch:
-            _watch(node, _console())
+            _watch(node, table_console())
         elif as_json:
             print(json.dumps(_to_json(node.status())))
         else:
-            print_status(node.status(), _console())
+            print_status(node.status(), table_console())
 
 
 def show_nodes(as_json: bool) -> None:
@@ -41,7 +42,8 @@ def show_nodes(as_json: bool) -> None:
     if as_json:
         print(json.dumps([row.to_json() for row in rows]))
     else:
-        _console().print(cluster_table(rows))
+        console = table_console()
+        console.print(cluster_table(rows, console.width))
 
 
 def unload() -> None:
@@ -61,16 +63,19 @@ def down() -> None:
 
 def print_status(status: pb.ClusterStatus, console: Console) -> None:
     """Print how the cluster stands."""
-    console.print(_rendered(status))
+    console.print(_rendered(status, console.width))
 
 
 def _watch(node: OwnNode, console: Console) -> None:
-    with Interrupt() as interrupt, Live(_rendered(node.status()), console=console, auto_refresh=False) as live:
+    with (
+        Interrupt() as interrupt,
+        Live(_rendered(node.status(), console.width), console=console, auto_refresh=False) as live,
+    ):
         while not interrupt.wait(WATCH_S):
-            live.update(_rendered(node.status()), refresh=True)
+            live.update(_rendered(node.status(), console.width), refresh=True)
 
 
-def _rendered(status: pb.ClusterStatus) -> RenderableType:
+def _rendered(status: pb.ClusterStatus, columns: int) -> RenderableType:
     rows = node_rows(status)
     here = [row for row in rows if row.state == PRESENT]
     offer = "nodes offer" if len(here) > 1 else "node offers"
@@ -81,7 +86,7 @@ def _rendered(status: pb.ClusterStatus) -> RenderableType:
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),
     ]
-    return Group(*lines, cluster_table(rows))
+    return Group(*lines, cluster_table(rows, columns))
 
 
 def _cluster_line(status: pb.ClusterStatus, own: NodeRow) -> Text:
@@ -129,7 +134,3 @@ def _to_json(status: pb.ClusterStatus) -> dict[str, Any]:
         "refused": list(status.refused),
         "nodes": [row.to_json() for row in node_rows(status)],
     }
-
-
-def _console() -> Console:
-    return Console(markup=False, emoji=False, highlight=False)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
+
+PIPE_COLUMNS = 160
+"""What is not read on a terminal is not cut to its width."""
+
+
+def table_console() -> Console:
+    """Return where tables are printed: standard output."""
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
 def headed_table(*columns: str, texts: Collection[str]) -> Table:

@@ -6,9 +6,7 @@ import json
 import sys
 import time
 
-from rich.console import Console
-
-from cli.tables import headed_table
+from cli.tables import headed_table, table_console
 from cli.units import duration_text
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
@@ -58,7 +56,7 @@ def show(as_json: bool) -> None:
         left_s = token.expires_at_s - time.time()
         expires = duration_text(left_s) if left_s > 0 else ""
         table.add_row(token.token_id, _state(token), f"{len(token.used_by)} of {token.max_uses}", expires)
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    table_console().print(table)
 
 
 def revoke(token_id: str) -> None:

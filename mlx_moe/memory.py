@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import mlx.core as mx
 import psutil
 
@@ -50,3 +53,9 @@ def kv_positions(weights_bytes: int, bytes_per_position: int) -> int:
 def peak_memory_bytes() -> int:
     """Return the most bytes that MLX held at once in this process."""
     return int(mx.get_peak_memory())
+
+
+def process_peak_bytes() -> int:
+    """Return the most resident memory that this process had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -57,13 +57,13 @@ class Stage:
             else:
                 outputs = frame.outputs if index == last else None
                 hidden_states = layer(hidden_states, cache, index, self._peers, outputs)
-            if frame.hidden_states.shape[0] >= LONG_CHUNK:
+            if frame.kind is not FrameKind.PREFILL:
+                mx.async_eval(hidden_states)  # the next layer is built while this one is computed
+            elif frame.hidden_states.shape[0] >= LONG_CHUNK:
                 mx.eval(hidden_states)
             if frame.checked and not mx.isfinite(hidden_states).all().item():
                 raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
-        if frame.kind is not FrameKind.PREFILL:
-            mx.async_eval(hidden_states)
-        elif not self._settle(hidden_states, caches) and not frame.checked:
+        if frame.kind is FrameKind.PREFILL and not self._settle(hidden_states, caches) and not frame.checked:
             self.run(replace(frame, checked=True))
         self.counts.frames += 1
         self.counts.positions += frame.hidden_states.shape[0]

@@ -12,7 +12,8 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model
 
-from bench.measurement import Measurement, process_peak_bytes, prompt_ids
+from bench.measurement import Measurement, prompt_ids
+from mlx_moe.memory import process_peak_bytes
 
 
 def main(path: str, prompt_tokens: int, answer_tokens: int) -> None:

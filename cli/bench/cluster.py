@@ -22,7 +22,7 @@ from cli.bench.trace_file import TraceFile
 from cli.interrupt import Interrupt
 from cli.nodes import NodeRow, holders, node_rows
 from cli.remote import ClusterBackend
-from cli.tables import headed_table
+from cli.tables import headed_table, table_console
 from cli.units import duration_text, rate_text
 from cli.visible import visible
 from cluster.client import OwnNode, RemoteModel
@@ -147,9 +147,7 @@ def _measured(
 
 
 def _print(asked: Asked, measured: Measured) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = table_console()
     stages = len(measured.layers)
     console.print(
         f"{visible(asked.model)} on {stages} stage{'s' * (stages > 1)}: prompt {asked.prompt_tokens}, "

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.tables import headed_table
+from cli.tables import headed_table, table_console
 from cli.units import duration_text, rate_text, tokens_text
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ async def _traced(asked: Asked, scenario: Scenario, placement: Placement, prompt
 def _print(
     asked: Asked, placement: Placement, prediction: Prediction, plain: Measured, drafted: Measured | None
 ) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = table_console()
     layers = " ".join(str(len(stage.layers)) for stage in placement.stages)
     console.print(f"Emulated: {asked.model}, 4 bit, on {asked.nodes} over {asked.wire}; layers {layers}", style="bold")
     console.print(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.bench.asking import request
 from cli.progress import progress_bar
-from cli.tables import headed_table
+from cli.tables import headed_table, table_console
 from cli.units import bytes_text, duration_text, rate_text, tokens_text
 from cli.visible import visible
 from mlx_moe.errors import InvalidRequestError
@@ -73,6 +71,7 @@ def bench_local(asked: Asked, as_json: bool) -> None:
 def _measure(asked: Asked) -> Measured:
     import mlx_moe
     from cli.bench.context import grown
+    from mlx_moe.memory import process_peak_bytes
 
     positions = _positions(asked, mlx_moe.describe(asked.model).max_position_embeddings)
     with progress_bar(f"loading {visible(asked.model)}", "bytes") as progress:
@@ -84,8 +83,8 @@ def _measure(asked: Asked) -> Measured:
         )
     rounds = _rounds(asked, model)
     (placed,) = model.placement
-    memory = placed.weights_bytes, placed.peak_memory_bytes, _process_peak_bytes()
-    return Measured(model.load_s, *memory, rounds, tuple(grown(model, n) for n in positions))
+    held = placed.weights_bytes, placed.peak_memory_bytes, process_peak_bytes()
+    return Measured(model.load_s, *held, rounds, tuple(grown(model, n) for n in positions))
 
 
 def _positions(asked: Asked, context: int) -> tuple[int, ...]:
@@ -124,16 +123,8 @@ def _answer(model: LocalModel, asking: Request, progress: Callable[[int], None])
     return answer.stats
 
 
-def _process_peak_bytes() -> int:
-    """Return the most resident memory that this process had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _print(asked: Asked, measured: Measured) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = table_console()
     m = measured
     console.print(
         f"{visible(asked.model)} on this machine alone: prompt {asked.prompt_tokens}, answer {asked.tokens} tokens, "
