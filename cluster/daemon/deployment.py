@@ -53,9 +53,9 @@ class Deployment:
             state=node_pb2.Serving.LOADING,
             coordinator=placement.coordinator,
             node_ids=self._node_ids,
+            draft=draft,
         )
         self._state = state
-        self._draft = draft
         self._channels = channels
         self._ports: dict[str, int] = {}
         self._n_connected = 0
@@ -178,5 +178,5 @@ class Deployment:
             model=self.placement.model,
             epoch=self.serving.epoch,
             placement=json.dumps(self.placement.to_json()),
-            draft=self._draft,
+            draft=self.serving.draft,
         )

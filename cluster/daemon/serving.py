@@ -53,7 +53,8 @@ class Serving:
             await self._greeter.ask_all()
             placer, serving = self._state.serving
             if placer and serving.state != pb.Serving.FAILED:
-                if serving.model == request.model and not request.placement:
+                is_served = serving.model == request.model and request.draft in ("", serving.draft)
+                if is_served and not request.placement:
                     return
                 await self._require_idle(placer, serving)
             placement = await asyncio.to_thread(self._placement, request)

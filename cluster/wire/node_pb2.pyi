@@ -73,7 +73,7 @@ class Holding(_message.Message):
     def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ...) -> None: ...
 
 class Serving(_message.Message):
-    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids")
+    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LOADING: _ClassVar[Serving.State]
@@ -89,6 +89,7 @@ class Serving(_message.Message):
     PORT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     state: Serving.State
@@ -96,7 +97,8 @@ class Serving(_message.Message):
     port: int
     failure: str
     node_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    draft: str
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ...) -> None: ...
 
 class Farewell(_message.Message):
     __slots__ = ()
