@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection
 
@@ -14,8 +15,8 @@ PIPE_COLUMNS = 160
 
 
 def table_console() -> Console:
-    """Return where tables are printed: standard output."""
-    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    """Return where tables are printed: standard output, as wide as the terminal or COLUMNS."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
     return Console(markup=False, emoji=False, highlight=False, width=width)
 
 

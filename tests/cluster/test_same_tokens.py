@@ -4,9 +4,11 @@ Real daemons and workers. Ids, texts and log-probabilities are equal, to the bit
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -89,8 +91,12 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module")
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
-    name, directory = request.param, tmp_path_factory.mktemp("same")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
+    """Return what makes a subject, once for all its layouts."""
+    return cache(lambda name: answered(name, tmp_path_factory.mktemp("same")))
+
+
+def answered(name: str, directory: Path) -> Subject:
     if name in SHAPES:
         name = str(checkpoints.to_hub_dialect(checkpoints.save(SHAPES[name].model(), directory / name)))
     elif name == "4 bit":
@@ -98,13 +104,10 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         name = str(checkpoints.convert_with_mlx_lm(source, directory / "quantized", bits=4, group_size=64))
     model = mlx_moe.load(name)
     config = model.config
-    yield Subject(
-        name,
-        config.moe.n_routed_experts,
-        range(min(config.moe_layers), config.num_hidden_layers),
-        [ask_locally(model, dialogue) for dialogue in DIALOGUES],
-    )
+    wanted = [ask_locally(model, dialogue) for dialogue in DIALOGUES]
     model.close()
+    moe_layers = range(min(config.moe_layers), config.num_hidden_layers)
+    return Subject(name, config.moe.n_routed_experts, moe_layers, wanted)
 
 
 def cuts(n_layers: int, n_stages: int) -> list[tuple[int, ...]]:
@@ -130,10 +133,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("subject", "layers", "owners"), CASES, indirect=["subject"])
+@pytest.mark.parametrize(("name", "layers", "owners"), CASES)
 def test_a_layout_gives_the_tokens_of_one_machine_alone_and_beside_others(
-    five_nodes: Cluster, subject: Subject, layers: tuple[int, ...], owners: tuple[int, ...]
+    five_nodes: Cluster,
+    subjects: Callable[[str], Subject],
+    name: str,
+    layers: tuple[int, ...],
+    owners: tuple[int, ...],
 ) -> None:
+    subject = subjects(name)
     placement = five_nodes.place(
         subject.model, layers, owners, n_experts=subject.n_experts, moe_layers=subject.moe_layers
     )

@@ -34,9 +34,12 @@ async def nothing_to_send() -> None:
     """Flush what one machine sends."""
 
 
-def run(scenario: Callable[[Answering], Coroutine[Any, Any, None]]) -> None:
+def run(
+    scenario: Callable[[Answering], Coroutine[Any, Any, None]],
+    flush: Callable[[], Coroutine[Any, Any, None]] = nothing_to_send,
+) -> None:
     async def with_turns() -> None:
-        answering = Answering(Recording("mac-1"), nothing_to_send)
+        answering = Answering(Recording("mac-1"), flush)
         turns = asyncio.create_task(answering.run())
         async with asyncio.timeout(DEADLINE_S):
             await scenario(answering)
@@ -71,6 +74,28 @@ def test_answers_advance_by_a_token_each_in_turns(model: Model) -> None:
 
     run(scenario)
     assert order == list("abcabcabcabc")
+
+
+def test_what_a_turn_sends_has_left_before_the_next_turn(model: Model) -> None:
+    order: list[str] = []
+
+    class Noted(News):
+        def say(self, news: tuple[int, int] | Written) -> None:
+            order.append("turn")
+            super().say(news)
+
+    async def flush() -> None:
+        await asyncio.sleep(0)  # as the network makes it wait
+        order.append("left")
+
+    async def scenario(answering: Answering) -> None:
+        both = [Noted(), Noted()]
+        for name, news in zip("ab", both, strict=True):
+            answering.begin(name, model.generate(request(4)), news)
+        await asyncio.gather(*map(read, both))
+
+    run(scenario, flush)
+    assert order[:15] == ["turn", "left"] * 7 + ["turn"]
 
 
 def test_news_of_a_token_are_those_of_when_it_was_written(model: Model) -> None:

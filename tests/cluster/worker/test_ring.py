@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_moe
+from cluster.timeline import FRAMES, SpanKind, Timeline
+from cluster.wire import worker_pb2 as pb
 from cluster.worker.messages import Kind, Message
 from cluster.worker.ring import RingLink, RingStage
 from mlx_moe.coordinator import Coordinator
@@ -287,3 +289,23 @@ def test_messages_of_another_epoch_are_dropped_at_both_ends() -> None:
     assert ring.link.come_back(replace(message, epoch=EPOCH - 1)) is None
     assert ring.link.receive(A) is None
     assert ring.link.come_back(message) == A
+
+
+def test_timelines_gather_what_each_stage_did_with_each_frame_in_the_order_of_the_ring() -> None:
+    ring = Ring([2, 4])
+    answers = Answers(ring)
+    answers.finish(answers.ask(request(3)))
+    ring.link.ask_timelines("ab" * 16)
+    for wire in range(len(ring.others)):
+        while ring.wires[wire]:
+            ring.step(wire)
+    *_, told = (Message.decode(data) for data in ring.wires[-1])
+    own = ring.link.recording.take()
+    timeline = Timeline.read(pb.Timelines.FromString(own + bytes(told.payload)).stages)
+    assert (told.kind, told.request_id) == (Kind.TIMELINES, "ab" * 16)
+    assert [stage.node for stage in timeline.stages] == ["mac-1", "mac-2", "mac-3"]
+    frames = [[(s.serial, s.kind, s.position, s.rows) for s in stage.of(*FRAMES)] for stage in timeline.stages]
+    assert frames[0] == frames[1] == frames[2]
+    assert len(frames[0]) == len(timeline.stages[0].of(SpanKind.RETURN)) == 3 + TOKENS - 1  # 90 positions, by 32
+    assert all(s.arrived_s <= s.began_s <= s.ended_s for stage in timeline.stages for s in stage.spans)
+    assert ring.link.recording.take() == pb.Timelines(stages=[pb.StageTimeline(node="mac-1")]).SerializeToString()
