@@ -32,7 +32,6 @@ from cluster.placement.chips import measured
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb
 from mlx_moe.request import Request
-from mlx_moe.sampling import SamplingParams
 
 START_S = 60.0
 STOP_S = 20.0
@@ -98,13 +97,7 @@ def running_nodes(cores: Sequence[set[int]]) -> Iterator[Nodes]:
 
 def greedy(prompt_tokens: int, answer_tokens: int, seed: int = 1) -> Request:
     """Return a request of random ids whose answer has exactly so many tokens."""
-    return Request(
-        tuple(prompt_ids(prompt_tokens, seed=seed)),
-        sampling=SamplingParams(temperature=0.0),
-        max_tokens=answer_tokens,
-        ignore_eos=True,
-        detect_loops=False,
-    )
+    return Request.exactly(prompt_ids(prompt_tokens, seed=seed), answer_tokens)
 
 
 @contextmanager

@@ -12,14 +12,7 @@ from mlx_moe.memory import process_peak_bytes
 def main(path: str, prompt_tokens: int, answer_tokens: int) -> None:
     """Load, answer greedily, print one Measurement."""
     model = mlx_moe.load(path)
-    request = mlx_moe.Request(
-        tuple(prompt_ids(prompt_tokens)),
-        sampling=mlx_moe.SamplingParams(temperature=0.0),
-        max_tokens=answer_tokens,
-        ignore_eos=True,
-        detect_loops=False,
-    )
-    generation = model.generate(request)
+    generation = model.generate(mlx_moe.Request.exactly(prompt_ids(prompt_tokens), answer_tokens))
     tokens = [token.id for token in generation]
     stats = generation.stats
     Measurement(

@@ -19,10 +19,11 @@ from cluster.client import RemoteModel
 from cluster.emulation import stretched
 from cluster.emulation.asked import REPEATED, STORY
 from cluster.emulation.cluster import emulated_cluster
-from cluster.emulation.measure import Answer, decoded, greedy, together
+from cluster.emulation.measure import Answer, decoded, together
 from cluster.placement import Placement, read_costs, spread
 from cluster.placement.chips import parse_nodes
 from mlx_moe import library
+from mlx_moe.request import Request
 
 PLAIN = "none"
 DRAFTS = (PLAIN, "mtp", "ngram", stretched.WRONG)
@@ -64,7 +65,7 @@ async def main(n_stages: int = 4, milliseconds: float = 20, rounds: int = 3) -> 
 
 def _run(model: RemoteModel, case: Case) -> list[Answer]:
     prompt = model.format_chat(CHATS[case.chat], {})
-    return together(model, greedy(prompt, TOKENS), case.users)
+    return together(model, Request.exactly(prompt, TOKENS), case.users)
 
 
 def _row(case: Case, runs: Mapping[Case, Sequence[Sequence[Answer]]]) -> str:

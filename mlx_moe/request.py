@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,6 +37,12 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     detect_loops: bool = True
+
+    @classmethod
+    def exactly(cls, input_ids: Iterable[int], tokens: int) -> Request:
+        """Return a greedy request whose answer has so many tokens, whatever they are: to be measured."""
+        sampling = SamplingParams(temperature=0.0)
+        return cls(tuple(input_ids), sampling, max_tokens=tokens, ignore_eos=True, detect_loops=False)
 
     def __post_init__(self) -> None:
         """Check all fields."""

@@ -6,15 +6,8 @@ import random
 from collections.abc import Sequence
 
 from mlx_moe.request import Request
-from mlx_moe.sampling import SamplingParams
 
 
 def request(vocabulary: Sequence[int], prompt_tokens: int, tokens: int, seed: int = 0) -> Request:
     """Return a greedy request of so many tokens, whose prompt is drawn from token ids, by seed."""
-    return Request(
-        tuple(random.Random(seed).choices(vocabulary, k=prompt_tokens)),
-        sampling=SamplingParams(temperature=0.0),
-        max_tokens=tokens,
-        ignore_eos=True,
-        detect_loops=False,
-    )
+    return Request.exactly(random.Random(seed).choices(vocabulary, k=prompt_tokens), tokens)

@@ -73,12 +73,13 @@ def emulate(asked: Asked, trace: Path | None, as_json: bool) -> None:
 async def _traced(asked: Asked, scenario: Scenario, placement: Placement, prompt: Sequence[int]) -> Timeline:
     """Return what the stages do with one answer, and with the longest prompt that is timed."""
     from cluster.emulation.cluster import emulated_cluster
-    from cluster.emulation.measure import greedy, together
+    from cluster.emulation.measure import together
+    from mlx_moe.request import Request
 
     longest = [prompt[i % len(prompt)] for i in range(max(asked.prompts))]
     async with emulated_cluster(placement, lambda ids: scenario.on(ids).to_name()) as model:
-        await asyncio.to_thread(together, model, greedy(prompt, asked.tokens), 1)
-        await asyncio.to_thread(together, model, greedy(longest[::-1], 1), 1)
+        await asyncio.to_thread(together, model, Request.exactly(prompt, asked.tokens), 1)
+        await asyncio.to_thread(together, model, Request.exactly(longest[::-1], 1), 1)
         return await asyncio.to_thread(model.timeline)
 
 

@@ -87,13 +87,7 @@ def _script(asked: Asked) -> tuple[list[int], tuple[int, ...]]:
     model = mlx_moe.load(library.DEMO)
     messages = REPEATED if asked.draft == "ngram" else STORY
     prompt = model.tokenizer.format_chat(messages, add_generation_prompt=True)
-    request = mlx_moe.Request(
-        tuple(prompt),
-        sampling=mlx_moe.SamplingParams(temperature=0.0),
-        max_tokens=asked.tokens,
-        ignore_eos=True,
-        detect_loops=False,
-    )
+    request = mlx_moe.Request.exactly(prompt, asked.tokens)
     script = [*prompt, *(token.id for token in model.generate(request))]
     model.close()
     return prompt, tuple(script)

@@ -13,9 +13,7 @@ from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.scenario import Scenario
 from cluster.placement import Placement, Prediction, predict
 from mlx_moe.request import GenerationStats, Request, Token
-from mlx_moe.sampling import SamplingParams
 
-GREEDY = SamplingParams(temperature=0.0)
 WARM_TOKENS = 4
 
 
@@ -51,7 +49,7 @@ async def measure(
 ) -> Measured:
     """Start the emulated cluster and let it answer: so many users at a time, then prompts of so many tokens."""
     async with emulated_cluster(placement, lambda ids: scenario.on(ids).to_name()) as model:
-        answers = [await asyncio.to_thread(together, model, greedy(prompt, tokens), n) for n in users]
+        answers = [await asyncio.to_thread(together, model, Request.exactly(prompt, tokens), n) for n in users]
         ttft_s = {n: await asyncio.to_thread(_first_token_s, model, n) for n in prompts}
     script = scenario.script
     written = [script[i % len(script)] for i in range(len(prompt), len(prompt) + tokens)]
@@ -101,11 +99,6 @@ def decoded(answers: Sequence[Answer], written: Sequence[int]) -> Decoded:
     )
 
 
-def greedy(prompt: Sequence[int], tokens: int) -> Request:
-    """Return a request whose answer has exactly so many tokens."""
-    return Request(tuple(prompt), sampling=GREEDY, max_tokens=tokens, ignore_eos=True, detect_loops=False)
-
-
 def _write(model: RemoteModel, request: Request) -> Answer:
     conversation = model.new_conversation()
     tokens: list[Token] = []
@@ -126,7 +119,7 @@ def _at(counts: Sequence[int], index: int) -> int:
 
 def _first_token_s(model: RemoteModel, prompt_tokens: int) -> float:
     conversation = model.new_conversation()
-    request = Request(tuple(1 + i % 97 for i in range(prompt_tokens)), sampling=GREEDY, max_tokens=1, ignore_eos=True)
+    request = Request.exactly((1 + i % 97 for i in range(prompt_tokens)), 1)
     started = time.monotonic()
     answer = conversation.answer(request)
     next(answer)

@@ -87,7 +87,7 @@ class Answering:
         self._recording = recording
         self._flush = flush
         self._answers: dict[str, _Answer] = {}
-        self._turns: asyncio.Queue[str] = asyncio.Queue()
+        self._turns: asyncio.Queue[str | None] = asyncio.Queue()  # None: something is to be sent, no more
 
     @property
     def active(self) -> int:
@@ -137,13 +137,13 @@ class Answering:
 
     def flush_soon(self) -> None:
         """Let what was left to be sent outside of a turn be sent too."""
-        self._turns.put_nowait("")
+        self._turns.put_nowait(None)
 
     async def run(self) -> None:
         """Take turns until cancelled."""
         while True:
             session_id = await self._turns.get()
-            if answer := self._answers.get(session_id):
+            if session_id is not None and (answer := self._answers.get(session_id)):
                 began_s = time.monotonic()
                 self._advance(session_id, answer)
                 self._recording.add(Span(SpanKind.TURN, session_id, 0, 0, 0, began_s, began_s, time.monotonic()))

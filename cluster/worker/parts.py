@@ -207,7 +207,9 @@ class CoordinatorPart:
 
     async def _come_back(self, message: Message) -> None:
         if told := self._timelines.pop(message.request_id, None):
-            told.set_result(bytes(message.payload))
+            if not told.cancelled():  # whoever asked may be gone
+                told.set_result(bytes(message.payload))
+            return
         request_id = self._ring.come_back(message)
         if request_id is not None:
             self._answering.wake(request_id)

@@ -8,7 +8,7 @@ from cluster.timeline import Span
 from cluster.wire import worker_pb2 as pb
 
 MOST_SPANS = 8192
-"""Then the oldest give way: 80 s of eight stages' work for one user, in about 2 MB."""
+"""Then the oldest give way: a coordinator adds about four a token. They take 2 MB."""
 
 
 class Recording:

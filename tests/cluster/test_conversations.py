@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator
 from threading import Event, Thread
 
+import grpc
 import pytest
 
 import mlx_moe
 from cluster.client import RemoteConversation, RemoteModel
+from cluster.wire import coordinator_pb2
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError
 from mlx_moe.model import Model
 from mlx_moe.request import Request, Token
@@ -169,6 +171,19 @@ def test_what_progress_raises_ends_the_answer(model: RemoteModel, five_nodes: Cl
         next(conversation.answer(request(LONG, max_tokens=None), progress))
     until(lambda: five_nodes.holding(five_nodes.nodes[0]).stats.active_requests == 0, within_s=3.5)
     conversation.close()
+
+
+def test_a_timeline_that_nobody_waits_for_any_more_comes_round_and_harms_nothing(
+    model: RemoteModel, five_nodes: Cluster, alone: Model
+) -> None:
+    (worker,) = five_nodes.nodes[1].workers()
+    worker.suspend()
+    asked = model._stub.Timeline(coordinator_pb2.TimelineRequest(), timeout=0.3)  # gone before the ring is whole again
+    with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+        next(asked)
+    worker.resume()
+    assert answer(model, request(LONG[:20])) == list(alone.generate(request(LONG[:20])))
+    assert len(model.timeline().stages) == N_STAGES
 
 
 def test_prefill_is_told_chunk_by_chunk(model: RemoteModel) -> None:

@@ -9,13 +9,14 @@ import pytest
 import mlx_moe
 from cluster.emulation import stretched
 from cluster.emulation.cluster import emulated_cluster
-from cluster.emulation.measure import Answer, greedy, together
+from cluster.emulation.measure import Answer, together
 from cluster.errors import ClusterError
 from cluster.placement import Placement, StagePlacement
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe import library
 from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.request import Request
 
 STAGE_S = 0.02
 PLACEMENT = Placement(
@@ -49,11 +50,11 @@ def test_a_stretched_model_says_what_the_real_one_does(draft: str) -> None:
     async def answered() -> Answer:
         name = stretched.name(library.DEMO, STAGE_S)
         async with emulated_cluster(PLACEMENT, lambda _: name, draft) as model:
-            (answer,) = await asyncio.to_thread(together, model, greedy(PROMPT, TOKENS), 1)
+            (answer,) = await asyncio.to_thread(together, model, Request.exactly(PROMPT, TOKENS), 1)
         return answer
 
     model = mlx_moe.load(library.DEMO)
-    said = [(token.id, token.logprob) for token in model.generate(greedy(PROMPT, TOKENS))]
+    said = [(token.id, token.logprob) for token in model.generate(Request.exactly(PROMPT, TOKENS))]
     model.close()
     answer = asyncio.run(answered())
     assert list(zip(answer.token_ids, answer.logprobs, strict=True)) == said
