@@ -17,8 +17,9 @@ from types import TracebackType
 import pyte
 import pytest
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20.0
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 

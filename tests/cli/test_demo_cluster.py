@@ -14,6 +14,7 @@ import pytest
 from cli.chat.transcript import SavedChat, Transcripts
 from cli.demo import shape
 from tests.cli.terminal import CTRL_C, CTRL_D, ROOT, Terminal
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,7 @@ def test_the_last_node_holds_experts_alone(nodes: int, layers: list[int], peers:
 def test_one_answer_goes_to_stdout_and_nothing_is_left(demo: Path) -> None:
     environment = os.environ | {"MOE_CLUSTER_HOME": str(demo / "own"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-m", "cli", "demo", "--prompt", "What is an expert?"]
-    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (
         0,
         "An expert is a small feed-forward network inside a layer. Each token uses only a few of them.",
@@ -101,5 +102,5 @@ def test_nodes_end_with_the_terminal_and_with_the_demo(demo: Path, signum: signa
         assert nodes
         terminal.process.send_signal(signum)
         terminal.end()
-        _, alive = psutil.wait_procs(nodes, timeout=20)
+        _, alive = psutil.wait_procs(nodes, timeout=PATIENCE_S)
         assert alive == []

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from cli import app
 from mlx_moe.errors import InsufficientMemoryError, NumericsError
 from tests.cli.scripted import WAIT, ScriptedBackend, ScriptedModels, one_answer
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,7 +181,7 @@ def test_ctrl_c_keeps_what_was_printed(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.read(7) == b"partial"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
@@ -192,10 +192,10 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
         process.stdout.read(1)
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=20) == 141
+        assert process.wait(timeout=PATIENCE_S) == 141
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, runpy; sys.argv = ['moe-cluster', '--help']\n"
         "try: runpy.run_module('cli', run_name='__main__')\n"
@@ -203,14 +203,9 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "heavy = {'mlx', 'tokenizers', 'prompt_toolkit', 'rich', 'jinja2', 'numpy', 'grpc', 'zeroconf'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    seconds: list[float] = []
-    for _ in range(3):
-        started = time.perf_counter()
-        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
-        assert result.stderr == "[]\n"
-        assert "chat" in result.stdout
-    assert min(seconds) < 0.3
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stderr == "[]\n"
+    assert "chat" in result.stdout
 
 
 def test_version_is_printed(run: Run, capfd: pytest.CaptureFixture[str]) -> None:

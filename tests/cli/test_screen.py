@@ -143,7 +143,7 @@ def test_a_very_long_line_is_wrapped() -> None:
 
 
 @given(st.text(alphabet="ab `*_#-1.>|\n\x1b日🙂<think>/", max_size=200), st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_text_breaks_the_drawing(text: str, step: int) -> None:
     whole, grown = Terminal(rows=80), Terminal(rows=80)
     draw(whole, text, max(len(text), 1))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.hardware import hardware
+from cluster import hardware
 from tests.cluster.hosts import Hosts
 from tests.cluster.running import Cluster, running_cluster
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +21,18 @@ def _logs_are_heard() -> None:
     logging.getLogger("cluster").setLevel(logging.NOTSET)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _patient_probe() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "DEADLINE_S", PATIENCE_S)
+        yield
+
+
 @pytest.fixture(scope="session")
 def measured_hardware(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Measure this machine once, not for every node."""
     cache = tmp_path_factory.mktemp("hardware") / "hardware.json"
-    asyncio.run(hardware(cache))
+    asyncio.run(hardware.hardware(cache))
     return cache
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-DEADLINE_S = 15.0
+from tests.patience import PATIENCE_S
 
 
 class Hosts:
@@ -41,4 +41,4 @@ class Hosts:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=DEADLINE_S)
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=PATIENCE_S)

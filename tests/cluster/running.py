@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,18 +20,9 @@ from cluster.placement import ExpertPeer, Placement, StagePlacement
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb
 from mlx_moe.request import Request, Token
+from tests.patience import PATIENCE_S, until
 
-PATIENCE_S = 30.0
 ROOT = Path(__file__).parents[2]
-
-
-def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
-    """Wait until something is so; return the seconds that took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < within_s, f"not within {within_s} s"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 class RunningNode:

@@ -1,6 +1,5 @@
 """Conversations with a cluster: what is kept, what is shared, what gives way, and that nothing stays behind."""
 
-import time
 from collections.abc import Iterator
 from threading import Event, Thread
 
@@ -15,7 +14,8 @@ from mlx_moe.model import Model
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
 from tests import oracles
-from tests.cluster.running import Cluster, answer, answers, until
+from tests.cluster.running import Cluster, answer, answers
+from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -90,12 +90,12 @@ def test_closing_a_conversation_frees_its_caches_on_every_node(model: RemoteMode
     turn(conversation, LONG)
     until(lambda: min(kv_bytes(five_nodes)) > 0)
     conversation.close()
-    assert until(lambda: kv_bytes(five_nodes) == [0] * N_STAGES) < 3.5  # a second to be counted, one to be told
+    until(lambda: kv_bytes(five_nodes) == [0] * N_STAGES)
 
 
 @pytest.mark.parametrize("tokens", [0, 5])
 @pytest.mark.parametrize("how", ["close", "gone"])
-def test_an_answer_that_nobody_wants_any_more_ends_within_a_second_and_frees_all(
+def test_an_answer_that_nobody_wants_any_more_ends_and_frees_all(
     model: RemoteModel, five_nodes: Cluster, alone: Model, tokens: int, how: str
 ) -> None:
     client = five_nodes.own.coordinator(five_nodes.own.status())
@@ -110,7 +110,7 @@ def test_an_answer_that_nobody_wants_any_more_ends_within_a_second_and_frees_all
     else:
         client.close()
     del stub
-    until(lambda: kv_positions(five_nodes) == [0] * N_STAGES, within_s=3.5)
+    until(lambda: kv_positions(five_nodes) == [0] * N_STAGES)
     assert five_nodes.holding(five_nodes.nodes[0]).stats.active_requests == 0
     assert answer(model, request(LONG)) == list(alone.generate(request(LONG)))
     client.close()
@@ -169,7 +169,7 @@ def test_what_progress_raises_ends_the_answer(model: RemoteModel, five_nodes: Cl
     conversation = model.new_conversation()
     with pytest.raises(StopReadingError):
         next(conversation.answer(request(LONG, max_tokens=None), progress))
-    until(lambda: five_nodes.holding(five_nodes.nodes[0]).stats.active_requests == 0, within_s=3.5)
+    until(lambda: five_nodes.holding(five_nodes.nodes[0]).stats.active_requests == 0)
     conversation.close()
 
 
@@ -250,8 +250,7 @@ def test_a_slow_reader_makes_no_other_wait(five_nodes: Cluster) -> None:
         finished.set()
 
     thread = Thread(target=ask)
-    started = time.monotonic()
     thread.start()
-    assert finished.wait(20), f"waited {time.monotonic() - started:.1f} s"
+    assert finished.wait(PATIENCE_S)
     thread.join()
     assert len(list(slow)) == 399

@@ -101,14 +101,15 @@ def test_a_cache_that_cannot_be_written_stops_nobody(
         ("import sys; sys.exit('no Metal device')", "ended with code 1: no Metal device"),
         ("print('hello')", "answered no JSON: 'hello"),
         ("print('{}')", "chip='None'"),
-        ("import time; time.sleep(60)", "not done after 0.3 s"),
+        ("import time; time.sleep(1e4)", "not done after 0.3 s"),
     ],
 )
 def test_a_probe_that_fails_is_an_error_with_what_it_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
     monkeypatch.setattr(hardware, "PROBE", (sys.executable, "-S", "-c", script))
-    monkeypatch.setattr(hardware, "DEADLINE_S", 0.3 if "sleep" in script else 30.0)
+    if "sleep" in script:
+        monkeypatch.setattr(hardware, "DEADLINE_S", 0.3)
     with pytest.raises(ClusterError, match=message):
         run(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -116,7 +117,7 @@ def test_a_probe_that_fails_is_an_error_with_what_it_said(
 
 def test_the_daemons_side_imports_no_mlx() -> None:
     script = "import sys, cluster.hardware, cluster.membership, cluster.discovery; print('mlx.core' in sys.modules)"
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "False"
 
 

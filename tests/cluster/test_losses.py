@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from cluster.errors import NodeLostError
 from mlx_moe.errors import CheckpointError, MoeClusterError, NumericsError
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
-from tests.cluster.running import Cluster, RunningNode, answer, running_cluster, until
+from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
+from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
 DEMO = Path(mlx_moe.__file__).parent / "demo"
 PROMPT = tuple(range(30, 90))
-SEEN_S = 5.0
 
 
 def request(max_tokens: int | None = 8) -> Request:
@@ -53,13 +52,12 @@ def begin(cluster: Cluster) -> tuple[RemoteAnswer, list[Token]]:
     return written, [next(written) for _ in range(3)]
 
 
-def lose(written: RemoteAnswer, tokens: list[Token], event: Callable[[], object]) -> tuple[NodeLostError, float]:
-    """Let something happen while an answer is written; return what its reader gets, and after how many seconds."""
-    started = time.monotonic()
+def lose(written: RemoteAnswer, tokens: list[Token], event: Callable[[], object]) -> NodeLostError:
+    """Let something happen while an answer is written; return what its reader gets."""
     event()
     with pytest.raises(NodeLostError) as caught:
         tokens.extend(written)
-    return caught.value, time.monotonic() - started
+    return caught.value
 
 
 def kill_worker(node: RunningNode) -> None:
@@ -82,8 +80,7 @@ def test_a_killed_worker_ends_the_answer_with_its_name_and_the_cluster_loads_aga
     cluster: Cluster, wanted: list[Token], lost: int
 ) -> None:
     written, tokens = begin(cluster)
-    error, seconds = lose(written, tokens, lambda: kill_worker(cluster.nodes[lost]))
-    assert seconds < SEEN_S
+    error = lose(written, tokens, lambda: kill_worker(cluster.nodes[lost]))
     assert tokens[: len(wanted)] == wanted[: len(tokens)]
     until(lambda: cluster.own.status().serving.failure != "")
     assert f"node mac-{lost + 1}: the worker was ended by SIGKILL" in cluster.own.status().serving.failure, error
@@ -94,8 +91,7 @@ def test_the_coordinators_killed_worker_ends_the_answer_and_the_cluster_loads_ag
     cluster: Cluster, wanted: list[Token]
 ) -> None:
     written, tokens = begin(cluster)
-    _, seconds = lose(written, tokens, lambda: kill_worker(cluster.nodes[0]))
-    assert seconds < SEEN_S
+    lose(written, tokens, lambda: kill_worker(cluster.nodes[0]))
     load_again(cluster, wanted)
 
 
@@ -103,9 +99,8 @@ def test_a_killed_daemon_takes_its_worker_along_and_comes_back(cluster: Cluster,
     written, tokens = begin(cluster)
     node = cluster.nodes[1]
     (worker,) = node.workers()
-    _, seconds = lose(written, tokens, node.kill)
-    assert seconds < SEEN_S
-    until(lambda: not worker.is_running(), within_s=5)
+    lose(written, tokens, node.kill)
+    until(lambda: not worker.is_running())
     until(lambda: no_workers(cluster))
     with pytest.raises(NodeLostError):
         cluster.load("demo", cluster.place("demo", (2, 2, 2)))
@@ -118,7 +113,7 @@ def test_workers_of_a_killed_placer_end_on_all_nodes(cluster: Cluster, wanted: l
     written, tokens = begin(cluster)
     first = cluster.nodes[0]
     lose(written, tokens, first.kill)
-    until(lambda: no_workers(cluster), within_s=10)
+    until(lambda: no_workers(cluster))
     cluster.own.close()
     first.start("--peer", cluster.nodes[1].address)
     first.wait_up()
@@ -130,8 +125,7 @@ def test_workers_of_a_killed_placer_end_on_all_nodes(cluster: Cluster, wanted: l
 def test_a_stopped_node_lets_its_clients_know(cluster: Cluster, wanted: list[Token]) -> None:
     written, tokens = begin(cluster)
     node = cluster.nodes[2]
-    error, seconds = lose(written, tokens, node.end)
-    assert seconds < SEEN_S
+    error = lose(written, tokens, node.end)
     assert "mac-3" in str(error)
     cluster.join(node)
     cluster.wait_for_all()
@@ -147,10 +141,8 @@ def test_a_worker_lost_while_it_loads_ends_the_load_with_its_name(cluster: Clust
     node = cluster.nodes[2]
     until(lambda: bool(node.workers()))
     kill_worker(node)
-    started = time.monotonic()
     with pytest.raises(MoeClusterError, match="node mac-3: the worker was ended by SIGKILL"):
         list(loading)
-    assert time.monotonic() - started < 15
     until(lambda: no_workers(cluster))
 
 
@@ -207,8 +199,8 @@ def test_sigterm_of_everything_leaves_no_process(tmp_path: Path, measured_hardwa
             tokens.extend(written)
         assert tokens[:3] == wanted[:3]
         for node in cluster.nodes:
-            assert node.process.wait(20) == 0, node.said
-        psutil.wait_procs(workers, timeout=10)
+            assert node.process.wait(PATIENCE_S) == 0, node.said
+        psutil.wait_procs(workers, timeout=PATIENCE_S)
         assert not any(worker.is_running() for worker in workers)
 
 

@@ -4,14 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.hosts import Hosts
-from tests.cluster.running import PATIENCE_S, ROOT, RunningNode, processes_with, until
+from tests.cluster.running import ROOT, RunningNode, processes_with
+from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -85,13 +85,8 @@ def test_three_machines_become_a_cluster_by_a_token_and_notice_a_loss(machines: 
     second.node.wait_up()
     third.node.wait_up()
     everybody = dict.fromkeys(("mac-1", "mac-2", "mac-3"), "present")
-    met_s = until(lambda: all(machine.states() == everybody for machine in machines))
-    assert met_s < 10
+    until(lambda: all(machine.states() == everybody for machine in machines))
 
     first.load_demo()
-    killed = time.monotonic()
     third.node.process.kill()
     until(lambda: first.states() == second.states() == everybody | {"mac-3": "lost"})
-    lost_s = time.monotonic() - killed
-    assert lost_s < 8
-    print(f"all see all after {met_s:.2f} s, lost after {lost_s:.2f} s")

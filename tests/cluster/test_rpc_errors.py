@@ -13,6 +13,7 @@ from cluster.errors import ClusterError, NodeLostError
 from cluster.rpc_errors import error_named, reported, translated
 from cluster.worker.messages import LinkError
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
+from tests.patience import PATIENCE_S
 
 
 def kinds(kind: type[MoeClusterError] = MoeClusterError) -> Iterator[type[MoeClusterError]]:
@@ -47,7 +48,7 @@ def call_that_raises(error: Exception) -> None:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 with translated("mac-2"):
                     method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any/thing")
-                    await method(b"", timeout=10)
+                    await method(b"", timeout=PATIENCE_S)
         finally:
             await server.stop(None)
 
@@ -72,7 +73,7 @@ def test_whoever_does_not_answer_is_named() -> None:
     with grpc.insecure_channel("127.0.0.1:1") as channel:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any/thing")
         with pytest.raises(NodeLostError, match="mac-2 does not answer"), translated("mac-2"):
-            method(b"", timeout=10)
+            method(b"", timeout=PATIENCE_S)
 
 
 def test_a_code_of_a_newer_version_is_an_error_all_the_same() -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,8 +19,9 @@ from cluster.wire import coordinator_pb2, node_pb2_grpc
 from cluster.wire import node_pb2 as pb
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Kind, Message
 from mlx_moe.errors import MoeClusterError
-from tests.cluster.running import Cluster, RunningNode, answer, running_cluster, until
+from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
 from tests.cluster.test_losses import request
+from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_without_a_certificate_or_with_a_foreign_one_nothing_is_answered(cluster
         for credentials in (Insecure(foreign.node_id), MutualTLS(foreign)):
             with credentials.channel(address, node.node_id) as channel:
                 with pytest.raises(grpc.RpcError) as refused:
-                    node_pb2_grpc.NodeStub(channel).Greet(pb.Greeting(), timeout=5)
+                    node_pb2_grpc.NodeStub(channel).Greet(pb.Greeting(), timeout=PATIENCE_S)
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -79,7 +79,7 @@ def test_a_node_may_not_greet_as_another(cluster: Cluster) -> None:
     info = next(node.info for node in cluster.own.status().nodes if node.info.node_id == third.node_id)
     with MutualTLS(NodeIdentity.load(second.home.identity)).channel(first.address, first.node_id) as channel:
         with pytest.raises(grpc.RpcError) as refused:
-            node_pb2_grpc.NodeStub(channel).Greet(pb.Greeting(info=info), timeout=5)
+            node_pb2_grpc.NodeStub(channel).Greet(pb.Greeting(info=info), timeout=PATIENCE_S)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -91,7 +91,7 @@ def test_a_stream_of_frames_is_for_the_node_before_alone(cluster: Cluster, metho
         worker_address(leader), leader.node_id
     ) as channel:
         stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
-        call = stream(iter([release]), timeout=5)
+        call = stream(iter([release]), timeout=PATIENCE_S)
         with pytest.raises(grpc.RpcError) as refused:
             next(call)
         assert refused.value.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
@@ -129,15 +129,13 @@ def test_bytes_that_are_no_tls_and_half_open_connections_harm_nobody(cluster: Cl
         for address in ports_of(node):
             port = int(address.rpartition(":")[2])
             for data in [*noise, *[b""] * 200]:
-                connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
                 connection.sendall(data)
-        started = time.monotonic()
         assert cluster.model is not None
         assert len(answer(cluster.model, request())) == 8  # by a connection that was there before
-        assert time.monotonic() - started < 10
     after = [process.memory_info().rss for process in processes]
     assert all(late - early < MAX_GROWTH_BYTES for early, late in zip(before, after, strict=True))
-    until(lambda: _answers_anew(node), within_s=10)  # half-open ones are dropped after 5 s
+    until(lambda: _answers_anew(node))  # half-open ones are dropped after 5 s
 
 
 @pytest.mark.parametrize(
@@ -154,11 +152,11 @@ def test_fields_that_cannot_be_are_refused_before_any_work(cluster: Cluster, sam
     assert cluster.model is not None
     stub = cluster.model._stub
     with pytest.raises(MoeClusterError, match=said), translated("it"):
-        next(stub.Answer(coordinator_pb2.AnswerRequest(input_ids=[1], sampling=sampling), timeout=10))
+        next(stub.Answer(coordinator_pb2.AnswerRequest(input_ids=[1], sampling=sampling), timeout=PATIENCE_S))
     for conversation_id, ids in ((b"short", [1]), (b"", []), (b"", [2**31])):
         asked = coordinator_pb2.AnswerRequest(conversation_id=conversation_id, input_ids=ids, sampling="{}")
         with pytest.raises(MoeClusterError), translated("it"):
-            list(stub.Answer(asked, timeout=10))
+            list(stub.Answer(asked, timeout=PATIENCE_S))
     assert len(answer(cluster.model, request())) == 8
 
 

@@ -51,6 +51,6 @@ def _idle_bytes() -> int:
     """Return the peak of a process that has imported what a worker imports."""
     script = "import cluster.worker.__main__; print(open('/proc/self/status').read())"
     command = [sys.executable, "-c", script]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     (line,) = (line for line in ran.stdout.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) << 10

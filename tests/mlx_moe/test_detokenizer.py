@@ -105,7 +105,7 @@ TEXT = st.lists(st.sampled_from([*"".join(TEXTS), *TEXTS, "<s>", "<think>", " é
 
 
 @pytest.mark.parametrize("kind", BYTES_AND_TEXT)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=TEXT | st.text(max_size=20))
 def test_pieces_add_up_to_the_text_and_hold_no_half_characters(kind: str, text: str) -> None:
     ids = KINDS[kind].encode(text, add_special_tokens=False).ids
@@ -116,7 +116,7 @@ def test_pieces_add_up_to_the_text_and_hold_no_half_characters(kind: str, text: 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "fallback" not in kind])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_pieces_of_any_tokens_add_up_to_the_decoded_text(kind: str, data: st.DataObject) -> None:
     tokenizer = KINDS[kind]
@@ -151,7 +151,7 @@ def naive_fallback(tokenizer: Tokenizer, ids: list[int], strip: bool) -> str:
 
 
 @pytest.mark.parametrize("strip", [True, False])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     parts=st.lists(
         st.lists(st.sampled_from([0xC3, 0xA9, 0xF0, 0x9F, 0x98, 0x80, 0xE2, 0x20, 0x61]), max_size=6)
@@ -178,7 +178,7 @@ def test_a_character_is_given_out_with_its_last_token() -> None:
     assert pieces_of(KINDS["byte fallback"], smile * 2) == ["", "", "", "🙂", "", "", "", "🙂", ""]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=30))
 def test_bytes_that_are_no_text_are_not_held_for_ever(data: bytes) -> None:
     waiting = 0

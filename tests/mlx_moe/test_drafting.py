@@ -54,7 +54,7 @@ CASES = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     n_stages=st.sampled_from([2, 3, 6]),
     cases=st.lists(CASES, min_size=1, max_size=3),

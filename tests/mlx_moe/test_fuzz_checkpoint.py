@@ -19,7 +19,6 @@ from mlx_moe.summary import model_parameters
 
 SETTINGS = settings(
     max_examples=300,
-    deadline=2000,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

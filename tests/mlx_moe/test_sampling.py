@@ -34,7 +34,7 @@ def random_logits(seed: int, spread: float = 3.0) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=VOCAB) * spread).astype(np.float32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
     top_k=st.integers(0, VOCAB + 5),
@@ -86,7 +86,7 @@ def test_a_positions_number_depends_on_seed_and_position_alone() -> None:
         "sampler = Sampler(SamplingParams(temperature=2.0, top_p=1.0), 1, 40, [0, 1])\n"
         "print([sampler(mx.array(logits), p)[0].item() for p in range(50)])"
     )
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == str(forwards)
 
 

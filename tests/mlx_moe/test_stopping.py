@@ -108,7 +108,7 @@ def test_neither_is_it_where_every_character_is_a_token(text: str) -> None:
     assert fires([ord(character) for character in text]) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     before=st.lists(st.integers(0, 2), max_size=5),
     block=st.lists(st.integers(0, 2), min_size=1, max_size=70),

@@ -205,5 +205,5 @@ def test_importing_it_imports_nothing_heavy() -> None:
         "import sys, mlx_moe.tokenizer\n"
         "print(sorted({'mlx', 'jinja2', 'tokenizers', 'transformers', 'numpy'} & set(sys.modules)))"
     )
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "[]"

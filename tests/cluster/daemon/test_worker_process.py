@@ -14,6 +14,7 @@ from cluster.daemon import worker_process as module
 from cluster.daemon.worker_process import WorkerProcess, worker_process
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
+from tests.patience import PATIENCE_S
 
 ECHO = """
 import sys
@@ -29,8 +30,10 @@ def run(
     directory: Path,
     then: str,
     scenario: Callable[[WorkerProcess], Coroutine[Any, Any, None]],
+    terminate_s: float = PATIENCE_S,
 ) -> int:
     """Run a child that says that it is loaded, then does something; return its process id."""
+    monkeypatch.setattr(module, "TERMINATE_S", terminate_s)
     script = directory / "child.py"
     script.write_text(ECHO.format(event=pipe.framed(LOADED), then=then))
     start = asyncio.create_subprocess_exec
@@ -42,7 +45,7 @@ def run(
 
     async def with_worker() -> int:
         started = worker_process(directory, "a", "mac-1", "127.0.0.1", insecure=False, log_path=directory / "log")
-        async with asyncio.timeout(30), started as worker:
+        async with asyncio.timeout(PATIENCE_S), started as worker:
             await scenario(worker)
         return worker.pid
 
@@ -101,13 +104,12 @@ def test_what_is_told_to_a_worker_that_is_gone_is_lost_quietly(monkeypatch: pyte
 
 @pytest.mark.parametrize("ignored", ["", "SIGTERM"])
 def test_a_worker_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ignored: str) -> None:
-    monkeypatch.setattr(module, "TERMINATE_S", 0.3)
     signals = f"import signal; signal.signal(signal.{ignored}, signal.SIG_IGN); " if ignored else ""
 
     async def scenario(worker: WorkerProcess) -> None:
         assert await anext(worker.events()) == LOADED
 
-    run(monkeypatch, tmp_path, f"{signals}import time; time.sleep(100)", scenario)
+    run(monkeypatch, tmp_path, f"{signals}import time; time.sleep(1e4)", scenario, terminate_s=0.3)
 
 
 def test_a_cancelled_daemon_task_ends_its_worker_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

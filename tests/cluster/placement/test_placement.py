@@ -31,7 +31,7 @@ def plan() -> dict[str, Any]:
     return plan
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(models(3), clusters(3))
 def test_json_gives_the_same_placement_back(costs: ModelCosts, cluster: tuple[list[NodeCapacity], Links]) -> None:
     for placement in all_placements(costs, cluster[0], groups=True):

@@ -70,7 +70,7 @@ def plain(problem: Problem) -> tuple[int, int]:
     return min(*sums, NEVER), min(*slowest, NEVER)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems())
 def test_the_least_sum_and_the_least_slowest_stage_are_found(problem: Problem) -> None:
     units, available, hops = problem

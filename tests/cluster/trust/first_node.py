@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.trust import Authority, JoinToken, NodeIdentity, NodeKey, TokenStore, enrolment, join
+from tests.patience import PATIENCE_S
 
 
 class FirstNode:
@@ -33,11 +34,11 @@ class FirstNode:
 
         async def serve() -> None:
             served = enrolment.serve(self.authority, self.tokens, "127.0.0.1:0", lambda: self.monotonic_s)
-            async with served as port, asyncio.timeout(20):
+            async with served as port, asyncio.timeout(PATIENCE_S):
                 await use(f"127.0.0.1:{port}")
 
         asyncio.run(serve())
 
     async def join(self, address: str, token: JoinToken, name: str) -> NodeIdentity:
         """Join as a node of this name."""
-        return await join([address], token, self.directory / name)
+        return await join([address], token, self.directory / name, timeout_s=PATIENCE_S)

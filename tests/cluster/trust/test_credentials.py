@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +20,7 @@ from cluster.trust import CHANNEL_OPTIONS, SERVER_OPTIONS, Authority, Credential
 from cluster.trust.credentials import Context, Server, server_name
 from cluster.trust.identity import dns_name
 from tests.cluster.trust.first_node import FirstNode
+from tests.patience import PATIENCE_S
 
 METHOD = "/test.Test/WhoAmI"
 Flavour = Callable[[FirstNode, str], tuple[Credentials, str]]
@@ -75,13 +75,13 @@ def thread_server(credentials: Credentials) -> Iterator[str]:
 async def aio_ask(channel: grpc.aio.Channel) -> str:
     async with channel:
         who: Any = channel.unary_unary(METHOD)
-        return bytes(await who(b"", timeout=5)).decode()
+        return bytes(await who(b"", timeout=PATIENCE_S)).decode()
 
 
 def ask(channel: grpc.Channel) -> str:
     with channel:
         who: Any = channel.unary_unary(METHOD)
-        return bytes(who(b"", timeout=5)).decode()
+        return bytes(who(b"", timeout=PATIENCE_S)).decode()
 
 
 @pytest.mark.parametrize("flavour", [mutual, insecure])
@@ -225,11 +225,11 @@ def test_a_larger_message_passes_where_both_ends_allow_it() -> None:
         message = bytes(5 << 20)
         async with credentials.aio_channel(target, "a" * 16, max_message(8 << 20)) as channel:
             large: Any = channel.unary_unary(METHOD)
-            assert await large(message, timeout=10) == message
+            assert await large(message, timeout=PATIENCE_S) == message
         async with credentials.aio_channel(target, "a" * 16) as channel:
             small: Any = channel.unary_unary(METHOD)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await small(message, timeout=10)
+                await small(message, timeout=PATIENCE_S)
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         await server.stop(None)
 
@@ -257,20 +257,19 @@ server.wait_for_termination()
 """
 
 
-def test_a_stopped_process_is_missed_within_three_seconds() -> None:
+def test_a_stopped_process_is_missed_by_its_pings() -> None:
     """Its kernel goes on to acknowledge: this pins what the undocumented `grpc.http2.ping_timeout_ms` does."""
     process = subprocess.Popen([sys.executable, "-c", STREAMING_SERVER], stdout=subprocess.PIPE, text=True)
     with process, Insecure("b" * 16).channel(f"127.0.0.1:{read_line(process)}", "a" * 16) as channel:
         try:
             open_stream: Any = channel.unary_stream("/test.Test/Stream")
-            stream = open_stream(b"", timeout=30)
+            stream = open_stream(b"", timeout=PATIENCE_S)
             assert next(stream) == b"first"
             os.kill(process.pid, signal.SIGSTOP)
-            stopped_s = time.monotonic()
             with pytest.raises(grpc.RpcError) as caught:
                 next(stream)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert time.monotonic() - stopped_s < 3
+            assert "ping timeout" in caught.value.details()
         finally:
             process.kill()
 

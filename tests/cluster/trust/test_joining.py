@@ -16,6 +16,7 @@ from cluster.trust import Authority, JoinToken, NodeIdentity, NodeKey, join
 from cluster.trust.enrolment import REFUSAL
 from cluster.trust.failure_limit import OVERALL, PER_ADDRESS
 from tests.cluster.trust.first_node import FirstNode
+from tests.patience import PATIENCE_S
 
 
 class Recorder:
@@ -147,9 +148,9 @@ def test_the_first_address_where_the_authority_is_counts(first_node: FirstNode, 
 
     async def use(address: str) -> None:
         addresses = [closed, "no such host:1", "127.0.0.1:x", "127.0.0.1", foreign, address]
-        await join(addresses, first_node.tokens.create(), first_node.directory / "node", timeout_s=2)
+        await join(addresses, first_node.tokens.create(), first_node.directory / "node", timeout_s=PATIENCE_S)
         with pytest.raises(TrustError, match=r"cannot be reached.*; .*is not of the cluster"):
-            await join(addresses[:-1], first_node.tokens.create(), first_node.directory / "node", timeout_s=2)
+            await join(addresses[:-1], first_node.tokens.create(), first_node.directory / "node", timeout_s=PATIENCE_S)
 
     with recorder.listening() as foreign:
         first_node.run(use)

@@ -14,8 +14,7 @@ from mlx_moe.generation import Generation
 from mlx_moe.model import Model
 from mlx_moe.request import Request
 from mlx_moe.sampling import SamplingParams
-
-DEADLINE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def run(
     async def with_turns() -> None:
         answering = Answering(Recording("mac-1"), flush)
         turns = asyncio.create_task(answering.run())
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await scenario(answering)
         turns.cancel()
         assert answering.active == 0

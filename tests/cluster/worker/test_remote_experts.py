@@ -23,6 +23,7 @@ from mlx_moe.errors import FrameError
 from mlx_moe.holding import load_holding
 from mlx_moe.layers.expert_dispatch import Pairs
 from mlx_moe.shard import ExpertShard, ShardSpec
+from tests.patience import PATIENCE_S
 
 LAYER = 2
 OWNED = (1, 3, 5)
@@ -132,7 +133,7 @@ class Peer:
             for data in messages:
                 asked = Message.decode(data)
                 self.questions.put(asked)
-                yield replace(self.answers.get(timeout=10), serial=asked.serial).encode()
+                yield replace(self.answers.get(timeout=PATIENCE_S), serial=asked.serial).encode()
 
         class Handler(grpc.GenericRpcHandler):
             def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
@@ -173,7 +174,7 @@ def test_after_a_refusal_of_one_peer_the_answer_of_another_is_not_taken_for_a_la
 def test_a_peer_that_is_gone_is_named(peers: tuple[Peer, Peer]) -> None:
     first, _ = peers
     first.link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))
-    first.questions.get(timeout=10)
+    first.questions.get(timeout=PATIENCE_S)
     first.answers.put(answer_of(1.0))
     first.link.answer()
     first.server.stop(None).wait()

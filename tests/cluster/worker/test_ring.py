@@ -149,7 +149,7 @@ TURNS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(CUTS, st.lists(st.integers(0, len(PROMPTS) - 1), min_size=1, max_size=4), TURNS, st.booleans())
 def test_any_cut_and_any_order_of_events_give_the_tokens_of_one_process(
     ends: list[int], numbers: list[int], turns: list[tuple[str, int]], heard_of_cancels: bool
