@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.whole_file import write_whole
 from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -25,7 +25,4 @@ class TraceFile:
     def write(self, timeline: Timeline, *, emulated: bool = False) -> None:
         """Replace the file, or make it; it is never there half written. An emulated cluster's says that it is."""
         trace = timeline.to_chrome() | {"otherData": {"emulated": emulated}}
-        with tempfile.TemporaryDirectory(dir=self._path.parent, prefix=f".{self._path.name}-") as directory:
-            written = Path(directory) / self._path.name
-            written.write_text(json.dumps(trace, allow_nan=False))
-            os.replace(written, self._path)
+        write_whole(self._path, json.dumps(trace, allow_nan=False), replace=True)

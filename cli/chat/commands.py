@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from cli.chat import clipboard, editor, tables
+from cli.chat import clipboard, editor, export, tables
 from cli.chat.reader import Choices
 from cli.chat.settings import Setting, changed, flag, request_names, sampling_names, value_text
 from cli.chat.thinking import split_thinking
 from cli.chat.transcript import SavedChat
+from cli.chat.typed_path import typed_path
 from cli.units import bytes_text, tokens_text
+from cli.whole_file import write_whole
 from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -78,13 +78,23 @@ def _help(chat: Chat, _argument: str) -> None:
 
 
 def _new(chat: Chat, _argument: str) -> None:
-    chat.begin()
-    chat.screen.notice("a new chat; the one before is saved")
+    told = _begin(chat)
+    chat.screen.notice(told)
 
 
 def _clear(chat: Chat, _argument: str) -> None:
-    chat.forget()
+    told = _begin(chat)
     chat.screen.clear()
+    chat.screen.notice(told)
+
+
+def _begin(chat: Chat) -> str:
+    """Begin a new chat; return what became of the one before, for people."""
+    name, is_lost = chat.saving.name or chat.saving.chat_id, chat.saving.is_behind
+    chat.begin()
+    if is_lost:
+        return "a new chat; the one before could not be saved"
+    return f"a new chat; /load {name} brings the one before back" if name else "a new chat"
 
 
 def _undo(chat: Chat, _argument: str) -> None:
@@ -103,7 +113,7 @@ def _continue(chat: Chat, _argument: str) -> None:
 
 
 def _edit(chat: Chat, argument: str) -> None:
-    text = editor.edit(argument)
+    text = editor.edit(argument or chat.unsent)
     if text.strip():
         chat.screen.notice(text)
         chat.say(text)
@@ -174,13 +184,17 @@ def _tokens(chat: Chat, argument: str) -> None:
 
 def _save(chat: Chat, argument: str) -> None:
     if argument:
-        if len(argument) > 100 or not argument.isprintable():
-            raise InvalidRequestError("a name has at most 100 characters, all of them visible")
+        if len(argument) > 100 or not argument.isprintable() or argument.isdecimal():
+            raise InvalidRequestError("a name has 1 to 100 visible characters, and is not a number of /sessions")
         chat.saving.set(name=argument)
-    if chat.saving.chat_id is None:
-        chat.screen.notice("chats are saved by themselves, this one with its first message")
-    else:
-        chat.screen.notice(f"saved; /load {chat.saving.name or chat.saving.chat_id} brings it back")
+    if not chat.dialogue.messages:
+        chat.screen.notice("a chat is saved from its first message on")
+        return
+    saving = chat.saving
+    saving.save()
+    if saving.is_behind:
+        raise InvalidRequestError("this chat cannot be saved; /export FILE writes it somewhere else")
+    chat.screen.notice(f"saved; /load {saving.name or saving.chat_id} brings it back")
 
 
 def _load(chat: Chat, argument: str) -> None:
@@ -193,7 +207,7 @@ def resume(chat: Chat, saved: SavedChat) -> None:
     """Go on with a saved chat, and show its last exchange."""
     chat.load(saved)
     count = len(saved.dialogue.messages)
-    other = f", written with {saved.model}" if saved.model != chat.backend.name else ""
+    other = f", written with {saved.model}" if saved.model and saved.model != chat.backend.name else ""
     chat.screen.notice(f"going on with {saved.name or saved.id}: {count} messages{other}")
     for message in saved.dialogue.messages[saved.dialogue.last_question :]:
         if message.role == "user":
@@ -212,28 +226,17 @@ def _sessions(chat: Chat, _argument: str) -> None:
 def _export(chat: Chat, argument: str) -> None:
     if not chat.dialogue.messages:
         raise InvalidRequestError("there is nothing to export yet")
-    path = Path(argument or f"chat-{chat.saving.chat_id or 'unsaved'}.md").expanduser()
-    text = _as_json(chat) if path.suffix == ".json" else _as_markdown(chat)
+    replace = argument.split(maxsplit=1)[:1] == ["-f"]
+    path = typed_path(argument.removeprefix("-f" * replace).strip() or f"chat-{chat.saving.chat_id or 'unsaved'}.md")
+    write = export.as_json if path.suffix.lower() == export.JSON_SUFFIX else export.as_markdown
     try:
-        with path.open("x", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+        write_whole(path, write(chat.backend.name, chat.dialogue), replace=replace)
     except FileExistsError:
-        raise InvalidRequestError(f"{path} exists; name another file") from None
+        told = f"exists; /export -f {path} replaces it" if path.is_file() else "is not a file"
+        raise InvalidRequestError(f"{path} {told}") from None
     except OSError as error:
         raise InvalidRequestError(f"cannot write {path}: {error.strerror}") from error
     chat.screen.notice(f"written to {path}")
-
-
-def _as_json(chat: Chat) -> str:
-    return json.dumps({"model": chat.backend.name, "messages": chat.dialogue.for_template()}, indent=2)
-
-
-def _as_markdown(chat: Chat) -> str:
-    system = [] if chat.dialogue.system is None else [f"**System:** {chat.dialogue.system}"]
-    turns = [
-        f"## {'You' if m.role == 'user' else chat.backend.name}\n\n{m.text.strip()}" for m in chat.dialogue.messages
-    ]
-    return "\n\n".join([*system, *turns]) + "\n"
 
 
 def _copy(chat: Chat, _argument: str) -> None:
@@ -283,7 +286,7 @@ def _setting_names(_chat: Chat) -> Iterable[str]:
 COMMANDS = (
     Command(("/help", "/?"), "", "this list", _help),
     Command(("/new",), "", "a new chat; the present one stays saved", _new),
-    Command(("/clear",), "", "forget what was said and empty the screen", _clear),
+    Command(("/clear",), "", "a new chat on an empty screen; the present one stays saved", _clear),
     Command(("/undo",), "", "take the last exchange back", _undo),
     Command(("/retry",), "", "answer the last message anew", _retry),
     Command(("/continue",), "", "let the last answer go on", _continue),
@@ -302,7 +305,7 @@ COMMANDS = (
     Command(("/save",), "[NAME]", "name this chat; it is saved anyway", _save),
     Command(("/load",), "NAME|NUMBER|FILE", "go on with a saved chat", _load, _chat_names),
     Command(("/sessions",), "", "list saved chats", _sessions),
-    Command(("/export",), "[FILE]", "write the chat to a .md or .json file", _export),
+    Command(("/export",), "[-f] [FILE]", "write the chat to a .md or .json file; /load reads .json", _export),
     Command(("/copy",), "", "copy the last answer", _copy),
     Command(("/model",), "[MODEL]", "say which model, or load another", _model, lambda _chat: ("demo",)),
     Command(("/nodes",), "", "who holds what of the model", _nodes),

@@ -35,6 +35,11 @@ class Dialogue:
         return self.messages[-1] if self.messages and self.messages[-1].role == "assistant" else None
 
     @property
+    def unanswered(self) -> Message | None:
+        """The message at the end, if it waits for an answer."""
+        return self.messages[-1] if self.messages and self.messages[-1].role == "user" else None
+
+    @property
     def last_question(self) -> int | None:
         """The index of the last thing the person said."""
         asked = [i for i, message in enumerate(self.messages) if message.role == "user"]

@@ -22,7 +22,7 @@ def edit(text: str) -> str:
     command = _command()
     with tempfile.TemporaryDirectory(prefix="moe-cluster-") as directory:
         path = Path(directory, "message.md")
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
         try:
             with ordinary_keyboard():
                 code = subprocess.call([*command, str(path)])

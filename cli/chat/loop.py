@@ -13,7 +13,7 @@ from cli.chat.dialogue import Dialogue, Message
 from cli.chat.reader import Reader
 from cli.chat.saving import Saving
 from cli.chat.screen import Screen
-from cli.chat.transcript import SavedChat
+from cli.chat.transcript import SavedChat, TranscriptError
 from cli.chat.writing import Writing
 from cli.interrupt import Interrupt
 from cli.options import AnswerOptions
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Chat:
-    """A chat with one backend. `draft` is put on the next prompt's line."""
+    """A chat with one backend. `draft` is put on the next prompt's line; `unsent` is a message that was refused."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Chat:
         self.verbose = False
         self.think: bool | None = None
         self.draft = ""
+        self.unsent = ""
         self.leaving = False
         self.stats: GenerationStats | None = None
         self.answers = 0
@@ -68,10 +69,7 @@ class Chat:
             except KeyboardInterrupt:
                 self.screen.notice("Ctrl-D or /exit leaves")
             except MoeClusterError as error:
-                logger.debug("event=failed", exc_info=error)
-                self.screen.error(str(error))
-                if isinstance(error, NodeLostError):
-                    self.screen.notice("the next message loads the model again, on the nodes that are there")
+                self._report(error)
 
     def close(self) -> None:
         """Give everything back."""
@@ -85,15 +83,23 @@ class Chat:
         return bar_text(self.backend.label, self.stats, self.context_used, self.backend.context_tokens)
 
     def say(self, text: str) -> None:
-        """Add what was said, and let the model answer. Without an answer the text goes back to the line."""
-        question = Message("user", text)
-        self.dialogue.messages.append(question)
-        self.saving.add(question)
+        """Add what was said, and let the model answer. A message that was not answered is not part of the chat."""
+        waiting = self.dialogue.unanswered  # the process that wrote this chat was killed
+        if waiting is None or waiting.text != text:
+            if waiting is not None:
+                self._cut(len(self.dialogue.messages) - 1)
+            question = Message("user", text)
+            self.dialogue.messages.append(question)
+            self.saving.add(question)
         try:
             self._answer_last_question()
+        except MoeClusterError as error:
+            self._report(error)
+            if self._take_back():
+                self.unsent = text
+                self.screen.notice("not sent; /edit changes it and sends it again")
         finally:
-            if self.dialogue.messages and self.dialogue.messages[-1] is question:
-                self._cut(len(self.dialogue.messages) - 1)
+            if self._take_back():  # stopped with Ctrl-C
                 self.draft = text
 
     def retry(self) -> None:
@@ -117,8 +123,11 @@ class Chat:
         if index is None:
             raise InvalidRequestError("there is nothing to take back")
         text = self.dialogue.messages[index].text
-        self._cut(index)
-        self._count_context()
+        if index == 0:
+            self.begin()
+        else:
+            self._cut(index)
+            self._count_context()
         return text
 
     def set_system(self, text: str | None) -> None:
@@ -129,25 +138,20 @@ class Chat:
         self._count_context()
 
     def begin(self) -> None:
-        """Start a new chat with the same system message."""
+        """Start a new chat with the same system message. The file of the one before stays as it is."""
         self._turn_to(Dialogue(self.dialogue.system))
         self.saving.begin(self.dialogue)
         self._count_context()
 
-    def forget(self) -> None:
-        """Drop all messages of this chat."""
-        self._cut(0)
-        self._count_context()
-
     def load(self, saved: SavedChat) -> None:
-        """Go on with a saved chat."""
+        """Go on with a saved chat. A message that was never answered, for the process was killed, is on the line."""
         self._turn_to(saved.dialogue)
-        if not self.saving.go_on(saved):
-            self.screen.notice("that file is open elsewhere, cut off or not ours to write: a copy goes on here")
-        messages = self.dialogue.messages
-        if messages and messages[-1].role == "user":  # the process was killed before it was answered
-            self.draft = messages[-1].text
-            self._cut(len(messages) - 1)
+        try:
+            self.saving.go_on(saved)
+        except TranscriptError as error:
+            self.screen.notice(f"{error}: a copy goes on here")
+        if (waiting := saved.dialogue.unanswered) is not None:
+            self.draft = waiting.text
         self._count_context()
 
     def switch_model(self, name: str) -> None:
@@ -225,10 +229,9 @@ class Chat:
         return request if request.max_tokens is None else replace(request, max_tokens=min(request.max_tokens, room))
 
     def _keep_answer(self, written: Writing, index: int, message: Message, stats: GenerationStats) -> None:
-        if len(self.dialogue.messages) > index:
-            self._cut(index)
-        self.dialogue.messages.append(message)
-        self.saving.add(message, seed=written.seed, tokens=stats.generated_tokens)
+        in_place_of = index if len(self.dialogue.messages) > index else None
+        self.dialogue.messages[index:] = [message]
+        self.saving.add(message, in_place_of=in_place_of, seed=written.seed, tokens=stats.generated_tokens)
         self.answers += 1
         self.answered_tokens += stats.generated_tokens
         if message.finish_reason == "stop":
@@ -256,10 +259,26 @@ class Chat:
             self.screen.notice(stats_text(answer.stats))
 
     def _context_full(self, tokens: int) -> str:
+        if len(self.dialogue.messages) == 1:
+            room = f"{self.backend.name} has room for {self.backend.context_tokens:,}"
+            return f"the message is too long: the chat would take {tokens:,} tokens, {room}"
         return (
             f"the context is full: this chat takes {tokens:,} tokens, {self.backend.name} has room for "
             f"{self.backend.context_tokens:,}. /new begins a new chat, /undo takes the last exchange back"
         )
+
+    def _report(self, error: MoeClusterError) -> None:
+        logger.debug("event=failed", exc_info=error)
+        self.screen.error(str(error))
+        if isinstance(error, NodeLostError):
+            self.screen.notice("the next message loads the model again, on the nodes that are there")
+
+    def _take_back(self) -> bool:
+        """Take an unanswered message back; return whether there was one."""
+        if self.dialogue.unanswered is None:
+            return False
+        self._cut(len(self.dialogue.messages) - 1)
+        return True
 
     def _cut(self, count: int) -> None:
         del self.dialogue.messages[count:]

@@ -1,16 +1,20 @@
-"""Saving: writes the chat to its transcript as it goes. Where the disk refuses, it says so once."""
+"""Saving: writes the chat to its transcript as it goes. Where the disk refuses, it says so once and tries again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from cli.chat.dialogue import Dialogue, Message
-from cli.chat.transcript import SavedChat, Transcript, Transcripts
+from cli.chat.transcript import Line, SavedChat, Transcript, Transcripts, said
 
 
 class Saving:
-    """Keeps one dialogue and its file the same. The file is made with the first message."""
+    """Keeps one dialogue and its file the same. The file is made with the first message.
+
+    What was saved is never emptied: a file with an answer has messages until somebody deletes it.
+    """
 
     def __init__(self, transcripts: Transcripts, model: str, dialogue: Dialogue, warn: Callable[[str], None]) -> None:
         self.transcripts = transcripts
@@ -19,70 +23,87 @@ class Saving:
         self._dialogue = dialogue
         self._warn = warn
         self._transcript: Transcript | None = None
-        self._refused = False
+        self._is_question_alone = False
+        self._unwritten: list[Line] = []
+        self._warned = False
 
     @property
     def chat_id(self) -> str | None:
         """The id of the chat on disk; None before its first message."""
         return None if self._transcript is None else self._transcript.path.stem
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the disk refused something that was said."""
+        return bool(self._unwritten)
+
     def begin(self, dialogue: Dialogue) -> None:
-        """Turn to a new chat; the file so far is complete."""
+        """Turn to a new chat; the file so far stays as it is."""
         self.close()
         self._dialogue = dialogue
         self.name = None
 
-    def go_on(self, saved: SavedChat) -> bool:
-        """Turn to a saved chat; False if its own file cannot be written, so that a copy goes on."""
+    def go_on(self, saved: SavedChat) -> None:
+        """Turn to a saved chat. Raises TranscriptError where its own file cannot be written: then a copy is."""
         self.begin(saved.dialogue)
         self.name = saved.name
-        try:
-            self._transcript = self.transcripts.go_on(saved)
-        except OSError as error:
-            self._refuse(error)
-        return self._transcript is not None
+        self._transcript = self.transcripts.go_on(saved)
 
-    def add(self, message: Message, **details: Any) -> None:
-        """Write a message that the dialogue just got."""
-        if self._transcript is None:
-            self._begin_file()
-        else:
-            self._write(lambda transcript: transcript.add_message(message, **details))
+    def add(self, message: Message, *, in_place_of: int | None = None, **details: Any) -> None:
+        """Write a message that the dialogue just got, in place of all from an index on, if any were there."""
+        is_first = self._transcript is None
+        cut: list[Line] = [] if in_place_of is None else [{"keep": in_place_of}]
+        self._write(*cut, said(message, **details))
+        self._is_question_alone = message.role == "user" and (is_first or self._is_question_alone)
 
     def keep(self, count: int) -> None:
-        """Write that the dialogue was cut to `count` messages."""
-        self._write(lambda transcript: transcript.keep(count))
+        """Write that the dialogue was cut to `count` messages.
+
+        At 0 the file is left as it was, and the next message begins another; one that was begun with a question which
+        got no answer is deleted.
+        """
+        if count:
+            self._write({"keep": count})
+            return
+        if self._is_question_alone and self._transcript is not None:
+            with suppress(OSError):
+                self._transcript.remove()
+        self.close()
+
+    def save(self) -> None:
+        """Write what is not written yet; all of it where the chat has no file of its own."""
+        if self._transcript is None or self._unwritten:
+            self._write()
 
     def set(self, **values: str | None) -> None:
         """Write a new system message, name or model."""
         self.name = values.get("name", self.name)
         self._model = values.get("model") or self._model
-        self._write(lambda transcript: transcript.set(**values))
+        if self._transcript is not None:
+            self._write(values)
 
     def close(self) -> None:
         """Close the file."""
         if self._transcript is not None:
+            self.save()
             self._transcript.close()
-            self._transcript = None
+        self._transcript = None
+        self._unwritten.clear()
+        self._is_question_alone = False
 
-    def _begin_file(self) -> None:
-        if self._refused:
-            return
+    def _write(self, *lines: Line) -> None:
+        """Append lines, and before them those that the disk refused; a new file gets the whole dialogue."""
+        self._unwritten += lines
         try:
-            self._transcript = self.transcripts.new(self._model, self._dialogue, self.name)
+            if self._transcript is None:
+                self._transcript = self.transcripts.new(self._model, self._dialogue, self.name)
+            else:
+                self._transcript.append(*self._unwritten)
         except OSError as error:
-            self._refuse(error)
-
-    def _write(self, write: Callable[[Transcript], None]) -> None:
-        if self._transcript is None:
-            return
-        try:
-            write(self._transcript)
-        except OSError as error:
-            self._refuse(error)
-            self.close()
-
-    def _refuse(self, error: OSError) -> None:
-        if not self._refused:
-            self._warn(f"this chat is not saved: {self.transcripts.directory}: {error.strerror or error}")
-        self._refused = True
+            if not self._warned:
+                reason = error.strerror or error
+                self._warn(f"not saved: {reason} ({self.transcripts.directory}); the next message tries again")
+            self._warned = True
+        else:
+            self._unwritten.clear()
+            self._warned = False

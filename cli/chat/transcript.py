@@ -1,24 +1,30 @@
 """Transcripts: chats on disk, one file of JSON lines each, only ever appended to.
 
 Lines are {"chat": id, "model": …} at the top, then {"role": …, "text": …} as it is said, {"system": …},
-{"name": …}, {"model": …}, and {"keep": n}: from here on only the first n messages count.
+{"name": …}, {"model": …}, and {"keep": n}: from here on only the first n messages count. A {"keep": 0} counts from
+the next message on: a file that ends with one still has its messages.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cli.chat import export
 from cli.chat.dialogue import Dialogue, Message
+from cli.chat.typed_path import typed_path
 from mlx_moe.errors import InvalidRequestError
 
 SIZE_LIMIT_BYTES = 64 * 2**20
+SUFFIX = ".jsonl"
 LISTED = 20
 """Chats that a listing shows, newest first."""
 
@@ -29,6 +35,15 @@ class TranscriptError(InvalidRequestError):
     code = "bad_transcript"
 
 
+Line = dict[str, Any]
+
+
+def said(message: Message, **details: Any) -> Line:
+    """Return the line of a message."""
+    reason = {} if message.finish_reason is None else {"finish_reason": message.finish_reason}
+    return {"role": message.role, "text": message.text, **reason, **details}
+
+
 @dataclass(frozen=True, slots=True)
 class SavedChat:
     """A chat read from disk. `torn`: its last line was cut off while it was written, and is left out."""
@@ -37,7 +52,8 @@ class SavedChat:
     model: str
     name: str | None
     dialogue: Dialogue
-    torn: bool
+    size_bytes: int
+    torn: bool = False
 
     @property
     def id(self) -> str:
@@ -57,28 +73,26 @@ class Transcript:
         self.path = path
         self._fd = fd
 
-    def add_message(self, message: Message, **details: Any) -> None:
-        """Append what was said."""
-        reason = {} if message.finish_reason is None else {"finish_reason": message.finish_reason}
-        self._append({"role": message.role, "text": message.text, **reason, **details})
+    def append(self, *lines: Line) -> None:
+        """Append lines, all of them or, where the disk is full, none. Raises OSError."""
+        at = datetime.now().isoformat(timespec="seconds")
+        data = b"".join(json.dumps({**line, "at": at}).encode() + b"\n" for line in lines)
+        size = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._fd)  # some file systems find out only now that they are full
+        except OSError:
+            os.ftruncate(self._fd, size)
+            raise
 
-    def keep(self, count: int) -> None:
-        """Append that only the first `count` messages count."""
-        self._append({"keep": count})
-
-    def set(self, **values: str | None) -> None:
-        """Append a new system message, name or model."""
-        self._append(values)
+    def remove(self) -> None:
+        """Delete the file. Raises OSError."""
+        self.path.unlink()
 
     def close(self) -> None:
         """Close and unlock."""
         os.close(self._fd)
-
-    def _append(self, line: dict[str, Any]) -> None:
-        """Append a line in one write: a reader sees all of it, or a line without an end. Raises OSError."""
-        data = json.dumps({**line, "at": datetime.now().isoformat(timespec="seconds")}).encode() + b"\n"
-        if os.write(self._fd, data) != len(data):
-            raise OSError(f"{self.path}: the disk took only a part of a message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +102,47 @@ class Transcripts:
     directory: Path
 
     def new(self, model: str, dialogue: Dialogue, name: str | None = None) -> Transcript:
-        """Begin a file, with what `dialogue` already has. Raises OSError."""
+        """Begin a file, with what `dialogue` already has. Raises OSError, and leaves no file then."""
         chat_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        path = self.directory / f"{chat_id}.jsonl"
+        path = self.directory / f"{chat_id}{SUFFIX}"
+        lines: list[Line] = [{"chat": chat_id, "model": model}]
+        lines += [] if name is None else [{"name": name}]
+        lines += [] if dialogue.system is None else [{"system": dialogue.system}]
+        lines += [said(message) for message in dialogue.messages]
         transcript = Transcript(path, _open_locked(path, os.O_CREAT | os.O_EXCL))
-        transcript.set(chat=chat_id, model=model)
-        if name is not None:
-            transcript.set(name=name)
-        if dialogue.system is not None:
-            transcript.set(system=dialogue.system)
-        for message in dialogue.messages:
-            transcript.add_message(message)
+        try:
+            transcript.append(*lines)
+        except OSError:
+            transcript.remove()
+            transcript.close()
+            raise
         return transcript
 
-    def go_on(self, saved: SavedChat) -> Transcript | None:
-        """Open a saved chat to append to it; None if another terminal has it open or its end is torn."""
-        if saved.torn or saved.path.parent != self.directory:
-            return None
+    def go_on(self, saved: SavedChat) -> Transcript:
+        """Open a saved chat to append to it. Raises TranscriptError that says why that cannot be."""
+        name = saved.name or saved.id
+        if saved.path.parent != self.directory or saved.path.suffix != SUFFIX:
+            raise TranscriptError(f"{saved.path} is not one of the saved chats")
+        if saved.torn:
+            raise TranscriptError(f"the last line of {name} is cut off")
         try:
-            return Transcript(saved.path, _open_locked(saved.path))
+            fd = _open_locked(saved.path)
         except BlockingIOError:
-            return None
+            raise TranscriptError(f"{name} is open in another terminal") from None
+        except OSError as error:
+            raise TranscriptError(f"cannot write to {saved.path}: {error.strerror}") from error
+        if os.fstat(fd).st_size != saved.size_bytes:
+            os.close(fd)
+            raise TranscriptError(f"{name} was changed by another terminal")
+        return Transcript(saved.path, fd)
 
     def newest(self) -> list[Path]:
         """Return the files, the one last written to first."""
-        try:
-            paths = [(path.stat().st_mtime, path) for path in self.directory.glob("*.jsonl")]
-        except OSError:
-            return []
+        paths = []
+        with suppress(OSError):  # there is no such directory yet
+            for path in self.directory.glob(f"*{SUFFIX}"):
+                with suppress(OSError):  # removed meanwhile
+                    paths.append((path.stat().st_mtime, path))
         return [path for _, path in sorted(paths, reverse=True)]
 
     def listing(self) -> list[SavedChat | TranscriptError]:
@@ -134,7 +161,7 @@ class Transcripts:
         return read_transcript(paths[0]) if paths else None
 
     def find(self, wanted: str) -> SavedChat:
-        """Read a chat by its number in the listing, its name, its id or a path.
+        """Read a chat by its number in the listing, its name, its id, or a path: of a transcript or a .json export.
 
         Raises:
             TranscriptError: there is none, or it is damaged.
@@ -145,24 +172,19 @@ class Transcripts:
         for path in paths:
             if path.stem == wanted:
                 return read_transcript(path)
-        for saved in self.listing():
-            if isinstance(saved, SavedChat) and saved.name == wanted:
-                return saved
-        path = Path(wanted).expanduser()
-        if path.is_file():
-            return read_transcript(path.absolute())
+        for path in paths:
+            with suppress(TranscriptError):
+                if (saved := read_transcript(path)).name == wanted:
+                    return saved
+        path = typed_path(wanted)
+        if os.path.isfile(path):
+            return _read_export(path) if path.suffix.lower() == export.JSON_SUFFIX else read_transcript(path)
         raise TranscriptError(f"no saved chat is called {wanted!r}; /sessions lists them")
 
 
 def read_transcript(path: Path) -> SavedChat:
     """Read a chat's file. Raises TranscriptError naming the line that is damaged."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(SIZE_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise TranscriptError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > SIZE_LIMIT_BYTES:
-        raise TranscriptError(f"{path} has more than {SIZE_LIMIT_BYTES} bytes; it is not a chat")
+    data = _read(path)
     *lines, rest = data.split(b"\n")
     replay = _Replay()
     for number, line in enumerate(lines, start=1):
@@ -170,12 +192,33 @@ def read_transcript(path: Path) -> SavedChat:
             replay.take(json.loads(line), first=number == 1)
         except (ValueError, RecursionError) as error:
             raise TranscriptError(
-                f"{path} is damaged in line {number} of {len(lines)} ({error}); nothing was changed. "
-                f"Mend or remove that line to load it"
+                f"{path} is damaged in line {number} of {len(lines)} ({error}). Correct or remove that line to load "
+                f"the chat; nothing was changed"
             ) from error
     if not replay.model:
         raise TranscriptError(f"{path} is empty or not a chat")
-    return SavedChat(path, replay.model, replay.name, replay.dialogue, torn=bool(rest))
+    return SavedChat(path, replay.model, replay.name, replay.dialogue, len(data), torn=bool(rest))
+
+
+def _read_export(path: Path) -> SavedChat:
+    data = _read(path)
+    try:
+        model, dialogue = export.read_json(data)
+    except (ValueError, RecursionError) as error:
+        raise TranscriptError(f"{path} is not a chat that /export wrote: {error}") from error
+    return SavedChat(path, model, None, dialogue, len(data))
+
+
+def _read(path: Path) -> bytes:
+    """Read a file that may be a chat. Raises TranscriptError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(SIZE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise TranscriptError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > SIZE_LIMIT_BYTES:
+        raise TranscriptError(f"{path} has more than {SIZE_LIMIT_BYTES:,} bytes: too large for a chat")
+    return data
 
 
 class _Replay:
@@ -185,6 +228,7 @@ class _Replay:
         self.model = ""
         self.name: str | None = None
         self.dialogue = Dialogue()
+        self._emptied = False
 
     def take(self, line: Any, first: bool) -> None:
         if not isinstance(line, dict):
@@ -197,7 +241,8 @@ class _Replay:
             keep = line["keep"]
             if not isinstance(keep, int) or not 0 <= keep <= len(self.dialogue.messages):
                 raise ValueError(f'"keep" is {keep!r}, with {len(self.dialogue.messages)} messages before it')
-            del self.dialogue.messages[keep:]
+            self._emptied = keep == 0
+            del self.dialogue.messages[keep or len(self.dialogue.messages) :]
         elif "system" in line:
             self.dialogue.system = None if line["system"] is None else _string(line, "system")
         if "name" in line:
@@ -210,6 +255,9 @@ class _Replay:
         if role not in ("user", "assistant"):
             raise ValueError(f'"role" is {str(role)[:20]!r}')
         reason = _string(line, "finish_reason") if "finish_reason" in line else None
+        if self._emptied:
+            self.dialogue.messages.clear()
+            self._emptied = False
         self.dialogue.messages.append(Message(role, _string(line, "text"), reason))
 
 

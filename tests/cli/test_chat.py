@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cli.chat import commands, writing
 from cli.chat.dialogue import Dialogue, Message
@@ -64,6 +67,10 @@ class Sitting:
         saved = self.transcripts.latest()
         assert saved is not None
         return saved
+
+    @property
+    def chats(self) -> list[SavedChat]:
+        return [saved for saved in self.transcripts.listing() if isinstance(saved, SavedChat)]
 
     def prompt(self, index: int = -1) -> str:
         return self.backend.decode(self.backend.requests[index].input_ids)
@@ -136,7 +143,7 @@ def test_a_question_stopped_before_its_answer_goes_back_to_the_line(sitting: Sit
     assert "stopped before the answer began" in sitting.say("a long question")
     assert sitting.texts == []
     assert sitting.reader.drafts == ["", "a long question"]
-    assert sitting.saved.dialogue.messages == []
+    assert sitting.transcripts.listing() == []
 
 
 def test_a_retry_stopped_at_once_keeps_the_old_answer(sitting: Sitting) -> None:
@@ -144,6 +151,59 @@ def test_a_retry_stopped_at_once_keeps_the_old_answer(sitting: Sitting) -> None:
     sitting.backend.on_prefill = lambda _chunk: signal.raise_signal(signal.SIGINT)
     sitting.say("/retry")
     assert sitting.texts == ["one", "Hello there"]
+
+
+@pytest.mark.parametrize("before", [[], ["hi"]])
+def test_a_refused_message_is_forgotten_unless_the_person_edits_it(
+    sitting: Sitting, monkeypatch: pytest.MonkeyPatch, before: list[str]
+) -> None:
+    def editor(text: str) -> str:
+        edited.append(text)
+        return text[:3]
+
+    edited: list[str] = []
+    monkeypatch.setattr("cli.chat.editor.edit", editor)
+    sitting.say(*before)
+    kept = sitting.texts
+    sitting.backend.context_tokens = 150
+    assert "/edit" in sitting.say("too long" * 20)
+    sitting.backend.failure = NumericsError("layer 3 is not finite")
+    sitting.backend.script = lambda _prompt: ""
+    assert "/edit" in sitting.say("failing")
+    assert sitting.texts == kept
+    assert [s.dialogue.messages for s in sitting.chats] == [sitting.chat.dialogue.messages] * len(before)
+    assert sitting.reader.drafts[-1] == ""
+    sitting.backend.failure, sitting.backend.script = None, one_answer("Hello there")
+    sitting.say("/edit")
+    assert edited == ["failing"]
+    assert sitting.texts == [*kept, "fai", "Hello there"]
+    assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
+
+
+@pytest.mark.parametrize("command", ["/clear", "/new", "/undo"])
+def test_a_saved_chat_is_never_emptied(sitting: Sitting, command: str) -> None:
+    sitting.say("hi", "/save tea", command)
+    assert sitting.texts == []
+    assert "going on with tea: 2 messages" in sitting.say("other", "/load tea")
+    assert sitting.texts == ["hi", "Hello there"]
+
+
+LINES = ("one", "two", "x" * 300, "/undo", "/retry", "/clear", "/new", "/load 1", "/load 2", "/save tea", "/load tea")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(LINES), max_size=8))
+def test_whatever_is_typed_no_file_loses_its_last_answer(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], lines: list[str]
+) -> None:
+    sitting = Sitting(tmp_path_factory.mktemp("chats"), capsys)
+    sitting.backend.context_tokens = 200
+    with closing(sitting.chat):
+        for line in lines:
+            sitting.say(line)
+            assert all(len(saved.dialogue.messages) >= 2 for saved in sitting.chats)
+            if sitting.texts:
+                assert sitting.chat.dialogue in [saved.dialogue for saved in sitting.chats]
 
 
 def test_a_failure_amid_an_answer_keeps_the_part_and_the_chat(sitting: Sitting) -> None:
@@ -180,7 +240,6 @@ def test_a_full_context_says_so_with_numbers_and_the_cure(sitting: Sitting) -> N
     assert "room for 60" in said
     assert "/new" in said
     assert sitting.texts == ["hi", "Hello there"]
-    assert sitting.reader.drafts[-1] == "x" * 50
     sitting.backend.context_tokens = len("<user>hi</user><assistant>") + 4
     assert "the context is full" in sitting.say("/new", "hi")
     assert sitting.texts == ["hi", "Hell"]
@@ -245,8 +304,23 @@ def test_an_export_never_overwrites(sitting: Sitting, tmp_path: Path) -> None:
     assert "written" in sitting.say("hi", f"/export {path}")
     assert path.read_text() == "## You\n\nhi\n\n## demo\n\nHello there\n"
     assert "exists" in sitting.say(f"/export {path}")
-    sitting.say(f"/export {tmp_path / 'out.json'}")
-    assert '"content": "hi"' in (tmp_path / "out.json").read_text()
+    assert "written" in sitting.say("more", f"/export -f {path}")
+    assert "more" in path.read_text()
+    assert "not a file" in " ".join(sitting.say(f"/export -f {tmp_path}").split())
+    assert "cannot write" in sitting.say(f"/export {tmp_path}/missing/x.md")
+
+
+@pytest.mark.parametrize("name", ["x.json", "a chat 日本.JSON"])
+def test_an_exported_chat_can_be_loaded(sitting: Sitting, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "elsewhere" / name
+    path.parent.mkdir()
+    sitting.say("/system be brief", "hi \ud83d 日本", f"/export {path}", "/new", "/system none")
+    before = path.read_bytes()
+    assert "a copy goes on here" in sitting.say(f'/load "{path}"')
+    assert (sitting.chat.dialogue.system, sitting.texts) == ("be brief", ["hi \ud83d 日本", "Hello there"])
+    sitting.say("more")
+    assert len(sitting.saved.dialogue.messages) == 4
+    assert path.read_bytes() == before
 
 
 def test_thinking_is_kept_for_the_template_and_asked_for(sitting: Sitting) -> None:
@@ -310,8 +384,11 @@ def test_a_question_killed_before_its_answer_is_back_on_the_line(sitting: Sittin
     transcript = sitting.transcripts.new("demo", Dialogue(messages=[Message("user", "lost?")]), name="killed")
     transcript.close()
     sitting.say("/load killed")
-    assert sitting.texts == []
     assert sitting.reader.drafts[-1] == "lost?"
+    assert [m.text for m in sitting.saved.dialogue.messages] == ["lost?"]
+    sitting.say("lost?")
+    assert sitting.texts == ["lost?", "Hello there"]
+    assert sitting.transcripts.find("killed").dialogue == sitting.chat.dialogue
 
 
 def test_ctrl_c_twice_starts_from_a_fresh_cache(sitting: Sitting) -> None:

@@ -1,0 +1,44 @@
+"""Export: a chat as a file for people (Markdown) or programs (JSON), and back from JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cli.chat.dialogue import Dialogue, Message
+
+JSON_SUFFIX = ".json"
+
+
+def as_json(model: str, dialogue: Dialogue) -> str:
+    """Return {"model": …, "messages": [{"role": …, "content": …}, …]}, as chat APIs take it."""
+    return json.dumps({"model": model, "messages": dialogue.for_template()}, indent=2) + "\n"
+
+
+def as_markdown(model: str, dialogue: Dialogue) -> str:
+    """Return a page with a heading for each turn."""
+    system = [] if dialogue.system is None else [f"**System:** {dialogue.system}"]
+    turns = [f"## {'You' if m.role == 'user' else model}\n\n{m.text.strip()}" for m in dialogue.messages]
+    return "\n\n".join([*system, *turns]) + "\n"
+
+
+def read_json(text: str | bytes) -> tuple[str, Dialogue]:
+    """Return the model, "" where none is named, and the dialogue of `as_json`. Raises ValueError."""
+    value: Any = json.loads(text)
+    if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
+        raise ValueError('no object with "messages"')
+    dialogue = Dialogue()
+    for number, message in enumerate(value["messages"]):
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        if not isinstance(content, str):
+            raise ValueError(f'messages[{number}] has no text as "content"')
+        if role == "system" and number == 0:
+            dialogue.system = content
+        elif role in ("user", "assistant"):
+            dialogue.messages.append(Message(role, content))
+        else:
+            raise ValueError(f'messages[{number}] has "role" {str(role)[:20]!r}')
+    if not dialogue.messages:
+        raise ValueError("no messages")
+    model = value.get("model", "")
+    return model if isinstance(model, str) else "", dialogue
