@@ -142,12 +142,11 @@ async def ring(
             await worker.tell(pb.WorkerCommand(load=loading))
         for node_id in others:
             ports[node_id] = (await _event(events[node_id], "loaded")).loaded.port
-        targets = {node_id: f"{HOST}:{port}" for node_id, port in ports.items()}
-        addresses = [pb.WorkerAddress(node_id=node_id, target=target) for node_id, target in targets.items()]
+        addresses = [pb.WorkerAddress(node_id=i, target=f"{HOST}:{port}", name=i) for i, port in ports.items()]
         for worker in workers:
             await worker.tell(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=addresses)))
         role = Role.of(placement, first_id)
-        connections = Connections(credentials, targets, _raise)
+        connections = Connections(credentials, addresses, _raise)
         stack.push_async_callback(connections.close)
         loaded = load(checkpoint, role, lambda _done, _total: None)
         first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections)

@@ -83,7 +83,7 @@ class ClusterBackend:
         self.context_tokens = min(description.context_tokens, description.kv_positions)
         self.kv_bytes_per_token = description.kv_bytes_per_token
         self.has_chat_template = description.has_chat_template
-        self.load_s = self._status.load_s
+        self.load_s = self._status.serving.load_s
 
     @property
     def placement(self) -> Sequence[NodePlacement]:

@@ -107,7 +107,7 @@ def _model_line(status: pb.ClusterStatus, rows: list[NodeRow]) -> Text:
     if serving.state == pb.Serving.READY:
         active = _coordinator_stats(status).active_requests
         line += f", answers {active} request{'s' * (active != 1)}"
-        line += f", loaded in {duration_text(status.load_s)}" if status.load_s else ""
+        line += f", loaded in {duration_text(serving.load_s)}" if serving.load_s else ""
     return Text(line)
 
 
@@ -123,7 +123,7 @@ def _to_json(status: pb.ClusterStatus) -> dict[str, Any]:
         "coordinator": serving.coordinator,
         "failure": serving.failure,
         "active_requests": stats.active_requests,
-        "load_s": status.load_s,
+        "load_s": serving.load_s,
         "drafts": {"compared": stats.drafts_compared, "accepted": stats.drafts_accepted},
     }
     return {

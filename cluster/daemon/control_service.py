@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,15 +11,13 @@ import grpc
 from cluster.daemon.node_message import to_message
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
-from cluster.errors import ClusterError, TrustError
+from cluster.errors import TrustError
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-PROGRESS_S = 0.1
 
 
 class ControlService(node_pb2_grpc.ControlServicer):
@@ -45,18 +42,8 @@ class ControlService(node_pb2_grpc.ControlServicer):
         """Load a model; the load goes on if the caller goes."""
         async with reported(context):
             self._require_own(context)
-            await self._serving.load(request)
-            while True:
-                status = self._load_status()
+            async for status in self._serving.load(request):
                 yield status
-                if not status.serving.epoch:
-                    raise ClusterError(f"{request.model} was unloaded before it was ready")
-                if status.serving.state == pb.Serving.FAILED:
-                    deployment = self._serving.deployment
-                    raise (deployment and deployment.error) or ClusterError(status.serving.failure)
-                if status.serving.state == pb.Serving.READY:
-                    return
-                await asyncio.sleep(PROGRESS_S)
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadReply:  # noqa: N802
         """Take the cluster's model away."""
@@ -77,7 +64,6 @@ class ControlService(node_pb2_grpc.ControlServicer):
         reachable = serving.state == pb.Serving.READY and (
             serving.coordinator == state.own.node_id or serving.coordinator in state.present
         )
-        own_deployment = self._serving.deployment
         return pb.ClusterStatus(
             cluster_id=self._cluster_id,
             insecure=self._credentials.insecure,
@@ -86,7 +72,6 @@ class ControlService(node_pb2_grpc.ControlServicer):
             serving=serving,
             coordinator_address=state.target(serving.coordinator, serving.port) if reachable else "",
             refused=[refusal.reason for refusal in state.membership.refused.values()],
-            load_s=own_deployment.load_s if own_deployment else 0.0,
         )
 
     def _node(self, node_id: str) -> pb.NodeStatus:
@@ -102,20 +87,8 @@ class ControlService(node_pb2_grpc.ControlServicer):
             status.latency_s, status.bytes_per_s = member.link.latency_s, member.link.bytes_per_s
         return status
 
-    def _load_status(self) -> pb.LoadStatus:
-        deployment = self._serving.deployment
-        if deployment is None:  # another node has placed it
-            return pb.LoadStatus(serving=self._state.serving[1])
-        return pb.LoadStatus(
-            serving=deployment.serving,
-            nodes=[
-                pb.NodeProgress(name=self._state.name(node_id), done_bytes=done, total_bytes=total)
-                for node_id, (done, total) in deployment.progress.items()
-            ],
-            placement=json.dumps(deployment.placement.to_json()),
-        )
-
     def _require_own(self, context: Context) -> None:
         caller = self._credentials.peer_id(context)
-        if caller != self._state.own.node_id:
-            raise TrustError(f"node {caller or '?'} may not command node {self._state.own.node_id}")
+        if caller != (own := self._state.own.node_id):
+            name = self._state.name(caller) if caller else "?"
+            raise TrustError(f"node {name} may not command node {self._state.name(own)}")

@@ -1,7 +1,7 @@
 """Deployment: one model on the nodes of a placement, from the first byte loaded to the last given back.
 
-Lives in the daemon that was asked to load it. Each node's worker lives as long as a call of this daemon, so that
-nothing is left behind wherever one of the two ends.
+Lives in the daemon of the node that coordinates, without which there is no model, whoever asked for it. Each node's
+worker lives as long as a call of this daemon, so that nothing is left behind wherever one of the two ends.
 """
 
 from __future__ import annotations
@@ -38,13 +38,11 @@ WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
 class Deployment:
     """A model placed on nodes.
 
-    `serving` is how it stands, and `error` what it failed of; `progress` the bytes done and to do, by node.
+    `serving` is how it stands, and `error` what it failed of.
     """
 
     def __init__(self, state: NodeState, channels: Channels, placement: Placement, epoch: int, draft: str = "") -> None:
         self.placement = placement
-        self.progress: dict[str, tuple[int, int]] = {}
-        self.load_s = 0.0
         self.error: MoeClusterError | None = None
         self._node_ids = placement.node_ids
         self.serving = node_pb2.Serving(
@@ -57,12 +55,25 @@ class Deployment:
         )
         self._state = state
         self._channels = channels
+        self._progress: dict[str, pb.LoadProgress] = {}
         self._ports: dict[str, int] = {}
         self._n_connected = 0
         self._all_loaded = asyncio.Event()
         self._calls: list[WorkerCall] = []
         self._is_ending = False
         self._started = 0.0
+
+    @property
+    def load_status(self) -> node_pb2.LoadStatus:
+        """How far it is."""
+        return node_pb2.LoadStatus(
+            serving=self.serving,
+            nodes=[
+                node_pb2.NodeProgress(name=self._state.name(i), done_bytes=p.done_bytes, total_bytes=p.total_bytes)
+                for i, p in self._progress.items()
+            ],
+            placement=json.dumps(self.placement.to_json()),
+        )
 
     async def inspect(self) -> None:
         """See that all nodes are here and have the same copy of the model.
@@ -72,7 +83,7 @@ class Deployment:
             CheckpointError: a copy is missing or differs; names the node and both hashes.
         """
         for node_id in self._node_ids:
-            self._state.target(node_id)  # before anybody is asked anything
+            await self._state.meet(node_id)  # before anybody is asked anything
         copies = await asyncio.gather(*(self._copy_of(node_id) for node_id in self._node_ids))
         wanted = self.placement.content_hash or copies[0].content_hash
         for node_id, copy in zip(self._node_ids, copies, strict=True):
@@ -144,13 +155,16 @@ class Deployment:
         """Tell a worker where the others are, once all have opened their ports."""
         await self._all_loaded.wait()
         if not self._is_ending:
-            workers = [pb.WorkerAddress(node_id=node_id, port=port) for node_id, port in self._ports.items()]
+            workers = [
+                pb.WorkerAddress(node_id=node_id, port=port, name=self._state.name(node_id))
+                for node_id, port in self._ports.items()
+            ]
             await call.write(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=workers)))
 
     async def _take(self, node_id: str, name: str, event: pb.WorkerEvent) -> None:
         match event.WhichOneof("event"):
             case "progress":
-                self.progress[node_id] = (event.progress.done_bytes, event.progress.total_bytes)
+                self._progress[node_id] = event.progress
             case "loaded":
                 self._ports[node_id] = event.loaded.port
                 if len(self._ports) == len(self._node_ids):
@@ -159,19 +173,13 @@ class Deployment:
             case "connected":
                 self._n_connected += 1
                 if self._n_connected == len(self._node_ids):
-                    self.load_s = time.perf_counter() - self._started
+                    self.serving.load_s = time.perf_counter() - self._started
                     self.serving.state = node_pb2.Serving.READY
-                    log.info("event=ready model=%s seconds=%.2f", self.placement.model, self.load_s)
+                    log.info("event=ready model=%s seconds=%.2f", self.placement.model, self.serving.load_s)
             case "failure":
                 if event.failure.code == NodeLostError.code:
                     await asyncio.sleep(ROOT_CAUSE_S)
-                raise error_named(event.failure.code, f"node {name}: {self._named(event.failure.message)}")
-
-    def _named(self, message: str) -> str:
-        """Return a worker's message with names in place of ids, which is all that workers know of each other."""
-        for node_id in self._node_ids:
-            message = message.replace(node_id, self._state.name(node_id))
-        return message
+                raise error_named(event.failure.code, f"node {name}: {event.failure.message}")
 
     def _load_command(self) -> pb.LoadShard:
         return pb.LoadShard(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -27,9 +26,6 @@ from cluster.worker.role import Role
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-MEETING_S = 10.0
-"""For two nodes that a third one knows to know each other: it tells each of the other once a second."""
 
 
 class NodeService(node_pb2_grpc.NodeServicer):
@@ -112,8 +108,22 @@ class NodeService(node_pb2_grpc.NodeServicer):
             await self._worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
             await self._no_worker_ends.wait()
 
+    async def Deploy(self, request: node_pb2.DeployRequest, context: Context) -> node_pb2.DeployReply:  # noqa: N802
+        """Begin to load a model whose placement this node coordinates."""
+        async with reported(context):
+            await self._serving.deploy(request)
+            return node_pb2.DeployReply()
+
+    async def FollowLoad(  # noqa: N802
+        self, request: node_pb2.FollowRequest, context: Context
+    ) -> AsyncIterator[node_pb2.LoadStatus]:
+        """Say how far the model is that this node coordinates, until it is ready."""
+        async with reported(context):
+            async for status in self._serving.follow(request.epoch):
+                yield status
+
     async def Unload(self, request: node_pb2.UnloadRequest, context: Context) -> node_pb2.UnloadReply:  # noqa: N802
-        """Take the model away that this node has placed on the cluster."""
+        """Take the model away that this node coordinates."""
         async with reported(context):
             return node_pb2.UnloadReply(model=await self._serving.unload_own(request.reason))
 
@@ -124,22 +134,11 @@ class NodeService(node_pb2_grpc.NodeServicer):
         async for command in rest:
             try:
                 for other in command.connect.workers:
-                    other.target = await self._target(other)
+                    other.target = await self._state.meet(other.node_id, other.port)
             except NodeLostError as error:
                 await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
                 raise
             await worker.tell(command)
-
-    async def _target(self, worker: pb.WorkerAddress) -> str:
-        """Return where another worker listens. Its node may be about to meet this one. Raises NodeLostError."""
-        end = time.monotonic() + MEETING_S
-        while True:
-            try:
-                return self._state.target(worker.node_id, worker.port)
-            except NodeLostError:
-                if time.monotonic() > end:
-                    raise
-            await asyncio.sleep(MEETING_S / 100)
 
     def _holding(self, load: pb.LoadShard) -> node_pb2.Holding:
         role = Role.read(load.placement, self._state.own.node_id)
@@ -163,7 +162,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
     def _require_sender(self, node_id: str, context: Context) -> None:
         caller = self._credentials.peer_id(context)
         if caller != node_id and not self._credentials.insecure:
-            raise TrustError(f"node {caller} greets as {node_id}")
+            raise TrustError(f"node {self._state.name(caller)} greets as {self._state.name(node_id)}")
 
 
 class EchoService(grpc.GenericRpcHandler):

@@ -1,10 +1,11 @@
-"""Serving: the one model of the cluster, loaded and unloaded by whichever node is asked."""
+"""Serving: the one model of the cluster, placed by whichever node is asked, deployed where it is coordinated."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -25,13 +26,18 @@ log = logging.getLogger(__name__)
 
 UNLOAD_S = 30.0
 
+DEPLOY_S = 60.0
+"""For the nodes of a placement to say which copies they have, and for the model before to be taken away."""
+
+PROGRESS_S = 0.1
+
 LOOK_S = 0.5
 LOOKS = 4
 """A worker counts its requests once a second: one that has just ended is not to be in the way."""
 
 
 class Serving:
-    """Loads at most one model at a time. `deployment` is the one that this node has placed."""
+    """Loads at most one model at a time. `deployment` is the one that this node coordinates."""
 
     def __init__(self, state: NodeState, greeter: Greeter, channels: Channels) -> None:
         self.deployment: Deployment | None = None
@@ -39,45 +45,72 @@ class Serving:
         self._greeter = greeter
         self._channels = channels
         self._running: asyncio.Task[None] | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._one_placement_at_a_time = asyncio.Lock()
+        self._one_deployment_at_a_time = asyncio.Lock()
 
-    async def load(self, request: pb.LoadRequest) -> None:
-        """Begin to load a model, unless it is loaded already. One that nobody uses gives way.
+    async def load(self, request: pb.LoadRequest) -> AsyncIterator[pb.LoadStatus]:
+        """Load a model, unless it is loaded already; yield how far that is, until it is ready.
+
+        One that nobody uses gives way. The load goes on if whoever reads this goes, and so it does if this node does,
+        unless it has a part in it.
 
         Raises:
             ClusterError: another model is being loaded or used.
             PlacementError: it does not fit.
             CheckpointError, InvalidRequestError, NodeLostError: before anything is loaded.
+            MoeClusterError: it failed meanwhile.
         """
-        async with self._one_at_a_time:
+        async with self._one_placement_at_a_time:
             await self._greeter.ask_all()
-            placer, serving = self._state.serving
-            if placer and serving.state != pb.Serving.FAILED:
-                is_served = serving.model == request.model and request.draft in ("", serving.draft)
-                if is_served and not request.placement:
-                    return
-                await self._require_idle(placer, serving)
-            placement = await asyncio.to_thread(self._placement, request)
-            deployment = Deployment(self._state, self._channels, placement, self._state.newest_epoch + 1, request.draft)
+            coordinator, epoch = await self._served(request) or await self._place(request)
+        call = self._stub(coordinator).FollowLoad(pb.FollowRequest(epoch=epoch))
+        try:
+            with translated(f"node {self._state.name(coordinator)}"):
+                async for status in call:
+                    if status.serving.state == pb.Serving.READY:
+                        await self._greeter.ask_all()  # so that this node's status says it too
+                    yield status
+        finally:
+            call.cancel()
+
+    async def deploy(self, request: pb.DeployRequest) -> None:
+        """Begin to load a model on a placement that this node coordinates. Raises as `load`, before that."""
+        placement = _placement_of(request.placement)
+        async with self._one_deployment_at_a_time:
+            if request.epoch <= self._state.newest_epoch:
+                raise ClusterError("another model was placed on the cluster at the same time: try again")
+            deployment = Deployment(self._state, self._channels, placement, request.epoch, request.draft)
             await deployment.inspect()
-            await self.unload(f"{request.model} takes its place")  # not before it is known that this one can come
+            await self.unload(f"{placement.model} takes its place")  # not before it is known that this one can come
             self.deployment = deployment
             self._state.own_serving = deployment.serving
             self._running = asyncio.create_task(self._run(deployment))
 
+    async def follow(self, epoch: int) -> AsyncIterator[pb.LoadStatus]:
+        """Yield how far the model is that this node coordinates, until it is ready. Raises what it failed of."""
+        deployment = self.deployment
+        while deployment is not None and deployment is self.deployment and deployment.serving.epoch == epoch:
+            yield deployment.load_status
+            if deployment.error is not None:
+                raise deployment.error
+            if deployment.serving.state == pb.Serving.READY:
+                return
+            await asyncio.sleep(PROGRESS_S)
+        raise ClusterError(f"{deployment.placement.model if deployment else 'it'} was unloaded before it was ready")
+
     async def unload(self, reason: str) -> str:
-        """Take away the cluster's model, whoever placed it; return which it was, "" if none."""
+        """Take away the cluster's model, whoever coordinates it; return which it was, "" if none."""
         await self._greeter.ask_all()
-        placer, serving = self._state.serving
-        if placer in ("", self._state.own.node_id):
+        coordinator, serving = self._state.serving
+        if coordinator in ("", self._state.own.node_id):
             return await self.unload_own(reason)
-        stub = node_pb2_grpc.NodeStub(self._channels.get(placer, self._state.target(placer)))
-        with translated(f"node {self._state.name(placer)}"):
-            await stub.Unload(pb.UnloadRequest(reason=reason), timeout=UNLOAD_S)
+        with translated(f"node {self._state.name(coordinator)}"):
+            await self._stub(coordinator).Unload(pb.UnloadRequest(reason=reason), timeout=UNLOAD_S)
+        await self._greeter.ask_all()  # so that this node's status says it too
         return serving.model
 
     async def unload_own(self, reason: str) -> str:
-        """Take away the model that this node has placed; return which it was, "" if none."""
+        """Take away the model that this node coordinates; return which it was, "" if none."""
         deployment, running = self.deployment, self._running
         if deployment is None or running is None:
             return ""
@@ -91,11 +124,39 @@ class Serving:
         with suppress(MoeClusterError):  # it is in deployment.serving, for whoever asks
             await deployment.run()
 
-    async def _require_idle(self, placer: str, serving: pb.Serving) -> None:
+    async def _served(self, request: pb.LoadRequest) -> tuple[str, int] | None:
+        """Return coordinator and epoch of the model that is asked for, None if it is not served.
+
+        Raises:
+            ClusterError: another one is, and does not give way.
+        """
+        coordinator, serving = self._state.serving
+        if not coordinator or serving.state == pb.Serving.FAILED:
+            return None
+        is_served = serving.model == request.model and request.draft in ("", serving.draft)
+        if is_served and not request.placement:
+            return coordinator, serving.epoch
+        await self._require_idle(serving)
+        return None
+
+    async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
+        """Let a model be deployed by the node that is to coordinate it; return that node and the placement's epoch."""
+        placement = await asyncio.to_thread(self._placement, request)
+        for node_id in placement.node_ids:
+            self._state.target(node_id)
+        coordinator, epoch = placement.coordinator, self._state.newest_epoch + 1
+        deploy = pb.DeployRequest(placement=json.dumps(placement.to_json()), epoch=epoch, draft=request.draft)
+        with translated(f"node {self._state.name(coordinator)}"):
+            await self._stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
+        return coordinator, epoch
+
+    def _stub(self, node_id: str) -> node_pb2_grpc.NodeStub:
+        return node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
+
+    async def _require_idle(self, serving: pb.Serving) -> None:
         """Raise ClusterError where the cluster's model is used, and is so still when its worker has counted again."""
-        name = self._state.name(placer)
         if serving.state == pb.Serving.LOADING:
-            raise ClusterError(f"node {name} is loading {serving.model}: wait until it is there, or unload it")
+            raise ClusterError(f"the cluster is loading {serving.model}: wait until it is there, or unload it")
         for _ in range(LOOKS):
             active = self._state.holding_of(serving.coordinator).stats.active_requests
             if not active:
@@ -104,16 +165,13 @@ class Serving:
             await self._greeter.ask_all()
         else:
             raise ClusterError(
-                f"the cluster is answering {active} request{'s' if active > 1 else ''} with {serving.model}, loaded by "
-                f"node {name}: try again when it is done"
+                f"the cluster is answering {active} request{'s' if active > 1 else ''} with {serving.model}: try again "
+                f"when it is done"
             )
 
     def _placement(self, request: pb.LoadRequest) -> Placement:
         if request.placement:
-            try:
-                placement = Placement.from_json(json.loads(request.placement))
-            except (ValueError, RecursionError) as exc:
-                raise InvalidRequestError(f"the plan is not JSON: {exc}") from exc
+            placement = _placement_of(request.placement)
             directory = library.locate(request.model)
             path = directory / "config.json"
             validate(placement, families.read_config(json_file.read(path), str(path)))
@@ -128,3 +186,10 @@ class Serving:
             request.context_tokens,
             request.concurrency or 1,
         )
+
+
+def _placement_of(text: str) -> Placement:
+    try:
+        return Placement.from_json(json.loads(text))
+    except (ValueError, RecursionError) as exc:
+        raise InvalidRequestError(f"the plan is not JSON: {exc}") from exc

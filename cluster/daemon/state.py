@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from cluster.errors import NodeLostError
 from cluster.membership import Change, Event, Member, Membership, State, changes
 from cluster.node_info import NodeInfo
 from cluster.wire import node_pb2 as pb
+
+MEETING_S = 10.0
+"""For two nodes that a third one knows to know each other: it tells each of the other once a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,20 @@ class NodeState:
         """Return the address of a node's daemon, or of another port there. Raises NodeLostError."""
         at = self.own.addresses[0] if node_id == self.own.node_id else self._addresses.get(node_id)
         if at is None:
-            raise NodeLostError(f"node {node_id} has not answered this node yet")
+            raise NodeLostError(f"node {self.name(node_id)} has not answered node {self.name(self.own.node_id)} yet")
         host, node_port = address.split(at)
         return address.join(host, port or node_port)
+
+    async def meet(self, node_id: str, port: int | None = None) -> str:
+        """Return what `target` does, once there is one: a node that others know is about to meet this one."""
+        end = time.monotonic() + MEETING_S
+        while True:
+            try:
+                return self.target(node_id, port)
+            except NodeLostError:
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(MEETING_S / 100)
 
     def name(self, node_id: str) -> str:
         """Return what to call a node."""

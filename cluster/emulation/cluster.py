@@ -76,7 +76,10 @@ async def emulated_cluster(
         for worker in workers.values():
             await worker.process.tell(pb.WorkerCommand(load=load))
         ports = {node_id: await worker.port for node_id, worker in workers.items()}
-        addresses = [pb.WorkerAddress(node_id=i, port=p, target=f"{HOST}:{p}") for i, p in ports.items()]
+        addresses = [
+            pb.WorkerAddress(node_id=ids[name], port=ports[ids[name]], target=f"{HOST}:{ports[ids[name]]}", name=name)
+            for name in homes
+        ]
         for worker in workers.values():
             await worker.process.tell(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=addresses)))
         await asyncio.gather(*(worker.connected for worker in workers.values()))

@@ -78,7 +78,8 @@ def placed(
     room = MAX_CONTEXTS * model.max_position_embeddings
     for node_id, load in held.items():
         if node_id not in offered:
-            raise PlacementError(f"the plan uses node {node_id}, which is not there; there are {', '.join(offered)}")
+            there = ", ".join(node.name for node in nodes)
+            raise PlacementError(f"the plan uses node {node_id}, which is not there; there are {there}")
         node = offered[node_id]
         needed = load.weights_bytes + positions * load.kv_bytes
         if needed > budget(model, node):

@@ -73,7 +73,7 @@ class Holding(_message.Message):
     def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ...) -> None: ...
 
 class Serving(_message.Message):
-    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft")
+    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LOADING: _ClassVar[Serving.State]
@@ -90,6 +90,7 @@ class Serving(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     NODE_IDS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    LOAD_S_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     state: Serving.State
@@ -98,7 +99,28 @@ class Serving(_message.Message):
     failure: str
     node_ids: _containers.RepeatedScalarFieldContainer[str]
     draft: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ...) -> None: ...
+    load_s: float
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ...) -> None: ...
+
+class DeployRequest(_message.Message):
+    __slots__ = ("placement", "epoch", "draft")
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
+    placement: str
+    epoch: int
+    draft: str
+    def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ...) -> None: ...
+
+class DeployReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FollowRequest(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class Farewell(_message.Message):
     __slots__ = ()
@@ -127,7 +149,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster_id", "insecure", "own_node_id", "nodes", "serving", "coordinator_address", "refused", "load_s")
+    __slots__ = ("cluster_id", "insecure", "own_node_id", "nodes", "serving", "coordinator_address", "refused")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     INSECURE_FIELD_NUMBER: _ClassVar[int]
     OWN_NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -135,7 +157,6 @@ class ClusterStatus(_message.Message):
     SERVING_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
-    LOAD_S_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     insecure: bool
     own_node_id: str
@@ -143,8 +164,7 @@ class ClusterStatus(_message.Message):
     serving: Serving
     coordinator_address: str
     refused: _containers.RepeatedScalarFieldContainer[str]
-    load_s: float
-    def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ..., load_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding")

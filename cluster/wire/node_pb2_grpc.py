@@ -56,6 +56,16 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_worker__pb2.WorkerCommand.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_worker__pb2.WorkerEvent.FromString,
                 _registered_method=True)
+        self.Deploy = channel.unary_unary(
+                '/moe_cluster.v1.Node/Deploy',
+                request_serializer=cluster_dot_wire_dot_node__pb2.DeployRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.DeployReply.FromString,
+                _registered_method=True)
+        self.FollowLoad = channel.unary_stream(
+                '/moe_cluster.v1.Node/FollowLoad',
+                request_serializer=cluster_dot_wire_dot_node__pb2.FollowRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.LoadStatus.FromString,
+                _registered_method=True)
         self.Unload = channel.unary_unary(
                 '/moe_cluster.v1.Node/Unload',
                 request_serializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.SerializeToString,
@@ -94,9 +104,22 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Unload(self, request, context):
-        """Asked of the node that loaded the model.
+    def Deploy(self, request, context):
+        """Asked of the node that coordinates a placement: it loads the model and serves it, whoever asked for it.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowLoad(self, request, context):
+        """Asked of the same node: how far it is, until the model is ready. The load goes on if the caller goes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -123,6 +146,16 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.RunWorker,
                     request_deserializer=cluster_dot_wire_dot_worker__pb2.WorkerCommand.FromString,
                     response_serializer=cluster_dot_wire_dot_worker__pb2.WorkerEvent.SerializeToString,
+            ),
+            'Deploy': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deploy,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.DeployRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.DeployReply.SerializeToString,
+            ),
+            'FollowLoad': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowLoad,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.FollowRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.LoadStatus.SerializeToString,
             ),
             'Unload': grpc.unary_unary_rpc_method_handler(
                     servicer.Unload,
@@ -239,6 +272,60 @@ class Node(object):
             '/moe_cluster.v1.Node/RunWorker',
             cluster_dot_wire_dot_worker__pb2.WorkerCommand.SerializeToString,
             cluster_dot_wire_dot_worker__pb2.WorkerEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deploy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/Deploy',
+            cluster_dot_wire_dot_node__pb2.DeployRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.DeployReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moe_cluster.v1.Node/FollowLoad',
+            cluster_dot_wire_dot_node__pb2.FollowRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.LoadStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,14 +41,16 @@ class ConnectWorkers(_message.Message):
     def __init__(self, workers: _Optional[_Iterable[_Union[WorkerAddress, _Mapping]]] = ...) -> None: ...
 
 class WorkerAddress(_message.Message):
-    __slots__ = ("node_id", "port", "target")
+    __slots__ = ("node_id", "port", "target", "name")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     port: int
     target: str
-    def __init__(self, node_id: _Optional[str] = ..., port: _Optional[int] = ..., target: _Optional[str] = ...) -> None: ...
+    name: str
+    def __init__(self, node_id: _Optional[str] = ..., port: _Optional[int] = ..., target: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
     __slots__ = ("progress", "loaded", "connected", "stats", "failure")

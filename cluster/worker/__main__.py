@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,10 +85,10 @@ class WorkerProcess:
                 loaded=pb.ShardLoaded(port=port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts)
             )
         )
-        targets = await self._targets(commands)
-        if targets is None:
+        workers = await self._workers(commands)
+        if workers is None:
             return
-        connections = Connections(self._credentials, targets, self._fail)
+        connections = Connections(self._credentials, workers, self._fail)
         part = part_of(loaded, role, self._name, command.load.epoch, self._credentials, connections)
         part.serve(server)
         await server.start()
@@ -106,12 +106,12 @@ class WorkerProcess:
             await connections.close()  # so that the streams to others end, and no server has to cut them off
             await server.stop(GRACE_S)
 
-    async def _targets(self, commands: asyncio.StreamReader) -> dict[str, str] | None:
+    async def _workers(self, commands: asyncio.StreamReader) -> Sequence[pb.WorkerAddress] | None:
         """Return where all workers listen, once they do; None if this one is to end before."""
         command = await pipe.read(commands, pb.WorkerCommand())
         if command is None or not command.HasField("connect"):
             return None
-        return {worker.node_id: worker.target for worker in command.connect.workers}
+        return command.connect.workers
 
     async def _serve(self, part: Part, commands: asyncio.StreamReader) -> str:
         """Work until told to stop; return why, for those who wait for answers. Raises what ends it before that."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import grpc
@@ -41,13 +41,13 @@ class FrameStream:
 
 
 class Connections:
-    """Opens channels to `targets`, by node id; `fail` hears of a stream of frames that breaks."""
+    """Opens channels to other workers, by node id; `fail` hears of a stream of frames that breaks."""
 
     def __init__(
-        self, credentials: Credentials, targets: Mapping[str, str], fail: Callable[[MoeClusterError], None]
+        self, credentials: Credentials, workers: Iterable[pb.WorkerAddress], fail: Callable[[MoeClusterError], None]
     ) -> None:
         self._credentials = credentials
-        self._targets = targets
+        self._workers = {worker.node_id: worker for worker in workers}
         self._fail = fail
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._expert_links: list[ExpertLink] = []
@@ -55,6 +55,7 @@ class Connections:
 
     async def frames_to(self, node_id: str) -> FrameStream:
         """Open the stream of frames to a node. Raises NodeLostError."""
+        name = self._workers[node_id].name
         call: grpc.aio.StreamStreamCall[bytes, bytes] = self._channel(node_id).stream_stream(FRAMES_METHOD)(
             wait_for_ready=True
         )
@@ -63,19 +64,20 @@ class Connections:
                 await call.initial_metadata()
         except (TimeoutError, grpc.RpcError) as exc:
             call.cancel()
-            raise NodeLostError(f"the link to node {node_id} did not open within {CONNECT_S:g} s") from exc
-        call.add_done_callback(lambda _: self._fail(NodeLostError(f"the link to node {node_id} broke")))
+            raise NodeLostError(f"the link to node {name} did not open within {CONNECT_S:g} s") from exc
+        call.add_done_callback(lambda _: self._fail(NodeLostError(f"the link to node {name} broke")))
         return FrameStream(call)
 
     async def experts_of(self, node_id: str) -> ExpertLink:
         """Open the stream of questions to an expert peer. Raises NodeLostError."""
-        channel = self._credentials.channel(self._targets[node_id], node_id, DATA_OPTIONS)
-        link = ExpertLink(channel, node_id)
+        worker = self._workers[node_id]
+        channel = self._credentials.channel(worker.target, node_id, DATA_OPTIONS)
+        link = ExpertLink(channel, worker.name)
         self._expert_links.append(link)
         try:
             await asyncio.to_thread(link.open, CONNECT_S)
         except (grpc.FutureTimeoutError, grpc.RpcError) as exc:
-            raise NodeLostError(f"node {node_id} does not take questions about its experts") from exc
+            raise NodeLostError(f"node {worker.name} does not take questions about its experts") from exc
         return link
 
     def cancel(self, request_id: str, serial: int) -> None:
@@ -109,5 +111,7 @@ class Connections:
 
     def _channel(self, node_id: str) -> grpc.aio.Channel:
         if node_id not in self._channels:
-            self._channels[node_id] = self._credentials.aio_channel(self._targets[node_id], node_id, DATA_OPTIONS)
+            self._channels[node_id] = self._credentials.aio_channel(
+                self._workers[node_id].target, node_id, DATA_OPTIONS
+            )
         return self._channels[node_id]

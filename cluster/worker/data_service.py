@@ -56,7 +56,7 @@ class DataService(grpc.GenericRpcHandler):
         caller = self._credentials.peer_id(context)
         if caller != self._caller and not self._credentials.insecure:
             log.warning("event=refused caller=%s wanted=%s", caller, self._caller)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {caller} has no business on this link")
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this node has no business on this link")
         await context.send_initial_metadata(())  # so that the caller knows
 
 

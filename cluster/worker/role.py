@@ -29,7 +29,7 @@ class Role:
         for index, stage in enumerate(placement.stages):
             if node_id in (stage.node_id, *(peer.node_id for peer in stage.peers)):
                 return cls(placement, node_id, index)
-        raise PlacementError(f"node {node_id} has no part in the placement of {placement.model}")
+        raise PlacementError(f"this node has no part in the placement of {placement.model}")
 
     @classmethod
     def read(cls, placement: str, node_id: str) -> Role:

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 import mlx_moe
-from cluster.client import RemoteAnswer
+from cluster.client import OwnNode, RemoteAnswer
 from cluster.errors import NodeLostError
+from cluster.wire import node_pb2 as pb
 from mlx_moe.errors import CheckpointError, MoeClusterError, NumericsError
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
@@ -84,6 +85,8 @@ def test_a_killed_worker_ends_the_answer_with_its_name_and_the_cluster_loads_aga
     assert tokens[: len(wanted)] == wanted[: len(tokens)]
     until(lambda: cluster.own.status().serving.failure != "")
     assert f"node mac-{lost + 1}: the worker was ended by SIGKILL" in cluster.own.status().serving.failure, error
+    said = f"{error} {cluster.own.status().serving.failure}"
+    assert not any(node.node_id in said for node in cluster.nodes)
     load_again(cluster, wanted)
 
 
@@ -130,6 +133,46 @@ def test_a_stopped_node_lets_its_clients_know(cluster: Cluster, wanted: list[Tok
     cluster.join(node)
     cluster.wait_for_all()
     load_again(cluster, wanted)
+
+
+@pytest.mark.parametrize("go", [RunningNode.end, RunningNode.kill], ids=["down", "killed"])
+def test_a_node_that_holds_nothing_goes_without_taking_away_what_it_asked_for(
+    cluster: Cluster, wanted: list[Token], go: Callable[[RunningNode], object]
+) -> None:
+    cluster.unload()
+    asker = cluster.nodes[2]
+    with OwnNode.connect(asker.home) as node:
+        list(node.load("demo", placement=cluster.place("demo", (3, 3))))
+        model = node.coordinator(node.status())
+    written = model.new_conversation().answer(request(max_tokens=None))
+    tokens = [next(written) for _ in range(3)]
+    go(asker)
+    tokens += [next(written) for _ in range(len(wanted))]
+    written.close()
+    assert tokens[: len(wanted)] == wanted
+    serving = cluster.own.status().serving
+    assert (serving.state, list(serving.node_ids)) == (pb.Serving.READY, [n.node_id for n in cluster.nodes[:2]])
+    assert answer(model, request()) == wanted
+    model.close()
+    cluster.join(asker)
+    cluster.wait_for_all()
+
+
+def test_a_load_goes_on_without_the_node_that_asked_for_it(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.unload()
+    large, asker = tmp_path / "large", cluster.nodes[2]
+    _write_large(large)
+    with OwnNode.connect(asker.home) as node:
+        loading = node.load(str(large), placement=cluster.place(str(large), (6, 6)))
+        assert next(loading).serving.state == pb.Serving.LOADING
+        asker.kill()
+        with pytest.raises(NodeLostError):
+            list(loading)
+    until(lambda: cluster.own.status().serving.state != pb.Serving.LOADING)
+    assert cluster.own.status().serving.state == pb.Serving.READY
+    cluster.unload()
+    cluster.join(asker)
+    cluster.wait_for_all()
 
 
 def test_a_worker_lost_while_it_loads_ends_the_load_with_its_name(cluster: Cluster, tmp_path: Path) -> None:

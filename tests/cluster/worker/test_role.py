@@ -57,7 +57,7 @@ def test_owners_are_numbered_from_the_leader_in_the_layers_that_are_split() -> N
 
 
 def test_a_node_without_a_part_and_what_is_no_placement_are_refused() -> None:
-    with pytest.raises(PlacementError, match="node z has no part"):
+    with pytest.raises(PlacementError, match="this node has no part"):
         Role.of(PLACEMENT, "z")
     for text in ("{", "[]", "{}", '{"stages": []}', "[" * 100_000):
         with pytest.raises(InvalidRequestError):
