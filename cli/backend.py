@@ -11,8 +11,7 @@ from cli.progress import Progress
 from mlx_moe.library import DEMO
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from cli.tables import HeadedTable
     from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import FinishReason, GenerationStats, Request, Token
     from mlx_moe.sampling import SamplingParams
@@ -93,7 +92,7 @@ class Backend(Protocol):
     def prediction(self) -> str:
         """How fast the placement should be, "" where nobody knows."""
 
-    def nodes_table(self) -> Table:
+    def nodes_table(self) -> HeadedTable:
         """Return who holds what, for people."""
 
     def ensure_ready(self) -> None:

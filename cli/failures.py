@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def reported(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(error_line(error), file=sys.stderr)
+        _print(error_line(error))
         raise typer.Exit(exit_code_of(error)) from error
 
 
@@ -47,6 +48,14 @@ def error_line(error: Exception) -> str:
     if isinstance(error, MoeClusterError):
         return f"error: {message}"
     return f"error: {type(error).__name__}: {message} (--debug shows where)"
+
+
+def _print(line: str) -> None:
+    """Print a line on stderr; on a terminal it is wrapped between words."""
+    if sys.stderr.isatty():
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0: the terminal does not say
+        line = textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
 
 
 def silence_stdout() -> None:

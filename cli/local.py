@@ -10,8 +10,7 @@ from cli.progress import Progress, progress_bar
 from cli.visible import short_name, visible
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from cli.tables import HeadedTable
     from mlx_moe.model import LocalModel
     from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import Request
@@ -57,7 +56,7 @@ class LocalBackend:
         """This machine, with its peak memory until now."""
         return self._model.placement
 
-    def nodes_table(self) -> Table:
+    def nodes_table(self) -> HeadedTable:
         """Return a table of one row."""
         from cli.nodes import placement_table
 

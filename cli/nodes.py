@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cli.tables import headed_table
+from cli.tables import HeadedTable
 from cli.units import bytes_text, tokens_text
 from cli.visible import visible
 from mlx_moe.node_placement import NodePlacement
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cluster.wire import node_pb2 as pb
 
-WIDE = 100
-"""Columns of a terminal that have room for chips too."""
+_LEGEND = {
+    "KV": "positions in the KV cache",
+    "peak": "most memory used",
+    "ms": "one way from this node",
+    "GB/s": "to or from it",
+}
 
 PRESENT = "present"
 """The state of nodes that count."""
@@ -96,19 +98,20 @@ def _role(holding: pb.Holding) -> str:
     return "coordinator" if holding.coordinates else "leads" if holding.leads else "experts"
 
 
-def cluster_table(rows: Sequence[NodeRow], columns: int = 80) -> Table:
-    """Return all nodes: for 80 columns, or with their chips for 100."""
-    chips = columns >= WIDE
-    table = headed_table(
-        *("node", "state", *(["chip"] * chips), "offers", "layers", "experts", "KV", "peak", "ms", "GB/s"),
+def cluster_table(rows: Sequence[NodeRow]) -> HeadedTable:
+    """Return all nodes."""
+    table = HeadedTable(
+        *("node", "state", "chip", "offers", "layers", "experts", "KV", "peak", "ms", "GB/s"),
         texts=("node", "state", "chip"),
+        optional=("chip", "GB/s", "KV", "ms", "peak", "experts", "offers", "layers"),
+        legend=_LEGEND,
     )
     for row in rows:
         is_here = row.state == PRESENT
         table.add_row(
             visible(row.name),
             (row.role or PRESENT) if is_here else row.state,
-            *([visible(row.chip)] * chips),
+            visible(row.chip),
             bytes_text(row.offered_bytes),
             *(_held(row) if row.role else ("", "", "", "")),
             *_link(row),
@@ -117,10 +120,13 @@ def cluster_table(rows: Sequence[NodeRow], columns: int = 80) -> Table:
     return table
 
 
-def holders_table(rows: Sequence[NodeRow]) -> Table:
-    """Return who holds what of the model, in its order: for 80 columns."""
-    table = headed_table(
-        "node", "role", "layers", "experts", "weights", "peak memory", "ms", "GB/s", texts=("node", "role")
+def holders_table(rows: Sequence[NodeRow]) -> HeadedTable:
+    """Return who holds what of the model, in its order."""
+    table = HeadedTable(
+        *("node", "role", "layers", "experts", "weights", "peak", "ms", "GB/s"),
+        texts=("node", "role"),
+        optional=("GB/s", "ms", "peak", "weights", "experts"),
+        legend=_LEGEND,
     )
     for row in holders(rows):
         layers, experts, _, peak = _held(row)
@@ -129,9 +135,13 @@ def holders_table(rows: Sequence[NodeRow]) -> Table:
     return table
 
 
-def placement_table(nodes: Sequence[NodePlacement]) -> Table:
+def placement_table(nodes: Sequence[NodePlacement]) -> HeadedTable:
     """Return who holds what, where nothing else is known."""
-    table = headed_table("node", "layers", "experts", "weights", "peak memory", texts=("node",))
+    table = HeadedTable(
+        *("node", "layers", "experts", "weights", "peak memory"),
+        texts=("node",),
+        optional=("peak memory", "weights", "experts"),
+    )
     for p in nodes:
         memory = bytes_text(p.weights_bytes), bytes_text(p.peak_memory_bytes)
         table.add_row(visible(p.node), _span(p.layers), f"{p.experts:,}", *memory)

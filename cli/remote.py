@@ -23,7 +23,7 @@ from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import Request
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from cli.tables import HeadedTable
 
 LOOK_S = 1.0
 """How old the number of nodes in the chat's bar may be, and how long it may be waited for."""
@@ -111,7 +111,7 @@ class ClusterBackend:
             f"{rate_text(predicted.tokens_per_s)} for one user, {rate_text(predicted.most_tokens_per_s)} for many"
         )
 
-    def nodes_table(self) -> Table:
+    def nodes_table(self) -> HeadedTable:
         """Return who holds what, and the links from this machine; all nodes where nobody holds anything now."""
         rows = node_rows(self._node.status())
         return holders_table(rows) if holders(rows) else cluster_table(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.backend import Answer, Backend, Models
 from cli.exit_codes import ExitCode
@@ -15,6 +15,9 @@ from cli.options import AnswerOptions
 from cli.progress import progress_bar
 from cli.visible import visible
 from mlx_moe.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from mlx_moe.request import Request
 
 STDIN_LIMIT_BYTES = 32 * 2**20
 """A prompt from stdin may have this many bytes: far more than any context, far less than memory."""
@@ -35,11 +38,9 @@ class Prompt:
             return self.input_ids
         if self.raw or not backend.has_chat_template:
             if self.system is not None:
-                raise InvalidRequestError(
-                    f"{backend.name} has no chat template, so --system has no place in its prompt"
-                )
+                raise InvalidRequestError(f"{backend.name} has no chat template, so --system cannot be used")
             if not self.raw and sys.stderr.isatty():
-                print(f"{backend.name} has no chat template: the prompt goes in as it is", file=sys.stderr)
+                print(f"{backend.name} has no chat template: the prompt is sent as it is", file=sys.stderr)
             return tuple(backend.encode(self.text, add_special_tokens=True))
         messages = [{"role": "user", "content": self.text}]
         if self.system is not None:
@@ -54,13 +55,13 @@ def read_prompt(prompt: str | None, input_ids: str | None, raw: bool, system: st
         InvalidRequestError: nothing to answer, two things to answer, or text that is none.
     """
     if system is not None and (raw or input_ids is not None):
-        raise InvalidRequestError("--system goes through the chat template, which --raw and --input-ids leave out")
+        raise InvalidRequestError("--system needs the chat template, which --raw and --input-ids skip")
     if input_ids is not None:
         if prompt is not None:
-            raise InvalidRequestError("PROMPT and --input-ids exclude each other")
+            raise InvalidRequestError("give either PROMPT or --input-ids, not both")
         return Prompt(input_ids=_parse_ids(input_ids))
     if prompt is None and sys.stdin.isatty():
-        raise InvalidRequestError('nothing to answer: give a PROMPT, or pipe one in (echo "hello" | moe-cluster run …)')
+        raise InvalidRequestError('no prompt: give PROMPT, or pipe one in (echo "hello" | moe-cluster run …)')
     text = _read_stdin() if prompt is None or prompt == "-" else prompt
     if not text.strip():
         raise InvalidRequestError("the prompt is empty")
@@ -84,7 +85,7 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
             token_ids, text = _stream(answer, interrupt, shown=not as_json)
         if as_json:
             print(json.dumps(_report(backend, answer, token_ids, text, len(request.input_ids)), allow_nan=False))
-        _tell_why(answer)
+        _tell_why(answer, request, backend.context_tokens)
         conversation.close()
     finally:
         backend.close()
@@ -109,7 +110,7 @@ def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int
         pass
     finally:
         answer.close()
-        if shown and terminal and pieces and not "".join(pieces[-8:]).endswith("\n"):
+        if shown and any(pieces) and not "".join(pieces[-8:]).endswith("\n"):
             print(flush=True)
     return token_ids, "".join(pieces)
 
@@ -149,11 +150,14 @@ def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, p
     }
 
 
-def _tell_why(answer: Answer) -> None:
+def _tell_why(answer: Answer, request: Request, context_tokens: int) -> None:
     """Say on a terminal why an answer ended, where that is not the model's own doing."""
+    tokens = answer.stats.generated_tokens
+    is_full = len(request.input_ids) + tokens >= context_tokens
+    limit = f"the context ({context_tokens:,} tokens) is full" if is_full else f"max_tokens ({tokens:,}) reached"
     reasons = {
-        "loop": "stopped: the answer was repeating itself (--no-loop-detection lets it)",
-        "length": "stopped at the longest answer asked for, or where the context is full",
+        "loop": "stopped: the answer was repeating itself (--no-loop-detection turns this check off)",
+        "length": f"stopped: {limit}",
         "cancelled": "stopped",
     }
     if answer.finish_reason in reasons and sys.stderr.isatty():
@@ -164,15 +168,15 @@ def _parse_ids(text: str) -> tuple[int, ...]:
     try:
         input_ids = tuple(int(piece) for piece in text.split(","))
     except ValueError:
-        raise InvalidRequestError(f"--input-ids wants numbers like 1,2,3; this is {text[:40]!r}") from None
+        raise InvalidRequestError(f"--input-ids takes numbers like 1,2,3; got {text[:40]!r}") from None
     return input_ids
 
 
 def _read_stdin() -> str:
     data = sys.stdin.buffer.read(STDIN_LIMIT_BYTES + 1)
     if len(data) > STDIN_LIMIT_BYTES:
-        raise InvalidRequestError(f"the prompt on stdin has more than {STDIN_LIMIT_BYTES} bytes")
+        raise InvalidRequestError(f"the prompt on stdin has more than {STDIN_LIMIT_BYTES:,} bytes")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"the prompt on stdin is not UTF-8 text: byte {error.start} is wrong") from error
+        raise InvalidRequestError(f"the prompt on stdin is not UTF-8: invalid byte at offset {error.start}") from error

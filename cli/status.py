@@ -42,8 +42,7 @@ def show_nodes(as_json: bool) -> None:
     if as_json:
         print(json.dumps([row.to_json() for row in rows]))
     else:
-        console = table_console()
-        console.print(cluster_table(rows, console.width))
+        table_console().print(cluster_table(rows))
 
 
 def unload() -> None:
@@ -63,19 +62,19 @@ def down() -> None:
 
 def print_status(status: pb.ClusterStatus, console: Console) -> None:
     """Print how the cluster stands."""
-    console.print(_rendered(status, console.width))
+    console.print(_rendered(status))
 
 
 def _watch(node: OwnNode, console: Console) -> None:
     with (
         Interrupt() as interrupt,
-        Live(_rendered(node.status(), console.width), console=console, auto_refresh=False) as live,
+        Live(_rendered(node.status()), console=console, auto_refresh=False) as live,
     ):
         while not interrupt.wait(WATCH_S):
-            live.update(_rendered(node.status(), console.width), refresh=True)
+            live.update(_rendered(node.status()), refresh=True)
 
 
-def _rendered(status: pb.ClusterStatus, columns: int) -> RenderableType:
+def _rendered(status: pb.ClusterStatus) -> RenderableType:
     rows = node_rows(status)
     here = [row for row in rows if row.state == PRESENT]
     offer = "nodes offer" if len(here) > 1 else "node offers"
@@ -86,7 +85,7 @@ def _rendered(status: pb.ClusterStatus, columns: int) -> RenderableType:
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),
     ]
-    return Group(*lines, cluster_table(rows, columns))
+    return Group(*lines, cluster_table(rows))
 
 
 def _cluster_line(status: pb.ClusterStatus, own: NodeRow) -> Text:

@@ -1,17 +1,27 @@
-"""The look of tables: headings over a thin line, texts to the left and numbers to the right."""
+"""Tables: headings over a thin line, texts to the left and numbers to the right, a legend below.
+
+Where the terminal is too narrow a table loses whole columns, the least important first; no text is cut.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 PIPE_COLUMNS = 160
 """What is not read on a terminal is not cut to its width."""
+
+WRAPPED_COLUMNS = 24
+"""A column that may be wrapped becomes no narrower before another column is left out."""
+
+_UNLIMITED = 10**6
 
 
 def table_console() -> Console:
@@ -20,11 +30,58 @@ def table_console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
-def headed_table(*columns: str, texts: Collection[str]) -> Table:
-    """Return an empty table; columns other than `texts` hold numbers. A text in the last column may be wrapped."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bright_black")
-    for column in columns:
-        is_text = column in texts
-        wraps = is_text and column == columns[-1]
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=not wraps, overflow="ellipsis")
-    return table
+class HeadedTable:
+    """A table that fits its terminal. Columns other than `texts` hold numbers.
+
+    `wrapped` is the text that may take several lines. `optional` are the columns that may be left out, the first of
+    them first. `legend` explains columns.
+    """
+
+    def __init__(
+        self,
+        *columns: str,
+        texts: Collection[str],
+        wrapped: str = "",
+        optional: Sequence[str] = (),
+        legend: Mapping[str, str] | None = None,
+    ) -> None:
+        self._columns = columns
+        self._texts = texts
+        self._wrapped = wrapped
+        self._optional = optional
+        self._legend = legend or {}
+        self._rows: list[tuple[dict[str, str | Text], str]] = []
+
+    def add_row(self, *cells: str | Text, style: str = "") -> None:
+        """Add a cell for each column."""
+        self._rows.append((dict(zip(self._columns, cells, strict=True)), style))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table with the columns that fit, and the legend of those."""
+        shown = list(self._columns)
+        for column in self._optional:
+            if self._needed(shown, console, options) <= options.max_width:
+                break
+            shown.remove(column)
+        yield self._table(shown)
+        if legend := " · ".join(f"{column}: {text}" for column, text in self._legend.items() if column in shown):
+            yield Text(legend, style="bright_black")
+
+    def _needed(self, shown: Sequence[str], console: Console, options: ConsoleOptions) -> int:
+        """Return the terminal's columns that a table needs."""
+        unlimited = options.update(max_width=_UNLIMITED)
+
+        def width(columns: Sequence[str]) -> int:
+            return Measurement.get(console, unlimited, self._table(columns)).maximum
+
+        wrapped = width([self._wrapped]) if self._wrapped in shown else 0
+        return width(shown) - max(wrapped - WRAPPED_COLUMNS, 0)
+
+    def _table(self, shown: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bright_black")
+        for column in shown:
+            is_text = column in self._texts
+            table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+        for cells, style in self._rows:
+            table.add_row(*(cells[column] for column in shown), style=style)
+        return table

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 
-from cli.tables import headed_table, table_console
+from cli.tables import HeadedTable, table_console
 from cli.units import duration_text
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
@@ -51,7 +51,7 @@ def show(as_json: bool) -> None:
     if as_json:
         print(json.dumps([_to_json(token) for token in tokens]))
         return
-    table = headed_table("id", "state", "used by", "expires in", texts=("id", "state"))
+    table = HeadedTable("id", "state", "used by", "expires in", texts=("id", "state"), optional=("used by",))
     for token in tokens:
         left_s = token.expires_at_s - time.time()
         expires = duration_text(left_s) if left_s > 0 else ""

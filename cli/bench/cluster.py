@@ -22,7 +22,7 @@ from cli.bench.trace_file import TraceFile
 from cli.interrupt import Interrupt
 from cli.nodes import NodeRow, holders, node_rows
 from cli.remote import ClusterBackend
-from cli.tables import headed_table, table_console
+from cli.tables import HeadedTable, table_console
 from cli.units import duration_text, rate_text
 from cli.visible import visible
 from cluster.client import OwnNode, RemoteModel
@@ -165,9 +165,12 @@ def _print(asked: Asked, measured: Measured) -> None:
     console.print(_users_table(measured.together))
 
 
-def _stages_table(measured: Measured) -> Table:
-    columns = "layers", "ms/token", "ms/chunk", "ms/hop", "busy in\nprefill", "busy in\ndecode"
-    table = headed_table("node", *columns, texts=("node",))
+def _stages_table(measured: Measured) -> HeadedTable:
+    table = HeadedTable(
+        *("node", "layers", "ms/token", "ms/chunk", "ms/hop", "busy in\nprefill", "busy in\ndecode"),
+        texts=("node",),
+        optional=("busy in\nprefill", "ms/chunk", "busy in\ndecode", "ms/hop"),
+    )
     for layers, stage in zip(measured.layers, measured.figures.stages, strict=True):
         table.add_row(
             visible(stage.node),
@@ -215,8 +218,8 @@ def _notes(measured: Measured) -> list[str]:
     return notes
 
 
-def _users_table(together: Sequence[Together]) -> Table:
-    table = headed_table("users", "together", "times one", "each decodes", texts=())
+def _users_table(together: Sequence[Together]) -> HeadedTable:
+    table = HeadedTable("users", "together", "times one", "each decodes", texts=(), optional=("each decodes",))
     for t in together:
         times = "" if (times_one := _times_one(t, together)) is None else f"{times_one:.2f}"
         table.add_row(str(t.users), rate_text(t.tokens_per_s), times, rate_text(t.each_tokens_per_s))

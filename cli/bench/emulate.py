@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.tables import headed_table, table_console
+from cli.tables import HeadedTable, table_console
 from cli.units import duration_text, rate_text, tokens_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cluster.emulation.asked import Asked
     from cluster.emulation.measure import Measured
     from cluster.emulation.scenario import Scenario
@@ -107,9 +105,11 @@ def _print(
         console.print(f"exo, published for this hardware: {told}", style="bright_black")
 
 
-def _speeds(prediction: Prediction, plain: Measured, drafted: Measured | None) -> Table:
-    table = headed_table(
-        "users", "predicted plain", "plain", *(("drafted", "times") if drafted else ()), "tokens", texts=("tokens",)
+def _speeds(prediction: Prediction, plain: Measured, drafted: Measured | None) -> HeadedTable:
+    table = HeadedTable(
+        *("users", "predicted plain", "plain", *(("drafted", "times") if drafted else ()), "tokens"),
+        texts=("tokens",),
+        optional=("predicted plain", *(("times",) if drafted else ())),
     )
     for i, decoded in enumerate(plain.decoded):
         row = [str(decoded.users), rate_text(prediction.together_tokens_per_s(decoded.users))]
@@ -123,8 +123,8 @@ def _speeds(prediction: Prediction, plain: Measured, drafted: Measured | None) -
     return table
 
 
-def _first_tokens(prediction: Prediction, plain: Measured) -> Table:
-    table = headed_table("prompt", "predicted", "first token", texts=())
+def _first_tokens(prediction: Prediction, plain: Measured) -> HeadedTable:
+    table = HeadedTable("prompt", "predicted", "first token", texts=())
     for tokens, seconds in plain.ttft_s.items():
         table.add_row(tokens_text(tokens), duration_text(prediction.ttft_s[tokens]), duration_text(seconds))
     return table

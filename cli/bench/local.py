@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from cli.bench.asking import request
 from cli.progress import progress_bar
-from cli.tables import headed_table, table_console
+from cli.tables import HeadedTable, table_console
 from cli.units import bytes_text, duration_text, rate_text, tokens_text
 from cli.visible import visible
 from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cli.bench.context import Grown
     from mlx_moe.model import LocalModel
     from mlx_moe.request import GenerationStats, Request
@@ -142,8 +140,8 @@ def _print(asked: Asked, measured: Measured) -> None:
         console.print(_growth(m.grown))
 
 
-def _speeds(rounds: Sequence[GenerationStats]) -> Table:
-    table = headed_table("", "median", "least", "most", texts=("",))
+def _speeds(rounds: Sequence[GenerationStats]) -> HeadedTable:
+    table = HeadedTable("", "median", "least", "most", texts=("",))
     for label, values in (
         ("prefill", [stats.prefill_tps for stats in rounds]),
         ("decode", [stats.decode_tps for stats in rounds]),
@@ -154,8 +152,8 @@ def _speeds(rounds: Sequence[GenerationStats]) -> Table:
     return table
 
 
-def _growth(grown: Sequence[Grown]) -> Table:
-    table = headed_table("positions", "ms/token", "KV cache", "ms more/MB more", texts=())
+def _growth(grown: Sequence[Grown]) -> HeadedTable:
+    table = HeadedTable("positions", "ms/token", "KV cache", "ms more/MB more", texts=(), optional=("ms more/MB more",))
     first = grown[0]
     for g in grown:
         more_bytes = g.kv_bytes - first.kv_bytes

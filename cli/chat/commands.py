@@ -142,7 +142,7 @@ def _set(chat: Chat, argument: str) -> None:
         _system(chat, setting.value)
     else:
         chat.options = changed(chat.options, setting)
-        chat.screen.notice(f"{setting.name} is {value_text(setting.name, chat.options, chat.backend.sampling)}")
+        chat.screen.notice(f"{setting.name}: {value_text(setting.name, chat.options, chat.backend.sampling)}")
 
 
 def _think(chat: Chat, argument: str) -> None:

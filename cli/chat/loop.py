@@ -252,7 +252,7 @@ class Chat:
         elif answer.finish_reason == "length" and self.context_used >= context:
             self.screen.notice(self._context_full(self.context_used))
         elif answer.finish_reason == "length":
-            self.screen.notice(f"stopped at max_tokens ({answer.stats.generated_tokens:,}); /continue goes on")
+            self.screen.notice(f"stopped: max_tokens ({answer.stats.generated_tokens:,}) reached; /continue goes on")
         elif answer.stats.generated_tokens <= 1:
             self.screen.notice("the model ended its turn without a word; /retry tries again")
         if self.verbose:

@@ -40,11 +40,14 @@ class Screen:
 
     def notice(self, text: str) -> None:
         """Print one grey line that is not part of the conversation."""
-        self._notices.print(Text(visible(text), style="bright_black"))
+        self._say(Text(visible(text), style="bright_black"))
 
     def error(self, text: str) -> None:
         """Print a failure that the chat survives."""
-        self._notices.print(Text.assemble(("error: ", "red"), visible(text)))
+        self._say(Text.assemble(("error: ", "red"), visible(text)))
+
+    def _say(self, line: Text) -> None:
+        self._notices.print(line, soft_wrap=not self._notices.is_terminal)  # a pipe gets it as one line
 
     def clear(self) -> None:
         """Empty the terminal."""

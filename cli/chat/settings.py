@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass, fields
 from typing import Any
@@ -57,10 +58,14 @@ def changed(options: AnswerOptions, setting: Setting) -> AnswerOptions:
         _assign(request, "detect_loops", value, lambda: not flag(name, value))
     else:
         known = ", ".join((*sampling_names(), *request_names()))
-        raise InvalidRequestError(f"there is no setting {name!r}; there are {known}")
+        raise InvalidRequestError(f"there is no setting {name!r}; settings are: {known}")
     new = AnswerOptions(sampling, request)
     new.check()
     return new
+
+
+_UNLIMITED = {"max_tokens": "no limit", "stop": "none", "seed": "a new one for each answer"}
+_OFF = {"top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
 
 
 def value_text(name: str, options: AnswerOptions, defaults: SamplingParams) -> str:
@@ -69,16 +74,22 @@ def value_text(name: str, options: AnswerOptions, defaults: SamplingParams) -> s
         return "allowed" if options.request.get("detect_loops") is False else "end an answer (default)"
     values = options.request if name in request_names() else options.sampling
     if name in values:
-        return str(values[name])
-    value = None if name in request_names() else getattr(defaults, name)
-    none = {"seed": "drawn for each answer", "max_tokens": "until the model stops", "stop": "none"}
-    return f"{none[name] if value is None else value} (default)"
+        return _shown(name, values[name])
+    return f"{_shown(name, getattr(defaults, name, None))} (default)"
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None or value == ():
+        return _UNLIMITED[name]
+    if isinstance(value, tuple):
+        return ", ".join(json.dumps(text, ensure_ascii=False) for text in value)
+    return f"{value} (off)" if value == _OFF.get(name) else str(value)
 
 
 def flag(name: str, value: str) -> bool:
     """Return what "on" or "off" means. Raises InvalidRequestError for anything else."""
     if value.lower() not in _FLAGS:
-        raise InvalidRequestError(f"{name} is on or off, not {value!r}")
+        raise InvalidRequestError(f"{name} must be on or off, got {value!r}")
     return _FLAGS[value.lower()]
 
 
@@ -96,18 +107,21 @@ def _number(name: str, value: str) -> float | int:
     try:
         return float(value)
     except ValueError:
-        raise InvalidRequestError(f"{name} wants a number or default, not {value!r}") from None
+        raise InvalidRequestError(f"{name} must be a number or default, got {value!r}") from None
 
 
 def _integer(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise InvalidRequestError(f"{name} wants a whole number or default, not {value!r}") from None
+        raise InvalidRequestError(f"{name} must be a whole number or default, got {value!r}") from None
 
 
 def _words(value: str) -> tuple[str, ...]:
+    r"""Split at spaces outside quotes; \n is a line break, every other backslash is itself."""
+    lexer = shlex.shlex(value, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     try:
-        return tuple(word.replace("\\n", "\n") for word in shlex.split(value))
+        return tuple(word.replace("\\n", "\n") for word in lexer)
     except ValueError as error:
-        raise InvalidRequestError(f"stop wants texts in quotes: {error}") from None
+        raise InvalidRequestError(f"stop takes texts in quotes: {error}") from None

@@ -12,7 +12,7 @@ from rich.text import Text
 from cli.chat.settings import request_names, sampling_names, value_text
 from cli.chat.transcript import SavedChat, TranscriptError
 from cli.options import AnswerOptions
-from cli.tables import headed_table
+from cli.tables import HeadedTable
 from cli.units import duration_text, rate_text
 from cli.visible import visible
 
@@ -57,9 +57,14 @@ def settings(options: AnswerOptions, defaults: SamplingParams, verbose: bool) ->
     return table
 
 
-def sessions(listed: Sequence[SavedChat | TranscriptError], present: str | None) -> Table:
+def sessions(listed: Sequence[SavedChat | TranscriptError], present: str | None) -> HeadedTable:
     """Return saved chats with the numbers that /load takes."""
-    table = headed_table("#", "last used", "model", "messages", "begins", texts=("last used", "model", "begins"))
+    table = HeadedTable(
+        *("#", "last used", "model", "messages", "begins"),
+        texts=("last used", "model", "begins"),
+        wrapped="begins",
+        optional=("messages", "model", "last used"),
+    )
     for number, saved in enumerate(listed, start=1):
         if isinstance(saved, TranscriptError):
             table.add_row(str(number), "", "", "", Text(f"damaged: {visible(str(saved))}", style="red"))

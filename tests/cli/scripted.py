@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from cli.nodes import placement_table
 from cli.progress import Progress
+from cli.tables import HeadedTable
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
 from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import FinishReason, GenerationStats, Request, Token
@@ -135,7 +134,7 @@ class ScriptedBackend:
         self.closed = False
         self.made_ready = 0
 
-    def nodes_table(self) -> Table:
+    def nodes_table(self) -> HeadedTable:
         return placement_table(self.placement)
 
     def ensure_ready(self) -> None:

@@ -28,13 +28,14 @@ LAUNCH = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); 
 
 
 class Terminal:
-    """A process in a terminal of 80 columns and 24 rows. Leaving the block kills it."""
+    """A process in a terminal of 24 rows. Leaving the block kills it."""
 
-    def __init__(self, home: Path, arguments: list[str]) -> None:
-        self._screen = pyte.HistoryScreen(80, 24, history=1000, ratio=1)
+    def __init__(self, home: Path, arguments: list[str], columns: int = 80) -> None:
+        self._columns = columns
+        self._screen = pyte.HistoryScreen(columns, 24, history=1000, ratio=1)
         self._stream = pyte.ByteStream(self._screen)
         self._fd, child = pty.openpty()
-        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         environment = os.environ | {
             "MOE_CLUSTER_HOME": str(home),
             "PYTHONPATH": str(ROOT),
@@ -63,7 +64,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        columns = range(80)
+        columns = range(self._columns)
         past = ["".join(row[x].data for x in columns).rstrip() for row in self._screen.history.top]
         return "\n".join([*past, *(line.rstrip() for line in self._screen.display)])
 

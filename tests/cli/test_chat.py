@@ -246,7 +246,7 @@ def test_a_full_context_says_so_with_numbers_and_the_cure(sitting: Sitting) -> N
 
 
 def test_max_tokens_and_loops_are_told_in_one_line(sitting: Sitting) -> None:
-    assert "stopped at max_tokens (3)" in sitting.say("/set max_tokens 3", "hi")
+    assert "stopped: max_tokens (3) reached" in sitting.say("/set max_tokens 3", "hi")
     sitting.backend.ending = "loop"
     assert "repeating itself" in sitting.say("/set max_tokens default", "hi")
 
@@ -257,8 +257,27 @@ def test_settings_change_what_is_asked(sitting: Sitting) -> None:
     )
     request = sitting.backend.requests[0]
     assert (request.sampling.temperature, request.sampling.top_k, request.sampling.seed) == (0, 3, 4)
-    assert (request.stop, request.detect_loops) == (("a b", "n"), False) or request.stop == ("a b", "\n")
-    assert "temperature is 0.6 (default)" in sitting.say("/set temperature default")
+    assert (request.stop, request.detect_loops) == (("a b", "\n"), False)
+    assert "temperature: 0.6 (default)" in sitting.say("/set temperature default")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("/set stop foo", 'stop: "foo"'),
+        ("/set stop 'a \" b' \\n", 'stop: "a \\" b", "\\n"'),
+        ("/set stop default", "stop: none (default)"),
+        ("/set max_tokens 5", "max_tokens: 5"),
+        ("/set max_tokens default", "max_tokens: no limit (default)"),
+        ("/set seed default", "seed: a new one for each answer (default)"),
+        ("/set top_k 0", "top_k: 0 (off)"),
+        ("/set top_p 0.5", "top_p: 0.5"),
+        ("/set loops on", "loops: allowed"),
+    ],
+)
+def test_a_setting_is_told_in_words(sitting: Sitting, line: str, told: str) -> None:
+    assert told in sitting.say(line).splitlines()
+    assert told.partition(": ")[2] in sitting.say("/set")
 
 
 @pytest.mark.parametrize("line", ["/set temperature nan", "/set top_k 1.5", "/set colour red", "/set verbose maybe"])

@@ -27,7 +27,7 @@ def answer(*arguments: str) -> dict[str, Any]:
 def test_the_same_seed_gives_the_same_answer_in_every_form() -> None:
     first = answer("Hello", "--seed", "3", "--max-tokens", "12")
     assert answer("Hello", "--seed", "3", "--max-tokens", "12")["tokens"] == first["tokens"]
-    assert moe_cluster("run", "demo", "-", "--seed", "3", "--max-tokens", "12", stdin="Hello") == first["text"]
+    assert moe_cluster("run", "demo", "-", "--seed", "3", "--max-tokens", "12", stdin="Hello") == first["text"] + "\n"
     assert len(first["tokens"]) == 12 or first["finish_reason"] == "stop"
     assert first["timings"]["decode_tps"] > 0
     (placement,) = first["placement"]

@@ -60,7 +60,7 @@ def test_one_answer_goes_to_stdout_and_nothing_is_left(demo: Path) -> None:
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (
         0,
-        "An expert is a small feed-forward network inside a layer. Each token uses only a few of them.",
+        "An expert is a small feed-forward network inside a layer. Each token uses only a few of them.\n",
     )
     for node in ("mac-1", "mac-2", "mac-3"):
         assert node in result.stderr

@@ -53,7 +53,7 @@ def run(models: ScriptedModels, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa
 
 def test_the_answer_alone_goes_to_stdout(run: Run, backend: ScriptedBackend, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("run", "demo", "hi", "--local", "--system", "be brief") == 0
-    assert capfd.readouterr() == ("Hello\x1b[0m there", "")
+    assert capfd.readouterr() == ("Hello\x1b[0m there\n", "")
     assert backend.decode(backend.requests[0].input_ids) == "<system>be brief</system><user>hi</user><assistant>"
     assert backend.closed
 
@@ -100,7 +100,7 @@ def test_options_override_the_models_defaults_and_nothing_else(run: Run, backend
     [
         (["hi", "--temperature", "nan"], "temperature"),
         (["hi", "--max-tokens", "0"], "max_tokens"),
-        (["hi", "--input-ids", "1"], "exclude"),
+        (["hi", "--input-ids", "1"], "not both"),
         (["--input-ids", "1,x"], "--input-ids"),
         ([" "], "empty"),
         (["hi", "--raw", "--system", "x"], "--system"),
@@ -119,7 +119,7 @@ def test_a_wrong_request_is_refused_before_any_work(
 
 def test_stdin_that_is_no_text_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("run", "demo", stdin=b"ab\xff") == 2
-    assert "byte 2" in capfd.readouterr().err
+    assert "offset 2" in capfd.readouterr().err
 
 
 def test_a_failure_amid_an_answer_keeps_what_was_printed(
@@ -127,7 +127,7 @@ def test_a_failure_amid_an_answer_keeps_what_was_printed(
 ) -> None:
     backend.failure = NumericsError("layer 3 is not finite")
     assert run("run", "demo", "hi") == 5
-    assert capfd.readouterr() == ("Hello\x1b[0m there", "error: layer 3 is not finite\n")
+    assert capfd.readouterr() == ("Hello\x1b[0m there\n", "error: layer 3 is not finite\n")
     assert backend.closed
 
 
@@ -182,7 +182,7 @@ def test_ctrl_c_keeps_what_was_printed(tmp_path: Path) -> None:
         assert process.stdout.read(7) == b"partial"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out, err) == (130, b"\n", b"")
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

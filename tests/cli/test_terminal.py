@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from pathlib import Path
 
@@ -134,3 +135,25 @@ def test_a_chat_without_a_model_takes_the_one_that_is_served() -> None:
     assert _choose_model("other", "demo", None, transcripts) == ("other", "")
     assert _choose_model(None, "/models/big", None, transcripts)[0] == "/models/big"
     assert _choose_model(None, None, None, transcripts)[0] == "demo"
+
+
+def test_errors_are_wrapped_between_words(started: Started) -> None:
+    for columns in (60, 100):
+        with Terminal(started.home, ["-m", "cli", "run", "somebody/a-model", "hi", "--local"], columns) as terminal:
+            assert terminal.end() == 2
+            lines = terminal.text.strip().splitlines()
+        assert len(lines) > 1
+        assert " ".join(lines).startswith("error: somebody/a-model is not on this machine (looked for ")
+        assert all(len(line) + len(after.split()[0]) >= columns for line, after in itertools.pairwise(lines))
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [(["--max-tokens", "5"], "max_tokens (5) reached"), ([], "the context (4,096 tokens) is full")],
+)
+def test_run_says_why_the_answer_ended_below_it(started: Started, option: list[str], told: str) -> None:
+    script = started.home.parent / "script.md"
+    script.write_text("x" * 5000)
+    with Terminal(started.home, ["-m", "tests.cli.scripted", str(script), "run", "demo", "hi", *option]) as terminal:
+        assert terminal.end() == 0
+        assert f"x\nstopped: {told}" in terminal.text
