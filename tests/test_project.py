@@ -44,8 +44,16 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
 def test_the_api_is_what_it_says() -> None:
     for name in mlx_moe.__all__:
         assert getattr(mlx_moe, name).__name__ == name
+        assert name in dir(mlx_moe)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mlx_moe.nothing
+
+
+def test_bench_says_what_it_needs_where_that_is_not_installed() -> None:
+    hidden = "import sys; sys.modules['mlx_lm'] = None; import bench.synthetic"
+    result = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == "bench needs mlx_lm, of the extra dev: pip install -e '.[dev]'\n"
 
 
 def test_the_embedded_model_stays_small() -> None:

@@ -13,8 +13,11 @@ from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.table import Table
 
+from cli.chat.maths import maths
+
 _parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("strikethrough").enable("table")
 _parser.disable("image")  # an address is more use than a picture of a picture
+_parser.use(maths)
 
 
 def finished_length(text: str) -> int:

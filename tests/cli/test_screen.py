@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cli.chat.markdown import finished_length
+from cli.chat.markdown import ChatMarkdown, finished_length
 from cli.chat.region import Region
 from cli.chat.screen import LiveAnswer
 
@@ -33,6 +33,48 @@ def f(x):
 | 1 | 2 |
 
 Last line."""
+
+
+MATHS = r"""The set \(a_1 * b * c\) and \[x\], a lone \[ or \), \{1\}, 5\% and **bold \(y\)**; \*no\* `code \(x\)`.
+
+\[
+x = \frac{a}{b} \\
+- y * 2 * 3
+= 5
+\]
+
+1. item:
+   $$
+   \begin{align} a &= b \\ \end{align}
+   $$
+
+| \(x\) | \[y\] |
+|---|---|
+| 1 | 2 |
+
+```latex
+\[ a \(b\) \]
+```"""
+
+MATHS_SHOWN = r"""The set \(a_1 * b * c\) and \[x\], a lone \[ or \), \{1\}, 5\% and bold \(y\);
+*no* code \(x\).
+
+\[
+x = \frac{a}{b} \\
+- y * 2 * 3
+= 5
+\]
+
+ 1. item:
+    $$
+    \begin{align} a &= b \\ \end{align}
+    $$
+
+\(x\)  \[y\]
+────────────
+1      2
+
+  \[ a \(b\) \]"""
 
 
 class Terminal:
@@ -81,6 +123,18 @@ def test_a_grown_answer_looks_like_one_printed_at_once(step: int, rows: int) -> 
     draw(grown, ANSWER, step)
     assert grown.text == whole.text
     assert "the bar" not in grown.text
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_latex_stays_as_the_model_wrote_it(step: int) -> None:
+    terminal = Terminal(rows=40)
+    draw(terminal, MATHS, step)
+    assert terminal.text == MATHS_SHOWN
+
+
+@given(st.text("\\\\()[]$x* \n", max_size=40))
+def test_anything_between_brackets_is_drawn(text: str) -> None:
+    list(Console(file=io.StringIO()).render(ChatMarkdown(text)))
 
 
 def test_markdown_is_rendered() -> None:
