@@ -1,32 +1,33 @@
 """Checkpoint: a model directory, its tensors by name, and byte ranges read into arrays.
 
-Headers are read and checked when the first tensor of their file is asked for; data is read only by `read_into`.
-Knows nothing of what the tensors mean.
+One rule decides what is a sound checkpoint: every tensor that is asked for is found, once, in a file whose header is
+sound. All headers are read when it is opened; data is read only by `read_into`. Knows nothing of what the tensors mean.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
-import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mlx_moe import json_file, tensor_file
+from mlx_moe import hub_cache, json_file, tensor_file
 from mlx_moe.errors import CheckpointError
 from mlx_moe.regular_file import identity, open_regular
 from mlx_moe.tensor_file import TensorFile, TensorInfo
+from mlx_moe.weight_files import INDEX_NAME, WeightFiles
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
-FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
+log = logging.getLogger(__name__)
+
 MAX_READ_BYTES = 1 << 30
 """Bytes of one read call: macOS refuses 2 GiB and more."""
 
@@ -43,50 +44,76 @@ class Piece:
 class Checkpoint:
     """An open model directory. Close it, or use it as a context manager, to give its files back."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], file_of: dict[str, Path], indexed: bool) -> None:
+    def __init__(
+        self, directory: Path, config: dict[str, Any], files: WeightFiles, headers: Sequence[TensorFile]
+    ) -> None:
         self.directory = directory
         self.config = config
-        self._file_of = file_of
-        self._indexed = indexed
-        self._files: dict[Path, TensorFile] = {}
+        self._files = files
+        self._headers = {header.path: header for header in headers}
+        self._tensors, self._twice = _by_name(headers)
         self._open_files: dict[Path, BinaryIO] = {}
         self._opening = threading.Lock()
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
-        """Open a directory with config.json and safetensors files, with an index or a single one.
+        """Open a directory with config.json and safetensors files, and read all their headers.
 
         Raises:
-            CheckpointError: files missing, or an index that names files outside the directory.
+            CheckpointError: files missing or damaged, or an index that names files outside the directory.
         """
         directory = Path(directory)
         config = json_file.read(directory / "config.json")
-        index = directory / INDEX_NAME
-        if index.exists():
-            return cls(directory, config, _read_index(directory, index), indexed=True)
-        single = _inside(directory, SINGLE_NAME)
-        if not single.exists():
-            raise CheckpointError(f"{directory} has neither {INDEX_NAME} nor {SINGLE_NAME}; is the download complete?")
-        tensors = tensor_file.read(single)
-        checkpoint = cls(directory, config, dict.fromkeys(tensors.tensors, single), indexed=False)
-        checkpoint._files[single] = tensors
+        files = WeightFiles.of(directory)
+        if not files.own:
+            raise CheckpointError(f"{directory} has no safetensors files: {hub_cache.cure(directory)}")
+        headers = [tensor_file.read(path) for path in files.own]
+        checkpoint = cls(directory, config, files, headers)
+        checkpoint._take_others()
+        checkpoint._compare_with_index()
         return checkpoint
 
     @property
     def names(self) -> frozenset[str]:
         """The names of all tensors."""
-        return frozenset(self._file_of)
+        return frozenset(self._tensors)
 
     def __contains__(self, name: str) -> bool:
         """Whether a tensor of this name is stored."""
-        return name in self._file_of
+        return name in self._tensors
 
     def info(self, name: str) -> TensorInfo:
-        """Return a tensor's dtype, shape and place. Raises CheckpointError if its file is damaged."""
-        return self._file(self._file_of[name]).tensors[name]
+        """Return a tensor's dtype, shape and place. Raises CheckpointError if it is absent, or stored twice."""
+        if name in self._twice:
+            one, other = self._tensors[name].path.name, self._twice[name].path.name
+            raise CheckpointError(
+                f"{self.directory}: tensor {name} is both in {one} and in {other}: keep the files of one copy of the "
+                f"model here, and move the others away"
+            )
+        if name not in self._tensors:
+            raise self.absence(name)
+        return self._tensors[name]
 
-    def read_into(self, pieces: Sequence[Piece], array: mx.array) -> None:
-        """Fill an evaluated, contiguous array's memory with pieces, one after the other. Threads may do so at once.
+    def absence(self, *names: str) -> CheckpointError:
+        """Return the error that says why a tensor, of the first of these names, is not there, and what to do."""
+        what = f"{self.directory}: no tensor {' or '.join(names)}"
+        if self._files.missing:
+            return CheckpointError(f"{what}; {self._files.missing_text()}: {hub_cache.cure(self.directory)}")
+        named = next((name for name in names if name in self._files.weight_map), None)
+        if named is not None:
+            file = self._files.weight_map[named]
+            return CheckpointError(
+                f"{what}; {INDEX_NAME} puts it into {file}, which does not have it: {hub_cache.cure(self.directory)}"
+            )
+        n_files = len(self._headers)
+        where = f"in {n_files} files" if n_files > 1 else f"in {next(iter(self._headers)).name}"
+        return CheckpointError(
+            f"{what} {where}: config.json describes another model than these weights, or a file of them is missing; "
+            f"{hub_cache.cure(self.directory)}"
+        )
+
+    def read_into(self, pieces: Sequence[Piece], array: mx.array | bytearray) -> None:
+        """Fill the memory of an evaluated, contiguous array with pieces, in order. Threads may do so at once.
 
         Raises:
             CheckpointError: a file changed since its header was checked, or cannot be read.
@@ -99,17 +126,13 @@ class Checkpoint:
             self._read(path, offset, memory[done : done + nbytes])
             done += nbytes
 
-    def content_hash(self) -> str:
-        """Return a sha256 over config.json, and every file's name, size and header.
+    def stamp(self) -> str:
+        """Return a hash of config.json and of each file's `identity`: it changes when one of them is written.
 
-        It tells revisions, quantizations and layouts apart. It does not see the weights' bytes themselves.
+        It means nothing on another machine, where the same files have other inodes.
         """
-        digest = hashlib.sha256((self.directory / "config.json").read_bytes())
-        for path in sorted(set(self._file_of.values())):
-            file = self._file(path)
-            digest.update(f"\0{path.name}\0{file.identity[1]}\0".encode())
-            digest.update(file.header)
-        return digest.hexdigest()
+        seen = sorted((path.name, header.identity) for path, header in self._headers.items())
+        return hashlib.sha256(json.dumps([self.config, seen], sort_keys=True).encode()).hexdigest()
 
     def close(self) -> None:
         """Close all files."""
@@ -127,16 +150,25 @@ class Checkpoint:
         """Close."""
         self.close()
 
-    def _file(self, path: Path) -> TensorFile:
-        if path not in self._files:
-            file = tensor_file.read(path)
-            wanted = {name for name, at in self._file_of.items() if at == path}
-            if self._indexed and wanted != file.tensors.keys():
-                name = min(wanted ^ file.tensors.keys())
-                where = f"missing, but {INDEX_NAME} puts it there" if name in wanted else f"not in {INDEX_NAME}"
-                raise CheckpointError(f"{path}: tensor {name} is {where}; the files are of different revisions")
-            self._files[path] = file
-        return self._files[path]
+    def _take_others(self) -> None:
+        """Take what only the files beside the model's own have. One that is damaged has nothing."""
+        headers = []
+        for path in self._files.others:
+            try:
+                headers.append(tensor_file.read(path))
+            except CheckpointError as error:
+                log.debug("event=file_skipped error=%s", error)
+        tensors, twice = _by_name(headers)
+        self._headers |= {header.path: header for header in headers}
+        self._twice |= {name: info for name, info in twice.items() if name not in self._tensors}
+        self._tensors = tensors | self._tensors
+
+    def _compare_with_index(self) -> None:
+        weight_map = self._files.weight_map
+        if weight_map and (differing := weight_map.keys() ^ self._tensors.keys()):
+            log.debug(
+                "event=index_differs directory=%s tensors=%d one=%s", self.directory, len(differing), min(differing)
+            )
 
     def _runs(self, pieces: Sequence[Piece]) -> list[tuple[Path, int, int]]:
         """Return (file, offset, bytes) of the pieces, neighbours joined."""
@@ -146,7 +178,7 @@ class Checkpoint:
             if piece.start_byte < 0 or piece.start_byte + piece.nbytes > info.nbytes:
                 raise ValueError(f"{piece} is outside the {info.nbytes} bytes of its tensor")
             offset = info.offset + piece.start_byte
-            if runs and runs[-1][0] == info.path and runs[-1][1] + runs[-1][2] == offset:
+            if runs and runs[-1][0] is info.path and runs[-1][1] + runs[-1][2] == offset:
                 path, start, nbytes = runs[-1]
                 runs[-1] = (path, start, nbytes + piece.nbytes)
             else:
@@ -169,45 +201,19 @@ class Checkpoint:
         with self._opening:
             if path not in self._open_files:
                 file = open_regular(path)
-                if identity(file) != self._files[path].identity:
+                if identity(file) != self._headers[path].identity:
                     file.close()
                     raise CheckpointError(f"{path} changed while it was being loaded; load it again")
                 self._open_files[path] = file
             return self._open_files[path].fileno()
 
 
-def _read_index(directory: Path, index: Path) -> dict[str, Path]:
-    weight_map = json_file.read(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: weight_map is not an object of tensors and files")
-    paths: dict[object, Path] = {}
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str):
-            raise CheckpointError(f"{index}: the file of tensor {tensor[:200]} is {str(name)[:80]}, wanted a name")
-        if name not in paths:
-            paths[name] = _inside(directory, name)
-    missing = [path.name for path in paths.values() if not path.exists()]
-    if missing:
-        raise CheckpointError(
-            f"{directory}: {len(missing)} of {len(paths)} files are missing ({', '.join(sorted(missing)[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}); the download is incomplete"
-        )
-    return {tensor: paths[name] for tensor, name in weight_map.items()}
-
-
-def _inside(directory: Path, name: str) -> Path:
-    """Return the path of a file that may be read: a plain name that does not lead out of the directory.
-
-    The Hugging Face cache keeps its files as links into the `blobs` folder of the same model; these may lead there.
-    """
-    if not FILE_NAME.fullmatch(name):
-        raise CheckpointError(f"{directory}: {name[:200]!r} is not the name of a safetensors file in the directory")
-    path = directory / name
-    root = directory.resolve()
-    allowed = [root]
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        allowed.append(root.parent.parent / "blobs")
-    target = path.resolve()
-    if target.parent not in allowed:
-        raise CheckpointError(f"{path} is a link out of the model's directory, to {target}; it is not followed")
-    return path
+def _by_name(headers: Iterable[TensorFile]) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
+    """Return the tensors of files by name, and the second ones of those names that come twice."""
+    tensors: dict[str, TensorInfo] = {}
+    twice: dict[str, TensorInfo] = {}
+    for header in headers:
+        for name, info in header.tensors.items():
+            if tensors.setdefault(name, info) is not info:
+                twice.setdefault(name, info)
+    return tensors, twice

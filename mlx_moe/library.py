@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from pathlib import Path
 
+from mlx_moe import hub_cache
 from mlx_moe.errors import InvalidRequestError
 
 DEMO = "demo"
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPO_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(\w[\w./-]*))?")
+"""org/name, or org/name@revision."""
 
 
 def locate(model: str | Path) -> Path:
@@ -29,27 +30,8 @@ def locate(model: str | Path) -> Path:
     if path.exists():
         wants = "convert it to safetensors" if path.suffix == ".gguf" else f"give its directory, {path.parent}"
         raise InvalidRequestError(f"{path} is a file; a model is a directory with config.json: {wants}")
-    if REPO_ID.fullmatch(str(model)):
-        return _in_hub_cache(str(model))
+    if match := REPO_ID.fullmatch(str(model)):
+        return hub_cache.find(match[1], match[2] or "")
     near = difflib.get_close_matches(str(model), [DEMO])
     hint = f"; did you mean {near[0]}?" if near else ": give a directory, org/name of a downloaded model, or demo"
     raise InvalidRequestError(f"no model {str(model)!r} here{hint}")
-
-
-def _in_hub_cache(repo_id: str) -> Path:
-    repo = _hub_cache() / f"models--{repo_id.replace('/', '--')}"
-    ref = repo / "refs" / "main"
-    if ref.is_file():
-        snapshot = repo / "snapshots" / ref.read_text().strip()
-        if (snapshot / "config.json").exists():
-            return snapshot
-    raise InvalidRequestError(
-        f"{repo_id} is not on this machine (looked for {repo}): download it with `hf download {repo_id}`"
-    )
-
-
-def _hub_cache() -> Path:
-    if cache := os.environ.get("HF_HUB_CACHE"):
-        return Path(cache)
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(home).expanduser() / "hub"

@@ -176,8 +176,8 @@ def stored_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
 def _find(checkpoint: Checkpoint, config: ModelConfig, parameter: Parameter) -> StoredParameter:
     layout = next((lo for lo in parameter.layouts if lo.sources[0].tensor in checkpoint), None)
     if layout is None:
-        wanted = " or ".join(lo.sources[0].tensor for lo in parameter.layouts)
-        raise CheckpointError(f"{checkpoint.directory}: no tensor {wanted}; the download may be incomplete")
+        wanted = [lo.sources[0].tensor for lo in parameter.layouts]
+        raise checkpoint.absence(*wanted)
     first = layout.sources[0].tensor
     if parameter.matrix and _sibling(first, "scales") in checkpoint:
         return _find_quantized(checkpoint, config, parameter, layout)
@@ -248,7 +248,7 @@ def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, sibli
     for source in layout.sources:
         name = source.tensor if sibling is None else _sibling(source.tensor, sibling)
         if name not in checkpoint:
-            raise CheckpointError(f"{checkpoint.directory}: no tensor {name}; the download may be incomplete")
+            raise checkpoint.absence(name)
         info = checkpoint.info(name)
         if info.dtype != dtype or info.shape != (*source.shape[:-1], width):
             raise CheckpointError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlx_moe import families, library, loader
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig, QuantizationConfig
+from mlx_moe.content import read_content
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.parameter import Parameter
 from mlx_moe.shard import ShardSpec
@@ -60,7 +61,7 @@ def describe(name_or_path: str | Path) -> ModelSummary:
             max_position_embeddings=config.max_position_embeddings,
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
-            content_hash=checkpoint.content_hash(),
+            content_hash=read_content(checkpoint, config).hash,
         )
 
 

@@ -58,7 +58,6 @@ class TensorFile:
 
     path: Path
     tensors: dict[str, TensorInfo]
-    header: bytes
     identity: tuple[int, int, int]
 
 
@@ -72,6 +71,8 @@ def read(path: Path) -> TensorFile:
         file_identity = identity(file)
         size = file_identity[1]
         prefix = file.read(8)
+        if prefix == b"version ":
+            raise CheckpointError(f"{path} is a Git LFS pointer to the file, not the file: `git lfs pull` downloads it")
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > size - 8:
             raise CheckpointError(
@@ -81,7 +82,7 @@ def read(path: Path) -> TensorFile:
             raise CheckpointError(f"{path}: a header of {length} bytes, at most {MAX_HEADER_BYTES} are read")
         header = file.read(length)
     tensors = _parse(path, header, size - 8 - length)
-    return TensorFile(path, tensors, header, file_identity)
+    return TensorFile(path, tensors, file_identity)
 
 
 def _parse(path: Path, header: bytes, data_bytes: int) -> dict[str, TensorInfo]:

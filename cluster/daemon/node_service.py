@@ -179,8 +179,10 @@ class EchoService(grpc.GenericRpcHandler):
 
 
 def _inspect(model: str) -> node_pb2.ModelCopy:
-    from mlx_moe import library
+    from mlx_moe import families, library
     from mlx_moe.checkpoint import Checkpoint
+    from mlx_moe.content import read_content
 
     with Checkpoint.open(library.locate(model)) as checkpoint:
-        return node_pb2.ModelCopy(content_hash=checkpoint.content_hash(), path=str(checkpoint.directory))
+        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        return node_pb2.ModelCopy(content_hash=read_content(checkpoint, config).hash, path=str(checkpoint.directory))

@@ -14,7 +14,8 @@ from cluster.placement.known_models import KNOWN_MODELS, UNSUPPORTED_MODELS
 from mlx_moe import families, library
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig, QuantizationConfig
-from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
+from mlx_moe.content import read_content
+from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.parameter import Layout, Parameter
 
 DEFAULT_BITS = 4
@@ -165,7 +166,7 @@ def _checkpoint_costs(model: str, directory: Path, float_bytes: int, bits: int |
             size_of,
             float_bytes=float_bytes,
             has_mtp=families.has_mtp(checkpoint, config),
-            content_hash=checkpoint.content_hash() if bits is None else "",
+            content_hash=read_content(checkpoint, config).hash if bits is None else "",
         )
 
 
@@ -252,8 +253,8 @@ def _stored_layout(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
     for layout in parameter.layouts:
         if all(source.tensor in checkpoint for source in layout.sources):
             return layout
-    wanted = " or ".join(layout.sources[0].tensor for layout in parameter.layouts)
-    raise CheckpointError(f"{checkpoint.directory}: no tensor {wanted}; the download may be incomplete")
+    wanted = [layout.sources[0].tensor for layout in parameter.layouts]
+    raise checkpoint.absence(*wanted)
 
 
 def _layer_costs(config: ModelConfig, layer: int, size_of: SizeOf, float_bytes: int) -> LayerCosts:

@@ -13,6 +13,7 @@ from cluster.worker.role import Role
 from mlx_moe import families, library, memory
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
+from mlx_moe.content import read_content
 from mlx_moe.draft import wants_mtp
 from mlx_moe.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
@@ -115,13 +116,13 @@ def load(model: str, role: Role, progress: Progress, draft: str = "") -> LoadedS
     """
     mx.set_cache_limit(FREED_BYTES)
     with Checkpoint.open(library.locate(model)) as checkpoint:
-        wanted, found = role.placement.content_hash, checkpoint.content_hash()
+        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        wanted, found = role.placement.content_hash, read_content(checkpoint, config).hash
         if wanted not in ("", found):
             raise CheckpointError(
                 f"the copy of {model} in {checkpoint.directory} has the hash {found}, the placement was made for "
                 f"{wanted}: give all nodes the same files"
             )
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         tokenizer = Tokenizer.load(checkpoint.directory) if role.coordinates else None
         sampling = default_sampling(checkpoint.directory)
         has_idle_stages = len(role.placement.stages) > 1

@@ -253,10 +253,7 @@ def _copy(directory: Path) -> Path:
 
 
 def _content_hash(directory: Path) -> str:
-    from mlx_moe.checkpoint import Checkpoint
-
-    with Checkpoint.open(directory) as checkpoint:
-        return checkpoint.content_hash()
+    return mlx_moe.describe(directory).content_hash
 
 
 def _write_large(directory: Path) -> None:

@@ -1,0 +1,133 @@
+"""Content: which model a checkpoint is, as digests of its configuration and of samples of its tensors.
+
+Two copies have the same content where they compute the same: the fields of ModelConfig are equal, and name, dtype,
+shape and bytes of every tensor that the engine reads. How the files are cut and named, what else they hold and how
+config.json is written do not matter. Imports no MLX.
+
+Of a tensor's bytes samples are read, at places that follow from its size alone. So another training run, another
+quantization or another merge is seen in every tensor that it touched. What is not seen: a change of some bytes
+between the samples, such as a few edited rows of a large matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+from mlx_moe import families
+from mlx_moe.checkpoint import Checkpoint, Piece
+from mlx_moe.config import ModelConfig
+from mlx_moe.parameter import Parameter
+from mlx_moe.tensor_file import TensorInfo
+
+SAMPLE_BYTES = 4096
+BYTES_A_SAMPLE = 16 << 20
+"""A tensor is sampled in every 16 MiB, in every matrix that it stacks, and at both ends; small ones are read whole."""
+
+CONFIG = "config.json"
+AT_ONCE = 16
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Content:
+    """The digests of a model, by part (the configuration, the ends, each layer) and by name."""
+
+    parts: Mapping[str, Mapping[str, str]]
+
+    @cached_property
+    def part_hashes(self) -> dict[str, str]:
+        """One hash for each part."""
+        return {part: _sha256(digests) for part, digests in self.parts.items()}
+
+    @cached_property
+    def hash(self) -> str:
+        """One hash for it all."""
+        return _sha256(self.part_hashes)
+
+
+def read_content(checkpoint: Checkpoint, config: ModelConfig) -> Content:
+    """Read what a checkpoint is. Raises CheckpointError where a tensor that the model needs is not there."""
+    tensors = {
+        part: dict.fromkeys(_stored_names(checkpoint, parameters))
+        for part, parameters in _parameters(checkpoint, config).items()
+    }
+    digests = _digests(checkpoint, {name for names in tensors.values() for name in names})
+    parts = {part: {name: digests[name] for name in names} for part, names in tensors.items()}
+    return Content({CONFIG: config_digests(config), **parts})
+
+
+def config_digests(config: ModelConfig) -> dict[str, str]:
+    """Return the fields that a model is computed by, as JSON."""
+    return {
+        name: json.dumps(value, sort_keys=True, default=sorted) for name, value in dataclasses.asdict(config).items()
+    }
+
+
+def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    """Return the first name whose values differ, or that only one has."""
+    return next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)
+
+
+def _parameters(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[Parameter]]:
+    experts = range(config.moe.n_routed_experts)
+    parts = {"embedding, final norm and lm_head": families.head_parameters(config)}
+    for layer in range(config.num_hidden_layers):
+        owned = experts if layer in config.moe_layers else ()
+        parts[f"layer {layer}"] = families.layer_parameters(config, layer, owned)
+    if families.has_mtp(checkpoint, config):
+        parts["multi-token prediction"] = families.mtp_parameters(config)
+    return parts
+
+
+def _stored_names(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> Iterable[str]:
+    for parameter in parameters:
+        layout = next((lo for lo in parameter.layouts if lo.sources[0].tensor in checkpoint), None)
+        if layout is None:
+            raise checkpoint.absence(*(lo.sources[0].tensor for lo in parameter.layouts))
+        for source in layout.sources:
+            yield source.tensor
+            path = source.tensor.removesuffix(".weight")
+            yield from (
+                name for name in (f"{path}.scales", f"{path}.biases") if parameter.matrix and name in checkpoint
+            )
+
+
+def _digests(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """Return the digests of tensors, read in the order of the files, many at a time."""
+    infos = sorted((checkpoint.info(name) for name in names), key=lambda info: (str(info.path), info.offset))
+    batches = [infos[i : i + BATCH] for i in range(0, len(infos), BATCH)]
+
+    def read(batch: list[TensorInfo]) -> list[tuple[str, str]]:
+        return [(info.name, _digest(checkpoint, info)) for info in batch]
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return dict(pair for pairs in threads.map(read, batches) for pair in pairs)
+
+
+def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
+    pieces = [Piece(info.name, start, nbytes) for start, nbytes in samples(info)]
+    data = bytearray(sum(piece.nbytes for piece in pieces))
+    checkpoint.read_into(pieces, data)
+    digest = hashlib.blake2b(f"{info.dtype}{list(info.shape)}".encode(), digest_size=8)
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def samples(info: TensorInfo) -> list[tuple[int, int]]:
+    """Return the runs of a tensor's bytes that are read: (start, bytes), evenly spread from the first to the last."""
+    n_samples = max(2, math.prod(info.shape[:-2]), math.ceil(info.nbytes / BYTES_A_SAMPLE))
+    if n_samples * SAMPLE_BYTES >= info.nbytes:
+        return [(0, info.nbytes)]
+    last = info.nbytes - SAMPLE_BYTES
+    return [(i * last // (n_samples - 1), SAMPLE_BYTES) for i in range(n_samples)]
+
+
+def _sha256(values: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(values.items())).encode()).hexdigest()

@@ -1,0 +1,102 @@
+"""The Hugging Face cache: where huggingface_hub keeps it, which snapshot of a repo is meant, and what completes one."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.weight_files import WeightFiles
+
+log = logging.getLogger(__name__)
+
+MAIN = "main"
+
+
+def directory() -> Path:
+    """Return the cache's directory, as huggingface_hub takes it from the environment as it is now."""
+    return Path(_constants().HF_HUB_CACHE)
+
+
+def find(repo_id: str, revision: str = "") -> Path:
+    """Return a snapshot of a repo: of `revision`, a branch, a tag or (the beginning of) a commit.
+
+    Without one, the snapshot of the branch main; if that is not complete, the newest one that is.
+
+    Raises:
+        InvalidRequestError: there is none; says which others are there, and how to download it.
+    """
+    repo = directory() / _constants().REPO_ID_SEPARATOR.join(("models", *repo_id.split("/")))
+    commits = _refs(repo)
+    snapshots = _snapshots(repo)
+    if revision:
+        commit = commits.get(revision, revision)
+        named = [path for path in snapshots if path.name == commit] or [
+            path for path in snapshots if path.name.startswith(commit)
+        ]
+        if len(named) == 1:
+            return named[0]
+        here = ", ".join(path.name for path in snapshots) or "none"
+        raise InvalidRequestError(
+            f"revision {revision} of {repo_id} is not on this machine (in {repo}: {here}): download it with "
+            f"`hf download {repo_id} --revision {shlex.quote(revision)}`"
+        )
+    if not snapshots:
+        raise InvalidRequestError(
+            f"{repo_id} is not on this machine (looked for {repo}): download it with `hf download {repo_id}`"
+        )
+    main = [path for path in snapshots if path.name == commits.get(MAIN)]
+    complete = [path for path in (*main, *snapshots) if _is_complete(path)]
+    chosen = (complete or main or snapshots)[0]
+    if chosen not in main:
+        log.warning("event=snapshot_chosen repo=%s snapshot=%s complete=%d", repo_id, chosen, len(complete))
+    return chosen
+
+
+def cure(path: Path) -> str:
+    """Return how to complete a model's directory, as an instruction to paste where it is a snapshot of the cache."""
+    repo = path.parent.parent
+    parts = repo.name.split(_constants().REPO_ID_SEPARATOR, 1) if path.parent.name == "snapshots" else []
+    if len(parts) < 2 or parts[0] != "models":
+        return "copy or download its files again"
+    repo_id = parts[1].replace(_constants().REPO_ID_SEPARATOR, "/")
+    names = [name for name, commit in _refs(repo).items() if commit == path.name]
+    revision = "" if MAIN in names else f" --revision {shlex.quote(min(names, default=path.name))}"
+    cache = "" if repo.parent == directory() else f" --cache-dir {shlex.quote(str(repo.parent))}"
+    return f"download it with `hf download {repo_id}{revision}{cache}`"
+
+
+def _refs(repo: Path) -> dict[str, str]:
+    """Return the commits of the branches and tags that were downloaded by name."""
+    refs = repo / "refs"
+    try:
+        return {str(p.relative_to(refs)): p.read_text().strip() for p in refs.rglob("*") if p.is_file()}
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidRequestError(f"{refs} cannot be read: {exc}") from exc
+
+
+def _snapshots(repo: Path) -> list[Path]:
+    """Return the snapshots that have at least a config.json, newest first."""
+    found = [path.parent for path in repo.glob("snapshots/*/config.json")]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def _is_complete(snapshot: Path) -> bool:
+    try:
+        files = WeightFiles.of(snapshot)
+    except CheckpointError:
+        return False
+    return bool(files.own) and not files.missing
+
+
+def _constants() -> ModuleType:
+    """Return huggingface_hub's constants for the environment of now: they are fixed when their module is imported."""
+    spec = importlib.util.find_spec("huggingface_hub.constants")
+    assert spec is not None  # it is a dependency
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

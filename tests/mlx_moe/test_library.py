@@ -1,0 +1,122 @@
+"""Library: where a model's files are, above all in the Hugging Face cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlx_moe import hub_cache, library
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.weight_files import INDEX_NAME
+
+COMMITS = ("9de84537b6aa98de634ad0fbb1608e9d6a019355", "0d1e2f", "1234567")
+VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"HF_HUB_CACHE": "~/models"},
+        {"HF_HUB_CACHE": "$HOME/models"},
+        {"HF_HUB_CACHE": ""},
+        {"HF_HOME": "~/hf"},
+        {"HF_HOME": "${HOME}/hf"},
+        {"HF_HOME": "relative/hf"},
+        {"HUGGINGFACE_HUB_CACHE": "~/older"},
+        {"HUGGINGFACE_HUB_CACHE": "/older", "HF_HUB_CACHE": "/newer"},
+        {"XDG_CACHE_HOME": "$HOME/xdg"},
+        {"XDG_CACHE_HOME": "/xdg", "HF_HOME": "/hf"},
+    ],
+    ids=str,
+)
+def test_the_cache_is_where_huggingface_hub_has_it(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    theirs = subprocess.run(
+        [sys.executable, "-c", "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(hub_cache.directory()) == (theirs.stdout.strip() or ".")
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    return tmp_path / "models--org--name"
+
+
+def add(
+    repo: Path, commit: str, *refs: str, files: tuple[str, ...] = ("model.safetensors",), newline: str = ""
+) -> Path:
+    """Add a snapshot, newer than those before, and what was downloaded by name."""
+    age = len(list(repo.glob("snapshots/*")))
+    snapshot = repo / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", *files):
+        (snapshot / name).write_text('{"weight_map": {"a": "model.safetensors"}}' if name == INDEX_NAME else "{}")
+    os.utime(snapshot, (age, age))
+    for ref in refs:
+        path = repo / "refs" / ref
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(commit + newline)
+    return snapshot
+
+
+@pytest.mark.parametrize("refs", [(), ("main",), ("v1.0",), ("refs/pr/1",), ("v1.0", "main")])
+@pytest.mark.parametrize("newline", ["", "\n"])
+def test_the_only_snapshot_is_found_however_it_was_asked_for(repo: Path, refs: tuple[str, ...], newline: str) -> None:
+    snapshot = add(repo, COMMITS[0], *refs, newline=newline)
+    assert library.locate("org/name") == snapshot
+    for revision in (*refs, COMMITS[0], COMMITS[0][:7]):
+        assert library.locate(f"org/name@{revision}") == snapshot
+
+
+def test_main_is_meant_where_it_is_complete(repo: Path) -> None:
+    main = add(repo, COMMITS[0], "main")
+    add(repo, COMMITS[1], "v2")
+    assert library.locate("org/name") == main
+
+
+@pytest.mark.parametrize("partial", [(), (INDEX_NAME,), ("model-00001-of-00002.safetensors",)])
+def test_the_newest_complete_snapshot_stands_in_for_a_partial_main(
+    repo: Path, partial: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    add(repo, COMMITS[0])
+    newest = add(repo, COMMITS[1])
+    main = add(repo, COMMITS[2], "main", files=partial)
+    assert library.locate("org/name") == newest
+    assert str(newest) in caplog.text
+    assert library.locate("org/name@main") == main
+
+
+def test_a_partial_snapshot_alone_is_opened_to_say_what_it_lacks(repo: Path) -> None:
+    main = add(repo, COMMITS[0], "main", files=())
+    assert library.locate("org/name") == main
+    assert hub_cache.cure(main) == "download it with `hf download org/name`"
+    tagged = add(repo, COMMITS[1], "v2", files=())
+    assert hub_cache.cure(tagged) == "download it with `hf download org/name --revision v2`"
+
+
+def test_a_model_that_is_not_there_is_told_with_the_command_that_downloads_it(repo: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="`hf download org/name`"):
+        library.locate("org/name")
+    add(repo, COMMITS[0])
+    with pytest.raises(InvalidRequestError, match=f"{COMMITS[0]}.*`hf download org/name --revision v3`"):
+        library.locate("org/name@v3")
+    with pytest.raises(InvalidRequestError, match="no model"):
+        library.locate("org/name@../../x")
+
+
+def test_a_checkpoint_that_lies_elsewhere_in_a_cache_is_completed_there(tmp_path: Path, repo: Path) -> None:
+    elsewhere = add(tmp_path / "other disk" / repo.name, COMMITS[0], "main", files=())
+    assert hub_cache.cure(elsewhere) == f"download it with `hf download org/name --cache-dir '{tmp_path}/other disk'`"
+    assert hub_cache.cure(tmp_path / "model") == "copy or download its files again"
