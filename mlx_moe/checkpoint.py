@@ -66,7 +66,8 @@ class Checkpoint:
         config = json_file.read(directory / "config.json")
         files = WeightFiles.of(directory)
         if not files.own:
-            raise CheckpointError(f"{directory} has no safetensors files: {hub_cache.cure(directory)}")
+            what = files.missing_text() if files.missing else "there are no safetensors files"
+            raise CheckpointError(f"{directory}: {what}: {hub_cache.cure(directory)}")
         headers = [tensor_file.read(path) for path in files.own]
         checkpoint = cls(directory, config, files, headers)
         checkpoint._take_others()

@@ -241,7 +241,10 @@ def test_an_absent_tensor_says_where_the_index_has_it(tmp_path: Path) -> None:
 
 def test_a_directory_without_weights_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="has no safetensors files"):
+    with pytest.raises(CheckpointError, match="there are no safetensors files"):
+        Checkpoint.open(tmp_path)
+    write_index(tmp_path, dict.fromkeys(ARRAYS, "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"1 of 1 files are missing \(model.safetensors\)"):
         Checkpoint.open(tmp_path)
 
 
