@@ -134,7 +134,7 @@ async def ring(
         workers, events = [], {}
         for node_id in others:
             path = homes[node_id].path
-            running = worker_process(path, node_id, node_id, HOST, insecure=insecure, log_path=path / "log")
+            running = worker_process(path, node_id, node_id, (HOST,), insecure=insecure, log_path=path / "log")
             workers.append(await stack.enter_async_context(running))
             events[node_id] = workers[-1].events()
         loading = pb.LoadShard(model=checkpoint, epoch=EPOCH, placement=json.dumps(placement.to_json()))

@@ -12,6 +12,7 @@ from rich.text import Text
 from cli.tokens import join_line
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
+from cluster.address import is_loopback
 from cluster.membership import Change, Happening
 from cluster.node_info import NodeInfo
 from cluster.trust import JoinToken
@@ -28,6 +29,7 @@ _MARKS = {
     Happening.REFUSED: ("!", "yellow"),
     Happening.RENAMED: ("!", "yellow"),
     Happening.UNREACHABLE: ("!", "yellow"),
+    Happening.MOVED: ("+", "green"),
 }
 
 _SAID = {
@@ -70,7 +72,13 @@ class News:
         self.say("")
         self.say(f"  {join_line(token)}", "bold")
         self.say("")
-        self.say(f"and where there is no multicast add --peer {address}", "bright_black")
+        if is_loopback(address):
+            self.say(
+                "Other machines cannot reach this node: connect it to a network, or start it without --host.", "yellow"
+            )
+            self.say(f"Nodes on this machine add --peer {address}", "bright_black")
+        else:
+            self.say(f"and where there is no multicast add --peer {address}", "bright_black")
         self.say(
             f"(it is good for {duration_text(LIFETIME_S)}; moe-cluster token create makes another)", "bright_black"
         )

@@ -18,13 +18,14 @@ from cli.foreground import ForegroundNode
 from cli.loading import Wanted, load, meet_others
 from cli.news import News
 from cli.status import print_status
-from cluster.address import is_address
+from cluster.address import is_address, is_loopback
 from cluster.client import OwnNode
 from cluster.daemon.admission import Admission, admit
 from cluster.daemon.daemon import Settings
 from cluster.daemon.node_message import from_message
 from cluster.errors import NoClusterError
 from cluster.home import Home
+from cluster.listening import Listening
 from cluster.placement import Placement
 from cluster.trust import TokenStore
 from mlx_moe import library
@@ -60,9 +61,14 @@ def settings(
     name: str | None, host: str | None, port: int | None, memory: str | None, peers: list[str] | None
 ) -> Settings:
     """Return how the node is to come up; what is None has its default. Raises InvalidRequestError."""
+    listening = Listening.at(host or "")
     for peer in peers or ():
         if not is_address(peer):
             raise InvalidRequestError(f"--peer takes HOST:PORT; this is {peer[:80]!r}")
+        if listening.is_private and not is_loopback(peer):
+            raise InvalidRequestError(
+                f"{peer} could not reach this node, which with --host {host} only this machine can: leave --host out"
+            )
     asked = Settings(name or _own_name(), peers=tuple(peers or ()))
     return replace(
         asked,

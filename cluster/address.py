@@ -1,17 +1,24 @@
-"""Address: where a node listens, "host:port", an IPv6 host in brackets; and which of them this machine has."""
+"""Address: where a node listens, "host:port", an IPv6 host in brackets; and which of them this machine has.
+
+An IPv6 link-local host may have a scope ("fe80::1%en0"), which means something on this machine only.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import socket
+from urllib.parse import unquote
 
 import psutil
 
 MAX_ADDRESSES = 16
 """Of one node."""
 
-_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]{2,45}\]|[0-9A-Za-z._-]{1,253}):(\d{1,5})")
+_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]{2,45}(?:%[0-9A-Za-z._-]{1,15})?\]|[0-9A-Za-z._-]{1,253}):(\d{1,5})")
+
+_PEER_TO_PEER = ("awdl", "llw")
+"""Apple's interfaces between devices: they are always up and lead to no node."""
 
 
 def is_address(text: str) -> bool:
@@ -31,18 +38,77 @@ def split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def own_ips() -> tuple[str, ...]:
-    """Return the IP addresses of this machine that others may reach, IPv4 first.
+def is_loopback(address: str) -> bool:
+    """Whether an address leads to the machine that uses it."""
+    host, _ = split(address)
+    return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
-    Loopback is left out unless there is nothing else, and so are IPv6's link-local ones, which mean nothing elsewhere.
+
+def is_ip(host: str) -> bool:
+    """Whether a host is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_scoped(ip: str) -> bool:
+    """Whether an IP address needs a scope: it is IPv6's link-local kind."""
+    address = ipaddress.ip_address(ip)
+    return address.version == 6 and address.is_link_local
+
+
+def resolve(host: str) -> list[str]:
+    """Return the IP addresses of a host, as the system knows it: itself, if it is one. Raises OSError."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    return list(dict.fromkeys(socket.getnameinfo(where, numeric)[0] for *_, where in found))
+
+
+def of_caller(peer: str, port: int) -> str:
+    """Return the address of a port on the machine that called, from gRPC's `context.peer()`; "" if that has none."""
+    host = unquote(unquote(peer)).partition(":")[2].rpartition(":")[0].strip("[]")
+    return join(host, port) if is_ip(host) else ""
+
+
+def own_ips() -> tuple[str, ...]:
+    """Return the IP addresses of this machine that others may reach now, IPv4 first.
+
+    Where there is no other, IPv6's link-local ones, without their scope; and where there are none of these, loopback.
     """
-    running = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-    ips = [
-        ipaddress.ip_address(address.address)
+    ips = [ipaddress.ip_address(ip) for ip in scoped_ips()]
+    outward = [ip for ip in ips if not ip.is_loopback]
+    routed = [ip for ip in outward if not is_scoped(str(ip))]
+    best = sorted(routed or outward or ips, key=lambda ip: ip.version)
+    unscoped = dict.fromkeys(str(ip).partition("%")[0] for ip in best)
+    return tuple(unscoped)[:MAX_ADDRESSES]
+
+
+def scoped_ips() -> tuple[str, ...]:
+    """Return all IP addresses that programs of this machine can listen at now, link-local ones with their scope."""
+    interfaces = {name: stats for name, stats in psutil.net_if_stats().items() if stats.isup}
+    return tuple(
+        address.address
         for name, addresses in psutil.net_if_addrs().items()
         for address in addresses
-        if name in running and address.family in (socket.AF_INET, socket.AF_INET6)
-    ]
-    ips = [ip for ip in ips if ip.version == 4 or not ip.is_link_local]
-    outward = [ip for ip in ips if not ip.is_loopback] or ips
-    return tuple(str(ip) for ip in sorted(outward, key=lambda ip: ip.version))[:MAX_ADDRESSES]
+        if name in interfaces
+        and address.family in (socket.AF_INET, socket.AF_INET6)
+        and ("%" not in address.address or _leads_to_neighbours(name, interfaces[name].flags))
+        and is_own(address.address)
+    )
+
+
+def _leads_to_neighbours(name: str, flags: str) -> bool:
+    return "pointopoint" not in flags and not name.startswith(_PEER_TO_PEER)
+
+
+def is_own(ip: str) -> bool:
+    """Whether programs of this machine can listen at an IP address; not while a new one is checked for duplicates."""
+    family, _, _, _, where = socket.getaddrinfo(ip, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.bind(where)
+    except OSError:
+        return False
+    return True

@@ -38,10 +38,10 @@ STOP_S = 30.0
 class OwnNode:
     """The node daemon of this machine. Close it, or use it as a context manager."""
 
-    def __init__(self, home: Home, credentials: Credentials, node_id: str, port: int) -> None:
+    def __init__(self, home: Home, credentials: Credentials, node_id: str, address: str) -> None:
         self._home = home
         self._credentials = credentials
-        self._channel = credentials.channel(f"127.0.0.1:{port}", node_id)
+        self._channel = credentials.channel(address, node_id)
         self._stub = node_pb2_grpc.ControlStub(self._channel)
 
     @classmethod
@@ -54,7 +54,7 @@ class OwnNode:
             raise NoClusterError("no node runs on this machine: moe-cluster up starts one") from exc
         node_id = value["node_id"]
         credentials = Insecure(node_id) if value["insecure"] else MutualTLS(NodeIdentity.load(home.identity))
-        return cls(home, credentials, node_id, value["port"])
+        return cls(home, credentials, node_id, value["address"])
 
     def status(self, timeout_s: float = CALL_S) -> pb.ClusterStatus:
         """Return how the cluster stands, as this node sees it."""

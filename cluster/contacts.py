@@ -17,6 +17,9 @@ MAX_CONTACTS = 256
 
 _PATIENCE = int(TIMEOUT_S / HEARTBEAT_S)
 
+_DOUBT = 2
+"""Greetings without an answer after which other ways to a node are tried: the first may still be on its way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -82,7 +85,10 @@ class Contacts:
         contact = self.by_target.get(target)
         if contact is None:
             return self
-        return self._with(replace(contact, node_id=node_id, heard_at=now, unanswered=0, answered=True, failure=""))
+        # Where it was greeted but seldom, the next one must not wait as long: it would be taken for lost meanwhile
+        greet_at = min(contact.greet_at, now + HEARTBEAT_S)
+        answered = replace(contact, node_id=node_id, heard_at=now, greet_at=greet_at, unanswered=0, answered=True)
+        return self._with(replace(answered, failure=""))
 
     def failed(self, target: Target, failure: str) -> Contacts:
         """Note why a greeting was not answered."""
@@ -98,17 +104,30 @@ class Contacts:
         heard = {t: c for t, c in self.by_target.items() if c.kept or now - c.heard_at <= FORGET_S}
         return self if len(heard) == len(self.by_target) else Contacts(heard)
 
+    def node_at(self, target: Target) -> str:
+        """Return the id of who answered at a target or is said to be there, "" if nobody is."""
+        contact = self.by_target.get(target)
+        return "" if contact is None else contact.node_id
+
+    def all_at_once(self, now: float) -> Contacts:
+        """Give all their turn now: this machine's network has changed, and with it who can be reached."""
+        return Contacts({t: replace(c, greet_at=now, unanswered=0) for t, c in self.by_target.items()})
+
     def due(self, present: Set[str], now: float) -> tuple[Target, ...]:
-        """Return the targets to greet now; of a node that is present only the one that answered last."""
+        """Return the targets to greet now.
+
+        Of a node that is present, these are the one that answered last, and others that have not answered yet; all of
+        them while the one leaves a doubt.
+        """
         best: dict[str, Contact] = {}
         for contact in self.by_target.values():
-            other = best.setdefault(contact.node_id, contact)
-            if (contact.answered, contact.heard_at) > (other.answered, other.heard_at):
-                best[contact.node_id] = contact
+            best[contact.node_id] = max(best.get(contact.node_id, contact), contact, key=_preference)
+        certain = {i for i in present if i in best and best[i].answered and best[i].unanswered < _DOUBT}
         return tuple(
             contact.target
             for contact in self.by_target.values()
-            if contact.greet_at <= now and (contact.node_id not in present or best[contact.node_id] is contact)
+            if contact.greet_at <= now
+            and (contact.node_id not in certain or contact is best[contact.node_id] or not contact.answered)
         )
 
     def _with(self, contact: Contact) -> Contacts:
@@ -120,3 +139,7 @@ class Contacts:
         if len(unkept) <= MAX_CONTACTS:
             return self
         return self.without(min(unkept, key=lambda contact: (contact.answered, contact.heard_at)).target)
+
+
+def _preference(contact: Contact) -> tuple[bool, bool, float]:
+    return contact.answered, contact.unanswered < _DOUBT, contact.heard_at

@@ -1,7 +1,7 @@
 """Discovery: who says over multicast DNS (`_moe-cluster._tcp`) that it is here. A hint, never trusted.
 
 A node that is killed stays listed for up to 1,120 seconds, and anybody on the network may announce anything: who is
-really there, membership finds out by greeting. IPv4 carries the multicast; IPv6 addresses are announced beside.
+really there, membership finds out by greeting. IPv4 carries the multicast, and IPv6 where there is no IPv4.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import zeroconf
 from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from cluster.address import MAX_ADDRESSES, join, own_ips, split
+from cluster.address import MAX_ADDRESSES, is_loopback, is_scoped, join, own_ips, split
 from cluster.node_info import are_addresses, is_name, is_node_id, is_version
 
 SERVICE = "_moe-cluster._tcp.local."
 
-CHECK_S = 5.0
-"""How often a node looks whether what it announces, its addresses above all, has changed."""
+CHECK_S = 1.0
+"""How often a node looks whether what it announces has changed, its addresses above all, or multicast is possible."""
 
 RESOLVE_MS = 3000
 MAX_RESOLVING = 64
@@ -51,23 +52,19 @@ async def discover(found: Callable[[Announcement], None], own: Callable[[], Anno
 
     `found` is called again when an announcement changes, and when its node is back after it stopped. Speaks on the
     networks of the own addresses, and begins anew when they or anything else of `own` change. Where multicast is not
-    possible it finds nobody, which is logged and no error.
+    possible it finds nobody, which is logged and no error, and is tried again.
     """
+    is_told = False
     while True:
-        announced = own()
         try:
-            zeroconf = _open(announced)
-        except OSError as exc:
-            log.warning("nodes are not found by themselves, name them with --peer HOST:PORT: error=%s", exc)
-            await _change(own, announced)
-            continue
-        async with zeroconf, asyncio.TaskGroup() as tasks:
-            service = None if announced is None else _service(announced)
-            resolver = _Resolver(zeroconf.zeroconf, tasks, found, service)
-            async with AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[resolver.on_change]):
-                if service is not None:
-                    await zeroconf.async_register_service(service, allow_name_change=True)
-                await _change(own, announced)
+            await _discover(found, own)
+            is_told = False
+        except* (OSError, RuntimeError, zeroconf.Error) as failed:  # RuntimeError: an address that has just gone
+            if not is_told:
+                error = failed.exceptions[0]
+                log.warning("nodes are not found by themselves, name them with --peer HOST:PORT: error=%s", error)
+            is_told = True
+            await asyncio.sleep(CHECK_S)
 
 
 async def look(seconds: float) -> tuple[Announcement, ...]:
@@ -79,17 +76,30 @@ async def look(seconds: float) -> tuple[Announcement, ...]:
     return tuple(found.values())
 
 
+async def _discover(found: Callable[[Announcement], None], own: Callable[[], Announcement | None]) -> None:
+    """Announce and find until `own` is another. Raises OSError, RuntimeError or zeroconf.Error, or a group of them."""
+    announced = own()
+    service = None if announced is None else _service(announced)
+    async with _open(announced) as speaker, asyncio.TaskGroup() as tasks:
+        resolver = _Resolver(speaker.zeroconf, tasks, found, service)
+        async with AsyncServiceBrowser(speaker.zeroconf, SERVICE, handlers=[resolver.on_change]):
+            if service is not None:
+                await speaker.async_register_service(service, allow_name_change=True)
+            while own() == announced:
+                await asyncio.sleep(CHECK_S)
+
+
 class _Resolver:
     """Turns names that the browser hears into announcements."""
 
     def __init__(
         self,
-        zeroconf: Zeroconf,
+        speaker: Zeroconf,
         tasks: asyncio.TaskGroup,
         found: Callable[[Announcement], None],
         own: AsyncServiceInfo | None,
     ) -> None:
-        self._zeroconf = zeroconf
+        self._speaker = speaker
         self._tasks = tasks
         self._found = found
         self._own = own
@@ -109,7 +119,7 @@ class _Resolver:
     async def _resolve(self, name: str) -> None:
         info = AsyncServiceInfo(SERVICE, name)
         try:
-            is_resolved = await info.async_request(self._zeroconf, RESOLVE_MS)
+            is_resolved = await info.async_request(self._speaker, RESOLVE_MS)
         finally:
             self._n_resolving -= 1
         announcement = _announcement(info) if is_resolved else None
@@ -124,18 +134,12 @@ class _Resolver:
             self._found(announcement)
 
 
-async def _change(own: Callable[[], Announcement | None], announced: Announcement | None) -> None:
-    """Return when there is something else to announce."""
-    while own() == announced:
-        await asyncio.sleep(CHECK_S)
-
-
 def _open(announced: Announcement | None) -> AsyncZeroconf:
-    """Open multicast on the networks of the own addresses. Raises OSError."""
+    """Open multicast on the networks of the own addresses. Raises OSError or RuntimeError."""
     ips = own_ips() if announced is None else [split(address)[0] for address in announced.addresses]
-    interfaces = [ip for ip in ips if ":" not in ip]
+    interfaces = [ip for ip in ips if ":" not in ip] or [ip for ip in ips if not is_loopback(join(ip, 0))]
     if not interfaces:
-        raise OSError("this machine has no IPv4 address")
+        raise OSError("IPv6 has no multicast over loopback")
     return AsyncZeroconf(interfaces=interfaces)
 
 
@@ -161,13 +165,13 @@ def _service(own: Announcement) -> AsyncServiceInfo:
 def _announcement(info: AsyncServiceInfo) -> Announcement | None:
     """Return what a service says, None if that is not what a node would say."""
     said = {key: value or "" for key, value in info.decoded_properties.items()}
-    ips = [ip for ip in info.ip_addresses_by_version(IPVersion.All) if ip.version == 4 or not ip.is_link_local]
+    ips = [ip for ip in info.parsed_scoped_addresses(IPVersion.All) if "%" in ip or not is_scoped(ip)]
     announcement = Announcement(
         node_id=said.get("id", ""),
         name=said.get("name", ""),
         cluster_id=said.get("cluster", ""),
         version=said.get("version", ""),
-        addresses=tuple(join(str(ip), info.port or 0) for ip in ips[:MAX_ADDRESSES]),
+        addresses=tuple(join(ip, info.port or 0) for ip in ips[:MAX_ADDRESSES]),
         enrols=said.get("enrol") == "1",
     )
     is_valid = (

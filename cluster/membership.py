@@ -103,9 +103,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """A node greeted this one."""
+    """A node greeted this one; `at` is the address it may have, judged by where the greeting came from."""
 
     info: NodeInfo
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +125,18 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """This node's own addresses have changed."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Event = Hinted | Sent | Answered | Failed | Greeted | Measured | Left | Tick
+Event = Hinted | Sent | Answered | Failed | Greeted | Measured | Left | Moved | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +164,16 @@ class Membership:
                 after = self._answered(event, now)
             case Failed(target, failure):
                 after = replace(self, contacts=self.contacts.failed(target, failure))
-            case Greeted(info):
-                after = self._greeted(info, now)
+            case Greeted(info, at):
+                after = self._greeted(info, at, now)
             case Measured(node_id, link) if node_id in self.members:
                 after = self._with_member(replace(self.members[node_id], link=link))
             case Left(node_id) if node_id in self.members:
                 member = replace(self.members[node_id], heard_at=now, answered_at=None, greeted_at=None)
                 after = self._with_member(replace(member, state=State.LEFT))
+            case Moved(addresses):
+                own = replace(self.own, addresses=addresses, revision=self.own.revision + 1)
+                after = replace(self, own=own, contacts=self.contacts.all_at_once(now))
             case _:
                 after = self
         return after._settled(now)
@@ -229,10 +240,16 @@ class Membership:
         refused = {node_id: refusal for node_id, refusal in self.refused.items() if not _ends(refusal, info)}
         return replace(after._with_member(member), refused=refused)
 
-    def _greeted(self, info: NodeInfo, now: float) -> Membership:
+    def _greeted(self, info: NodeInfo, at: str, now: float) -> Membership:
         if _is_same_start(info, self.own):
             return self
-        contacts = self.contacts.greeting_us(Target(info.addresses, info.node_id), now)
+        ways = [info.addresses, (at,)] if at and at not in info.addresses else [info.addresses]
+        member = self.members.get(info.node_id)
+        is_present = member is not None and member.state is State.PRESENT
+        contacts = self.contacts
+        for way in ways:
+            target = Target(way, info.node_id)
+            contacts = contacts.hinted(target, kept=False, now=now) if is_present else contacts.greeting_us(target, now)
         after = replace(self, contacts=contacts)
         if reason := self._objection(info, now):
             return after._refusing(Refusal(info, reason, now))
@@ -269,6 +286,8 @@ class Membership:
             return Member(info, heard_at=now)
         if not _is_same_start(member.info, info):
             member = replace(member, answered_at=None, greeted_at=None, rtt_s=None, link=None)
+        elif info.revision < member.info.revision:  # it was on its way for longer than what came before it
+            info = member.info
         return replace(member, info=info, heard_at=now)
 
     def _with_member(self, member: Member) -> Membership:
@@ -303,6 +322,7 @@ class Happening(StrEnum):
     REFUSED = "refused"
     RENAMED = "renamed"
     UNREACHABLE = "unreachable"
+    MOVED = "moved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +338,9 @@ def changes(before: Membership, after: Membership) -> list[Change]:
     """Return what a person should hear of between two memberships."""
     found = []
     names = after.names()
+    if before.own.addresses != after.own.addresses:
+        reason = f"this node is at {', '.join(after.own.addresses)} now"
+        found.append(Change(Happening.MOVED, names[after.own.node_id], reason))
     for node_id, member in after.members.items():
         previous = before.members.get(node_id)
         happening = _happening(State.CONNECTING if previous is None else previous.state, member.state)

@@ -19,7 +19,8 @@ _VERSION = re.compile(r"\d{1,6}(\.[0-9A-Za-z+-]{1,20}){0,5}")
 class NodeInfo:
     """A node: who it is, where it may be reached ("host:port", best first), and what it offers.
 
-    `incarnation` differs between any two starts of a node, so that a restart is told from a delay.
+    `incarnation` differs between any two starts of a node, so that a restart is told from a delay; `revision` is raised
+    whenever its addresses change, so that what it said before does not replace what it says now.
     `offered_bytes` is the memory it gives to models, of its hardware's budget.
 
     Raises:
@@ -33,6 +34,7 @@ class NodeInfo:
     incarnation: int
     offered_bytes: int
     hardware: Hardware
+    revision: int = 0
 
     def __post_init__(self) -> None:
         valid = {
@@ -42,6 +44,7 @@ class NodeInfo:
             "version": is_version(self.version),
             "incarnation": 0 <= self.incarnation < 2**63,
             "offered_bytes": 0 <= self.offered_bytes < 2**63,
+            "revision": 0 <= self.revision < 2**32,
         }
         for field, is_valid in valid.items():
             if not is_valid:

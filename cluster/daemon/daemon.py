@@ -8,16 +8,15 @@ import json
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import grpc
 
-from cluster.address import join, own_ips
+from cluster.address import join
 from cluster.contacts import Target
 from cluster.daemon.admission import Admission, enrolment_port
 from cluster.daemon.control_service import ControlService
@@ -29,7 +28,8 @@ from cluster.discovery import Announcement, discover
 from cluster.errors import ClusterError
 from cluster.hardware import Hardware, hardware
 from cluster.home import Home
-from cluster.membership import Change, Hinted
+from cluster.listening import Listening
+from cluster.membership import Change, Hinted, Moved
 from cluster.node_info import NodeInfo
 from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment
 from cluster.wire import node_pb2_grpc
@@ -39,10 +39,13 @@ log = logging.getLogger(__name__)
 MAX_CALLS = 512
 GRACE_S = 1.0
 
+ADDRESSES_S = 1.0
+"""How often a node looks which addresses its machine has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a node comes up. `host` is what it listens on, "" for all; `port` 0 takes any two neighbours that are free.
+    """How a node comes up. `host` is as `Listening.at` takes it; `port` 0 takes any two neighbours that are free.
 
     `memory_bytes` caps what it offers to models; `peers` are addresses to greet without having been found.
     """
@@ -83,26 +86,29 @@ class Daemon:
             measured = await hardware(self.home.hardware)
             credentials = self.admission.credentials
             server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-            host = self.settings.host or _any_host()
-            port = credentials.add_port(server, join(host, self.settings.port or _free_pair(host)))
+            asked = Listening.at(self.settings.host)
+            port = self.settings.port or asked.free_port(neighbours=1)
             if self.admission.authority is not None:
+                asked.require_free(enrolment_port(port))
                 tokens = TokenStore(self.home.tokens, self.admission.authority.key_hash)
-                await stack.enter_async_context(
-                    enrolment.serve(self.admission.authority, tokens, join(host, enrolment_port(port)))
-                )
-            self.state = NodeState(self._info(port, measured), self._on_change)
+                enrolled_at = [join(host, enrolment_port(port)) for host in asked.hosts]
+                await stack.enter_async_context(enrolment.serve(self.admission.authority, tokens, enrolled_at))
+            listening = asked.with_loopback(port)
+            listening.bind(lambda address: credentials.add_port(server, address), port)
+            self.state = NodeState(self._info(asked, port, measured), self._on_change)
+            self.state.reached(self.state.own.node_id, join(listening.own_host, port))
             channels = Channels(credentials)
             stack.push_async_callback(channels.close)
             greeter = Greeter(self.state, channels)
             self.serving = Serving(self.state, greeter, channels)
-            node_service = NodeService(self.state, greeter, self.serving, credentials, self.home, host)
+            node_service = NodeService(self.state, greeter, self.serving, credentials, self.home, listening)
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(),))
             control = ControlService(self.state, self.serving, credentials, self.admission.cluster_id, self.stopped)
             node_pb2_grpc.add_ControlServicer_to_server(control, server)
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)
-            stack.enter_context(_announced_to_cli(self.home, port, self.state.own.node_id, credentials.insecure))
+            stack.enter_context(_announced_to_cli(self.home, self.state, credentials.insecure))
             for peer in self.settings.peers:
                 self.state.apply(Hinted(Target((peer,)), typed=True))
             for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -111,6 +117,7 @@ class Daemon:
                 running = [
                     tasks.create_task(greeter.run()),
                     tasks.create_task(discover(self._found, self._announcement)),
+                    tasks.create_task(self._keep_addresses(asked, port)),
                 ]
                 self._on_up(self)
                 await self.stopped.wait()
@@ -121,16 +128,22 @@ class Daemon:
                 for task in running:
                     task.cancel()
 
-    def _info(self, port: int, measured: Hardware) -> NodeInfo:
-        host = self.settings.host
-        ips = (host,) if host else own_ips()
+    async def _keep_addresses(self, listening: Listening, port: int) -> None:
+        """Note it when this machine's addresses change, so that others hear of it."""
+        while True:
+            await asyncio.sleep(ADDRESSES_S)
+            addresses = tuple(join(ip, port) for ip in listening.announced())
+            if addresses != self.state.own.addresses:
+                self.state.apply(Moved(addresses))
+
+    def _info(self, listening: Listening, port: int, measured: Hardware) -> NodeInfo:
         offered = measured.budget_bytes
         if self.settings.memory_bytes is not None:
             offered = min(offered, self.settings.memory_bytes)
         return NodeInfo(
             node_id=self.admission.node_id,
             name=self.settings.name,
-            addresses=tuple(join(ip, port) for ip in ips),
+            addresses=tuple(join(ip, port) for ip in listening.announced()),
             version=version("moe-cluster"),
             incarnation=time.time_ns(),
             offered_bytes=offered,
@@ -161,9 +174,10 @@ def _only_daemon_of(home: Home) -> Iterator[None]:
 
 
 @contextmanager
-def _announced_to_cli(home: Home, port: int, node_id: str, insecure: bool) -> Iterator[None]:
+def _announced_to_cli(home: Home, state: NodeState, insecure: bool) -> Iterator[None]:
     """Let this machine's command line find the daemon."""
-    value = {"pid": os.getpid(), "port": port, "node_id": node_id, "insecure": insecure}
+    node_id = state.own.node_id
+    value = {"pid": os.getpid(), "address": state.target(node_id), "node_id": node_id, "insecure": insecure}
     temporary = home.daemon.with_suffix(".new")
     temporary.write_text(json.dumps(value))
     temporary.replace(home.daemon)
@@ -171,20 +185,3 @@ def _announced_to_cli(home: Home, port: int, node_id: str, insecure: bool) -> It
         yield
     finally:
         home.daemon.unlink(missing_ok=True)
-
-
-def _any_host() -> str:
-    """Return what listens on all addresses: IPv6 and IPv4 at once, where the system has IPv6."""
-    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
-
-
-def _free_pair(host: str) -> int:
-    """Return a free port whose neighbour is free too."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    while True:
-        with socket.socket(family) as first, socket.socket(family) as second:
-            first.bind((host, 0))
-            port = int(first.getsockname()[1])
-            with suppress(OSError, OverflowError):
-                second.bind((host, enrolment_port(port)))
-                return port

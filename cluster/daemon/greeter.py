@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import grpc
 
-from cluster.address import is_address
+from cluster.address import is_address, is_ip, is_loopback, join, resolve, split
 from cluster.contacts import HEARTBEAT_S, Target
 from cluster.daemon.node_message import from_message, to_message
 from cluster.daemon.state import Gossip, NodeState
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 ECHO_METHOD = "/moe_cluster.v1.Node/Echo"
 GREETING_S = 2.0
+
+HEAD_START_S = 0.5
+"""Of the address at which a node answered last, before its others are tried: so it keeps the one that works."""
+
 TICK_S = 0.25
 LEAVING_S = 1.0
 
@@ -78,13 +83,17 @@ class Greeter:
         """Tell all others that this node goes."""
         await asyncio.gather(*(self._say_goodbye(node_id) for node_id in self._state.present))
 
-    def greeting(self, refusal: str = "") -> pb.Greeting:
-        """Return what this node has to say."""
+    def greeting(self, to: str, refusal: str = "") -> pb.Greeting:
+        """Return what this node has to say to a node at an address. Loopback means something on one machine only."""
         state = self._state
+        known = {
+            node_id: [at for at in member.info.addresses if is_loopback(to) or not is_loopback(at)]
+            for node_id, member in state.present.items()
+        }
         return pb.Greeting(
             info=to_message(state.own),
             refusal=refusal,
-            known=[pb.Acquaintance(node_id=i, addresses=m.info.addresses) for i, m in state.present.items()],
+            known=[pb.Acquaintance(node_id=i, addresses=addresses) for i, addresses in known.items() if addresses],
             holding=state.holding,
             serving=state.own_serving,
         )
@@ -98,10 +107,15 @@ class Greeter:
                 self._state.apply(Hinted(Target(addresses, other.node_id)))
 
     async def _greet(self, target: Target) -> None:
-        """Greet all addresses of a target at once; the first that answers is the one to use."""
-        attempts = [asyncio.create_task(self._ask(target.node_id, at)) for at in target.addresses]
+        """Greet all addresses of a target, first the one that answered last; the quickest answer says which to use."""
         failure = "no answer"
+        attempts: list[asyncio.Task[tuple[pb.Greeting, str, float]]] = []
         try:
+            addresses = await _resolved(target.addresses)
+            last = self._state.reached_at(self._state.membership.contacts.node_at(target))
+            for at in addresses:
+                wait_s = HEAD_START_S if last in addresses and at != last else 0.0
+                attempts.append(asyncio.create_task(self._ask(target.node_id, at, wait_s)))
             for attempt in asyncio.as_completed(attempts):
                 try:
                     greeting, at, rtt_s = await attempt
@@ -117,14 +131,17 @@ class Greeter:
                 self.hear(greeting, info.node_id)
                 return
             self._state.apply(Failed(target, failure))
+        except OSError as exc:
+            self._state.apply(Failed(target, f"its name is not known here: {exc}"))
         finally:
             for task in attempts:
                 task.cancel()
 
-    async def _ask(self, node_id: str, at: str) -> tuple[pb.Greeting, str, float]:
+    async def _ask(self, node_id: str, at: str, wait_s: float = 0.0) -> tuple[pb.Greeting, str, float]:
+        await asyncio.sleep(wait_s)
         stub = node_pb2_grpc.NodeStub(self._channels.get(node_id or ANY_NODE, at))
         started = time.perf_counter()
-        greeting = await stub.Greet(self.greeting(), timeout=GREETING_S)
+        greeting = await stub.Greet(self.greeting(at), timeout=GREETING_S)
         return greeting, at, time.perf_counter() - started
 
     async def _ask_again(self, node_id: str) -> None:
@@ -164,3 +181,16 @@ class Greeter:
 
         small_s, large_s = await fastest(b""), await fastest(bytes(ECHO_BYTES))
         return LinkSpeed(latency_s=small_s / 2, bytes_per_s=ECHO_BYTES / max(large_s - small_s, 1e-6))
+
+
+async def _resolved(addresses: Sequence[str]) -> list[str]:
+    """Return addresses with IP addresses in place of names, as the system knows them now: gRPC does not know `.local`.
+
+    Raises:
+        OSError: a name is unknown.
+    """
+    found = []
+    for host, port in map(split, addresses):
+        ips = [host] if is_ip(host) else await asyncio.to_thread(resolve, host)
+        found += [join(ip, port) for ip in ips]
+    return found

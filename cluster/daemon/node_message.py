@@ -20,6 +20,7 @@ def to_message(info: NodeInfo) -> pb.NodeInfo:
         incarnation=info.incarnation,
         offered_bytes=info.offered_bytes,
         hardware=json.dumps(info.hardware.to_json()),
+        revision=info.revision,
     )
 
 
@@ -37,4 +38,5 @@ def from_message(message: pb.NodeInfo) -> NodeInfo:
         incarnation=message.incarnation,
         offered_bytes=message.offered_bytes,
         hardware=Hardware.from_json(hardware),
+        revision=message.revision,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from cluster.address import of_caller, split
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
 from cluster.daemon.node_message import from_message
 from cluster.daemon.serving import Serving
@@ -16,6 +17,7 @@ from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
 from cluster.errors import ClusterError, NodeLostError, TrustError
 from cluster.home import Home
+from cluster.listening import Listening
 from cluster.membership import Greeted, Left
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
@@ -32,14 +34,20 @@ class NodeService(node_pb2_grpc.NodeServicer):
     """Greetings, and the worker that other nodes run here."""
 
     def __init__(
-        self, state: NodeState, greeter: Greeter, serving: Serving, credentials: Credentials, home: Home, host: str
+        self,
+        state: NodeState,
+        greeter: Greeter,
+        serving: Serving,
+        credentials: Credentials,
+        home: Home,
+        listening: Listening,
     ) -> None:
         self._state = state
         self._greeter = greeter
         self._serving = serving
         self._credentials = credentials
         self._home = home
-        self._host = host
+        self._listening = listening
         self._worker: WorkerProcess | None = None
         self._no_worker_ends = asyncio.Event()
         self._no_worker_ends.set()
@@ -49,11 +57,12 @@ class NodeService(node_pb2_grpc.NodeServicer):
         async with reported(context):
             info = from_message(request.info)
             self._require_sender(info.node_id, context)
-        self._state.apply(Greeted(info))
+        at = of_caller(context.peer(), split(info.addresses[0])[1])
+        self._state.apply(Greeted(info, at))
         refusal = self._state.membership.refusal(info)
         if not refusal:
             self._greeter.hear(request, info.node_id)
-        return self._greeter.greeting(refusal)
+        return self._greeter.greeting(at, refusal)
 
     async def Leave(self, _request: node_pb2.Farewell, context: Context) -> node_pb2.FarewellHeard:  # noqa: N802
         """Hear that a node goes."""
@@ -81,7 +90,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
                     self._home.path,
                     self._state.own.node_id,
                     name,
-                    self._host,
+                    self._listening.hosts,
                     insecure=self._credentials.insecure,
                     log_path=self._home.logs / "worker.log",
                 ) as worker:

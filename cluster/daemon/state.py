@@ -53,8 +53,12 @@ class NodeState:
         self._gossip[node_id] = gossip
 
     def reached(self, node_id: str, at: str) -> None:
-        """Note the address at which a node answers this one."""
+        """Note the address at which a node answers this one, or at which this one reaches itself."""
         self._addresses[node_id] = at
+
+    def reached_at(self, node_id: str) -> str:
+        """Return that address, "" if there is none yet."""
+        return self._addresses.get(node_id, "")
 
     @property
     def present(self) -> Mapping[str, Member]:
@@ -83,8 +87,8 @@ class NodeState:
 
     def target(self, node_id: str, port: int | None = None) -> str:
         """Return the address of a node's daemon, or of another port there. Raises NodeLostError."""
-        at = self.own.addresses[0] if node_id == self.own.node_id else self._addresses.get(node_id)
-        if at is None:
+        at = self.reached_at(node_id)
+        if not at:
             raise NodeLostError(f"node {self.name(node_id)} has not answered node {self.name(self.own.node_id)} yet")
         host, node_port = address.split(at)
         return address.join(host, port or node_port)

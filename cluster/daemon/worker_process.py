@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -70,10 +70,10 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(
-    home: Path, node_id: str, name: str, host: str, *, insecure: bool, log_path: Path
+    home: Path, node_id: str, name: str, hosts: Sequence[str], *, insecure: bool, log_path: Path
 ) -> AsyncIterator[WorkerProcess]:
-    """Start a worker; leaving the block ends it, gently first, and its memory is given back."""
-    arguments = (str(home), node_id, name, host, *(["--insecure"] if insecure else []))
+    """Start a worker that listens on `hosts`; leaving the block ends it, gently first, and its memory is given back."""
+    arguments = (str(home), node_id, name, ",".join(hosts), *(["--insecure"] if insecure else []))
     with log_path.open("ab") as output:
         if output.tell() > _LOG_BYTES:
             output.truncate(0)

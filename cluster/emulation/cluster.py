@@ -68,7 +68,7 @@ async def emulated_cluster(
         workers = {}
         for name, home in homes.items():
             process = await stack.enter_async_context(
-                worker_process(home.path, ids[name], name, HOST, insecure=False, log_path=home.logs / "worker.log")
+                worker_process(home.path, ids[name], name, (HOST,), insecure=False, log_path=home.logs / "worker.log")
             )
             workers[ids[name]] = _Worker(process, loop.create_future(), loop.create_future())
         listening = [tasks.create_task(worker.listen()) for worker in workers.values()]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -37,13 +38,18 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def serve(
-    authority: Authority, tokens: TokenStore, address: str, now_s: Callable[[], float] = time.monotonic
+    authority: Authority, tokens: TokenStore, addresses: Sequence[str], now_s: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[int]:
-    """Let nodes in at `address` while the context lasts; gives the port. Raises ClusterError if it is taken."""
+    """Let nodes in at `addresses` while the context lasts; gives the last one's port.
+
+    Raises:
+        ClusterError: a port is taken.
+    """
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT)
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(Enrolment(authority, tokens, now_s), server)
     credentials = grpc.ssl_server_credentials([(authority.private_key, authority.certificate)])
-    port = listen(address, lambda: server.add_secure_port(address, credentials))
+    for address in addresses:
+        port = listen(address, partial(server.add_secure_port, address, credentials))
     await server.start()
     try:
         yield port

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeInfo(_message.Message):
-    __slots__ = ("node_id", "name", "addresses", "version", "incarnation", "offered_bytes", "hardware")
+    __slots__ = ("node_id", "name", "addresses", "version", "incarnation", "offered_bytes", "hardware", "revision")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class NodeInfo(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     OFFERED_BYTES_FIELD_NUMBER: _ClassVar[int]
     HARDWARE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
@@ -24,7 +25,8 @@ class NodeInfo(_message.Message):
     incarnation: int
     offered_bytes: int
     hardware: str
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., incarnation: _Optional[int] = ..., offered_bytes: _Optional[int] = ..., hardware: _Optional[str] = ...) -> None: ...
+    revision: int
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., incarnation: _Optional[int] = ..., offered_bytes: _Optional[int] = ..., hardware: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Greeting(_message.Message):
     __slots__ = ("info", "refusal", "known", "holding", "serving")

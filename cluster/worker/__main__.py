@@ -1,6 +1,6 @@
 """The worker process: told by its daemon through standard input, it loads, connects, serves, and ends.
 
-    python -m cluster.worker HOME NODE_ID NAME HOST [--insecure]
+    python -m cluster.worker HOME NODE_ID NAME HOST,... [--insecure]
 
 Its standard output is the daemon's, see `pipe`; what it has to say to people goes to standard error.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import grpc
 
-from cluster.address import join
 from cluster.emulation import emulated, scenario, stretched
 from cluster.errors import NodeLostError
 from cluster.home import Home
+from cluster.listening import Listening
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
 from cluster.trust.credentials import SERVER_OPTIONS, Credentials
 from cluster.wire import worker_pb2 as pb
@@ -54,10 +54,10 @@ EMULATIONS: Mapping[str, Callable[[str, Role, Progress, str], Loaded]] = {
 class WorkerProcess:
     """One life: from the first command to the last event. `events` is a file descriptor."""
 
-    def __init__(self, node_id: str, name: str, host: str, credentials: Credentials, events: int) -> None:
+    def __init__(self, node_id: str, name: str, listening: Listening, credentials: Credentials, events: int) -> None:
         self._node_id = node_id
         self._name = name
-        self._host = host
+        self._listening = listening
         self._credentials = credentials
         self._events = events
         self._failed: asyncio.Future[MoeClusterError] = asyncio.get_running_loop().create_future()
@@ -79,7 +79,7 @@ class WorkerProcess:
         loading = EMULATIONS.get(command.load.model.partition(":")[0], load)
         loaded = loading(command.load.model, role, self._progress, command.load.draft)
         server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
-        port = self._credentials.add_port(server, join(self._host, 0))
+        port = self._listening.bind(lambda address: self._credentials.add_port(server, address))
         self._report(
             pb.WorkerEvent(
                 loaded=pb.ShardLoaded(port=port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts)
@@ -153,7 +153,7 @@ class WorkerProcess:
         os.write(self._events, pipe.framed(event))
 
 
-async def main(home: str, node_id: str, name: str, host: str, *, insecure: bool) -> None:
+async def main(home: str, node_id: str, name: str, hosts: str, *, insecure: bool) -> None:
     """Run a worker between this process's standard input and output."""
     events = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints does not disturb the daemon
@@ -161,7 +161,8 @@ async def main(home: str, node_id: str, name: str, host: str, *, insecure: bool)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     identity = Home(Path(home)).identity
     credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(identity))
-    await WorkerProcess(node_id, name, host, credentials, events).run(commands)
+    listening = Listening(tuple(hosts.split(",")))
+    await WorkerProcess(node_id, name, listening, credentials, events).run(commands)
 
 
 if __name__ == "__main__":

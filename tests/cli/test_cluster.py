@@ -209,6 +209,9 @@ def test_watching_goes_on_until_ctrl_c(homes: list[Path]) -> None:
     [
         (["--memory", "much"], "48GB"),
         (["--peer", "nowhere"], "HOST:PORT"),
+        (["--host", "192.0.2.200"], "is not an address of this machine"),
+        (["--host", "no.such.host.invalid"], "or leave --host out to listen at all"),
+        (["--host", "127.0.0.1", "--peer", "192.0.2.200:7420"], "192.0.2.200:7420 could not reach this node"),
         (["--context", "5"], "MODEL"),
         (["--plan", "missing.json"], "missing.json"),
         (["no-such-model"], "no model"),

@@ -55,7 +55,7 @@ class RunningNode:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._announced()['port']}"
+        return str(self._announced()["address"])
 
     def wait_up(self) -> None:
         until(lambda: self.home.daemon.exists() or self.process.poll() is not None)

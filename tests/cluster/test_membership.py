@@ -24,6 +24,7 @@ from cluster.membership import (
     LinkSpeed,
     Measured,
     Membership,
+    Moved,
     Sent,
     State,
     Tick,
@@ -176,6 +177,51 @@ def test_a_present_node_is_greeted_one_way_and_a_lost_one_every_way() -> None:
     assert set(lost.whom_to_greet(10.0)) == {typed, target(info(1))}
 
 
+def test_a_node_with_a_second_network_is_greeted_there_too_and_then_one_way() -> None:
+    before = joined(info(1))
+    more = replace(info(1), addresses=("10.0.0.1:7000", "10.1.0.1:7000"), revision=1)
+    membership = apply(before, answered(info(1)), Greeted(more), now=1.0)
+    assert target(more) in membership.whom_to_greet(1.0)
+    membership = apply(membership, Sent(target(more)), answered(more), now=1.1)
+    assert membership.whom_to_greet(3.0) == (target(more),)
+
+
+def test_another_way_is_tried_before_a_node_counts_as_lost() -> None:
+    typed = Target(("mac-1.local:7000",))
+    membership = apply(joined(info(1)), Hinted(typed, typed=True), Answered(typed, info(1), 0.001), now=0.0)
+    membership = apply(membership, answered(info(1)), now=0.5)
+    for now in (1.0, 2.0):
+        assert membership.whom_to_greet(now) == (target(info(1)),)
+        membership = apply(membership, Sent(target(info(1))), Greeted(info(1)), now=now)
+    assert typed in membership.whom_to_greet(3.0)
+    assert state(membership, 1) is State.PRESENT
+
+
+def test_who_greets_is_greeted_at_the_address_it_came_from_too() -> None:
+    membership = apply(ALONE, Greeted(info(1), "172.17.0.5:7000"))
+    assert set(membership.whom_to_greet(0.0)) == {target(info(1)), Target(("172.17.0.5:7000",), info(1).node_id)}
+    assert apply(ALONE, Greeted(info(1), info(1).addresses[0])).whom_to_greet(0.0) == (target(info(1)),)
+
+
+def test_newer_addresses_replace_older_ones_and_never_the_other_way() -> None:
+    moved = replace(info(1), addresses=("10.0.0.50:7000",), revision=1)
+    membership = apply(joined(info(1)), Greeted(moved), Greeted(info(1)), answered(info(1)))
+    assert membership.members[moved.node_id].info == moved
+    restarted = info(1, incarnation=2)
+    assert apply(membership, Greeted(restarted), now=TIMEOUT_S).members[moved.node_id].info == restarted
+
+
+def test_own_new_addresses_are_told_and_all_are_greeted_from_there_at_once() -> None:
+    before = apply(joined(info(1)), Sent(target(info(1))))
+    assert not before.whom_to_greet(0.5)
+    after = apply(before, Moved(("10.0.0.200:7000",)), now=0.5)
+    assert after.own.addresses == ("10.0.0.200:7000",)
+    assert after.own.revision == OWN.revision + 1
+    assert after.whom_to_greet(0.5) == (target(info(1)),)
+    (change,) = changes(before, after)
+    assert change == Change(Happening.MOVED, OWN.name, "this node is at 10.0.0.200:7000 now")
+
+
 def test_own_addresses_are_not_greeted() -> None:
     own_by_another_way = Target(("172.17.0.1:7000",))
     membership = apply(ALONE, Hinted(Target(OWN.addresses)), Hinted(own_by_another_way))
@@ -247,6 +293,50 @@ def greet(sender: Membership, receiver: Membership, now: float) -> tuple[Members
     receiver = receiver.apply(Greeted(sender.own), now)
     refusal = receiver.refusal(sender.own)
     return sender.apply(Answered(target(receiver.own), receiver.own, 0.001, refusal), now), receiver
+
+
+TICK_S = 0.25
+
+
+class Pair:
+    """Two nodes that greet each other as daemons do, over a wire that may be cut; and what they say of each other."""
+
+    def __init__(self, offset_s: float) -> None:
+        self.nodes = [apply(Membership(info(n)), Hinted(target(info(3 - n)))) for n in (1, 2)]
+        self.said: list[list[Happening]] = [[], []]
+        self._offset_s = offset_s
+        self._now = 0.0
+
+    def run(self, seconds: float, *, is_cut: bool) -> None:
+        end = self._now + seconds
+        while self._now < end:
+            self._now += TICK_S
+            self._tick(0, self._now, is_cut)
+            self._tick(1, self._now + self._offset_s, is_cut)
+
+    def _tick(self, n: int, now: float, is_cut: bool) -> None:
+        for due in self.nodes[n].whom_to_greet(now):
+            self._apply(n, Sent(due), now)
+            if is_cut:
+                self._apply(n, Failed(due, "no answer"), now)
+            else:
+                self._apply(1 - n, Greeted(self.nodes[n].own), now)
+                self._apply(n, Answered(due, self.nodes[1 - n].own, 0.001), now)
+        self._apply(n, Tick(), now)
+
+    def _apply(self, n: int, event: Event, now: float) -> None:
+        before = self.nodes[n]
+        self.nodes[n] = before.apply(event, now)
+        self.said[n] += [change.happening for change in changes(before, self.nodes[n])]
+
+
+@given(st.floats(0.01, TICK_S - 0.01), st.floats(2 * TIMEOUT_S, 60.0), st.floats(0.1, 5.0))
+def test_a_cut_that_is_healed_is_told_once_at_both_ends(offset_s: float, cut_s: float, before_s: float) -> None:
+    pair = Pair(offset_s)
+    pair.run(before_s, is_cut=False)
+    pair.run(cut_s, is_cut=True)
+    pair.run(25.0, is_cut=False)
+    assert pair.said == [[Happening.JOINED, Happening.LOST, Happening.BACK]] * 2
 
 
 def test_a_node_that_is_restarted_elsewhere_at_once_is_refused_only_while_it_may_be_a_copy() -> None:

@@ -66,8 +66,7 @@ def test_without_a_certificate_or_with_a_foreign_one_nothing_is_answered(cluster
 def test_a_node_may_not_command_another_node(cluster: Cluster) -> None:
     first, second = cluster.nodes[:2]
     credentials = MutualTLS(NodeIdentity.load(second.home.identity))
-    port = int(first.address.rpartition(":")[2])
-    with OwnNode(first.home, credentials, first.node_id, port) as other:
+    with OwnNode(first.home, credentials, first.node_id, first.address) as other:
         for command in (other.status, lambda: other.unload("mine now"), lambda: list(other.load("demo")), other.stop):
             with pytest.raises(TrustError, match="node mac-2 may not command node mac-1"):
                 command()
@@ -108,7 +107,7 @@ def test_a_client_that_shows_another_clusters_certificate_gets_no_answer(cluster
     announced = json.loads(first.home.daemon.read_text())
     credentials = MutualTLS(NodeIdentity.load(home / "identity"))
     with (
-        OwnNode(first.home, credentials, announced["node_id"], announced["port"]) as stranger,
+        OwnNode(first.home, credentials, announced["node_id"], announced["address"]) as stranger,
         pytest.raises(NodeLostError),
     ):
         stranger.status()

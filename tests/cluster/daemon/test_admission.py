@@ -68,7 +68,7 @@ def test_a_token_lets_a_node_in_where_its_cluster_enrols(
         home = Home(tmp_path / "a")
         assert first.authority is not None
         tokens = TokenStore(home.tokens, first.authority.key_hash)
-        async with enrolment.serve(first.authority, tokens, "127.0.0.1:0") as port:
+        async with enrolment.serve(first.authority, tokens, ["127.0.0.1:0"]) as port:
             address = f"127.0.0.1:{port - 1}"
             assert enrolment_port(port - 1) == port
             heard.append(announcement("d" * 16, "127.0.0.1:1"))

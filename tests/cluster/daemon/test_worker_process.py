@@ -44,7 +44,7 @@ def run(
     monkeypatch.setattr(asyncio, "create_subprocess_exec", child)
 
     async def with_worker() -> int:
-        started = worker_process(directory, "a", "mac-1", "127.0.0.1", insecure=False, log_path=directory / "log")
+        started = worker_process(directory, "a", "mac-1", ("127.0.0.1",), insecure=False, log_path=directory / "log")
         async with asyncio.timeout(PATIENCE_S), started as worker:
             await scenario(worker)
         return worker.pid

@@ -33,7 +33,7 @@ class FirstNode:
         """Open the enrolment port and use its address, in an event loop of their own."""
 
         async def serve() -> None:
-            served = enrolment.serve(self.authority, self.tokens, "127.0.0.1:0", lambda: self.monotonic_s)
+            served = enrolment.serve(self.authority, self.tokens, ["127.0.0.1:0"], lambda: self.monotonic_s)
             async with served as port, asyncio.timeout(PATIENCE_S):
                 await use(f"127.0.0.1:{port}")
 
