@@ -22,6 +22,9 @@ class LocalModels:
 
     served: str | None = None
 
+    def __init__(self, context_tokens: int | None = None) -> None:
+        self._context_tokens = context_tokens
+
     def check(self, model: str) -> None:
         """Read config and headers."""
         import mlx_moe
@@ -33,7 +36,7 @@ class LocalModels:
         import mlx_moe
 
         with progress_bar(f"loading {visible(model)}", "bytes") as progress:
-            return LocalBackend(mlx_moe.load(model, progress=progress))
+            return LocalBackend(mlx_moe.load(model, progress=progress, context_tokens=self._context_tokens))
 
 
 class LocalBackend:
@@ -46,8 +49,8 @@ class LocalBackend:
         self.name = model.name
         self.label = short_name(model.name)
         self.sampling = model.sampling
-        self.context_tokens = model.config.max_position_embeddings
-        self.kv_bytes_per_token = model.config.kv_bytes_per_position
+        self.context_tokens = model.context_tokens
+        self.kv_bytes_per_token = model.kv_bytes_per_position
         self.load_s = model.load_s
         self.has_chat_template = model.tokenizer.chat_template is not None
 

@@ -114,7 +114,7 @@ def make(model: str, target: Target, context: int | None, users: int, bits: int 
     from cluster.placement import fit, predict, read_costs
 
     costs = read_costs(model, float_bytes=target.float_bytes, bits=bits)
-    context_tokens = context if context is not None else min(DEFAULT_CONTEXT, costs.max_position_embeddings)
+    context_tokens = context if context is not None else min(DEFAULT_CONTEXT, costs.context.tokens)
     found = fit(
         costs, target.nodes, target.links, context_tokens=context_tokens, concurrency=users, objective=objective
     )

@@ -40,24 +40,23 @@ def _print_table(model: str, summary: ModelSummary) -> None:
 def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
     """Return labels and values for people."""
     s = summary
-    mtp = f"{count_text(s.mtp_parameters)} ({s.mtp_parameters:,}), beside the above" if s.mtp_parameters else "none"
     dense = s.num_hidden_layers - s.moe_layers
     experts = f"{s.n_routed_experts} a layer, {s.num_experts_per_tok} for each token"
     if s.n_shared_experts:
         experts += f", {s.n_shared_experts} shared"
-    context_bytes = s.kv_bytes_per_position * s.max_position_embeddings
+    context_bytes = s.kv_bytes_per_position * s.context_tokens
     return [
         ("model", visible(model)),
         ("family", visible(s.model_type)),
         ("parameters", f"{count_text(s.parameters)} ({s.parameters:,})"),
-        ("multi-token prediction", mtp),
+        ("multi-token prediction", mtp_text(s)),
         ("weights", f"{bytes_text(s.weights_bytes)} ({s.weights_bytes:,} bytes)"),
         ("quantization", quantization_text(s)),
         ("layers", f"{s.num_hidden_layers}: {dense} dense, {s.moe_layers} with experts"),
         ("experts", experts),
         ("hidden size", f"{s.hidden_size:,}"),
         ("vocabulary", f"{s.vocab_size:,} tokens"),
-        ("context", f"{tokens_text(s.max_position_embeddings)} ({s.max_position_embeddings:,} tokens)"),
+        ("context", context_text(s)),
         (
             "KV cache",
             f"{s.kv_bytes_per_position:,} bytes a token, {bytes_text(context_bytes)} for the whole context",
@@ -65,6 +64,22 @@ def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
         ("content hash", s.content_hash),
         ("path", visible(str(s.path))),
     ]
+
+
+def mtp_text(summary: ModelSummary) -> str:
+    """Return how large the MTP layer is, or why there is none."""
+    s = summary
+    if s.mtp_missing:
+        return f"none: {s.mtp_missing} parameters of the layer that config.json promises are not in the files"
+    return f"{count_text(s.mtp_parameters)} ({s.mtp_parameters:,}), beside the above" if s.mtp_parameters else "none"
+
+
+def context_text(summary: ModelSummary) -> str:
+    """Return "128k (131,072 tokens, yarn)", and what --context may ask for beyond."""
+    s = summary
+    rope = "" if s.rope_type == "default" else f", {s.rope_type}"
+    more = f"; up to {s.longest_context:,} with --context" if s.longest_context > s.context_tokens else ""
+    return f"{tokens_text(s.context_tokens)} ({s.context_tokens:,} tokens{rope}){more}"
 
 
 def quantization_text(summary: ModelSummary) -> str:

@@ -45,13 +45,13 @@ def load_holding(
         InsufficientMemoryError: before anything is read.
     """
     ends = head_parameters(config)
-    dtype = memory.compute_dtype(loader.stored_dtype(loader.find(checkpoint, config, ends)))
+    dtype = memory.compute_dtype(loader.stored_dtype(loader.find(checkpoint, ends)))
     parameters = spec.parameters(config)
     if coordinates:
         parameters = [*ends, *parameters]
     if with_mtp := coordinates and with_mtp and has_mtp(checkpoint, config):
         parameters += mtp_parameters(config)
-    stored = loader.find(checkpoint, config, parameters)
+    stored = loader.find(checkpoint, parameters)
     memory.require(sum(s.memory_bytes(dtype) for s in stored), f"model {checkpoint.directory}", memory_share)
     loaded = loader.load(checkpoint, stored, dtype, progress)
     head = Head.build(config, loaded, dtype) if coordinates else None

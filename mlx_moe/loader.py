@@ -5,7 +5,7 @@ Only what a shard owns is read, straight into the array that keeps it: peak memo
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from types import TracebackType
 import mlx.core as mx
 
 from mlx_moe.checkpoint import Checkpoint, Piece
-from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
-from mlx_moe.parameter import Layout, Parameter, Source
+from mlx_moe.parameter import Layout, Parameter
+from mlx_moe.quantization import QuantizationConfig, is_packed, quantization_of, sibling, unreadable
 from mlx_moe.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
 
 Progress = Callable[[int, int], None]
@@ -67,13 +67,14 @@ class StoredParameter:
         return total
 
 
-def find(checkpoint: Checkpoint, config: ModelConfig, parameters: Iterable[Parameter]) -> list[StoredParameter]:
+def find(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> list[StoredParameter]:
     """Find parameters in a checkpoint by its headers alone.
 
     Raises:
-        CheckpointError: one is missing, or its shape, dtype or quantization is not what config.json says.
+        CheckpointError: one is missing, or its shape is not what config.json says.
+        UnsupportedModelError: one is quantized in a form that is not run.
     """
-    return [_find(checkpoint, config, parameter) for parameter in parameters]
+    return [_find(checkpoint, parameter) for parameter in parameters]
 
 
 def load(
@@ -165,6 +166,15 @@ class _Reader:
                 self._progress(self._done_bytes, self._total_bytes)
 
 
+def quantization(stored: Iterable[StoredParameter]) -> QuantizationConfig | None:
+    """Return how most bytes are quantized; None: not at all."""
+    nbytes: Counter[QuantizationConfig | None] = Counter()
+    for s in stored:
+        if s.parameter.matrix:
+            nbytes[s.quantization] += s.nbytes
+    return max(nbytes, key=lambda how: nbytes[how], default=None)
+
+
 def stored_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
     """Return the dtype a checkpoint computes in: that of its norms."""
     for s in stored:
@@ -173,80 +183,49 @@ def stored_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
     return mx.float32
 
 
-def _find(checkpoint: Checkpoint, config: ModelConfig, parameter: Parameter) -> StoredParameter:
+def _find(checkpoint: Checkpoint, parameter: Parameter) -> StoredParameter:
     layout = next((lo for lo in parameter.layouts if lo.sources[0].tensor in checkpoint), None)
     if layout is None:
-        wanted = [lo.sources[0].tensor for lo in parameter.layouts]
-        raise checkpoint.absence(*wanted)
+        raise unreadable(checkpoint, parameter)
     first = layout.sources[0].tensor
-    if parameter.matrix and _sibling(first, "scales") in checkpoint:
-        return _find_quantized(checkpoint, config, parameter, layout)
+    if parameter.matrix and is_packed(checkpoint, first):
+        return _find_quantized(checkpoint, parameter, layout)
     dtype = checkpoint.info(first).dtype
     if dtype not in _FLOATS:
-        raise UnsupportedModelError(
-            f"{checkpoint.directory}: tensor {first} has dtype {dtype} without scales; "
-            f"supported are {', '.join(_FLOATS)} and MLX's quantized forms"
-        )
+        raise unreadable(checkpoint, parameter)
     weight = _stack(checkpoint, layout, layout.shape[-1], dtype, None)
     return StoredParameter(parameter, layout.transposed, weight)
 
 
-def _find_quantized(
-    checkpoint: Checkpoint, config: ModelConfig, parameter: Parameter, layout: Layout
-) -> StoredParameter:
+def _find_quantized(checkpoint: Checkpoint, parameter: Parameter, layout: Layout) -> StoredParameter:
     first = layout.sources[0].tensor
-    quantization = _quantization_of(checkpoint, config, layout.sources[0])
+    quantization = quantization_of(checkpoint, layout.sources[0])
     for source in layout.sources[1:]:
-        if (other := _quantization_of(checkpoint, config, source)) != quantization:
+        if source.tensor not in checkpoint:
+            raise unreadable(checkpoint, parameter)
+        if not is_packed(checkpoint, source.tensor) or quantization_of(checkpoint, source) != quantization:
             raise UnsupportedModelError(
-                f"{checkpoint.directory}: {source.tensor} is quantized as {other}, {first} as {quantization}; "
+                f"{checkpoint.directory}: {source.tensor} is not quantized as {first}, {quantization}; "
                 f"experts of one stack must agree"
             )
     in_features = layout.shape[-1]
     n_groups = in_features // quantization.group_size
-    affine = quantization.mode == "affine"
-    scales_dtype = checkpoint.info(_sibling(first, "scales")).dtype
-    if scales_dtype not in (_FLOATS if affine else ("U8",)):
-        raise CheckpointError(
-            f"{checkpoint.directory}: {_sibling(first, 'scales')} has dtype {scales_dtype}, "
-            f"which {quantization.mode} quantization does not use"
-        )
+    scales_dtype = checkpoint.info(sibling(first, "scales")).dtype
     return StoredParameter(
         parameter,
         layout.transposed,
         _stack(checkpoint, layout, in_features * quantization.bits // 32, "U32", None),
         _stack(checkpoint, layout, n_groups, scales_dtype, "scales"),
-        _stack(checkpoint, layout, n_groups, scales_dtype, "biases") if affine else None,
+        _stack(checkpoint, layout, n_groups, scales_dtype, "biases") if quantization.mode == "affine" else None,
         quantization,
     )
 
 
-def _quantization_of(checkpoint: Checkpoint, config: ModelConfig, source: Source) -> QuantizationConfig:
-    """Return what config.json says of a module, held against the shapes of its tensors."""
-    path = source.tensor.removesuffix(".weight")
-    said = config.quantization_overrides.get(path, config.quantization)
-    if said is None:
-        raise CheckpointError(
-            f"{checkpoint.directory}: {path} has scales, but config.json says that it is not quantized"
-        )
-    in_features = source.shape[-1]
-    packed, groups = (
-        checkpoint.info(source.tensor).shape[-1:],
-        checkpoint.info(_sibling(source.tensor, "scales")).shape[-1:],
-    )
-    if (packed, groups) != ((in_features * said.bits // 32,), (in_features // said.group_size,)):
-        raise CheckpointError(
-            f"{checkpoint.directory}: {path} has {packed} words and {groups} groups a row of {in_features} inputs, "
-            f"which is not {said.bits} bits in groups of {said.group_size} as config.json says"
-        )
-    return said
-
-
-def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, sibling: str | None) -> StoredArray:
+def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, part: str | None) -> StoredArray:
     """Return the array that a layout's sources (or their scales or biases) make, rows of `width` numbers."""
     pieces: list[Piece] = []
     for source in layout.sources:
-        name = source.tensor if sibling is None else _sibling(source.tensor, sibling)
+        name = source.tensor if part is None else sibling(source.tensor, part)
         if name not in checkpoint:
             raise checkpoint.absence(name)
         info = checkpoint.info(name)
@@ -258,7 +237,3 @@ def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, sibli
         row_bytes = width * _DTYPES[dtype].size
         pieces += [Piece(name, rows.start * row_bytes, len(rows) * row_bytes) for rows in source.rows]
     return StoredArray(_DTYPES[dtype], (*layout.shape[:-1], width), tuple(pieces))
-
-
-def _sibling(tensor: str, name: str) -> str:
-    return f"{tensor.removesuffix('.weight')}.{name}"

@@ -30,27 +30,40 @@ from mlx_moe.stage import Stage
 from mlx_moe.tokenizer import Tokenizer
 
 
-def load(name_or_path: str | Path, progress: loader.Progress | None = None, *, with_mtp: bool = False) -> LocalModel:
+def load(
+    name_or_path: str | Path,
+    progress: loader.Progress | None = None,
+    *,
+    with_mtp: bool = False,
+    context_tokens: int | None = None,
+) -> LocalModel:
     """Load a model: a directory, the id of one in the Hugging Face cache, or "demo".
 
-    Its MTP layer, if it has one, is only loaded if asked for: where one stage does all, nothing drafts.
+    Its MTP layer, if it has one, is only loaded if asked for: where one stage does all, nothing drafts. A request may
+    take `context_tokens` positions; None: as many as its settings allow.
 
     Raises:
+        InvalidRequestError: the model's context is shorter than was asked for.
         CheckpointError: files that are missing, damaged or contradict each other.
         InsufficientMemoryError: before anything is read.
     """
     started = time.perf_counter()
     with Checkpoint.open(library.locate(name_or_path)) as checkpoint:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        context = config.context.tokens if context_tokens is None else config.context.require(context_tokens)
         tokenizer = Tokenizer.load(checkpoint.directory)
         sampling = default_sampling(checkpoint.directory)
         spec = ShardSpec(range(config.num_hidden_layers))
         holding = load_holding(checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress)
-    return LocalModel(str(name_or_path), config, tokenizer, sampling, holding, time.perf_counter() - started)
+    load_s = time.perf_counter() - started
+    return LocalModel(str(name_or_path), config, tokenizer, sampling, holding, load_s, context)
 
 
 class Model:
-    """Text in, text out, over a coordinator. It answers on the thread that loaded it, several requests in turns."""
+    """Text in, text out, over a coordinator. It answers on the thread that loaded it, several requests in turns.
+
+    Prompt and answer may take `context_tokens` positions together, each of which takes `kv_bytes_per_position`.
+    """
 
     def __init__(
         self,
@@ -59,11 +72,16 @@ class Model:
         tokenizer: Tokenizer,
         sampling: SamplingParams,
         coordinator: Coordinator,
+        *,
+        context_tokens: int,
+        kv_bytes_per_position: int,
     ) -> None:
         self.name = name
         self.config = config
         self.tokenizer = tokenizer
         self.sampling = sampling
+        self.context_tokens = context_tokens
+        self.kv_bytes_per_position = kv_bytes_per_position
         self._coordinator = coordinator
 
     @property
@@ -101,7 +119,7 @@ class Model:
 
     def _limit(self, request: Request) -> int:
         """Return how many tokens the answer may have."""
-        context, prompt = self.config.max_position_embeddings, len(request.input_ids)
+        context, prompt = self.context_tokens, len(request.input_ids)
         request.sampling.require_vocabulary(self.config.vocab_size)
         if (highest := max(request.input_ids)) >= self.config.vocab_size:
             raise InvalidRequestError(
@@ -110,14 +128,15 @@ class Model:
         if prompt >= context:
             raise InvalidRequestError(
                 f"the prompt has {prompt} tokens; the model's context of {context} leaves no room for an answer: "
-                f"shorten it by {prompt - context + 1}"
+                f"shorten it by {prompt - context + 1}, or {self.config.context.more(prompt + 1)}"
             )
         if request.max_tokens is None:
             return context - prompt
         if prompt + request.max_tokens > context:
             raise InvalidRequestError(
                 f"{prompt} prompt tokens and max_tokens {request.max_tokens} need {prompt + request.max_tokens} "
-                f"positions; the model's context is {context}: ask for at most {context - prompt}"
+                f"positions; the model's context is {context}: ask for at most {context - prompt}, or "
+                f"{self.config.context.more(prompt + request.max_tokens)}"
             )
         return request.max_tokens
 
@@ -133,6 +152,7 @@ class LocalModel(Model):
         sampling: SamplingParams,
         holding: Holding,
         load_s: float,
+        context_tokens: int,
     ) -> None:
         assert isinstance(holding.shard, Shard)  # all of it was loaded
         assert holding.head is not None
@@ -141,10 +161,18 @@ class LocalModel(Model):
         self.mtp = holding.mtp
         self.load_s = load_s
         self._weights_bytes = holding.weights_bytes
-        kv_bytes = config.kv_bytes_per_position * holding.dtype.size // 2
+        kv_bytes = config.kv_bytes_per_position(holding.dtype.size)
         kv_positions = memory.kv_positions(holding.weights_bytes, kv_bytes)
         coordinator = Coordinator(holding.head, LocalLink([self.stage]), config.vocab_size, kv_positions)
-        super().__init__(name, config, tokenizer, sampling, coordinator)
+        super().__init__(
+            name,
+            config,
+            tokenizer,
+            sampling,
+            coordinator,
+            context_tokens=context_tokens,
+            kv_bytes_per_position=kv_bytes,
+        )
 
     @property
     def placement(self) -> list[NodePlacement]:

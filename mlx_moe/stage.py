@@ -106,7 +106,7 @@ class Stage:
 
     def _check(self, frame: Frame) -> None:
         shape, dtype = frame.hidden_states.shape, frame.hidden_states.dtype
-        width, room = self.shard.config.hidden_size, self.shard.config.max_position_embeddings
+        width, room = self.shard.config.hidden_size, self.shard.config.context.longest
         if len(shape) != 2 or shape[0] < 1 or shape[1] != width or dtype != self.shard.dtype:
             raise FrameError(
                 f"node {self.node}: a frame of {dtype} {list(shape)}, wanted {self.shard.dtype} [positions, {width}]"

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_moe import families, library, loader
+from mlx_moe import families, library, loader, memory
 from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.config import ModelConfig, QuantizationConfig
+from mlx_moe.config import ModelConfig
 from mlx_moe.content import read_content
-from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
+from mlx_moe.families import has_mtp, head_parameters, missing_mtp, mtp_parameters
 from mlx_moe.parameter import Parameter
+from mlx_moe.quantization import QuantizationConfig
 from mlx_moe.shard import ShardSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What `show` prints. Bytes are those stored; `parameters` leaves out the MTP layer, `mtp_parameters` is it."""
+    """What `show` prints. Bytes are those stored; `parameters` leaves out the MTP layer, `mtp_parameters` is it.
+
+    `mtp_missing` counts the parameters that the promised MTP layer lacks: it does not draft then. KV caches are counted
+    in the numbers that this machine computes with.
+    """
 
     path: Path
     model_type: str
     parameters: int
     mtp_parameters: int
+    mtp_missing: int
     weights_bytes: int
     quantization: QuantizationConfig | None
     num_hidden_layers: int
@@ -32,7 +41,9 @@ class ModelSummary:
     num_experts_per_tok: int
     n_shared_experts: int
     kv_bytes_per_position: int
-    max_position_embeddings: int
+    context_tokens: int
+    longest_context: int
+    rope_type: str
     vocab_size: int
     hidden_size: int
     content_hash: str
@@ -44,21 +55,29 @@ def describe(name_or_path: str | Path) -> ModelSummary:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         main = model_parameters(config)
         mtp = mtp_parameters(config) if has_mtp(checkpoint, config) else []
-        stored = loader.find(checkpoint, config, [*main, *mtp])
+        stored = loader.find(checkpoint, [*main, *mtp])
+        quantization = loader.quantization(stored)
+        float_bytes = memory.compute_dtype(loader.stored_dtype(stored)).size
+        section = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
+        if section and quantization is None:
+            log.debug("event=quantization_section_ignored section=%.200s reason=tensors_are_plain", section)
         return ModelSummary(
             path=checkpoint.directory,
             model_type=config.model_type,
             parameters=parameter_count(main),
             mtp_parameters=parameter_count(mtp),
+            mtp_missing=len(missing_mtp(checkpoint, config)),
             weights_bytes=sum(s.nbytes for s in stored),
-            quantization=config.quantization,
+            quantization=quantization,
             num_hidden_layers=config.num_hidden_layers,
             moe_layers=sum(layer < config.num_hidden_layers for layer in config.moe_layers),
             n_routed_experts=config.moe.n_routed_experts,
             num_experts_per_tok=config.moe.num_experts_per_tok,
             n_shared_experts=config.moe.n_shared_experts,
-            kv_bytes_per_position=config.kv_bytes_per_position,
-            max_position_embeddings=config.max_position_embeddings,
+            kv_bytes_per_position=config.kv_bytes_per_position(float_bytes),
+            context_tokens=config.context.tokens,
+            longest_context=config.context.longest,
+            rope_type=config.rope.rope_type,
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
             content_hash=read_content(checkpoint, config).hash,

@@ -77,11 +77,11 @@ def load_engine(
         with_mtp = has_mtp(checkpoint, config)
         if with_mtp:
             parameters += mtp_parameters(config)
-        loaded = loader.load(checkpoint, loader.find(checkpoint, config, parameters), mx.float32)
+        loaded = loader.load(checkpoint, loader.find(checkpoint, parameters), mx.float32)
         head = Head.build(config, loaded, mx.float32)
         stages = []
         for number, spec in enumerate(specs):
-            shard = loader.load(checkpoint, loader.find(checkpoint, config, spec.parameters(config)), mx.float32)
+            shard = loader.load(checkpoint, loader.find(checkpoint, spec.parameters(config)), mx.float32)
             stages.append(Stage(Shard.build(spec, config, shard, mx.float32), f"node-{number}", peers))
         mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
         return Engine(config, head, LocalLink(stages), mtp)
@@ -119,6 +119,6 @@ def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:
         shards = []
         for experts in owned[1:]:
             spec = ShardSpec(range(config.num_hidden_layers), experts, experts_only=True)
-            loaded = loader.load(checkpoint, loader.find(checkpoint, config, spec.parameters(config)), mx.float32)
+            loaded = loader.load(checkpoint, loader.find(checkpoint, spec.parameters(config)), mx.float32)
             shards.append(ExpertShard.build(spec, config, loaded, mx.float32))
         return LocalPeers(shards, owned)

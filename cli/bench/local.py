@@ -71,7 +71,7 @@ def _measure(asked: Asked) -> Measured:
     from cli.bench.context import grown
     from mlx_moe.memory import process_peak_bytes
 
-    positions = _positions(asked, mlx_moe.describe(asked.model).max_position_embeddings)
+    positions = _positions(asked, mlx_moe.describe(asked.model).context_tokens)
     with progress_bar(f"loading {visible(asked.model)}", "bytes") as progress:
         model = mlx_moe.load(asked.model, progress=progress)
     if (most := max(positions, default=0)) > model.kv_positions:

@@ -69,7 +69,7 @@ def place(
     model: ModelCosts, nodes: list[NodeCapacity], between: Links, context_tokens: int, concurrency: int
 ) -> Placement:
     """Return the placement that answers one user fastest. Raises PlacementError where none fits."""
-    longest = model.max_position_embeddings
+    longest = model.context.tokens
     wanted = [context_tokens] if context_tokens else sorted({min(c, longest) for c in CONTEXTS}, reverse=True)
     for tokens in wanted[:-1]:
         try:

@@ -39,6 +39,7 @@ class EmulatedShard:
     sampling: SamplingParams
     weights_bytes: int = 0
     n_experts: int = 0
+    float_bytes: int = FLOAT_BYTES
 
     @property
     def ends(self) -> EmulatedHead:

@@ -75,7 +75,7 @@ def placed(
     offered = {node.node_id: node for node in nodes}
     positions = context_tokens * concurrency
     held = loads(model, stages)
-    room = MAX_CONTEXTS * model.max_position_embeddings
+    room = MAX_CONTEXTS * model.context.longest
     for node_id, load in held.items():
         if node_id not in offered:
             there = ", ".join(node.name for node in nodes)

@@ -13,10 +13,12 @@ from pathlib import Path
 from cluster.placement.known_models import KNOWN_MODELS, UNSUPPORTED_MODELS
 from mlx_moe import families, library
 from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig, QuantizationConfig
+from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig
 from mlx_moe.content import read_content
+from mlx_moe.context import Context
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.parameter import Layout, Parameter
+from mlx_moe.quantization import FLOATS, QuantizationConfig, is_readable, sibling, unreadable
 
 DEFAULT_BITS = 4
 GROUP_SIZE = 64
@@ -27,8 +29,6 @@ LONGEST_CHUNK = 512
 
 PROCESS_BYTES = 150_000_000
 """What a worker takes beside weights, KV cache and temporaries. Source: the bound that bench holds workers to."""
-
-_FLOATS = ("F32", "F16", "BF16")
 
 SizeOf = Callable[[Parameter], int]
 """Bytes of a parameter in memory."""
@@ -63,7 +63,7 @@ class ModelCosts:
     parameters: int
     float_bytes: int
     hidden_size: int
-    max_position_embeddings: int
+    context: Context
     latent_attention: bool
     attention_flops: int
     """For one query and one key of one layer."""
@@ -191,7 +191,7 @@ def model_costs(
         + sum(x.fixed_parameters + moe.n_routed_experts * x.expert_parameters for x in layers),
         float_bytes=float_bytes,
         hidden_size=hidden_size,
-        max_position_embeddings=config.max_position_embeddings,
+        context=config.context,
         latent_attention=isinstance(a, MLAConfig),
         attention_flops=2 * a.num_attention_heads * _attended_width(a),
         n_experts=moe.n_routed_experts,
@@ -236,14 +236,13 @@ def stored_sizes(checkpoint: Checkpoint, float_bytes: int) -> SizeOf:
         kept = 4 if parameter.float32 else float_bytes
         total = 0
         for source in layout.sources:
-            path = source.tensor.removesuffix(".weight")
-            for tensor in (source.tensor, f"{path}.scales", f"{path}.biases"):
+            for tensor in (source.tensor, sibling(source.tensor, "scales"), sibling(source.tensor, "biases")):
                 if tensor != source.tensor and (not parameter.matrix or tensor not in checkpoint):
                     continue
                 info = checkpoint.info(tensor)
                 numbers = sum(map(len, source.rows)) * info.shape[-1]
                 stored = info.nbytes // max(1, math.prod(info.shape))
-                total += numbers * (kept if info.dtype in _FLOATS else stored)
+                total += numbers * (kept if info.dtype in FLOATS else stored)
         return total
 
     return size_of
@@ -251,10 +250,9 @@ def stored_sizes(checkpoint: Checkpoint, float_bytes: int) -> SizeOf:
 
 def _stored_layout(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
     for layout in parameter.layouts:
-        if all(source.tensor in checkpoint for source in layout.sources):
+        if is_readable(checkpoint, layout):
             return layout
-    wanted = [layout.sources[0].tensor for layout in parameter.layouts]
-    raise checkpoint.absence(*wanted)
+    raise unreadable(checkpoint, parameter)
 
 
 def _layer_costs(config: ModelConfig, layer: int, size_of: SizeOf, float_bytes: int) -> LayerCosts:

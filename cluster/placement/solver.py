@@ -107,11 +107,11 @@ class Problem:
     hops: Integers = field(init=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.context_tokens <= self.model.max_position_embeddings or self.concurrency < 1:
+        if self.context_tokens < 1 or self.concurrency < 1:
             raise InvalidRequestError(
-                f"{self.model.name} has a context of {self.model.max_position_embeddings} tokens; a plan for "
-                f"{self.concurrency} users with {self.context_tokens} tokens cannot be made"
+                f"a plan for {self.concurrency} users with {self.context_tokens} tokens: both are at least 1"
             )
+        self.model.context.require(self.context_tokens)
         self.classes = node_classes(self.nodes, self.links)
         self.available = [len(members) for members in self.classes]
         if np.prod([n + 1 for n in self.available]) > search.MAX_STATES:

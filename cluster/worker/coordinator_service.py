@@ -48,8 +48,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         return pb.ModelDescription(
             model=model.name,
             sampling=json.dumps(dataclasses.asdict(model.sampling)),
-            context_tokens=model.config.max_position_embeddings,
-            kv_bytes_per_token=model.config.kv_bytes_per_position,
+            context_tokens=model.context_tokens,
+            kv_bytes_per_token=model.kv_bytes_per_position,
             has_chat_template=model.tokenizer.chat_template is not None,
             kv_positions=model.kv_positions,
         )

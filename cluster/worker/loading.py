@@ -59,6 +59,10 @@ class Loaded(Protocol):
         """Bytes in memory."""
 
     @property
+    def float_bytes(self) -> int:
+        """Bytes of a number that it computes with."""
+
+    @property
     def n_experts(self) -> int:
         """Experts owned over all layers."""
 
@@ -88,6 +92,11 @@ class LoadedShard:
     def weights_bytes(self) -> int:
         """See Loaded."""
         return self.holding.weights_bytes
+
+    @property
+    def float_bytes(self) -> int:
+        """See Loaded."""
+        return self.holding.dtype.size
 
     @property
     def n_experts(self) -> int:

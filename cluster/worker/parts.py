@@ -153,7 +153,15 @@ class CoordinatorPart:
         assert tokenizer is not None
         coordinator = Coordinator(ends, link, loaded.config.vocab_size, role.placement.kv_positions, loaded.new_drafter)
         self._acceptance = coordinator.acceptance
-        model = Model(role.placement.model, loaded.config, tokenizer, loaded.sampling, coordinator)
+        model = Model(
+            role.placement.model,
+            loaded.config,
+            tokenizer,
+            loaded.sampling,
+            coordinator,
+            context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
+            kv_bytes_per_position=loaded.config.kv_bytes_per_position(loaded.float_bytes),
+        )
         self._clients = CoordinatorService(model, self._answering, self._all_timelines)
 
     def serve(self, server: grpc.aio.Server) -> None:

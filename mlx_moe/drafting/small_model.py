@@ -84,7 +84,7 @@ class SmallModelDrafter:
         stage, head = self._model.stage, self._model.head
         start = self._agreed(token_ids, in_flight)
         wanted = len(token_ids) + len(in_flight)
-        if wanted > stage.shard.config.max_position_embeddings:
+        if wanted > stage.shard.config.context.longest:
             return None
         end = min(start + MAX_POSITIONS, wanted)
         new = [*token_ids[start:end], *in_flight[max(0, start - len(token_ids)) : max(0, end - len(token_ids))]]

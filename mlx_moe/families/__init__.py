@@ -3,7 +3,7 @@
 The blocks they are made of are shared: `mlx_moe/layers/`.
 """
 
-from mlx_moe.families.ends import has_mtp, head_parameters, mtp_parameters
+from mlx_moe.families.ends import has_mtp, head_parameters, missing_mtp, mtp_parameters
 from mlx_moe.families.layer import build_experts, build_layer, expert_parameters, layer_parameters
 from mlx_moe.families.registry import read_config
 
@@ -14,6 +14,7 @@ __all__ = [
     "has_mtp",
     "head_parameters",
     "layer_parameters",
+    "missing_mtp",
     "mtp_parameters",
     "read_config",
 ]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_moe.config import ConfigFields, MLAConfig, ModelConfig, MoEConfig, read_rope
+from mlx_moe.config import MLAConfig, ModelConfig, MoEConfig
+from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
 from mlx_moe.parameter import Parameter, latent_projections, linear, vector
+from mlx_moe.rope_config import read_rope
 
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import Attention
@@ -17,28 +19,29 @@ if TYPE_CHECKING:
 
 
 def read_config(fields: ConfigFields) -> ModelConfig:
-    """Read a `deepseek_v3` config.json."""
+    """Read a `deepseek_v3` config.json; what it leaves out is as in transformers."""
     if fields.word("scoring_func", "sigmoid") != "sigmoid" or fields.word("topk_method", "noaux_tc") != "noaux_tc":
         raise fields.unsupported("deepseek_v3 routes with scoring_func sigmoid and topk_method noaux_tc only")
     attention = MLAConfig(
         num_attention_heads=fields.dimension("num_attention_heads"),
-        q_lora_rank=fields.dimension("q_lora_rank") if fields.has("q_lora_rank") else None,
+        q_lora_rank=fields.optional("q_lora_rank"),
         kv_lora_rank=fields.dimension("kv_lora_rank"),
         qk_nope_head_dim=fields.dimension("qk_nope_head_dim"),
         qk_rope_head_dim=fields.dimension("qk_rope_head_dim", minimum=2),
         v_head_dim=fields.dimension("v_head_dim"),
         attention_bias=fields.flag("attention_bias", default=False),
     )
+    n_group = fields.optional("n_group", default=8) or 1
     moe = MoEConfig(
         n_routed_experts=fields.dimension("n_routed_experts", "num_local_experts"),
         num_experts_per_tok=fields.dimension("num_experts_per_tok"),
         moe_intermediate_size=fields.dimension("moe_intermediate_size"),
-        n_shared_experts=fields.dimension("n_shared_experts", default=0, minimum=0),
+        n_shared_experts=fields.optional("n_shared_experts", default=1) or 0,
         scoring_func="sigmoid",
         norm_topk_prob=fields.flag("norm_topk_prob", default=True),
-        routed_scaling_factor=fields.number("routed_scaling_factor", default=1.0),
-        n_group=fields.dimension("n_group", default=1),
-        topk_group=fields.dimension("topk_group", default=1),
+        routed_scaling_factor=fields.number("routed_scaling_factor", default=2.5),
+        n_group=n_group,
+        topk_group=fields.optional("topk_group", default=min(4, n_group)) or n_group,
         correction_bias=True,
     )
     group_size, rest = divmod(moe.n_routed_experts, moe.n_group)
@@ -47,9 +50,9 @@ def read_config(fields: ConfigFields) -> ModelConfig:
             f"config.json: {moe.num_experts_per_tok} experts a token cannot be chosen from {moe.topk_group} of "
             f"{moe.n_group} groups over {moe.n_routed_experts} experts"
         )
-    first_dense = fields.dimension("first_k_dense_replace", default=0, minimum=0)
+    first_dense = fields.optional("first_k_dense_replace", default=3) or 0
     frequency = fields.dimension("moe_layer_freq", default=1)
-    mtp_layers = fields.dimension("num_nextn_predict_layers", "num_mtp_layers", default=0, minimum=0)
+    mtp_layers = fields.optional("num_nextn_predict_layers", "num_mtp_layers") or 0
     return ModelConfig.read(
         fields,
         model_type="deepseek_v3",

@@ -6,6 +6,7 @@ from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.families.layer import layer_parameters
 from mlx_moe.parameter import Parameter, linear, vector
+from mlx_moe.quantization import is_readable
 
 
 def head_parameters(config: ModelConfig) -> list[Parameter]:
@@ -34,6 +35,12 @@ def mtp_parameters(config: ModelConfig) -> list[Parameter]:
 
 
 def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:
-    """Whether the checkpoint kept its MTP layer; many conversions drop it."""
-    name = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"
-    return config.num_nextn_predict_layers > 0 and name in checkpoint
+    """Whether the checkpoint has its MTP layer whole; many conversions drop it, or a part of it."""
+    return config.num_nextn_predict_layers > 0 and not missing_mtp(checkpoint, config)
+
+
+def missing_mtp(checkpoint: Checkpoint, config: ModelConfig) -> list[str]:
+    """Return the parameters of the MTP layer that config.json promises and the files lack."""
+    if not config.num_nextn_predict_layers:
+        return []
+    return [p.name for p in mtp_parameters(config) if not any(is_readable(checkpoint, lo) for lo in p.layouts)]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_moe.config import ConfigFields, GQAConfig, ModelConfig, MoEConfig, read_rope
+from mlx_moe.config import GQAConfig, ModelConfig, MoEConfig
+from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
 from mlx_moe.parameter import Parameter, linear, vector
+from mlx_moe.rope_config import read_rope
 
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import Attention
@@ -17,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def read_config(fields: ConfigFields) -> ModelConfig:
-    """Read a `qwen3_moe` config.json."""
+    """Read a `qwen3_moe` config.json; what it leaves out is as in transformers."""
     if fields.flag("use_sliding_window", default=False):
         raise fields.unsupported("use_sliding_window is not supported for qwen3_moe")
     heads = fields.dimension("num_attention_heads")
     attention = GQAConfig(
         num_attention_heads=heads,
-        num_key_value_heads=fields.dimension("num_key_value_heads", default=heads),
-        head_dim=fields.dimension("head_dim", default=fields.dimension("hidden_size") // heads, minimum=2),
+        num_key_value_heads=fields.optional("num_key_value_heads", default=4) or heads,
+        head_dim=fields.optional("head_dim") or max(1, fields.dimension("hidden_size") // heads),
         qk_norm=True,
         attention_bias=fields.flag("attention_bias", default=False),
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from mlx_moe.config import ConfigFields, ModelConfig
+from mlx_moe.config import ModelConfig
+from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
 from mlx_moe.families import deepseek_v3, qwen3_moe
 from mlx_moe.parameter import Parameter
@@ -42,7 +43,7 @@ def find(model_type: str) -> Family:
         return cast("Family", _FAMILIES[model_type])
     except KeyError:
         known = ", ".join(sorted(_FAMILIES))
-        raise UnsupportedModelError(f"model type {model_type!r} is not supported; these are: {known}") from None
+        raise UnsupportedModelError(f"model type {model_type!r} is not supported; supported are: {known}") from None
 
 
 def read_config(values: Mapping[str, Any], source: str = "config.json") -> ModelConfig:

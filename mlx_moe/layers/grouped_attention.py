@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_moe.config import GQAConfig, RopeConfig
+from mlx_moe.config import GQAConfig
 from mlx_moe.kv_cache import KVCache
 from mlx_moe.layers.masking import blocks_of_queries, causal_mask
 from mlx_moe.layers.rope import Rope
+from mlx_moe.rope_config import RopeConfig
 from mlx_moe.weights import LoadedParameters
 
 

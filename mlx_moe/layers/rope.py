@@ -1,6 +1,6 @@
-"""Rope: rotary position embedding, plain, linearly stretched, or YaRN.
+"""Rope: rotary position embedding, plain, linearly stretched, YaRN, or as Llama 3.
 
-Source: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071.
+Source: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071; transformers' `llama3` rope for the last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 
 import mlx.core as mx
 
-from mlx_moe.config import RopeConfig
+from mlx_moe.rope_config import RopeConfig
 
 
 class Rope:
@@ -42,6 +42,8 @@ def _periods(config: RopeConfig) -> mx.array:
         pairs = [period * config.factor for period in pairs]
     elif config.rope_type == "yarn":
         pairs = _yarn_periods(config, pairs)
+    elif config.rope_type == "llama3":
+        pairs = [_llama3_period(config, period) for period in pairs]
     return mx.array(pairs, dtype=mx.float32)
 
 
@@ -65,3 +67,13 @@ def _pair_of(rotations: float, config: RopeConfig) -> float:
     """Return the pair (fractional) that turns `rotations` times over the original context."""
     turns = config.original_max_position_embeddings / (rotations * 2 * math.pi)
     return config.dims * math.log(turns) / (2 * math.log(config.rope_theta))
+
+
+def _llama3_period(config: RopeConfig, period: float) -> float:
+    """Keep what turns at least `high_freq_factor` times over the original context, stretch what turns less than
+    `low_freq_factor` times, and blend between.
+    """
+    turns = config.original_max_position_embeddings / (2 * math.pi * period)
+    low, high = config.low_freq_factor, config.high_freq_factor
+    kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+    return 1 / ((1 - kept) / (config.factor * period) + kept / period)

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+import transformers
 
 from cluster.placement.known_models import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
-from mlx_moe.config import GQAConfig, MLAConfig, QuantizationConfig
+from mlx_moe.config import GQAConfig, MLAConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.families import read_config
 from mlx_moe.summary import model_parameters, parameter_count
@@ -25,7 +26,7 @@ def test_parameter_totals_are_the_published_ones(values: dict[str, Any], publish
 
 
 def test_compressed_cache_of_deepseek_v3_is_68_6_kib_a_token() -> None:
-    assert read_config(DEEPSEEK_V3).kv_bytes_per_position == 61 * 576 * 2
+    assert read_config(DEEPSEEK_V3).kv_bytes_per_position(2) == 61 * 576 * 2
 
 
 def test_both_dialects_read_alike() -> None:
@@ -45,12 +46,52 @@ def test_families_differ_in_attention_and_router() -> None:
     assert read_config(DEEPSEEK_V3).moe_layers == frozenset(range(3, 62))
 
 
-def test_quantization_overrides_are_kept_by_module() -> None:
-    gate = "model.layers.0.mlp.gate"
-    quantization = {"group_size": 64, "bits": 4, gate: {"group_size": 64, "bits": 8}, "lm_head": False}
-    config = read_config(QWEN3_30B | {"quantization": quantization})
-    assert config.quantization == QuantizationConfig(64, 4)
-    assert config.quantization_overrides == {gate: QuantizationConfig(64, 8), "lm_head": None}
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"hidden_size": 7168.0, "num_experts_per_tok": 8.0}, {}),
+        ({"norm_topk_prob": 1, "attention_bias": 0}, {}),
+        ({"attention_bias": None, "norm_topk_prob": None}, {}),
+        ({"n_group": None, "topk_group": None}, {"n_group": 1, "topk_group": 1}),
+        ({"n_group": 0, "topk_group": -1}, {"n_group": 1, "topk_group": 1}),
+        ({"first_k_dense_replace": None}, {"first_k_dense_replace": 0}),
+        ({"first_k_dense_replace": -1}, {"first_k_dense_replace": 0}),
+        ({"n_shared_experts": None}, {"n_shared_experts": 0}),
+        ({"num_nextn_predict_layers": -1}, {"num_nextn_predict_layers": 0}),
+        ({"num_nextn_predict_layers": None}, {"num_nextn_predict_layers": 0}),
+        ({"q_lora_rank": 0}, {"q_lora_rank": None}),
+        ({"rope_theta": 10000.0}, {}),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}, {}),
+        ({"quantization": []}, {}),
+    ],
+)
+def test_odd_spellings_with_a_clear_meaning_are_read(change: dict[str, Any], same: dict[str, Any]) -> None:
+    assert read_config(DEEPSEEK_V3 | change) == read_config(DEEPSEEK_V3 | same)
+
+
+def test_null_heads_of_qwen3_moe_follow_from_the_others() -> None:
+    attention = read_config(QWEN3_30B | {"num_key_value_heads": None, "head_dim": None}).attention
+    assert isinstance(attention, GQAConfig)
+    assert (attention.num_key_value_heads, attention.head_dim) == (32, 64)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_moe"])
+def test_what_config_json_leaves_out_is_as_in_transformers(family: str) -> None:
+    """Keys of sizes have to be there: none of ours guesses them."""
+    defaults = transformers.AutoConfig.for_model(family).to_dict()
+    sizes = (
+        "size",
+        "num_hidden",
+        "num_attention",
+        "_dim",
+        "n_routed",
+        "num_local",
+        "num_experts",
+        "_rank",
+        "max_position",
+    )
+    left = {key: value for key, value in defaults.items() if any(size in key for size in (*sizes, "model_type"))}
+    assert read_config(left) == read_config(defaults | {"num_mtp_layers": 0, "num_nextn_predict_layers": 0})
 
 
 @pytest.mark.parametrize(
@@ -64,8 +105,10 @@ def test_quantization_overrides_are_kept_by_module() -> None:
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, wanted a finite number"),
         ({"n_group": 7}, "8 experts a token cannot be chosen from 4 of 7 groups over 256 experts"),
         ({"rope_scaling": {"type": "yarn", "factor": -1}}, "factor is -1, wanted a number above 0"),
-        ({"quantization": {"group_size": 64, "bits": "4"}}, "bits is '4'"),
-        ({"quantization": []}, "quantization is \\[\\], wanted an object"),
+        ({"hidden_size": 7168.5}, "hidden_size is 7168.5, wanted an integer"),
+        ({"hidden_size": -1}, "hidden_size is -1, wanted an integer"),
+        ({"qk_rope_head_dim": 63}, "a head has 63"),
+        ({"rope_scaling": []}, "rope_scaling is \\[\\], wanted an object"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_key(change: dict[str, Any], message: str) -> None:
@@ -78,8 +121,6 @@ def test_a_wrong_value_is_refused_with_its_key(change: dict[str, Any], message: 
     [
         {"model_type": "llama"},
         {"rope_scaling": {"type": "longrope"}},
-        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
-        {"quantization": {"group_size": 16, "bits": 4, "mode": "nvfp4"}},
         {"scoring_func": "softmax"},
     ],
 )

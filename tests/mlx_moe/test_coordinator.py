@@ -49,7 +49,7 @@ class Slow:
             request(input_ids, max_tokens),
             session or self.coordinator.new_session(),
             seed=1,
-            limit=max_tokens or self.model.config.max_position_embeddings - len(input_ids),
+            limit=max_tokens or self.model.context_tokens - len(input_ids),
             close_session=session is None,
         )
 

@@ -69,7 +69,7 @@ def find_all(path: Path, config: dict[str, Any]) -> None:
         read = families.read_config(config)
         if read.num_hidden_layers <= 64 and read.moe.n_routed_experts <= 1024:
             Rope(read.rope)
-            loader.find(checkpoint, read, model_parameters(read))
+            loader.find(checkpoint, model_parameters(read))
 
 
 @SETTINGS

@@ -10,8 +10,8 @@ import pytest
 
 from mlx_moe import loader
 from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.config import QuantizationConfig
 from mlx_moe.families import read_config
+from mlx_moe.quantization import QuantizationConfig
 from mlx_moe.summary import model_parameters
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
@@ -113,9 +113,11 @@ def test_an_embed_q_too_narrow_for_a_group_stays_plain_beside_a_quantized_unembe
 @pytest.mark.parametrize("mode", ["affine", "mxfp4"])
 def test_the_gate_of_qwen3_moe_is_8_bit_beside_4_bit_experts(mode: str, tmp_path: Path) -> None:
     directory = convert(plain("qwen3_moe"), tmp_path, bits=4, group_size=32, mode=mode)
-    config = load_engine(directory).config
-    assert config.quantization == QuantizationConfig(32, 4, mode)
-    assert config.quantization_overrides["model.layers.2.mlp.gate"] == QuantizationConfig(64, 8, "affine")
+    with Checkpoint.open(directory) as checkpoint:
+        config = read_config(checkpoint.config)
+        stored = {s.parameter.name: s for s in loader.find(checkpoint, model_parameters(config))}
+    assert stored["model.layers.2.mlp.experts.up_proj"].quantization == QuantizationConfig(32, 4, mode)
+    assert stored["model.layers.2.mlp.gate"].quantization == QuantizationConfig(64, 8, "affine")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -158,4 +160,4 @@ def test_every_layout_counts_the_same_parameters(family: str, tmp_path: Path) ->
 def stored_bytes(directory: Path) -> int:
     with Checkpoint.open(directory) as checkpoint:
         config = read_config(checkpoint.config)
-        return sum(stored.nbytes for stored in loader.find(checkpoint, config, model_parameters(config)))
+        return sum(stored.nbytes for stored in loader.find(checkpoint, model_parameters(config)))

@@ -26,7 +26,7 @@ mx.eval(mx.zeros(1))
 with Checkpoint.open(path) as checkpoint:
     config = families.read_config(checkpoint.config)
     spec = ShardSpec(range(layers), {layer: tuple(range(n_experts)) for layer in range(layers)})
-    stored = loader.find(checkpoint, config, spec.parameters(config))
+    stored = loader.find(checkpoint, spec.parameters(config))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     loaded = loader.load(checkpoint, stored, mx.float32)
     shard = Shard.build(spec, config, loaded, mx.float32)
@@ -85,7 +85,7 @@ def test_kv_caches_may_take_what_the_weights_leave_of_the_budget(
 
 def test_a_loaded_model_refuses_what_its_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mlx_moe.load("demo")
-    kept_bytes = 2 * model.config.kv_bytes_per_position  # in float32
+    kept_bytes = model.kv_bytes_per_position
     weights_bytes = model.placement[0].weights_bytes
     monkeypatch.setattr(memory, "budget_bytes", lambda: int((weights_bytes + 400 * kept_bytes) / memory.HARD_LIMIT))
     small = mlx_moe.load("demo")

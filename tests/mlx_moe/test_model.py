@@ -129,7 +129,7 @@ def test_the_end_of_a_turn_ends_the_answer_unless_it_is_ignored(model: Model) ->
 
 
 def test_the_context_ends_an_answer_without_max_tokens(model: Model) -> None:
-    context = model.config.max_position_embeddings
+    context = model.context_tokens
     request = mlx_moe.Request(
         tuple([5] * (context - 3)), sampling=mlx_moe.SamplingParams(temperature=0.0), ignore_eos=True
     )

@@ -1,10 +1,20 @@
 """The MTP layer of the embedded model drafts the token after the next, alone and chained over its cache."""
 
-import mlx.core as mx
+import shutil
+from pathlib import Path
 
+import mlx.core as mx
+import pytest
+from safetensors.torch import load_file, save_file
+
+from cli.show import mtp_text
+from cluster.placement import read_costs
 from mlx_moe import library
 from mlx_moe.kv_cache import KVCache
 from mlx_moe.model import load
+from mlx_moe.summary import describe
+from tests import checkpoints
+from tests.checkpoints import Shape
 from tests.engine import load_engine
 
 TEXT = "Once upon a time a brave girl lived in a small house. Count from 1 to 20. 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
@@ -38,3 +48,36 @@ def test_it_is_loaded_only_where_it_is_asked_for() -> None:
     assert without.mtp is None
     assert with_mtp.mtp is not None
     assert without._weights_bytes < with_mtp._weights_bytes
+
+
+LEFT = {
+    "nothing": lambda _name: False,
+    "the norms": lambda name: name.endswith(
+        ("enorm.weight", "hnorm.weight", "eh_proj.weight", "shared_head.norm.weight")
+    ),
+    "all but the last expert": lambda name: "experts.15." not in name,
+    "all but a norm": lambda name: "hnorm" not in name,
+}
+"""What a conversion may leave of the layer that config.json promises."""
+
+
+@pytest.fixture(scope="module")
+def promised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = Shape("deepseek_v3")
+    return checkpoints.save_with_mtp(shape, tmp_path_factory.mktemp("mtp") / "model")
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_a_layer_that_is_promised_and_not_all_there_drafts_nowhere(left: str, promised: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(promised, directory)
+    path = directory / "model.safetensors"
+    tensors = {n: t for n, t in load_file(path).items() if "layers.3." not in n or LEFT[left](n)}
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert describe(promised).mtp_parameters
+    assert load(directory, with_mtp=True).mtp is None
+    summary = describe(directory)
+    assert summary.mtp_parameters == 0
+    assert summary.mtp_missing > 0
+    assert "that config.json promises are not in the files" in mtp_text(summary)
+    assert read_costs(str(directory), float_bytes=2).mtp is None

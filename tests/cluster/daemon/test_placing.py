@@ -48,7 +48,7 @@ def test_the_longest_context_that_fits_is_taken_unless_one_is_asked_for() -> Non
     model = read_costs("demo", float_bytes=2)
     state = state_with()
     nodes, links = placing.capacities(state), placing.links(state)
-    longest = min(max(placing.CONTEXTS), model.max_position_embeddings)
+    longest = min(max(placing.CONTEXTS), model.context.tokens)
     assert placing.place(model, nodes, links, 0, 1).context_tokens == longest
     assert placing.place(model, nodes, links, 100, 1).context_tokens == 100
     too_small = [replace(node, memory_bytes=1 << 20) for node in nodes]

@@ -11,6 +11,8 @@ from cluster.errors import PlacementError
 from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, placed
 from cluster.placement.costs import LayerCosts
 from cluster.placement.stages import make_stage
+from mlx_moe.context import Context
+from mlx_moe.rope_config import RopeConfig
 
 CONTEXT_TOKENS = 100
 CONCURRENCY = 2
@@ -28,7 +30,7 @@ def model(layers: Sequence[LayerCosts], n_experts: int = 8, mtp: LayerCosts | No
         parameters=1_000_000,
         float_bytes=2,
         hidden_size=1000,
-        max_position_embeddings=1000,
+        context=Context.of(1000, RopeConfig(64, 10_000.0, interleaved=False)),
         latent_attention=False,
         attention_flops=1000,
         n_experts=n_experts,

@@ -49,7 +49,7 @@ def test_a_checkpoint_costs_what_the_engine_will_take(dtype: mx.Dtype, float_byt
         config = families.read_config(checkpoint.config)
 
         def taken(parameters: list[Parameter]) -> int:
-            return sum(s.memory_bytes(dtype) for s in loader.find(checkpoint, config, parameters))
+            return sum(s.memory_bytes(dtype) for s in loader.find(checkpoint, parameters))
 
         for i, layer in enumerate(costs.layers):
             for owned in ((), (3,), tuple(range(16))):

@@ -1,0 +1,111 @@
+"""ConfigFields: typed reading of config.json. Knows no model: families say which keys they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_moe.errors import CheckpointError, UnsupportedModelError
+
+MAX_NUMBER = 1e30
+"""Larger numbers overflow float32 somewhere down the line."""
+
+MAX_DIMENSION = 1 << 24
+"""Larger sizes in a config.json are taken for damage: no published model has a vocabulary or width near it."""
+
+
+class ConfigFields:
+    """Typed reading of config.json; every refusal names the key, what was found and what is wanted."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self._values = values
+        self._source = source
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is there and not null."""
+        return self._values.get(key) is not None
+
+    def dimension(self, *keys: str, default: int | None = None, minimum: int = 1) -> int:
+        """Return an integer in [minimum, MAX_DIMENSION] under the first of `keys` that is there; 128.0 is 128."""
+        key, value = self._find(keys, default)
+        number = _integer(value)
+        if number is None or not minimum <= number <= MAX_DIMENSION:
+            raise self._wrong(key, value, f"an integer from {minimum} to {MAX_DIMENSION}")
+        return number
+
+    def optional(self, *keys: str, default: int | None = None) -> int | None:
+        """Return an integer in [1, MAX_DIMENSION]; None where null, 0 or -1 says that there is none of it.
+
+        `default` is for a key that is missing.
+        """
+        key = next((key for key in keys if key in self._values), None)
+        if key is None:
+            return default
+        return None if self._values[key] in (None, 0, -1) else self.dimension(key)
+
+    def number(self, *keys: str, default: float | None = None, above: float | None = None) -> float:
+        """Return a finite number, above `above` if that is given."""
+        key, value = self._find(keys, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+            raise self._wrong(key, value, "a finite number")
+        if above is not None and value <= above:
+            raise self._wrong(key, value, f"a number above {above:g}")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return a boolean; 0 and 1 are taken for one."""
+        key, value = self._find((key,), default)
+        if not isinstance(value, bool) and _integer(value) not in (0, 1):
+            raise self._wrong(key, value, "true or false")
+        return bool(value)
+
+    def word(self, key: str, default: str) -> str:
+        """Return a string."""
+        key, value = self._find((key,), default)
+        if not isinstance(value, str):
+            raise self._wrong(key, value, "a string")
+        return value
+
+    def dimensions(self, key: str) -> tuple[int, ...]:
+        """Return a list of integers in [0, MAX_DIMENSION]; missing or null is empty."""
+        values = self._values.get(key) or []
+        numbers = [_integer(value) for value in values] if isinstance(values, list) else [None]
+        if any(number is None or not 0 <= number <= MAX_DIMENSION for number in numbers):
+            raise self._wrong(key, values, "a list of layer indices")
+        return tuple(number for number in numbers if number is not None)
+
+    def section(self, key: str) -> ConfigFields | None:
+        """Return the object under `key`; None when missing or null."""
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self._wrong(key, value, "an object")
+        return ConfigFields(value, f"{self._source}: {key}")
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return all pairs, unchecked."""
+        return list(self._values.items())
+
+    def unsupported(self, what: str) -> UnsupportedModelError:
+        """Return the error for a sound file of a kind that is not run."""
+        return UnsupportedModelError(f"{self._source}: {what}")
+
+    def _find(self, keys: tuple[str, ...], default: Any) -> tuple[str, Any]:
+        for key in keys:
+            if self.has(key):
+                return key, self._values[key]
+        if default is None:
+            raise CheckpointError(f"{self._source}: {' or '.join(keys)} is missing")
+        return keys[0], default
+
+    def _wrong(self, key: str, value: object, wanted: str) -> CheckpointError:
+        found = repr(value)
+        return CheckpointError(f"{self._source}: {key} is {found[:80]}, wanted {wanted}")
+
+
+def _integer(value: object) -> int | None:
+    """Return an integer that JSON may have written as 128 or 128.0; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+        return None
+    return int(value) if value == int(value) else None

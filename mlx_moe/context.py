@@ -1,0 +1,63 @@
+"""Context: how many positions a request may take, by default and at most, and what would allow more."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.rope_config import RopeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Prompt and answer of one request take `tokens` positions where nobody asks for a number, `longest` if one asks.
+
+    `max_position_embeddings` of a stretched model is often left as it was before: so what the stretch allows counts.
+    """
+
+    tokens: int
+    longest: int
+    max_position_embeddings: int
+    rope: RopeConfig
+
+    @classmethod
+    def of(cls, max_position_embeddings: int, rope: RopeConfig) -> Context:
+        """Return the context that a model's settings allow.
+
+        Linear stretching that does not say from which length leaves open whether max_position_embeddings is that
+        before or after: the shorter one is the default.
+        """
+        stretched = max_position_embeddings
+        if rope.rope_type in ("linear", "yarn", "llama3"):
+            original = rope.original_max_position_embeddings or max_position_embeddings
+            stretched = max(stretched, int(rope.factor * original))
+        is_sure = rope.original_max_position_embeddings > 0
+        return cls(stretched if is_sure else max_position_embeddings, stretched, max_position_embeddings, rope)
+
+    def require(self, wanted: int) -> int:
+        """Return `wanted`. Raises InvalidRequestError where it is longer than the rotary embedding allows."""
+        if wanted > self.longest:
+            raise InvalidRequestError(
+                f"a context of {wanted:,} tokens was asked for; the model has at most {self.longest:,}: ask for that, "
+                f"or {self.more(wanted)}"
+            )
+        return wanted
+
+    def more(self, wanted: int) -> str:
+        """Return what allows a context of `wanted` tokens, as an instruction."""
+        if wanted <= self.longest:
+            return f"give --context {wanted} (up to {self.longest})"
+        return f'for {wanted:,}, put "rope_scaling": {json.dumps(self._yarn(wanted))} into its config.json'
+
+    def _yarn(self, wanted: int) -> dict[str, object]:
+        """Return the rope parameters that stretch the model to `wanted` tokens."""
+        rope = self.rope
+        original = rope.original_max_position_embeddings or self.max_position_embeddings
+        return {
+            "rope_type": "yarn",
+            "rope_theta": rope.rope_theta,
+            "factor": float(math.ceil(wanted / original)),
+            "original_max_position_embeddings": original,
+        }

@@ -1,0 +1,130 @@
+"""RopeConfig: the rotary position embedding as config.json has it, in any of its spellings.
+
+Read as transformers 5 reads them: `rope_scaling` (published checkpoints) replaces `rope_parameters` (saved by
+transformers 5) where both stand; a `rope_theta` or `original_max_position_embeddings` beside them fills in.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from mlx_moe.config_fields import ConfigFields
+from mlx_moe.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
+
+SECTIONS = ("rope_scaling", "rope_parameters")
+"""The first that is there and not empty is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary position embedding over the last `dims` of each head; fields have the names of `rope_parameters`.
+
+    Dynamic is plain up to max_position_embeddings, and is not run beyond: there all keys would have to be rotated anew.
+    Source: YaRN, arXiv 2309.00071, section 3.4; the `attention_factor` multiplies cos and sin.
+    """
+
+    dims: int
+    rope_theta: float
+    interleaved: bool
+    rope_type: RopeType = "default"
+    factor: float = 1.0
+    original_max_position_embeddings: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    attention_factor: float = 1.0
+    mscale_all_dim: float = 0.0
+    truncate: bool = True
+
+
+def read_rope(fields: ConfigFields, dims: int, interleaved: bool) -> RopeConfig:
+    """Read the rotary embedding's parameters. Raises CheckpointError, UnsupportedModelError."""
+    if dims % 2:
+        raise CheckpointError(f"config.json: rotary embedding goes over pairs of numbers; a head has {dims}")
+    section = _section(fields)
+    theta_holder = section if section.has("rope_theta") else fields
+    rope_theta = theta_holder.number("rope_theta", default=10_000.0, above=1)
+    rope_type = section.word("rope_type" if section.has("rope_type") else "type", default="default")
+    if rope_type == "default":
+        return RopeConfig(dims, rope_theta, interleaved)
+    if rope_type not in get_args(RopeType):
+        known = ", ".join(get_args(RopeType))
+        raise section.unsupported(f"rope type {rope_type!r} is not supported; supported are {known}")
+    holder = section if section.has("partial_rotary_factor") else fields
+    if (share := holder.number("partial_rotary_factor", default=1.0)) != 1.0:
+        raise section.unsupported(f"partial_rotary_factor {share:g} is not supported with rope type {rope_type!r}")
+    factor, original = _stretch(fields, section, rope_type)
+    low_freq_factor = section.number("low_freq_factor", default=None if rope_type == "llama3" else 1.0, above=0)
+    return RopeConfig(
+        dims,
+        rope_theta,
+        interleaved,
+        cast("RopeType", rope_type),
+        factor,
+        original,
+        _beta(section, "beta_fast", 32.0),
+        _beta(section, "beta_slow", 1.0),
+        low_freq_factor,
+        section.number(
+            "high_freq_factor", default=None if rope_type == "llama3" else 4 * low_freq_factor, above=low_freq_factor
+        ),
+        _attention_factor(section, factor) if rope_type == "yarn" else 1.0,
+        section.number("mscale_all_dim", default=0.0, above=-1),
+        section.flag("truncate", default=True),
+    )
+
+
+def yarn_mscale(factor: float, mscale: float) -> float:
+    """Return yarn's attention temperature for a context stretched by `factor`."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _section(fields: ConfigFields) -> ConfigFields:
+    """Return the object that holds the parameters; an empty one where there is none."""
+    found = [section for key in SECTIONS if (section := fields.section(key)) and section.items()]
+    if len(found) > 1 and found[1].has("rope_theta") and not found[0].has("rope_theta"):
+        log.warning(
+            "event=rope_parameters_replaced by=rope_scaling rope_theta=%s is_not_used: write it into rope_scaling",
+            found[1].number("rope_theta"),
+        )
+    if not found:
+        return ConfigFields({}, "rope_parameters")
+    by_layer_type = [key for key, value in found[0].items() if isinstance(value, dict)]
+    if not by_layer_type:
+        return found[0]
+    sections = [section for key in by_layer_type if (section := found[0].section(key))]
+    if any(section.items() != sections[0].items() for section in sections):
+        raise found[0].unsupported(f"layers with different rope parameters ({', '.join(by_layer_type)[:80]})")
+    return sections[0]
+
+
+def _stretch(fields: ConfigFields, section: ConfigFields, rope_type: str) -> tuple[float, int]:
+    """Return the factor, and the context that it stretches: 0 where linear and dynamic do not say."""
+    key, longest = "original_max_position_embeddings", fields.dimension("max_position_embeddings")
+    holder = fields if fields.has(key) else section  # transformers lets the one outside win
+    original = holder.dimension(key, default=0 if rope_type in ("linear", "dynamic") else longest, minimum=0)
+    stretches_itself = rope_type == "yarn" and original > 0
+    return section.number("factor", default=longest / original if stretches_itself else None, above=0), original
+
+
+def _beta(section: ConfigFields, key: str, default: float) -> float:
+    """Return how often a pair turns where blending begins or ends; 0 says the default, as in transformers."""
+    return section.number(key, default=default, above=0) if section.number(key, default=default) else default
+
+
+def _attention_factor(section: ConfigFields, factor: float) -> float:
+    mscale = section.number("mscale", default=0.0, above=-1)
+    mscale_all_dim = section.number("mscale_all_dim", default=0.0, above=-1)
+    if mscale and mscale_all_dim:
+        default = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
+    else:
+        default = yarn_mscale(factor, 1.0)
+    return section.number("attention_factor", default=default, above=0)
