@@ -6,7 +6,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 
 ifneq ($(UV),)
-INSTALL = uv pip install --quiet --python $(BIN)/python
+INSTALL = uv pip install --quiet --compile-bytecode --python $(BIN)/python
 INSTALL_DEV = $(INSTALL) --torch-backend=cpu
 else
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.status import Status
 
 from cli import run
 from cli.background import BackgroundNode
-from cli.chat.start import start
 from cli.loading import POLL_S, Wanted, load, offers, settled
 from cli.nodes import NodeRow, holders, holders_table, node_rows
 from cli.options import AnswerOptions
@@ -43,8 +43,8 @@ def demo(n_nodes: int, prompt: str | None) -> None:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _leave)
     console = Console(markup=False, emoji=False, highlight=False, stderr=True)
-    with _nodes(n_nodes) as homes, OwnNode.connect(homes[0]) as node:
-        load(node, Wanted(DEMO, plan=_placed(node.status())))
+    with _nodes(n_nodes, console) as homes, OwnNode.connect(homes[0]) as node:
+        load(node, Wanted(DEMO, plan=_placed(node.status())), console)
         rows = node_rows(settled(node))
         console.print(_told(rows))
         console.print()
@@ -55,6 +55,8 @@ def demo(n_nodes: int, prompt: str | None) -> None:
         console.print(f">>> {asked}", style="bright_black")
         run.run(models, DEMO, run.Prompt(asked), AnswerOptions(), as_json=False)
         if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
+            from cli.chat.start import start  # what it needs takes long to import while the nodes start
+
             console.print()
             start(models, DEMO, False, None, AnswerOptions())
 
@@ -80,37 +82,44 @@ def _told(rows: list[NodeRow]) -> str:
     parts = []
     for row in holders(rows):
         layers = f"layers {row.layers.start}-{row.layers.stop - 1}"
-        if row.role == "experts":
-            parts.append(f"{row.name} {row.experts} of the experts of {layers}")
-        else:
-            parts.append(f"{row.name} {layers}" + (" and the tokens" if row.role == "coordinator" else ""))
-    return f"{len(parts)} node{'s' * (len(parts) > 1)} on this machine, {DEMO} spread over them: {'; '.join(parts)}"
+        parts.append(f"{row.name} {f'{row.experts} experts of {layers}' if row.role == 'experts' else layers}")
+    parts[0] = parts[0].replace(" ", " holds ", 1)
+    return f"{DEMO} runs on {len(parts)} node{'s' * (len(parts) > 1)} of this machine: {', '.join(parts)}"
 
 
 @contextmanager
-def _nodes(count: int) -> Iterator[list[Home]]:
+def _nodes(count: int, console: Console) -> Iterator[list[Home]]:
     """Yield the homes of nodes that are up and know each other; whatever happens, they end with the block."""
     with tempfile.TemporaryDirectory(prefix="moe-cluster-demo-") as directory:
         homes = [Home(Path(directory) / f"mac-{i + 1}") for i in range(count)]
-        _measure(homes)
         nodes: list[BackgroundNode] = []
         try:
-            asyncio.run(admit(homes[0], None, (), insecure=False, new=True))
-            nodes.append(_start(homes[0]))
-            with nodes[0].connect() as first:
-                address = first.status().nodes[0].info.addresses[0]
-                asyncio.run(_join(homes, address))
-                nodes += [_start(home, address) for home in homes[1:]]
-                for node in nodes[1:]:
-                    node.connect().close()
-                while len(offers(first.status())) < count:
-                    time.sleep(POLL_S / 5)
+            with console.status("measuring this machine") as step:  # shown on a terminal, until the next step
+                _measure(homes)
+                _start_all(homes, nodes, step)
             yield homes
         finally:
             for node in nodes:
                 node.stop()
             for node in nodes:
                 node.wait()
+
+
+def _start_all(homes: list[Home], nodes: list[BackgroundNode], step: Status) -> None:
+    """Start a node in each home, the first alone: it has the cluster's authority, and the others join it."""
+    step.update(f"starting {homes[0].path.name}")
+    asyncio.run(admit(homes[0], None, (), insecure=False, new=True))
+    nodes.append(_start(homes[0]))
+    with nodes[0].connect() as first:
+        if len(homes) > 1:
+            step.update(f"starting {', '.join(home.path.name for home in homes[1:])}: they join {homes[0].path.name}")
+        address = first.status().nodes[0].info.addresses[0]
+        asyncio.run(_join(homes, address))
+        nodes += [_start(home, address) for home in homes[1:]]
+        for node in nodes[1:]:
+            node.connect().close()
+        while len(offers(first.status())) < len(homes):
+            time.sleep(POLL_S / 5)
 
 
 def _measure(homes: list[Home]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cli.news import News
+from cli.progress import BAR_COLUMNS
 from cli.visible import visible
 from cluster.client import OwnNode
 from cluster.errors import NodeLostError, PlacementError
@@ -113,7 +114,7 @@ def settled(node: OwnNode, deadline_s: float = 10.0) -> pb.ClusterStatus:
 
 @contextmanager
 def _bars(console: Console | None) -> Iterator[Callable[[pb.LoadStatus], None]]:
-    """Yield what draws how far each node is; it draws nothing unless on a terminal."""
+    """Yield what draws how far each node is, once the workers run; it draws nothing unless on a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -130,14 +131,23 @@ def _bars(console: Console | None) -> Iterator[Callable[[pb.LoadStatus], None]]:
         yield lambda _status: None
         return
     tasks: dict[str, TaskID] = {}
-    name = TextColumn("{task.description}", markup=False)
+    name, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=BAR_COLUMNS)
     amounts = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True)
-    with Progress(name, BarColumn(), *amounts, console=console, transient=True) as progress:
+    progress = Progress(name, bar, *amounts, console=console, transient=True)
+    waiting = console.status("starting the workers")
 
-        def show(status: pb.LoadStatus) -> None:
-            for node in status.nodes:
-                if node.name not in tasks:
-                    tasks[node.name] = progress.add_task(visible(node.name))
-                progress.update(tasks[node.name], completed=node.done_bytes, total=node.total_bytes)
+    def show(status: pb.LoadStatus) -> None:
+        if status.nodes and not tasks:
+            waiting.stop()
+            progress.start()
+        for node in status.nodes:
+            if node.name not in tasks:
+                tasks[node.name] = progress.add_task(visible(node.name))
+            progress.update(tasks[node.name], completed=node.done_bytes, total=node.total_bytes)
 
+    waiting.start()
+    try:
         yield show
+    finally:
+        waiting.stop()
+        progress.stop()

@@ -16,6 +16,9 @@ PATIENCE_S = 0.5
 
 REFRESH_S = 0.1
 
+BAR_COLUMNS = 20
+"""So that a bar, its title and its figures fit 60 columns."""
+
 
 @contextmanager
 def progress_bar(title: str, unit: Literal["bytes", "tokens"]) -> Iterator[Progress]:
@@ -47,7 +50,7 @@ class _Bar:
         console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=BAR_COLUMNS),
             *count,
             TimeRemainingColumn(compact=True),
             console=console,

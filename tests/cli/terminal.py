@@ -28,9 +28,10 @@ LAUNCH = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); 
 
 
 class Terminal:
-    """A process in a terminal of 24 rows. Leaving the block kills it."""
+    """A process in a terminal of 24 rows. `written` is all that came. Leaving the block kills it."""
 
     def __init__(self, home: Path, arguments: list[str], columns: int = 80) -> None:
+        self.written = b""
         self._columns = columns
         self._screen = pyte.HistoryScreen(columns, 24, history=1000, ratio=1)
         self._stream = pyte.ByteStream(self._screen)
@@ -92,6 +93,7 @@ class Terminal:
             data = os.read(self._fd, 65536) if ready else b""
         except OSError:  # Linux: the other side is closed
             return False
+        self.written += data
         self._stream.feed(data)
         if b"\x1b[6n" in data:  # where is the cursor?
             cursor = self._screen.cursor

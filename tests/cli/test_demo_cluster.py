@@ -62,15 +62,17 @@ def test_one_answer_goes_to_stdout_and_nothing_is_left(demo: Path) -> None:
         0,
         "An expert is a small feed-forward network inside a layer. Each token uses only a few of them.\n",
     )
-    for node in ("mac-1", "mac-2", "mac-3"):
-        assert node in result.stderr
+    assert result.stderr.startswith("demo runs on 3 nodes of this machine: mac-1 holds layers 0-2, mac-2 layers 3-5")
     assert [path.name for path in demo.iterdir()] == ["own"]
     assert processes(demo) == []
 
 
 def test_the_chat_keeps_what_a_lost_worker_had_written_and_goes_on(demo: Path) -> None:
     with Terminal(demo / "own", ["-m", "cli", "demo"]) as terminal:
-        terminal.until("3/3 nodes")
+        screen = terminal.until("3/3 nodes")
+        for step in ("measuring this machine", "starting mac-1", "starting mac-2, mac-3", "starting the workers"):
+            assert step.encode() in terminal.written
+            assert step not in screen
         terminal.type("/nodes\r")
         assert "coordinator" in terminal.until("experts", 3)
         terminal.type(LONG + "\r")
