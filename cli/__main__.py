@@ -1,5 +1,37 @@
-"""`python -m cli` is `moe-cluster`."""
+"""The console's entry point; `python -m cli` is `moe-cluster`."""
 
-from cli.app import main
+from __future__ import annotations
 
-main()
+import os
+import sys
+from contextlib import suppress
+
+INTERRUPTED = 130
+"""As in ExitCode, which is not imported yet."""
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C ends it in one line while it is still imported, too."""
+    try:
+        from cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        _leave()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _leave()
+        raise
+
+
+def _leave() -> None:
+    """End with the code itself: after Ctrl-C amid an import CPython may end by the signal instead."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -77,8 +77,13 @@ def up(
         str | None, typer.Argument(metavar="MODEL", help="Load this on the cluster, as soon as it fits.")
     ] = None,
     join: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="Join the cluster that gave out this token.")
+        str | None,
+        typer.Option(
+            metavar="-|FILE|TOKEN",
+            help="Join by the token on standard input, in a file, or typed, which others on this machine can read.",
+        ),
     ] = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Forget the options of earlier ups.")] = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What to call this node; else the host's name.")
     ] = None,
@@ -102,12 +107,16 @@ def up(
     leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
     debug: o.Debug = False,
 ) -> None:
-    """Make this machine a node: the first begins a cluster and says how the others join it."""
+    """Make this machine a node: the first begins a cluster and says how the others join it.
+
+    The name, port, host, memory and peers that are given are taken again by the next up.
+    """
     with reported(debug):
+        from cli import tokens
         from cli import up as up_command
 
-        settings = up_command.settings(name, host, port, memory, peer)
-        manner = up_command.Manner(settings, join, new, insecure)
+        options = up_command.options(name, host, port, memory, peer)
+        manner = up_command.Manner(options, tokens.read_token(join), new, insecure, defaults)
         wanted = up_command.wanted(model, plan, context, users, draft)
         if detach:
             up_command.up_detached(manner, wanted)
@@ -122,6 +131,18 @@ def down(debug: o.Debug = False) -> None:
         from cli.status import down as end_node
 
         end_node()
+
+
+@app.command()
+def leave(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    debug: o.Debug = False,
+) -> None:
+    """Let this machine forget its cluster: its node ends, and is a stranger when it comes again. Chats stay."""
+    with reported(debug):
+        from cli.leave import leave as leave_cluster
+
+        leave_cluster(yes)
 
 
 @app.command()

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
 
 from cluster.client import OwnNode
-from cluster.daemon.daemon import Settings
+from cluster.daemon.node_options import NodeOptions
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import VARIABLE, Home
 
@@ -25,23 +27,33 @@ _UP = (sys.executable, "-P", "-m", "cli", "up", "--silent")
 
 
 class BackgroundNode:
-    """`moe-cluster up` in a home that is admitted to its cluster, and in a session of its own: no Ctrl-C reaches it.
+    """`moe-cluster up` in a home, and in a session of its own: no Ctrl-C reaches it. `flags` are more of its options.
 
-    With a `leash` it ends when this process does, however that ends.
+    A `token` goes to its standard input. With a `leash` it ends when this process does, however that ends.
     """
 
-    def __init__(self, home: Home, settings: Settings, *, insecure: bool, leash: bool) -> None:
+    def __init__(
+        self, home: Home, options: NodeOptions, flags: Sequence[str] = (), *, token: str | None = None, leash: bool
+    ) -> None:
         self.home = home
         self._errors: Path = home.logs / "up.log"
+        flags = (*flags, *(["--join", "-"] if token else []), *(["--leashed"] if leash else []))
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [*_UP, *_options(settings), *(["--insecure"] * insecure), *(["--leashed"] * leash)],
+                [*_UP, *options.words(), *flags],
                 env={**os.environ, VARIABLE: str(home.path)},
-                stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,
             )
+        assert self._process.stdin is not None
+        if token:
+            with suppress(BrokenPipeError):  # it has ended, and says why
+                self._process.stdin.write(f"{token}\n".encode())
+                self._process.stdin.flush()
+        if not leash:
+            self._process.stdin.close()
 
     def connect(self) -> OwnNode:
         """Wait until it is up, and return a connection to it.
@@ -51,15 +63,20 @@ class BackgroundNode:
             ClusterError: it is not up after UP_S.
         """
         deadline = time.monotonic() + UP_S
-        while time.monotonic() < deadline:
-            try:
-                return OwnNode.connect(self.home)
-            except NoClusterError:
-                if (code := self._process.poll()) is not None:
-                    sys.stderr.write(self._errors.read_text(errors="replace"))
-                    raise typer.Exit(code) from None
-            time.sleep(POLL_S)
-        raise ClusterError(f"the node is not up after {UP_S:g} s; see {self.home.logs}")
+        try:
+            while time.monotonic() < deadline:
+                try:
+                    return OwnNode.connect(self.home)
+                except NoClusterError:
+                    if (code := self._process.poll()) is not None:
+                        sys.stderr.write(self._errors.read_text(errors="replace"))
+                        raise typer.Exit(code) from None
+                time.sleep(POLL_S)
+            raise ClusterError(f"the node is not up after {UP_S:g} s; see {self.home.logs}")
+        except BaseException:  # Ctrl-C above all: nothing is left that nobody has heard of
+            self.stop()
+            self.wait()
+            raise
 
     def stop(self) -> None:
         """Let it end; `wait` until it has."""
@@ -75,10 +92,3 @@ class BackgroundNode:
         finally:
             if self._process.stdin is not None:
                 self._process.stdin.close()
-
-
-def _options(settings: Settings) -> list[str]:
-    memory = [] if settings.memory_bytes is None else ["--memory", f"{settings.memory_bytes}B"]
-    peers = [word for peer in settings.peers for word in ("--peer", peer)]
-    host = ["--host", settings.host] if settings.host else []
-    return ["--name", settings.name, "--port", str(settings.port), *host, *memory, *peers]

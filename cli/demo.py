@@ -24,7 +24,7 @@ from cli.options import AnswerOptions
 from cli.remote import ClusterModels, capacities, float_bytes
 from cluster.client import OwnNode
 from cluster.daemon.admission import admit
-from cluster.daemon.daemon import Settings
+from cluster.daemon.node_options import NodeOptions
 from cluster.hardware import hardware
 from cluster.home import Home
 from cluster.placement import Placement, read_costs, spread
@@ -108,7 +108,7 @@ def _nodes(count: int, console: Console) -> Iterator[list[Home]]:
 def _start_all(homes: list[Home], nodes: list[BackgroundNode], step: Status) -> None:
     """Start a node in each home, the first alone: it has the cluster's authority, and the others join it."""
     step.update(f"starting {homes[0].path.name}")
-    asyncio.run(admit(homes[0], None, (), insecure=False, new=True))
+    asyncio.run(admit(homes[0], None, (), insecure=False, new=True)).keep()
     nodes.append(_start(homes[0]))
     with nodes[0].connect() as first:
         if len(homes) > 1:
@@ -133,8 +133,7 @@ def _measure(homes: list[Home]) -> None:
 
 
 def _start(home: Home, *peers: str) -> BackgroundNode:
-    settings = Settings(name=home.path.name, host=HOST, port=0, peers=peers)
-    return BackgroundNode(home, settings, insecure=False, leash=True)
+    return BackgroundNode(home, NodeOptions(home.path.name, HOST, port=0, peers=peers), leash=True)
 
 
 async def _join(homes: list[Home], address: str) -> None:

@@ -31,6 +31,7 @@ def reported(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except BrokenPipeError:
         silence_stdout()
@@ -47,6 +48,9 @@ def error_line(error: Exception) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, MoeClusterError):
         return f"error: {message}"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"error: {where}{error.strerror} (--debug shows where)"
     return f"error: {type(error).__name__}: {message} (--debug shows where)"
 
 

@@ -17,9 +17,11 @@ from cli.news import News
 from cluster.client import OwnNode
 from cluster.daemon.admission import Admission
 from cluster.daemon.daemon import Daemon, Settings
+from cluster.daemon.node_options import NodeOptions
+from cluster.errors import ClusterError
 from cluster.home import Home
 from cluster.membership import Change
-from cluster.trust import TokenStore
+from cluster.trust import Authority, TokenStore
 from mlx_moe.errors import MoeClusterError
 
 SERVING_S = 0.5
@@ -29,11 +31,24 @@ LOG_BYTES = 4 << 20
 
 
 class ForegroundNode:
-    """A node and, once it is up, the loading of a model. `leashed`: it ends when standard input does."""
+    """A node and, once it is up, the loading of a model. `leashed`: it ends when standard input does.
 
-    def __init__(self, home: Home, settings: Settings, wanted: Wanted | None, news: News, *, leashed: bool) -> None:
+    `options` are what `settings` were made of; the home remembers them once the node is up.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        settings: Settings,
+        options: NodeOptions,
+        wanted: Wanted | None,
+        news: News,
+        *,
+        leashed: bool,
+    ) -> None:
         self._home = home
         self._settings = settings
+        self._options = options
         self._wanted = wanted
         self._news = news
         self._leashed = leashed
@@ -43,24 +58,39 @@ class ForegroundNode:
         """Be a node, once it is admitted, until told to end. Raises what admission and `Daemon.run` do."""
         self._daemon = Daemon(self._home, self._settings, await admission, self._on_up, self._on_change)
         _log_to_file(self._home)
-        try:
-            await self._daemon.run()
-        finally:
-            self._news.say(f"{self._settings.name} is down", "bright_black")
+        await self._daemon.run()
+        self._news.say(f"{self._settings.name} is down", "bright_black")
 
     def _on_up(self, daemon: Daemon) -> None:
         own, admission = daemon.state.own, daemon.admission
+        self._remember()
         self._news.own(own, admission.cluster_id, admission.credentials.insecure)
-        if admission.authority is not None and not self._news.console.quiet:
-            token = TokenStore(self._home.tokens, admission.authority.key_hash).create()
-            self._news.how_to_join(token, own.addresses[0])
         loop = asyncio.get_running_loop()
+        if admission.authority is not None and not self._news.console.quiet:
+            self._telling = loop.create_task(self._tell_how_to_join(admission.authority, admission.is_new))
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         if self._leashed:
             loop.add_reader(sys.stdin.fileno(), self._daemon.stopped.set)  # nobody writes there: it has ended
         self._watching = loop.create_task(self._watch_serving())
         if self._wanted is not None:
             threading.Thread(target=self._load, args=(self._wanted,), daemon=True).start()
+
+    def _remember(self) -> None:
+        try:
+            if NodeOptions.read(self._home.options) != self._options:
+                self._options.write(self._home.options)
+        except ClusterError as error:
+            self._news.error(f"the options of this `up` are not remembered: {error}")
+
+    async def _tell_how_to_join(self, authority: Authority, is_new: bool) -> None:
+        if not is_new:  # what was given out may still be good, and only its hash is kept
+            self._news.may_let_in()
+            return
+        try:
+            token = await asyncio.to_thread(TokenStore(self._home.tokens, authority.key_hash).create)
+            self._news.how_to_join(token, self._daemon.state.own.addresses[0])
+        except ClusterError as error:
+            self._news.error(str(error))
 
     def _on_change(self, change: Change) -> None:
         state = self._daemon.state
@@ -98,6 +128,7 @@ class ForegroundNode:
 
 def _log_to_file(home: Home) -> None:
     """Send what is logged to the home's log, which is read when something is wrong; the terminal gets the news."""
+    logging.raiseExceptions = False  # a full disk is no news of a log
     handler = RotatingFileHandler(home.logs / "daemon.log", maxBytes=LOG_BYTES, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     if not logging.getLogger("cluster").isEnabledFor(logging.DEBUG):

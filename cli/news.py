@@ -9,7 +9,7 @@ from contextlib import suppress
 from rich.console import Console
 from rich.text import Text
 
-from cli.tokens import join_line
+from cli.tokens import JOIN
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
 from cluster.address import is_loopback
@@ -70,7 +70,11 @@ class News:
         self.say("")
         self.say("On each other machine, type")
         self.say("")
-        self.say(f"  {join_line(token)}", "bold")
+        self.say(f"  {JOIN}", "bold")
+        self.say("")
+        self.say("and paste this join token:")
+        self.say("")
+        self.say(f"  {token.text}", "bold")
         self.say("")
         if is_loopback(address):
             self.say(
@@ -78,11 +82,15 @@ class News:
             )
             self.say(f"Nodes on this machine add --peer {address}", "bright_black")
         else:
-            self.say(f"and where there is no multicast add --peer {address}", "bright_black")
+            self.say(f"where there is no multicast add --peer {address}", "bright_black")
         self.say(
             f"(it is good for {duration_text(LIFETIME_S)}; moe-cluster token create makes another)", "bright_black"
         )
         self.say("")
+
+    def may_let_in(self) -> None:
+        """Say how others join a cluster that was here before."""
+        self.say("moe-cluster token create makes a token that lets other machines join", "bright_black")
 
     def change(self, change: Change, infos: Mapping[str, NodeInfo]) -> None:
         """Say what happened to another node; `infos` are the nodes that are here now, by their shown names."""

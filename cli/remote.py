@@ -15,6 +15,7 @@ from cli.units import rate_text, tokens_text
 from cluster.client import OwnNode, RemoteConversation, RemoteModel
 from cluster.daemon.node_message import from_message
 from cluster.daemon.placing import capacity, links_from
+from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.placement import Link, Links, NodeCapacity, Placement, predict, read_costs
 from cluster.wire import node_pb2 as pb
@@ -56,7 +57,7 @@ class ClusterModels:
         """Load a model on the cluster, unless it is."""
         node = OwnNode.connect(self._home)
         try:
-            return ClusterBackend(node, lasting(model))
+            return ClusterBackend(self._home, node, lasting(model))
         except BaseException:
             node.close()
             raise
@@ -65,8 +66,9 @@ class ClusterModels:
 class ClusterBackend:
     """A model that the cluster serves."""
 
-    def __init__(self, node: OwnNode, model: str) -> None:
+    def __init__(self, home: Home, node: OwnNode, model: str) -> None:
         self.name = model
+        self._home = home
         self._node = node
         self._load()
 
@@ -118,7 +120,12 @@ class ClusterBackend:
 
     def ensure_ready(self) -> None:
         """Load it again, on the nodes that are there, where the cluster does not serve it any more."""
-        serving = self._node.status().serving
+        try:
+            serving = self._node.status().serving
+        except NoClusterError:  # it ended since; where it is back, it may listen elsewhere
+            self._node.close()
+            self._node = OwnNode.connect(self._home)
+            serving = self._node.status().serving
         if (serving.epoch, serving.state) != (self._epoch, pb.Serving.READY):
             before = self.remote
             self._load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +16,8 @@ from cli.tables import table_console
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
 from cluster.client import OwnNode
+from cluster.daemon.node_options import NodeOptions
+from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.wire import node_pb2 as pb
 from cluster.wire.worker_pb2 import WorkerStats
@@ -26,10 +29,11 @@ _STATES = {pb.Serving.LOADING: "loading", pb.Serving.READY: "ready", pb.Serving.
 
 def show_status(as_json: bool, watch: bool) -> None:
     """Print how the cluster stands; with `watch` again and again, in place, until Ctrl-C."""
+    if watch:
+        _watch(Home.default(), table_console())
+        return
     with OwnNode.connect(Home.default()) as node:
-        if watch:
-            _watch(node, table_console())
-        elif as_json:
+        if as_json:
             print(json.dumps(_to_json(node.status())))
         else:
             print_status(node.status(), table_console())
@@ -65,13 +69,19 @@ def print_status(status: pb.ClusterStatus, console: Console) -> None:
     console.print(_rendered(status))
 
 
-def _watch(node: OwnNode, console: Console) -> None:
-    with (
-        Interrupt() as interrupt,
-        Live(_rendered(node.status()), console=console, auto_refresh=False) as live,
-    ):
-        while not interrupt.wait(WATCH_S):
-            live.update(_rendered(node.status()), refresh=True)
+def _watch(home: Home, console: Console) -> None:
+    """Draw again and again; a node that ended is waited for, one that never ran is not."""
+    OwnNode.connect(home).close()
+    with Interrupt() as interrupt, Live(console=console, auto_refresh=False) as live:
+        while not interrupt.requested:
+            try:
+                with OwnNode.connect(home) as node:
+                    while not interrupt.requested:
+                        live.update(_rendered(node.status()), refresh=True)
+                        interrupt.wait(WATCH_S)
+            except (NoClusterError, NodeLostError) as error:
+                live.update(Text(f"{error}; waiting for it", style="yellow"), refresh=True)
+                interrupt.wait(WATCH_S)
 
 
 def _rendered(status: pb.ClusterStatus) -> RenderableType:
@@ -82,6 +92,7 @@ def _rendered(status: pb.ClusterStatus) -> RenderableType:
         _cluster_line(status, rows[0]),
         Text(f"{len(here)} {offer} {bytes_text(sum(row.offered_bytes for row in here))}"),
         _model_line(status, rows),
+        *_options_lines(),
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),
     ]
@@ -108,6 +119,17 @@ def _model_line(status: pb.ClusterStatus, rows: list[NodeRow]) -> Text:
         line += f", answers {active} request{'s' * (active != 1)}"
         line += f", loaded in {duration_text(serving.load_s)}" if serving.load_s else ""
     return Text(line)
+
+
+def _options_lines() -> list[Text]:
+    """Return which options this machine's next `up` takes again."""
+    try:
+        words = NodeOptions.read(Home.default().options).words()
+    except ClusterError as error:
+        return [Text(visible(str(error)), style="yellow")]
+    if not words:
+        return []
+    return [Text(f"up remembers {visible(shlex.join(words))}; up --defaults forgets it", style="bright_black")]
 
 
 def _coordinator_stats(status: pb.ClusterStatus) -> WorkerStats:

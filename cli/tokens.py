@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from getpass import getpass
+from pathlib import Path
 
 from cli.tables import HeadedTable, table_console
 from cli.units import duration_text
+from cluster.daemon.admission import is_member
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
-from cluster.trust import Authority, JoinToken, NodeIdentity, StoredToken, TokenStore
+from cluster.trust import Authority, NodeIdentity, StoredToken, TokenStore
+from mlx_moe.errors import InvalidRequestError
 
 HOUR_S = 3600.0
+JOIN_VARIABLE = "MOE_CLUSTER_JOIN"
+LONGEST_TEXT = 4096
 
 
 def token_store(home: Home) -> TokenStore:
@@ -22,10 +29,10 @@ def token_store(home: Home) -> TokenStore:
         NoClusterError: it is in none.
         ClusterError: another node began it.
     """
-    if not home.identity.exists():
+    if not is_member(home):
         raise NoClusterError("this machine is in no cluster yet: moe-cluster up begins one or joins one")
     key_hash = NodeIdentity.load(home.identity).authority_key_hash
-    authority = Authority.load(home.authority) if home.authority.exists() else None
+    authority = Authority.load(home.authority) if Authority.is_in(home.authority) else None
     if authority is None or authority.key_hash != key_hash:
         raise ClusterError(
             "only the node that began the cluster makes tokens, and this one joined it: type moe-cluster token there"
@@ -33,16 +40,45 @@ def token_store(home: Home) -> TokenStore:
     return TokenStore(home.tokens, key_hash)
 
 
-def join_line(token: JoinToken) -> str:
-    """Return what to type on another machine."""
-    return f"moe-cluster up --join {token.text}"
+JOIN = "moe-cluster up --join -"
+"""What to type on another machine; the token follows on its standard input, where no list of processes shows it."""
+
+
+def read_token(given: str | None) -> str | None:
+    """Return the text of the join token that was given: as it is, in a file, or "-" for standard input.
+
+    Where none was given to a home that is in no cluster, $MOE_CLUSTER_JOIN is.
+
+    Raises:
+        InvalidRequestError: there is no such file.
+    """
+    if given is None and not is_member(Home.default()):
+        given = os.environ.get(JOIN_VARIABLE) or None
+    if given is None or given.startswith("MC1") or "::" in given:
+        return given
+    if given == "-":
+        text = getpass("join token: ") if sys.stdin.isatty() else sys.stdin.readline(LONGEST_TEXT)
+    else:
+        try:
+            with Path(given.removeprefix("@")).expanduser().open(errors="replace") as file:
+                text = file.read(LONGEST_TEXT)
+        except OSError as error:
+            raise InvalidRequestError(
+                f"--join takes a join token, a file with one, or - for standard input; {given[:80]!r} is none of "
+                f"these: {error.strerror}"
+            ) from error
+    return next((word for word in text.split() if word.startswith("MC1")), text)
 
 
 def create(hours: float, uses: int) -> None:
-    """Print a new join line on stdout, and what it is good for on stderr."""
+    """Print a new join token on stdout, and what to do with it on stderr."""
     token = token_store(Home.default()).create(hours * HOUR_S, uses)
-    print(join_line(token))
-    print(f"good for {uses} node{'s' * (uses > 1)} and {duration_text(hours * HOUR_S)}", file=sys.stderr)
+    print(token.text, flush=True)
+    print(
+        f"good for {uses} node{'s' * (uses > 1)} and {duration_text(hours * HOUR_S)}; on each of them type {JOIN} and "
+        "paste it, or pipe it in",
+        file=sys.stderr,
+    )
 
 
 def show(as_json: bool) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -18,16 +19,18 @@ from cli.foreground import ForegroundNode
 from cli.loading import Wanted, load, meet_others
 from cli.news import News
 from cli.status import print_status
-from cluster.address import is_address, is_loopback
+from cli.tokens import token_store
+from cluster.address import is_loopback
 from cluster.client import OwnNode
-from cluster.daemon.admission import Admission, admit
+from cluster.daemon.admission import admit, is_member
 from cluster.daemon.daemon import Settings
 from cluster.daemon.node_message import from_message
+from cluster.daemon.node_options import NodeOptions
 from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.listening import Listening
 from cluster.placement import Placement
-from cluster.trust import TokenStore
+from cluster.trust import Authority
 from mlx_moe import library
 from mlx_moe.errors import InvalidRequestError
 
@@ -37,16 +40,26 @@ _UNITS = {"b": 1, "mb": 10**6, "mib": 1 << 20, "gb": 10**9, "gib": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a node comes up. `join` is a token's text; `new` begins a cluster though one is here."""
+    """How a node comes up. `options` are those given now; with `defaults` the earlier ones of its home are forgotten.
 
-    settings: Settings
+    `join` is a token's text; `new` begins a cluster though one is here.
+    """
+
+    options: NodeOptions
     join: str | None = None
     new: bool = False
     insecure: bool = False
+    defaults: bool = False
 
-    async def admit(self, home: Home) -> Admission:
-        """Return the node's admission to a cluster. Raises as `admission.admit`."""
-        return await admit(home, self.join, self.settings.peers, insecure=self.insecure, new=self.new)
+    def all_options(self, home: Home) -> NodeOptions:
+        """Return the options given now, over those that the home remembers. Raises ClusterError."""
+        return self.options if self.defaults else self.options.over(NodeOptions.read(home.options))
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags, as they are typed."""
+        flags = {"--new": self.new, "--insecure": self.insecure, "--defaults": self.defaults}
+        return [flag for flag, is_set in flags.items() if is_set]
 
 
 def parse_bytes(text: str) -> int:
@@ -57,24 +70,30 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def settings(
+def options(
     name: str | None, host: str | None, port: int | None, memory: str | None, peers: list[str] | None
-) -> Settings:
-    """Return how the node is to come up; what is None has its default. Raises InvalidRequestError."""
-    listening = Listening.at(host or "")
-    for peer in peers or ():
-        if not is_address(peer):
-            raise InvalidRequestError(f"--peer takes HOST:PORT; this is {peer[:80]!r}")
+) -> NodeOptions:
+    """Return what was given. Raises InvalidRequestError."""
+    memory_bytes = None if memory is None else parse_bytes(memory)
+    return NodeOptions(name, host, port, memory_bytes, tuple(peers) if peers else None)
+
+
+def _settings(options: NodeOptions) -> Settings:
+    """Return how the node is to come up; what was not given has its default. Raises InvalidRequestError."""
+    listening = Listening.at(options.host or "")
+    for peer in options.peers or ():
         if listening.is_private and not is_loopback(peer):
             raise InvalidRequestError(
-                f"{peer} could not reach this node, which with --host {host} only this machine can: leave --host out"
+                f"{peer} could not reach this node, which with --host {options.host} only this machine can: leave "
+                "--host out"
             )
-    asked = Settings(name or _own_name(), peers=tuple(peers or ()))
-    return replace(
-        asked,
-        host=asked.host if host is None else host,
-        port=asked.port if port is None else port,
-        memory_bytes=None if memory is None else parse_bytes(memory),
+    default = Settings(_own_name())
+    return Settings(
+        options.name or default.name,
+        default.host if options.host is None else options.host,
+        default.port if options.port is None else options.port,
+        options.memory_bytes,
+        options.peers or (),
     )
 
 
@@ -108,9 +127,13 @@ def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: 
     home, news = Home.default(), News(_console(silent))
     if _runs_already(home, manner, wanted, news):
         return
+    options = manner.all_options(home)
+    _tell_remembered(options, manner.options, news)
     if news.console.is_terminal:
         news.say("measuring this machine, looking who is here", "bright_black")
-    asyncio.run(ForegroundNode(home, manner.settings, wanted, news, leashed=leashed).run(manner.admit(home)))
+    settings = _settings(options)
+    admission = admit(home, manner.join, settings.peers, insecure=manner.insecure, new=manner.new)
+    asyncio.run(ForegroundNode(home, settings, options, wanted, news, leashed=leashed).run(admission))
 
 
 def up_detached(manner: Manner, wanted: Wanted | None) -> None:
@@ -118,19 +141,34 @@ def up_detached(manner: Manner, wanted: Wanted | None) -> None:
     home, news = Home.default(), News(_console())
     if _runs_already(home, manner, wanted, news):
         return
-    admission = asyncio.run(manner.admit(home))  # here, where it can be told what is wrong
-    with BackgroundNode(home, manner.settings, insecure=manner.insecure, leash=False).connect() as node:
+    options = manner.all_options(home)
+    _tell_remembered(options, manner.options, news)
+    _settings(options)  # before anything is begun
+    begins = manner.join is None and not is_member(home)
+    home.create()
+    started = BackgroundNode(home, manner.options, manner.flags, token=manner.join, leash=False)
+    with started.connect() as node:
         status = node.status()
         own = from_message(status.nodes[0].info)
         news.own(own, status.cluster_id, status.insecure)
-        if admission.authority is not None:
-            token = TokenStore(home.tokens, admission.authority.key_hash).create()
-            news.how_to_join(token, own.addresses[0])
+        if begins and not status.insecure:
+            news.how_to_join(token_store(home).create(), own.addresses[0])
+        elif Authority.is_in(home.authority) and not status.insecure:
+            news.may_let_in()
         news.say("it runs in the background: moe-cluster status shows it, moe-cluster down ends it", "bright_black")
         if wanted is not None:
-            if not admission.is_new:
+            if not begins:
                 meet_others(node)
             _load(node, wanted, news)
+
+
+def _tell_remembered(options: NodeOptions, given: NodeOptions, news: News) -> None:
+    """Say which options are those of an earlier `up`."""
+    earlier = options.words()
+    for word in given.words():
+        earlier.remove(word)
+    if earlier:
+        news.say(f"as before: {shlex.join(options.words())} (moe-cluster up --defaults forgets that)", "bright_black")
 
 
 def _runs_already(home: Home, manner: Manner, wanted: Wanted | None, news: News) -> bool:
@@ -138,8 +176,13 @@ def _runs_already(home: Home, manner: Manner, wanted: Wanted | None, news: News)
     with suppress(NoClusterError), OwnNode.connect(home) as node:
         status = node.status()
         name = status.nodes[0].shown_name
-        if manner.join is not None or manner.new or manner.insecure:
+        if manner.join is not None or manner.flags:
             raise InvalidRequestError(f"{name} is up already, in cluster {status.cluster_id}: moe-cluster down ends it")
+        if manner.all_options(home) != NodeOptions.read(home.options):
+            words = shlex.join(manner.options.words())
+            raise InvalidRequestError(
+                f"{name} is up already, with other options than {words}: moe-cluster down ends it"
+            )
         news.say(f"{name} is up already", "bright_black")
         if wanted is None:
             print_status(status, news.console)

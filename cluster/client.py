@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,8 +15,9 @@ from typing import Any, cast
 
 import grpc
 
-from cluster.errors import NoClusterError, NodeLostError
+from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
+from cluster.lock import POLL_S, is_held
 from cluster.placement import Placement
 from cluster.rpc_errors import translated
 from cluster.timeline import Timeline
@@ -46,19 +45,29 @@ class OwnNode:
 
     @classmethod
     def connect(cls, home: Home) -> OwnNode:
-        """Return the daemon of a home. Raises NoClusterError where none runs."""
+        """Return the daemon of a home.
+
+        Raises:
+            NoClusterError: none runs, or it is not up yet.
+            ClusterError: what it says of itself cannot be read.
+        """
+        if not is_held(home.lock):  # its pid may live again, as that of another process
+            raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
         try:
             value = json.loads(home.daemon.read_text())
-            os.kill(value["pid"], 0)
-        except (OSError, ValueError, LookupError) as exc:
-            raise NoClusterError("no node runs on this machine: moe-cluster up starts one") from exc
-        node_id = value["node_id"]
-        credentials = Insecure(node_id) if value["insecure"] else MutualTLS(NodeIdentity.load(home.identity))
-        return cls(home, credentials, node_id, value["address"])
+            node_id, address, insecure = value["node_id"], value["address"], value["insecure"]
+        except FileNotFoundError as exc:
+            raise NoClusterError("the node of this machine is starting or ending: try again in a moment") from exc
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
+            raise ClusterError(
+                f"{home.daemon} cannot be read ({exc}), and a node runs: end its process, and moe-cluster up again"
+            ) from exc
+        credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(home.identity))
+        return cls(home, credentials, node_id, address)
 
     def status(self, timeout_s: float = CALL_S) -> pb.ClusterStatus:
         """Return how the cluster stands, as this node sees it."""
-        with translated("this machine's node"):
+        with self._called():
             status: pb.ClusterStatus = self._stub.Status(pb.StatusRequest(), timeout=timeout_s)
         return status
 
@@ -85,26 +94,25 @@ class OwnNode:
             concurrency=concurrency,
             draft=draft,
         )
-        with translated("this machine's node"):
+        with self._called():
             yield from self._stub.Load(request)
 
     def unload(self, reason: str) -> str:
         """Take the cluster's model away; return which it was, "" if there was none."""
-        with translated("this machine's node"):
+        with self._called():
             return str(self._stub.Unload(pb.UnloadRequest(reason=reason), timeout=CALL_S).model)
 
     def stop(self) -> None:
         """End the node, and wait until it has. Raises NodeLostError where that takes longer than STOP_S."""
-        with translated("this machine's node"):
+        with self._called():
             self._stub.Stop(pb.StopRequest(), timeout=CALL_S)
         deadline = time.monotonic() + STOP_S
-        with self._home.daemon.with_suffix(".lock").open() as lock:
-            while time.monotonic() < deadline:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the daemon holds it for as long as it lives
-                    return
-                time.sleep(0.02)
-        raise NodeLostError(f"the node was told to end and still runs after {STOP_S:g} s; see {self._home.logs}")
+        while is_held(self._home.lock):
+            if time.monotonic() > deadline:
+                raise NodeLostError(
+                    f"the node was told to end and still runs after {STOP_S:g} s; see {self._home.logs}"
+                )
+            time.sleep(POLL_S)
 
     def coordinator(self, status: pb.ClusterStatus) -> RemoteModel:
         """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
@@ -115,6 +123,17 @@ class OwnNode:
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+    @contextlib.contextmanager
+    def _called(self) -> Iterator[None]:
+        """Call it, and say so where it has ended."""
+        try:
+            with translated("this machine's node"):
+                yield
+        except NodeLostError as error:
+            if is_held(self._home.lock):
+                raise
+            raise NoClusterError("this machine's node has ended: moe-cluster up starts it again") from error
 
     def __enter__(self) -> OwnNode:
         """Return itself."""

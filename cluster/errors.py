@@ -5,7 +5,8 @@ MoeClusterError
 ├── TrustError       a stranger, a wrong or spent token, a certificate that does not fit
 ├── PlacementError   the model does not fit the nodes; says what would make it fit
 ├── NodeLostError    a node that was counted on does not answer
-└── NoClusterError   no node runs on this machine
+├── NoClusterError   no node runs on this machine
+└── HeldError        another process does not let go of a lock
 """
 
 from __future__ import annotations
@@ -41,3 +42,9 @@ class NoClusterError(ClusterError):
     """There is no node daemon to ask."""
 
     code = "no_cluster"
+
+
+class HeldError(ClusterError):
+    """Another process holds a lock, and does not let go of it."""
+
+    code = "held"

@@ -76,7 +76,7 @@ async def hardware(cache: Path) -> Hardware:
         kept = json.loads(cache.read_text())
         if kept["machine"] == machine:
             return Hardware.from_json(kept["hardware"])
-    except (OSError, ValueError, LookupError, TypeError, ClusterError) as exc:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ClusterError) as exc:
         log.debug("hardware is measured: cache=%s reason=%r", cache, exc)
     measured = await _measure()
     try:  # not atomically: a file cut short is no JSON, and measured again

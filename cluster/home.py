@@ -11,6 +11,8 @@ from pathlib import Path
 
 import platformdirs
 
+from cluster.errors import ClusterError
+
 VARIABLE = "MOE_CLUSTER_HOME"
 
 
@@ -48,9 +50,19 @@ class Home:
         return self.path / "hardware.json"
 
     @property
+    def options(self) -> Path:
+        """What `up` was given."""
+        return self.path / "options.json"
+
+    @property
     def daemon(self) -> Path:
         """Where the node daemon of this home listens, while it runs."""
         return self.path / "daemon.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the daemon for as long as it lives."""
+        return self.path / "daemon.lock"
 
     @property
     def logs(self) -> Path:
@@ -68,7 +80,12 @@ class Home:
         return self.path / "chat_history"
 
     def create(self) -> None:
-        """Make the directories, readable by their owner alone. Raises OSError where that is not possible."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.sessions.mkdir(mode=0o700, exist_ok=True)
-        self.logs.mkdir(mode=0o700, exist_ok=True)
+        """Make the directories, readable by their owner alone. Raises ClusterError where that is not possible."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.sessions.mkdir(mode=0o700, exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as exc:
+            raise ClusterError(
+                f"{self.path} cannot hold this node's state: {exc.strerror}; set {VARIABLE} to a directory that can"
+            ) from exc

@@ -79,8 +79,9 @@ def bench_cluster(asked: Asked, trace: Path | None, as_json: bool) -> None:
         MoeClusterError: as loading and answering do.
     """
     file = None if trace is None else TraceFile(trace)
-    node = OwnNode.connect(Home.default())
-    with closing(node), closing(ClusterBackend(node, lasting(asked.model))) as backend, Interrupt() as interrupt:
+    home = Home.default()
+    node = OwnNode.connect(home)
+    with closing(node), closing(ClusterBackend(home, node, lasting(asked.model))) as backend, Interrupt() as interrupt:
         _require_room(asked, backend.remote)
         words = backend.encode(WORDS, add_special_tokens=False)
         timeline, stats = _one_answer(asked, backend.remote, words, interrupt)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from cluster.address import join as join_address
 from cluster.address import split
@@ -11,6 +11,7 @@ from cluster.discovery import Announcement, look
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
 from cluster.trust import Authority, Credentials, Insecure, JoinToken, MutualTLS, NodeIdentity, NodeKey, join
+from cluster.trust.identity import CERTIFICATES_FILE
 
 LOOK_S = 2.0
 """For nodes that are there to be heard of: those started together see each other after 1.3 s."""
@@ -20,17 +21,22 @@ ID_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """This node's id and proof. `authority` is held by the node that began the cluster. `is_new`: it began it now."""
+    """This node's id and proof. `authority` is held by the node that began the cluster. `is_new`: it begins it now.
+
+    `keep` writes down a cluster that is new. Whoever brings the node up calls it once that has succeeded: a start that
+    fails begins no cluster.
+    """
 
     node_id: str
     cluster_id: str
     credentials: Credentials
     authority: Authority | None = None
     is_new: bool = False
+    keep: Callable[[], object] = lambda: None
 
 
 async def admit(home: Home, token: str | None, peers: Sequence[str], *, insecure: bool, new: bool) -> Admission:
-    """Return this node's admission; begin a cluster where it belongs to none and none is here.
+    """Return this node's admission, to a new cluster where it belongs to none and none is here.
 
     Raises:
         TrustError: the token does not let it in, or it belongs to another cluster already.
@@ -46,31 +52,52 @@ async def admit(home: Home, token: str | None, peers: Sequence[str], *, insecure
     if wanted is not None:
         identity = await join(await _where_to_join(wanted, peers), wanted, home.identity)
         return _member(home, identity, wanted)
+    # One without a certificate for its own node: the start was cut off between the two files, or one was lost.
+    authority = Authority.load(home.authority) if Authority.is_in(home.authority) else Authority.new()
     if not new:
-        _require_no_cluster(await look(LOOK_S))
-    authority = Authority.create(home.authority)
-    identity = key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
-    return replace(_member(home, identity, None), is_new=True)
+        _require_no_cluster(await look(LOOK_S), besides=_cluster_id(authority.key_hash))
+    return _founder(home, key, authority)
+
+
+def is_member(home: Home) -> bool:
+    """Whether a home's node belongs to a cluster."""
+    return (home.identity / CERTIFICATES_FILE).exists()
+
+
+def _founder(home: Home, key: NodeKey, authority: Authority) -> Admission:
+    certificate = authority.certify(key.private_key.public_key())
+    identity = key.with_certificates(certificate + authority.certificate)
+
+    def keep() -> None:
+        authority.keep(home.authority)
+        key.adopt(certificate, authority.certificate)  # last: it makes the node a member
+
+    cluster_id = _cluster_id(authority.key_hash)
+    return Admission(identity.node_id, cluster_id, MutualTLS(identity), authority, is_new=True, keep=keep)
 
 
 def _member(home: Home, identity: NodeIdentity, wanted: JoinToken | None) -> Admission:
     cluster = identity.authority_key_hash
     if wanted is not None and wanted.authority_key_hash != cluster:
         raise TrustError(
-            f"this node belongs to cluster {cluster[:ID_DIGITS]}, the token is of cluster "
-            f"{wanted.authority_key_hash[:ID_DIGITS]}: to change over, delete {home.identity} first"
+            f"this node belongs to cluster {_cluster_id(cluster)}, the token is of cluster "
+            f"{_cluster_id(wanted.authority_key_hash)}: to change over, moe-cluster leave first"
         )
-    authority = Authority.load(home.authority) if home.authority.exists() else None
+    authority = Authority.load(home.authority) if Authority.is_in(home.authority) else None
     if authority is not None and authority.key_hash != cluster:
         authority = None  # of a cluster that this node has left
-    return Admission(identity.node_id, cluster[:ID_DIGITS], MutualTLS(identity), authority)
+    return Admission(identity.node_id, _cluster_id(cluster), MutualTLS(identity), authority)
+
+
+def _cluster_id(authority_key_hash: str) -> str:
+    return authority_key_hash[:ID_DIGITS]
 
 
 async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> list[str]:
     """Return the enrolment ports to try: of the peers that were named, or of the token's cluster as announced."""
     if peers:
         return [_enrolment_address(peer) for peer in peers]
-    wanted = token.authority_key_hash[:ID_DIGITS]
+    wanted = _cluster_id(token.authority_key_hash)
     found = await look(LOOK_S)
     addresses = [a for node in found if node.cluster_id == wanted and node.enrols for a in node.addresses]
     if not addresses:
@@ -88,12 +115,12 @@ def _enrolment_address(address: str) -> str:
     return join_address(host, enrolment_port(port))
 
 
-def _require_no_cluster(found: Sequence[Announcement]) -> None:
-    clusters = [node for node in found if node.cluster_id]
+def _require_no_cluster(found: Sequence[Announcement], besides: str) -> None:
+    clusters = [node for node in found if node.cluster_id not in ("", besides)]
     if clusters:
         raise ClusterError(
-            f"{clusters[0].name} ({clusters[0].addresses[0]}) has a cluster here: join it with the line that its first "
-            f"node printed (moe-cluster token create makes another), or begin one beside it with --new"
+            f"{clusters[0].name} ({clusters[0].addresses[0]}) has a cluster here: join it with a token of its first "
+            f"node (moe-cluster token create there makes one), or begin one beside it with --new"
         )
 
 

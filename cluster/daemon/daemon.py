@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -25,13 +24,14 @@ from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.discovery import Announcement, discover
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, HeldError
 from cluster.hardware import Hardware, hardware
 from cluster.home import Home
 from cluster.listening import Listening
+from cluster.lock import held
 from cluster.membership import Change, Hinted, Moved
 from cluster.node_info import NodeInfo
-from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment
+from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment, private_file
 from cluster.wire import node_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,9 @@ GRACE_S = 1.0
 
 ADDRESSES_S = 1.0
 """How often a node looks which addresses its machine has."""
+
+LOCK_S = 0.5
+"""Who looks whether the home's lock is held holds it for microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Daemon:
             ClusterError: a port is taken, a daemon runs in this home already, or the hardware cannot be measured.
         """
         async with AsyncExitStack() as stack:
-            stack.enter_context(_only_daemon_of(self.home))
+            stack.enter_context(only_daemon_of(self.home))
             measured = await hardware(self.home.hardware)
             credentials = self.admission.credentials
             server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
@@ -108,6 +111,7 @@ class Daemon:
             node_pb2_grpc.add_ControlServicer_to_server(control, server)
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)
+            self.admission.keep()
             stack.enter_context(_announced_to_cli(self.home, self.state, credentials.insecure))
             for peer in self.settings.peers:
                 self.state.apply(Hinted(Target((peer,)), typed=True))
@@ -161,16 +165,16 @@ class Daemon:
 
 
 @contextmanager
-def _only_daemon_of(home: Home) -> Iterator[None]:
-    """Hold the home's lock. Raises ClusterError where another daemon has it."""
-    with home.daemon.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise ClusterError(
-                f"a node runs on this machine already (in {home.path}): moe-cluster status shows it, down ends it"
-            ) from exc
-        yield
+def only_daemon_of(home: Home) -> Iterator[None]:
+    """Hold the home's lock, and forget a daemon that could not say goodbye. Raises ClusterError: another one has it."""
+    try:
+        with held(home.lock, LOCK_S):
+            home.daemon.unlink(missing_ok=True)
+            yield
+    except HeldError as exc:
+        raise ClusterError(
+            f"a node runs on this machine already (in {home.path}): moe-cluster status shows it, down ends it"
+        ) from exc
 
 
 @contextmanager
@@ -178,9 +182,7 @@ def _announced_to_cli(home: Home, state: NodeState, insecure: bool) -> Iterator[
     """Let this machine's command line find the daemon."""
     node_id = state.own.node_id
     value = {"pid": os.getpid(), "address": state.target(node_id), "node_id": node_id, "insecure": insecure}
-    temporary = home.daemon.with_suffix(".new")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(home.daemon)
+    private_file.write(home.daemon, json.dumps(value).encode())
     try:
         yield
     finally:

@@ -27,7 +27,6 @@ _ENVIRONMENT = {
     # glibc gives large buffers back to the kernel each time they are freed: 26 ms for an 8 MiB message, 4 with these.
     "MALLOC_TOP_PAD_": str(64 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
-    "GRPC_VERBOSITY": "NONE",  # what matters comes as an exception
 }
 
 

@@ -50,15 +50,24 @@ class Authority:
         self._now = now
 
     @classmethod
-    def create(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
-        """Make the authority of a new cluster. Raises TrustError where there is one already."""
-        path = directory / FILE
-        if path.exists():
-            raise TrustError(f"{path} exists: this node holds the authority of a cluster already")
+    def new(cls, now: Callable[[], datetime] = _utc_now) -> Authority:
+        """Return the authority of a new cluster, which is not kept yet."""
         private_key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _self_signed(private_key, now())
-        private_file.write(path, private_pem(private_key) + certificate_pem(certificate))
-        return cls(private_key, certificate, now)
+        return cls(private_key, _self_signed(private_key, now()), now)
+
+    @classmethod
+    def create(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
+        """Make the authority of a new cluster, and keep it. Raises TrustError where there is one already."""
+        if cls.is_in(directory):
+            raise TrustError(f"{directory / FILE} exists: this node holds the authority of a cluster already")
+        authority = cls.new(now)
+        authority.keep(directory)
+        return authority
+
+    @classmethod
+    def is_in(cls, directory: Path) -> bool:
+        """Whether an authority is kept there."""
+        return (directory / FILE).exists()
 
     @classmethod
     def load(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
@@ -69,6 +78,10 @@ class Authority:
             return cls(load_private_key(pem), x509.load_pem_x509_certificate(pem), now)
         except (OSError, ValueError) as exc:
             raise TrustError(f"the cluster's authority {path} cannot be read: {exc}") from exc
+
+    def keep(self, directory: Path) -> None:
+        """Write it down."""
+        private_file.write(directory / FILE, self.private_key + self.certificate)
 
     def certify(self, public_key: ec.EllipticCurvePublicKey) -> bytes:
         """Return a certificate (PEM) that names the node id which follows from the key."""

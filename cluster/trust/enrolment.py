@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from cluster.errors import TrustError
+from cluster.errors import ClusterError, TrustError
 from cluster.trust.authority import Authority
 from cluster.trust.credentials import SERVER_OPTIONS, Options, listen, max_message
 from cluster.trust.failure_limit import FailureLimit
@@ -22,6 +23,7 @@ from cluster.wire import enrolment_pb2, enrolment_pb2_grpc
 
 MAX_MESSAGE_BYTES = 16 << 10  # a request has 0.6 KiB
 MAX_CONCURRENT = 16
+UNREADABLE = "it cannot read its join tokens now; its log says why"
 REFUSAL = "the join token is not valid (any more); make another with `moe-cluster token create`"
 
 _OPTIONS: Options = (
@@ -65,6 +67,7 @@ class Enrolment(enrolment_pb2_grpc.EnrolmentServicer):
         self._tokens = tokens
         self._now_s = now_s
         self._failures = FailureLimit()
+        self._one_at_a_time = asyncio.Lock()
 
     async def Enrol(  # noqa: N802 - gRPC's name
         self, request: enrolment_pb2.EnrolRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -77,10 +80,15 @@ class Enrolment(enrolment_pb2_grpc.EnrolmentServicer):
             details = f"too many failed tries; wait {math.ceil(wait_s)} s"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
         try:
-            return enrolment_pb2.EnrolReply(certificate=self._admit(request, peer))
+            async with self._one_at_a_time:
+                certificate = await asyncio.to_thread(self._admit, request, peer)  # it may wait for the tokens' file
+            return enrolment_pb2.EnrolReply(certificate=certificate)
         except TrustError as exc:
             self._failures.failed(address, self._now_s())
             logger.warning("enrolment refused peer=%s reason=%s", peer, exc)
+        except ClusterError as exc:
+            logger.error("enrolment failed peer=%s error=%s", peer, exc)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, UNREADABLE)
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSAL)
 
     def _admit(self, request: enrolment_pb2.EnrolRequest, peer: str) -> bytes:

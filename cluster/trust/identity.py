@@ -43,7 +43,7 @@ class NodeKey:
         try:
             return cls(directory, load_private_key(private_file.read(path)))
         except (OSError, ValueError) as exc:
-            raise TrustError(f"the node's key {path} cannot be read: {exc}") from exc
+            raise TrustError(f"the node's key {path} cannot be read: {exc}; delete {directory} and join again") from exc
 
     @classmethod
     def open(cls, directory: Path) -> NodeKey:
@@ -71,7 +71,7 @@ class NodeKey:
 
     def adopt(self, certificate: bytes, ca_certificate: bytes) -> NodeIdentity:
         """Keep the certificates (PEM) in place of any before them. Raises TrustError if they do not fit the key."""
-        identity = self._with_certificates(certificate + ca_certificate)
+        identity = self.with_certificates(certificate + ca_certificate)
         private_file.write(self.directory / CERTIFICATES_FILE, certificate + ca_certificate)
         return identity
 
@@ -84,9 +84,10 @@ class NodeKey:
             raise TrustError(
                 f"this node has no certificate yet ({path}: {exc.strerror}); join a cluster first"
             ) from exc
-        return self._with_certificates(certificates)
+        return self.with_certificates(certificates)
 
-    def _with_certificates(self, pem: bytes) -> NodeIdentity:
+    def with_certificates(self, pem: bytes) -> NodeIdentity:
+        """Return the identity by the node's and the authority's certificate. Raises TrustError if they do not fit."""
         try:
             certificate, ca_certificate = x509.load_pem_x509_certificates(pem)
             certificate.verify_directly_issued_by(ca_certificate)

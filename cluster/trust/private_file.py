@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
 from pathlib import Path
 
-from cluster.errors import TrustError
+from cluster.errors import ClusterError, TrustError
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace the file, or make it and its directory; after a crash either the old or the new content is there."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
+    """Replace the file, or make it and its directory; after a power cut either the old or the new content is there.
+
+    Raises:
+        ClusterError: the disk is full or cannot be written.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                _to_disk(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as exc:
+        raise ClusterError(f"{path} cannot be written: {exc.strerror}") from exc
+
+
+def _to_disk(descriptor: int) -> None:
+    """Return when the file is on the disk; macOS' fsync leaves it in the drive's own cache."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
 
 
 def read(path: Path) -> bytes:

@@ -5,7 +5,6 @@ Secrets are not kept, only their hashes: who reads the file cannot join with it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import secrets
@@ -16,11 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cluster.errors import TrustError
+from cluster.lock import held
 from cluster.trust import private_file
 from cluster.trust.join_token import JoinToken
 
 LIFETIME_S = 24 * 3600.0
 MAX_USES = 32  # one line is typed on several Macs
+
+LOCK_S = 2.0
+"""For another process that changes the file; it does so within milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,12 @@ class StoredToken:
     max_uses: int
     used_by: tuple[str, ...] = ()
     revoked: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.secret_hash, str) or not all(isinstance(i, str) for i in self.used_by):
+            raise TypeError("a token without a hash")
+        if not isinstance(self.max_uses, int) or not isinstance(self.expires_at_s, int | float):
+            raise TypeError("a token without an end")
 
     @property
     def token_id(self) -> str:
@@ -53,7 +62,10 @@ class StoredToken:
 
 
 class TokenStore:
-    """The tokens in one file, which the daemon and the command line share: each verb reads and writes it anew."""
+    """The tokens in one file, which the daemon and the command line share: each verb reads and writes it anew.
+
+    What changes it may wait for LOCK_S, in its thread. Raises ClusterError where another process does not let go of it.
+    """
 
     def __init__(self, path: Path, authority_key_hash: str, now_s: Callable[[], float] = time.time) -> None:
         self._path = path
@@ -62,16 +74,16 @@ class TokenStore:
 
     @property
     def tokens(self) -> tuple[StoredToken, ...]:
-        """The tokens, oldest first; expired ones until the next is made."""
+        """The tokens, oldest first; expired ones that let nobody in until the next is made."""
         return _read(self._path)
 
     def create(self, lifetime_s: float = LIFETIME_S, max_uses: int = MAX_USES) -> JoinToken:
-        """Make a token, and forget those that have expired."""
+        """Make a token, and forget those that have expired and let nobody in."""
         token = JoinToken(self._authority_key_hash, secrets.token_urlsafe(24))
         now_s = self._now_s()
         stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses)
         with self._alone():
-            self._write(*(old for old in self.tokens if old.expires_at_s > now_s), stored)
+            self._write(*(old for old in self.tokens if old.expires_at_s > now_s or old.used_by), stored)
         return token
 
     def revoke(self, token_id: str) -> None:
@@ -101,8 +113,7 @@ class TokenStore:
     def _alone(self) -> Iterator[None]:
         """Keep other processes from changing the file meanwhile."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with held(self._path.with_suffix(".lock"), LOCK_S):
             yield
 
     def _write(self, *tokens: StoredToken) -> None:
@@ -119,5 +130,5 @@ def _read(path: Path) -> tuple[StoredToken, ...]:
     try:
         entries = json.loads(private_file.read(path))
         return tuple(StoredToken(**{**entry, "used_by": tuple(entry["used_by"])}) for entry in entries)
-    except (OSError, ValueError, TypeError, KeyError) as exc:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
         raise TrustError(f"the join tokens in {path} cannot be read ({exc}); delete it and make new tokens") from exc

@@ -14,6 +14,8 @@ import pytest
 import typer
 
 from cli import app
+from cluster.daemon.node_options import NodeOptions
+from cluster.home import Home
 from tests.cli.terminal import CTRL_C, Terminal
 
 pytestmark = [
@@ -75,10 +77,14 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
         first = said(homes[0], "up", "--detach", "--new", "--name", "mac-1", *HERE)
         address = first.split("listens at ")[1].split()[0]
         assert f"add --peer {address}" in first
+        token = homes[0] / "token"
+        token.write_text(f"  {join_token(first)}\n")
         for i, home in enumerate(homes[1:], start=2):
             (home / "hardware.json").write_bytes((homes[0] / "hardware.json").read_bytes())
-            join = ("--join", join_token(first), "--peer", address)
-            joined = said(home, "up", "--detach", *join, "--name", f"mac-{i}", "--memory", f"{i}GB", *HERE)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("MOE_CLUSTER_JOIN", join_token(first))
+                join = ("--join", str(token), "--peer", address) if i == 2 else ("--peer", address)
+                joined = said(home, "up", "--detach", *join, "--name", f"mac-{i}", "--memory", f"{i}GB", *HERE)
             assert f"mac-{i} is up" in joined
             assert "MC1" not in joined
         yield homes
@@ -134,8 +140,11 @@ def test_up_on_a_node_that_is_up_shows_how_it_stands(homes: list[Path]) -> None:
 
 
 def test_tokens_are_made_listed_and_revoked_where_the_cluster_began(homes: list[Path]) -> None:
-    line = said(homes[0], "token", "create", "--uses", "2", "--hours", "1")
-    assert line.startswith("moe-cluster up --join MC1")
+    before = len(told(homes[0], "token", "list"))
+    created = moe_cluster(homes[0], "token", "create", "--uses", "2", "--hours", "1")
+    assert (created.out[:3], created.out.count("\n"), len(created.out.split())) == ("MC1", 1, 1)  # to be piped
+    assert "up --join -" in created.err
+    assert len(told(homes[0], "token", "list")) == before + 1
     newest = told(homes[0], "token", "list")[-1]
     assert (newest["state"], newest["max_uses"]) == ("good", 2)
     said(homes[0], "token", "revoke", newest["id"])
@@ -156,6 +165,45 @@ def test_a_wrong_token_is_refused_in_one_line(homes: list[Path], tmp_path: Path)
         assert (refused.err[:7], refused.err.count("\n")) == ("error: ", 1)
 
 
+def test_a_start_that_fails_begins_no_cluster(homes: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "hardware.json").write_bytes((homes[0] / "hardware.json").read_bytes())
+    port = told(homes[0], "nodes")[0]["addresses"][0].rpartition(":")[2]
+    for detach in ([], ["--detach"]):
+        failed = moe_cluster(tmp_path, "up", *detach, "--new", "--host", "127.0.0.1", "--port", port)
+        assert failed.code == 6
+        assert failed.err.startswith("error: cannot listen on 127.0.0.1:")
+        assert not (tmp_path / "authority").exists()
+        assert not (tmp_path / "identity" / "certificates.pem").exists()
+        assert not (tmp_path / "options.json").exists()
+    assert moe_cluster(tmp_path, "token", "create").code == 9
+
+
+def test_a_node_comes_again_as_it_was_and_gives_out_no_further_token(homes: list[Path]) -> None:
+    tokens = told(homes[0], "token", "list")
+    other = moe_cluster(homes[0], "up", "--memory", "1GB")
+    assert (other.code, "down" in other.err) == (2, True)
+    said(homes[0], "down")
+    again = said(homes[0], "up", "--detach")
+    assert "as before: --name mac-1 --host 127.0.0.1 --port 0" in again
+    assert "mac-1 is up" in again
+    assert "MC1" not in again
+    assert told(homes[0], "token", "list") == tokens
+    assert "up remembers --name mac-1" in said(homes[0], "status")
+    present(homes[1])
+
+
+def test_watching_waits_for_a_node_that_ended_and_goes_on_until_ctrl_c(homes: list[Path]) -> None:
+    with Terminal(homes[0], ["-m", "cli", "status", "--watch"]) as terminal:
+        terminal.until("this is mac-1")
+        said(homes[0], "down")
+        terminal.until("moe-cluster up starts")
+        terminal.until("waiting for it")
+        said(homes[0], "up", "--detach")
+        terminal.until("this is mac-1")
+        terminal.type(CTRL_C)
+        assert terminal.end() == 0
+
+
 def test_who_goes_is_missed_by_the_others(homes: list[Path]) -> None:
     present(homes[0])
     assert said(homes[2], "down") == "mac-3 is down\n"
@@ -164,6 +212,27 @@ def test_who_goes_is_missed_by_the_others(homes: list[Path]) -> None:
     gone = moe_cluster(homes[2], "status")
     assert (gone.code, gone.out) == (9, "")
     assert "moe-cluster up" in gone.err
+
+
+def test_who_leaves_is_a_stranger_and_keeps_its_chats(homes: list[Path]) -> None:
+    home = Home(homes[2])
+    chat = home.sessions / "chat.jsonl"
+    chat.write_text("{}")
+    assert "in no cluster any more" in said(home.path, "leave")
+    assert not home.identity.exists()
+    assert chat.exists()
+    assert "--peer" not in NodeOptions.read(home.options).words()
+    assert moe_cluster(home.path, "leave").code == 9
+
+
+def test_the_first_node_leaves_those_who_joined_only_with_a_yes(homes: list[Path]) -> None:
+    asked = moe_cluster(homes[0], "leave")
+    assert (asked.code, asked.err.count("\n")) == (2, 1)
+    assert "2 other nodes joined" in asked.err
+    assert told(homes[0], "nodes")
+    assert "in no cluster any more" in said(homes[0], "leave", "--yes")
+    assert not Home(homes[0]).authority.exists()
+    assert moe_cluster(homes[0], "token", "list").code == 9
 
 
 def test_a_node_in_the_foreground_tells_its_news_and_ends_with_ctrl_c(tmp_path: Path) -> None:
@@ -197,13 +266,6 @@ def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path:
         assert terminal.end() == 0
 
 
-def test_watching_goes_on_until_ctrl_c(homes: list[Path]) -> None:
-    with Terminal(homes[0], ["-m", "cli", "status", "--watch"]) as terminal:
-        terminal.until("mac-1")
-        terminal.type(CTRL_C)
-        assert terminal.end() == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -216,6 +278,7 @@ def test_watching_goes_on_until_ctrl_c(homes: list[Path]) -> None:
         (["--plan", "missing.json"], "missing.json"),
         (["no-such-model"], "no model"),
         (["--join", "MC1"], "whole join token"),
+        (["--join", "no-such-file"], "none of these"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_begun(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -1,12 +1,13 @@
 """Admission: which cluster a node belongs to, decided before it says anything to anybody."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cluster.daemon import admission as module
-from cluster.daemon.admission import Admission, admit, enrolment_port
+from cluster.daemon.admission import Admission, admit, enrolment_port, is_member
 from cluster.discovery import Announcement
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
@@ -26,7 +27,9 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Announcement]:
 
 
 def admitted(home: Path, token: str | None = None, peers: tuple[str, ...] = (), *, new: bool = False) -> Admission:
-    return asyncio.run(admit(Home(home), token, peers, insecure=False, new=new))
+    admission = asyncio.run(admit(Home(home), token, peers, insecure=False, new=new))
+    admission.keep()
+    return admission
 
 
 def announcement(cluster_id: str, address: str = "10.0.0.1:7420", *, enrols: bool = True) -> Announcement:
@@ -45,6 +48,25 @@ def test_the_first_node_begins_a_cluster_and_is_in_it_ever_after(tmp_path: Path)
     again = admitted(tmp_path / "a")
     assert (again.node_id, again.cluster_id, again.is_new) == (first.node_id, first.cluster_id, False)
     assert again.authority is not None
+
+
+def test_a_cluster_begins_when_its_first_node_is_up_and_not_before(tmp_path: Path) -> None:
+    home = Home(tmp_path / "a")
+    failed = asyncio.run(admit(home, None, (), insecure=False, new=True))
+    assert failed.is_new
+    assert not is_member(home)
+    assert not home.authority.exists()
+    admitted(home.path)
+    assert is_member(home)
+
+
+def test_a_first_node_that_lost_its_certificate_is_in_its_cluster_again(
+    tmp_path: Path, heard: list[Announcement]
+) -> None:
+    first = admitted(tmp_path / "a")
+    shutil.rmtree(Home(tmp_path / "a").identity)
+    heard.append(announcement(first.cluster_id))
+    assert admitted(tmp_path / "a").cluster_id == first.cluster_id
 
 
 def test_where_a_cluster_is_a_node_without_a_token_begins_none_unless_told_to(
@@ -92,6 +114,6 @@ def test_a_token_whose_cluster_nobody_announces_says_whom_was_heard(tmp_path: Pa
 def test_a_member_is_not_taken_into_another_cluster(tmp_path: Path) -> None:
     admitted(tmp_path / "a")
     admitted(tmp_path / "b")
-    with pytest.raises(TrustError, match=r"belongs to cluster .* delete .*identity first"):
+    with pytest.raises(TrustError, match=r"belongs to cluster .* moe-cluster leave first"):
         admitted(tmp_path / "b", token_of(tmp_path / "a").text)
     assert admitted(tmp_path / "a", token_of(tmp_path / "a").text).authority is not None

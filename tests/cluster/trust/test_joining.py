@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterError, TrustError
+from cluster.lock import held
 from cluster.trust import Authority, JoinToken, NodeIdentity, NodeKey, join
 from cluster.trust.enrolment import REFUSAL
 from cluster.trust.failure_limit import OVERALL, PER_ADDRESS
@@ -213,5 +214,24 @@ def test_noise_on_the_port_leaves_it_working(first_node: FirstNode) -> None:
         await first_node.join(address, first_node.tokens.create(), "node")
         for writer in writers:
             writer.transport.abort()
+
+    first_node.run(use)
+
+
+def test_tokens_that_another_process_holds_stop_nothing_but_who_joins(
+    first_node: FirstNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = first_node.tokens.create()
+    lock = first_node.directory / "tokens.lock"
+
+    async def use(address: str) -> None:
+        with held(lock, 0):
+            joining = asyncio.create_task(first_node.join(address, token, "b"))
+            await asyncio.sleep(0.2)  # never over where the server, which shares this loop, waits in it
+            assert not joining.done()
+        assert (await joining).node_id
+        monkeypatch.setattr("cluster.trust.token_store.LOCK_S", 0.0)
+        with held(lock, 0), pytest.raises(ClusterError, match="cannot read its join tokens now"):
+            await first_node.join(address, token, "c")
 
     first_node.run(use)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import TrustError
+from cluster.errors import ClusterError, TrustError
+from cluster.lock import held
 from cluster.trust import TokenStore
 
+UNENDING = '[{"secret_hash": "a", "expires_at_s": "soon", "max_uses": 1, "used_by": []}]'
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 
 
@@ -111,14 +113,17 @@ def test_a_write_that_fails_changes_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(ClusterError, match=r"tokens\.json cannot be written: No space"):
             store.redeem(secret, A)
     assert store.tokens[0].used_by == ()
     assert reopened(path, clock).tokens == store.tokens
     assert {file.name for file in path.parent.iterdir()} == {"tokens.json", "tokens.lock"}
 
 
-@pytest.mark.parametrize("content", ["", "{", "7", "[7]", "[{}]", '[{"used_by": []}]', '[{"used_by": 1}]'])
+DAMAGED = ["", "{", "7", "[7]", "[{}]", '[{"used_by": []}]', '[{"used_by": 1}]', "[" * 100_000, UNENDING]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_refused_with_the_cure(path: Path, clock: Clock, content: str) -> None:
     path.parent.mkdir()
     path.touch(mode=0o600)
@@ -132,3 +137,22 @@ def test_a_file_that_others_may_read_is_refused_with_the_cure(store: TokenStore,
     path.chmod(0o640)
     with pytest.raises(TrustError, match=rf"mode 0640\); close it with: chmod 600 {path}"):
         reopened(path, clock).redeem("secret", A)
+
+
+def test_a_store_that_another_process_holds_is_an_error_that_names_the_lock(
+    store: TokenStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.trust.token_store.LOCK_S", 0.0)
+    store.create()
+    with held(path.with_suffix(".lock"), 0), pytest.raises(ClusterError, match=r"tokens\.lock"):
+        store.create()
+    assert len(store.tokens) == 1
+
+
+def test_an_expired_token_that_nobody_used_is_forgotten_when_the_next_is_made(store: TokenStore, clock: Clock) -> None:
+    used = store.create(lifetime_s=60).secret
+    store.create(lifetime_s=60)
+    store.redeem(used, A)
+    clock.now_s += 61
+    store.create()
+    assert [token.used_by for token in store.tokens] == [(A,), ()]

@@ -1,0 +1,82 @@
+"""Node options: what `up` was given in a home, which the next `up` there takes again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.address import is_address
+from cluster.errors import ClusterError
+from cluster.trust import private_file
+from mlx_moe.errors import InvalidRequestError
+
+_UNITS = {"GB": 10**9, "GiB": 1 << 30, "MB": 10**6, "MiB": 1 << 20, "B": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """None is what was not given.
+
+    Raises:
+        InvalidRequestError: a peer is no address.
+    """
+
+    name: str | None = None
+    host: str | None = None
+    port: int | None = None
+    memory_bytes: int | None = None
+    peers: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for peer in self.peers or ():
+            if not is_address(peer):
+                raise InvalidRequestError(f"--peer takes HOST:PORT; this is {peer[:80]!r}")
+
+    @classmethod
+    def read(cls, path: Path) -> NodeOptions:
+        """Return what a home remembers. Raises ClusterError for a file that cannot be read."""
+        try:
+            value = json.loads(path.read_text())
+            return cls(**{**value, "peers": _tuple(value["peers"])})._checked()
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, InvalidRequestError) as exc:
+            raise ClusterError(
+                f"the options that `up` was given before cannot be read ({path}: {exc}): delete the file, or give all "
+                "of them again with moe-cluster up --defaults"
+            ) from exc
+
+    def write(self, path: Path) -> None:
+        """Let a home remember them. Raises ClusterError."""
+        private_file.write(path, json.dumps(dataclasses.asdict(self)).encode())
+
+    def over(self, earlier: NodeOptions) -> NodeOptions:
+        """Return these, with what was not given as it was before."""
+        return replace(earlier, **self._given())
+
+    def words(self) -> list[str]:
+        """Return them as they are typed."""
+        given = self._given()
+        words = [word for name in ("name", "host", "port") if name in given for word in (f"--{name}", str(given[name]))]
+        if self.memory_bytes is not None:
+            unit = next(unit for unit, size in _UNITS.items() if self.memory_bytes % size == 0)
+            words += ["--memory", f"{self.memory_bytes // _UNITS[unit]}{unit}"]
+        return words + [word for peer in self.peers or () for word in ("--peer", peer)]
+
+    def _given(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _checked(self) -> NodeOptions:
+        kinds = {"name": str, "host": str, "port": int, "memory_bytes": int, "peers": tuple}
+        for name, value in self._given().items():
+            if not isinstance(value, kinds[name]):
+                raise TypeError(f"{name} is {str(value)[:40]!r}")
+        return self
+
+
+def _tuple(value: object) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value)  # type: ignore[arg-type]
