@@ -19,7 +19,7 @@ demo: .venv/.runtime  ## three nodes on this machine answer a prompt; on a termi
 	@$(BIN)/moe-cluster demo $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: check  ## all checks and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import mlx.core as mx
@@ -89,6 +90,7 @@ def request(input_ids: tuple[int, ...], max_tokens: int | None = ANSWER) -> Requ
     return Request(input_ids, sampling, max_tokens=max_tokens, ignore_eos=True, detect_loops=False)
 
 
+@cache
 def alone(model: Model, input_ids: tuple[int, ...], max_tokens: int = ANSWER) -> list[Token]:
     return list(model.generate(request(input_ids, max_tokens)))
 
