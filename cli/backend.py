@@ -69,6 +69,10 @@ class Backend(Protocol):
         """The model's own defaults."""
 
     @property
+    def notes(self) -> Sequence[str]:
+        """Which values of the model's files are ignored, for people."""
+
+    @property
     def context_tokens(self) -> int:
         """Positions that prompt and answer may take together."""
 
@@ -128,11 +132,12 @@ class Models(Protocol):
     def check(self, model: str) -> None:
         """Raise what `open` would raise for a model that is missing or damaged, without loading it."""
 
-    def open(self, model: str) -> Backend:
+    def open(self, model: str, *, needs_text: bool = True) -> Backend:
         """Return a model that is ready; progress is shown meanwhile.
 
         Raises:
-            MoeClusterError: there is no such model, it is damaged, or it does not fit.
+            MoeClusterError: there is no such model, it is damaged, it does not fit, or it has no tokenizer though
+                texts are to be encoded.
         """
 
 

@@ -31,12 +31,14 @@ class LocalModels:
 
         mlx_moe.describe(model)
 
-    def open(self, model: str) -> Backend:
+    def open(self, model: str, *, needs_text: bool = True) -> Backend:
         """Load a model into this process."""
         import mlx_moe
 
         with progress_bar(f"loading {visible(model)}", "bytes") as progress:
-            return LocalBackend(mlx_moe.load(model, progress=progress, context_tokens=self._context_tokens))
+            return LocalBackend(
+                mlx_moe.load(model, progress=progress, context_tokens=self._context_tokens, needs_text=needs_text)
+            )
 
 
 class LocalBackend:
@@ -49,6 +51,7 @@ class LocalBackend:
         self.name = model.name
         self.label = short_name(model.name)
         self.sampling = model.sampling
+        self.notes = model.notes
         self.context_tokens = model.context_tokens
         self.kv_bytes_per_token = model.kv_bytes_per_position
         self.load_s = model.load_s

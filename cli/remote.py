@@ -19,7 +19,7 @@ from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.placement import Link, Links, NodeCapacity, Placement, predict, read_costs
 from cluster.wire import node_pb2 as pb
-from mlx_moe.errors import MoeClusterError
+from mlx_moe.errors import MoeClusterError, UnsupportedModelError
 from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import Request
 
@@ -53,11 +53,15 @@ class ClusterModels:
         """Read config and headers, as the node does that places it."""
         read_costs(lasting(model), float_bytes=2)
 
-    def open(self, model: str) -> Backend:
+    def open(self, model: str, *, needs_text: bool = True) -> Backend:
         """Load a model on the cluster, unless it is."""
         node = OwnNode.connect(self._home)
         try:
-            return ClusterBackend(self._home, node, lasting(model))
+            backend = ClusterBackend(self._home, node, lasting(model))
+            if needs_text and (failure := backend.remote.description.text_failure):
+                backend.remote.close()
+                raise UnsupportedModelError(failure)
+            return backend
         except BaseException:
             node.close()
             raise
@@ -82,6 +86,7 @@ class ClusterBackend:
         self._holders = {row.node_id for row in holders(node_rows(self._status))}
         description = self.remote.description
         self.sampling = self.remote.sampling
+        self.notes = tuple(description.notes)
         self.context_tokens = min(description.context_tokens, description.kv_positions)
         self.kv_bytes_per_token = description.kv_bytes_per_token
         self.has_chat_template = description.has_chat_template

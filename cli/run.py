@@ -39,8 +39,8 @@ class Prompt:
         if self.raw or not backend.has_chat_template:
             if self.system is not None:
                 raise InvalidRequestError(f"{backend.name} has no chat template, so --system cannot be used")
-            if not self.raw and sys.stderr.isatty():
-                print(f"{backend.name} has no chat template: the prompt is sent as it is", file=sys.stderr)
+            if not self.raw:
+                _notice(f"{backend.name} has no chat template: the prompt is sent as it is")
             return tuple(backend.encode(self.text, add_special_tokens=True))
         messages = [{"role": "user", "content": self.text}]
         if self.system is not None:
@@ -71,8 +71,10 @@ def read_prompt(prompt: str | None, input_ids: str | None, raw: bool, system: st
 def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_json: bool) -> ExitCode:
     """Answer one prompt on stdout."""
     options.check()
-    backend = models.open(model)
+    backend = models.open(model, needs_text=prompt.input_ids is None)
     try:
+        for note in backend.notes:
+            _notice(note)
         request = options.build(prompt.encode(backend), backend.sampling)
         conversation = backend.new_conversation()
         with quiet_keyboard(), Interrupt() as interrupt, progress_bar("reading the prompt", "tokens") as bar:
@@ -85,6 +87,8 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
             token_ids, text = _stream(answer, interrupt, shown=not as_json)
         if as_json:
             print(json.dumps(_report(backend, answer, token_ids, text, len(request.input_ids)), allow_nan=False))
+        elif len(token_ids) > 1 and not text:
+            _notice(f"the answer has no text; --json prints its {len(token_ids):,} token ids")
         _tell_why(answer, request, backend.context_tokens)
         conversation.close()
     finally:
@@ -160,8 +164,17 @@ def _tell_why(answer: Answer, request: Request, context_tokens: int) -> None:
         "length": f"stopped: {limit}",
         "cancelled": "stopped",
     }
-    if answer.finish_reason in reasons and sys.stderr.isatty():
-        print(reasons[answer.finish_reason], file=sys.stderr)
+    if answer.finish_reason in reasons:
+        _notice(reasons[answer.finish_reason])
+
+
+def _notice(text: str) -> None:
+    """Print a grey line on a terminal, beside the answer."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True).print(Text(visible(text), style="bright_black"))
 
 
 def _parse_ids(text: str) -> tuple[int, ...]:

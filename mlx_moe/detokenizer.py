@@ -12,6 +12,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from mlx_moe.byte_level import BYTE_OF
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as TokenizersTokenizer
 
@@ -48,7 +50,7 @@ class _ByteLevelText:
 
     def add(self, token_id: int, token: str) -> str:  # noqa: ARG002 - the other kind of text needs it
         try:
-            return self._utf8.decode(bytes(map(_BYTE_OF.__getitem__, token)))
+            return self._utf8.decode(bytes(map(BYTE_OF.__getitem__, token)))
         except KeyError:  # an added token, spelled as it is
             return self._utf8.decode(token.encode())
 
@@ -140,13 +142,3 @@ def _decoder_kinds(tokenizer: TokenizersTokenizer) -> list[str]:
     if steps[0]["type"] == "Sequence":
         steps = steps[0]["decoders"]
     return [step["type"] for step in steps]
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """Return the byte a character stands for: printable Latin-1 is itself, the rest follow from U+0100."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    rest = (byte for byte in range(0x100) if byte not in printable)
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(rest)}
-
-
-_BYTE_OF = _byte_level_alphabet()

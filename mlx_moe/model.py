@@ -13,12 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mlx_moe import families, json_file, library, loader, memory
+from mlx_moe import families, library, loader, memory
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.coordinator import Coordinator
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.generation import Generation
+from mlx_moe.generation_defaults import GenerationDefaults
 from mlx_moe.holding import Holding, load_holding
 from mlx_moe.link import LocalLink
 from mlx_moe.node_placement import NodePlacement
@@ -36,11 +37,13 @@ def load(
     *,
     with_mtp: bool = False,
     context_tokens: int | None = None,
+    needs_text: bool = False,
 ) -> LocalModel:
     """Load a model: a directory, the id of one in the Hugging Face cache, or "demo".
 
     Its MTP layer, if it has one, is only loaded if asked for: where one stage does all, nothing drafts. A request may
-    take `context_tokens` positions; None: as many as its settings allow.
+    take `context_tokens` positions; None: as many as its settings allow. Without a tokenizer it answers token ids;
+    `needs_text` has that fail before anything is read.
 
     Raises:
         InvalidRequestError: the model's context is shorter than was asked for.
@@ -51,12 +54,12 @@ def load(
     with Checkpoint.open(library.locate(name_or_path)) as checkpoint:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         context = config.context.tokens if context_tokens is None else config.context.require(context_tokens)
-        tokenizer = Tokenizer.load(checkpoint.directory)
-        sampling = default_sampling(checkpoint.directory)
+        tokenizer = (Tokenizer.load if needs_text else Tokenizer.load_if_usable)(checkpoint.directory)
+        defaults = GenerationDefaults.read(checkpoint.directory)
         spec = ShardSpec(range(config.num_hidden_layers))
         holding = load_holding(checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress)
     load_s = time.perf_counter() - started
-    return LocalModel(str(name_or_path), config, tokenizer, sampling, holding, load_s, context)
+    return LocalModel(str(name_or_path), config, tokenizer, defaults, holding, load_s, context)
 
 
 class Model:
@@ -70,7 +73,7 @@ class Model:
         name: str,
         config: ModelConfig,
         tokenizer: Tokenizer,
-        sampling: SamplingParams,
+        defaults: GenerationDefaults,
         coordinator: Coordinator,
         *,
         context_tokens: int,
@@ -79,7 +82,8 @@ class Model:
         self.name = name
         self.config = config
         self.tokenizer = tokenizer
-        self.sampling = sampling
+        self.sampling = defaults.sampling
+        self.notes = defaults.notes
         self.context_tokens = context_tokens
         self.kv_bytes_per_position = kv_bytes_per_position
         self._coordinator = coordinator
@@ -149,7 +153,7 @@ class LocalModel(Model):
         name: str,
         config: ModelConfig,
         tokenizer: Tokenizer,
-        sampling: SamplingParams,
+        defaults: GenerationDefaults,
         holding: Holding,
         load_s: float,
         context_tokens: int,
@@ -168,7 +172,7 @@ class LocalModel(Model):
             name,
             config,
             tokenizer,
-            sampling,
+            defaults,
             coordinator,
             context_tokens=context_tokens,
             kv_bytes_per_position=kv_bytes,
@@ -194,9 +198,3 @@ def generate(model: Model, prompt: str | Sequence[int], **options: Any) -> Itera
     sampling = {name: options.pop(name) for name in list(options) if name in sampling_fields}
     request = Request(tuple(input_ids), sampling=model.sampling.updated(**sampling), **options)
     return model.generate(request)
-
-
-def default_sampling(directory: Path) -> SamplingParams:
-    """Return how a checkpoint wants to be sampled. Raises CheckpointError."""
-    path = directory / "generation_config.json"
-    return SamplingParams.from_generation_config(json_file.read(path) if path.exists() else {})

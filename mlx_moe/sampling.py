@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -79,23 +79,6 @@ class SamplingParams:
         if self.seed is not None and not (is_integer(self.seed) and 0 <= self.seed <= MAX_SEED):
             raise InvalidRequestError(f"seed is {shown(self.seed)}, wanted an integer from 0 to {MAX_SEED}")
         object.__setattr__(self, "logit_bias", _bias_pairs(self.logit_bias))
-
-    @classmethod
-    def from_generation_config(cls, values: Mapping[str, Any]) -> SamplingParams:
-        """Return a checkpoint's own defaults: do_sample false is greedy, what is missing is this class's.
-
-        Raises:
-            CheckpointError: a value of a wrong type, or out of range.
-        """
-        known = {name: values[name] for name in _RANGES if values.get(name) is not None}
-        do_sample = values.get("do_sample")
-        if do_sample is not None and not isinstance(do_sample, bool):
-            raise CheckpointError(f"generation_config.json: do_sample is {shown(do_sample)}, wanted a bool")
-        try:
-            params = cls(**known)
-        except InvalidRequestError as exc:
-            raise CheckpointError(f"generation_config.json: {exc}") from exc
-        return params.updated(temperature=0.0) if do_sample is False else params
 
     def updated(self, **changes: Any) -> SamplingParams:
         """Return a copy with some fields changed."""

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlx_moe import json_file
 from mlx_moe.chat_template import ChatTemplate
 from mlx_moe.detokenizer import Detokenizer
-from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
+from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.generation_defaults import GenerationDefaults
+from mlx_moe.stated_tokens import optional
+from mlx_moe.vocabulary import Vocabulary, library_errors
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer as TokenizersTokenizer
-
-MAX_TOKENIZER_BYTES = 256 << 20
 MAX_TEXT_CHARACTERS = 32 << 20
-
-SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
-"""Those that have names; a chat template may use them."""
-
-_OTHER_FORMATS = ("tokenizer.model", "tiktoken.model", "tekken.json")
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer. `eos_token_ids` are all that end a turn."""
+    """A checkpoint's tokenizer.
+
+    Attributes:
+        eos_token_ids: all that end a turn.
+        failure: why there is none that can be used: texts are refused with it, ids have no text.
+    """
 
     def __init__(
         self,
-        tokenizer: TokenizersTokenizer,
-        bos_token_id: int | None,
+        vocabulary: Vocabulary,
         eos_token_ids: frozenset[int],
         chat_template: ChatTemplate | None,
+        failure: CheckpointError | None = None,
     ) -> None:
-        self.bos_token_id = bos_token_id
+        tokenizer = vocabulary.tokenizer
+        bos_token = vocabulary.special_tokens.get("bos_token")
+        self.bos_token_id: int | None = None if bos_token is None else tokenizer.token_to_id(bos_token)
+        self.special_tokens = vocabulary.special_tokens
         self.eos_token_ids = eos_token_ids
+        self.failure = failure
         self.chat_template = chat_template
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._tokenizer = tokenizer
@@ -52,27 +46,28 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read tokenizer.json, tokenizer_config.json, chat_template.jinja, and what ends a turn.
+        """Read a checkpoint's tokenizer files, its chat template, and what ends a turn.
 
-        A turn ends with any of the `eos_token_id` of generation_config.json and config.json, and with
-        tokenizer_config.json's `eos_token`.
+        A turn ends with any of the `eos_token_id` of generation_config.json and config.json, and with the `eos_token`
+        of tokenizer_config.json and special_tokens_map.json.
 
         Raises:
-            CheckpointError: a file is missing or damaged.
+            CheckpointError: a file is missing or damaged, or of a format that is not read.
         """
-        tokenizer = _read_tokenizer(directory)
-        path = directory / "tokenizer_config.json"
-        config = _optional(path)
-        texts = {name: _token_text(config.get(name), f"{path}: {name}") for name in SPECIAL_TOKENS}
-        special_tokens = {name: text for name, text in texts.items() if text is not None}
-        named_ids = {name: tokenizer.token_to_id(text) for name, text in special_tokens.items()}
-        eos = named_ids.get("eos_token")
-        ends = set() if eos is None else {eos}
-        for source in (directory / "generation_config.json", directory / "config.json"):
-            ends |= _eos_ids(_optional(source).get("eos_token_id"), source)
+        config = optional(directory / "tokenizer_config.json")
+        vocabulary = Vocabulary.read(directory, config)
         jinja = _template_source(directory, config)
-        template = None if jinja is None else ChatTemplate(jinja, special_tokens)
-        return cls(tokenizer, named_ids.get("bos_token"), frozenset(ends), template)
+        template = None if jinja is None else ChatTemplate(jinja, vocabulary.special_tokens)
+        ends = GenerationDefaults.read(directory).eos_token_ids | vocabulary.eos_token_ids
+        return cls(vocabulary, ends, template)
+
+    @classmethod
+    def load_if_usable(cls, directory: Path) -> Tokenizer:
+        """Do the same; where that fails, return one with the `failure`: the model still answers token ids."""
+        try:
+            return cls.load(directory)
+        except CheckpointError as exc:
+            return cls(Vocabulary.empty(), GenerationDefaults.read(directory).eos_token_ids, None, exc)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of a text. The text of a special token becomes that token, as in transformers.
@@ -82,8 +77,9 @@ class Tokenizer:
 
         Raises:
             InvalidRequestError: half of a surrogate pair, or too long a text.
-            CheckpointError: the tokenizer cannot encode it.
+            CheckpointError: the tokenizer cannot encode it, or there is none.
         """
+        self._require_usable()
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InvalidRequestError(f"a text of {len(text)} characters, of {MAX_TEXT_CHARACTERS} at most")
         try:
@@ -91,7 +87,7 @@ class Tokenizer:
         except UnicodeEncodeError as exc:
             where = f"at character {exc.start}"
             raise InvalidRequestError(f"the text has half of a surrogate pair {where}") from exc
-        with _library_errors("the tokenizer cannot encode this text"):
+        with library_errors("the tokenizer cannot encode this text"):
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -108,7 +104,9 @@ class Tokenizer:
         Raises:
             InvalidRequestError: the checkpoint has no chat template, or the messages are no JSON.
             TemplateError: the template failed.
+            CheckpointError: there is no tokenizer.
         """
+        self._require_usable()
         if self.chat_template is None:
             raise InvalidRequestError("this checkpoint has no chat template: use --raw, and a plain prompt")
         text = self.chat_template.render(messages, add_generation_prompt, **variables)
@@ -116,59 +114,17 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The token ids by the tokens' spelling, added ones too."""
+        """The token ids by the tokens' spelling, added ones too. Raises CheckpointError where there is no tokenizer."""
+        self._require_usable()
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
     def detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer."""
         return Detokenizer(self._tokenizer, self._special_ids)
 
-
-def _read_tokenizer(directory: Path) -> TokenizersTokenizer:
-    from tokenizers import Tokenizer as TokenizersTokenizer
-
-    path = directory / "tokenizer.json"
-    others = [name for name in _OTHER_FORMATS if (directory / name).exists()]
-    if others and not path.exists():
-        raise UnsupportedModelError(f"{directory} has {others[0]}, but only tokenizer.json is read")
-    data = json_file.read_bytes(path, MAX_TOKENIZER_BYTES)
-    with _library_errors(f"{path} is not a tokenizer"):
-        tokenizer = TokenizersTokenizer.from_buffer(data)
-        tokenizer.no_truncation()  # training's settings, which the file keeps
-        tokenizer.no_padding()
-        tokenizer.decode(tokenizer.encode("a").ids)  # some damage shows only in use
-    return tokenizer
-
-
-@contextlib.contextmanager
-def _library_errors(what: str) -> Iterator[None]:
-    """Turn the library's bare exceptions and panics into CheckpointError."""
-    try:
-        yield
-    except Exception as exc:
-        raise CheckpointError(f"{what}: {str(exc)[:200]}") from exc
-    except BaseException as exc:
-        if type(exc).__name__ != "PanicException":  # Rust's; it cannot be imported, and is no Exception
-            raise
-        raise CheckpointError(f"{what}: {str(exc)[:200]}") from exc
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return json_file.read(path) if path.exists() else {}
-
-
-def _token_text(value: Any, source: str) -> str | None:
-    text = value.get("content") if isinstance(value, dict) else value
-    if text is not None and not isinstance(text, str):
-        raise CheckpointError(f"{source} is {str(value)[:80]}, wanted a token's text")
-    return text
-
-
-def _eos_ids(value: Any, path: Path) -> set[int]:
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-        raise CheckpointError(f"{path}: eos_token_id is {str(value)[:80]}, wanted token ids")
-    return set(ids)
+    def _require_usable(self) -> None:
+        if self.failure is not None:
+            raise self.failure
 
 
 def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,4 @@
-"""bench cluster: what the running cluster does with a model: each stage, each hop, the bubble, drafts, users.
-
-Prompts are the words of a sentence in random order: a coordinator encodes words, and tells no vocabulary.
-"""
+"""bench cluster: what the running cluster does with a model: each stage, each hop, the bubble, drafts, users."""
 
 from __future__ import annotations
 
@@ -34,8 +31,6 @@ from mlx_moe.request import GenerationStats, Request
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-WORDS = "An expert is a small network inside of a layer; each token of a text goes through only a few of them."
 
 WARM_TOKENS = 4
 
@@ -83,9 +78,9 @@ def bench_cluster(asked: Asked, trace: Path | None, as_json: bool) -> None:
     node = OwnNode.connect(home)
     with closing(node), closing(ClusterBackend(home, node, lasting(asked.model))) as backend, Interrupt() as interrupt:
         _require_room(asked, backend.remote)
-        words = backend.encode(WORDS, add_special_tokens=False)
-        timeline, stats = _one_answer(asked, backend.remote, words, interrupt)
-        together = _all_together(asked, backend.remote, words, interrupt)
+        vocabulary = range(backend.remote.description.vocab_size)
+        timeline, stats = _one_answer(asked, backend.remote, vocabulary, interrupt)
+        together = _all_together(asked, backend.remote, vocabulary, interrupt)
         rows = [row for row in holders(node_rows(node.status())) if row.role != "experts"]
     if file is not None:
         file.write(timeline)
@@ -108,22 +103,26 @@ def _require_room(asked: Asked, model: RemoteModel) -> None:
 
 
 def _one_answer(
-    asked: Asked, model: RemoteModel, words: Sequence[int], interrupt: Interrupt
+    asked: Asked, model: RemoteModel, vocabulary: Sequence[int], interrupt: Interrupt
 ) -> tuple[Timeline, GenerationStats]:
     """Return what the stages did with one answer; one before it compiles kernels and fills what caches there are."""
-    _answer(model, request(words, asked.prompt_tokens, WARM_TOKENS), interrupt)
+    _answer(model, request(vocabulary, asked.prompt_tokens, WARM_TOKENS), interrupt)
     model.timeline()  # forgets what was before
-    stats = _answer(model, request(words, asked.prompt_tokens, asked.tokens), interrupt)
+    stats = _answer(model, request(vocabulary, asked.prompt_tokens, asked.tokens), interrupt)
     return model.timeline(), stats
 
 
-def _all_together(asked: Asked, model: RemoteModel, words: Sequence[int], interrupt: Interrupt) -> tuple[Together, ...]:
-    return tuple(_together(asked, model, words, users, interrupt) for users in asked.users)
+def _all_together(
+    asked: Asked, model: RemoteModel, vocabulary: Sequence[int], interrupt: Interrupt
+) -> tuple[Together, ...]:
+    return tuple(_together(asked, model, vocabulary, users, interrupt) for users in asked.users)
 
 
-def _together(asked: Asked, model: RemoteModel, words: Sequence[int], users: int, interrupt: Interrupt) -> Together:
+def _together(
+    asked: Asked, model: RemoteModel, vocabulary: Sequence[int], users: int, interrupt: Interrupt
+) -> Together:
     """Let so many ask at once; their prompts differ, so that none can lend another what it has read."""
-    requests = [request(words, asked.prompt_tokens, asked.tokens, seed) for seed in range(users)]
+    requests = [request(vocabulary, asked.prompt_tokens, asked.tokens, seed) for seed in range(users)]
     with ThreadPoolExecutor(users) as pool:
         started = time.perf_counter()
         stats = list(pool.map(lambda asking: _answer(model, asking, interrupt), requests))

@@ -52,6 +52,8 @@ def start(models: Models, model: str | None, go_on: bool, system: str | None, op
             screen.notice(
                 f"{short_name(name)}{why} · {nodes} · context {context} · /help lists commands, Ctrl-D leaves"
             )
+        for note in backend.notes:
+            screen.notice(note)
         if saved is not None:
             commands.resume(chat, saved)
             if system is not None:

@@ -20,10 +20,13 @@ from cluster.worker.role import Role
 from mlx_moe import families, json_file, library
 from mlx_moe.config import ModelConfig
 from mlx_moe.drafting import Drafter, NgramDrafter
+from mlx_moe.generation_defaults import GenerationDefaults
 from mlx_moe.loader import Progress
 from mlx_moe.sampling import SamplingParams
 from mlx_moe.shard import ExpertShard
 from mlx_moe.tokenizer import Tokenizer
+
+GREEDY = GenerationDefaults(SamplingParams(temperature=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class EmulatedShard:
     config: ModelConfig
     clock: Clock
     tokenizer: Tokenizer | None
-    sampling: SamplingParams
+    defaults: GenerationDefaults
     weights_bytes: int = 0
     n_experts: int = 0
     float_bytes: int = FLOAT_BYTES
@@ -92,4 +95,4 @@ def load(name: str, role: Role, _progress: Progress, _draft: str) -> EmulatedSha
     tokenizer = Tokenizer.load(demo) if role.coordinates else None
     spoken = families.read_config(json_file.read(demo / "config.json"))
     config = replace(families.read_config(KNOWN_MODELS[scenario.model]), vocab_size=spoken.vocab_size)
-    return EmulatedShard(role, scenario, scenario.costs(), config, Clock(), tokenizer, SamplingParams(temperature=0.0))
+    return EmulatedShard(role, scenario, scenario.costs(), config, Clock(), tokenizer, GREEDY)

@@ -43,7 +43,7 @@ def load(named: str, role: Role, progress: Progress, draft: str) -> StretchedSha
         raise ClusterError(f"{named!r} is not like {name('demo', 0.02)}") from exc
     real = loading.load(model, role, progress, "none" if draft == WRONG else draft)
     new_drafter = (lambda: WrongDrafter(PADDING_ID)) if draft == WRONG else real.new_drafter
-    return StretchedShard(real.config, real.holding, real.tokenizer, real.sampling, new_drafter, stage_s)
+    return StretchedShard(real.config, real.holding, real.tokenizer, real.defaults, new_drafter, stage_s)
 
 
 @dataclass(frozen=True, slots=True)

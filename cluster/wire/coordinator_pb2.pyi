@@ -12,20 +12,26 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("model", "sampling", "context_tokens", "kv_bytes_per_token", "has_chat_template", "kv_positions")
+    __slots__ = ("model", "sampling", "context_tokens", "kv_bytes_per_token", "has_chat_template", "kv_positions", "vocab_size", "text_failure", "notes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     KV_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     sampling: str
     context_tokens: int
     kv_bytes_per_token: int
     has_chat_template: bool
     kv_positions: int
-    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[str] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ...) -> None: ...
+    vocab_size: int
+    text_failure: str
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[str] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ..., vocab_size: _Optional[int] = ..., text_failure: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FormatChatRequest(_message.Message):
     __slots__ = ("messages", "variables")

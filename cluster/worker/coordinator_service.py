@@ -52,6 +52,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             kv_bytes_per_token=model.kv_bytes_per_position,
             has_chat_template=model.tokenizer.chat_template is not None,
             kv_positions=model.kv_positions,
+            vocab_size=model.config.vocab_size,
+            text_failure="" if model.tokenizer.failure is None else str(model.tokenizer.failure),
+            notes=model.notes,
         )
 
     async def FormatChat(self, request: pb.FormatChatRequest, context: Context) -> pb.TokenIds:  # noqa: N802

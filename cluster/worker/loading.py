@@ -17,12 +17,11 @@ from mlx_moe.content import read_content
 from mlx_moe.draft import wants_mtp
 from mlx_moe.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
+from mlx_moe.generation_defaults import GenerationDefaults
 from mlx_moe.head import TokenEnds
 from mlx_moe.holding import Holding, load_holding
 from mlx_moe.link import RunningStage
 from mlx_moe.loader import Progress
-from mlx_moe.model import default_sampling
-from mlx_moe.sampling import SamplingParams
 from mlx_moe.shard import ExpertShard, Shard
 from mlx_moe.stage import Stage
 from mlx_moe.tokenizer import Tokenizer
@@ -47,8 +46,8 @@ class Loaded(Protocol):
         """The model's tokenizer."""
 
     @property
-    def sampling(self) -> SamplingParams:
-        """The model's own defaults."""
+    def defaults(self) -> GenerationDefaults:
+        """How the model wants to be sampled."""
 
     @property
     def new_drafter(self) -> Callable[[], Drafter] | None:
@@ -80,7 +79,7 @@ class LoadedShard:
     config: ModelConfig
     holding: Holding
     tokenizer: Tokenizer | None
-    sampling: SamplingParams
+    defaults: GenerationDefaults
     new_drafter: Callable[[], Drafter] | None
 
     @property
@@ -132,8 +131,8 @@ def load(model: str, role: Role, progress: Progress, draft: str = "") -> LoadedS
                 f"the copy of {model} in {checkpoint.directory} has the hash {found}, the placement was made for "
                 f"{wanted}: give all nodes the same files"
             )
-        tokenizer = Tokenizer.load(checkpoint.directory) if role.coordinates else None
-        sampling = default_sampling(checkpoint.directory)
+        tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
+        defaults = GenerationDefaults.read(checkpoint.directory)
         has_idle_stages = len(role.placement.stages) > 1
         holding = load_holding(
             checkpoint,
@@ -147,4 +146,4 @@ def load(model: str, role: Role, progress: Progress, draft: str = "") -> LoadedS
     new_drafter = None
     if tokenizer is not None and has_idle_stages:
         new_drafter = choose_drafter(draft, holding, config, tokenizer)
-    return LoadedShard(config, holding, tokenizer, sampling, new_drafter)
+    return LoadedShard(config, holding, tokenizer, defaults, new_drafter)

@@ -157,7 +157,7 @@ class CoordinatorPart:
             role.placement.model,
             loaded.config,
             tokenizer,
-            loaded.sampling,
+            loaded.defaults,
             coordinator,
             context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
             kv_bytes_per_position=loaded.config.kv_bytes_per_position(loaded.float_bytes),

@@ -123,6 +123,7 @@ class ScriptedBackend:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     kv_bytes_per_token: int = 1152
     load_s: float = 0.5
+    notes: Sequence[str] = ()
     prediction: str = ""
     placement: Sequence[NodePlacement] = (NodePlacement("mac-1", range(6), 80, 6_400_000, 9_000_000),)
 
@@ -171,7 +172,7 @@ class ScriptedModels:
         if model == "missing":
             raise CheckpointError("no model 'missing' here")
 
-    def open(self, model: str) -> ScriptedBackend:
+    def open(self, model: str, *, needs_text: bool = True) -> ScriptedBackend:
         self.check(model)
         self.opened.append(ScriptedBackend(self.script, name=model))
         return self.opened[-1]

@@ -31,7 +31,7 @@ def backend() -> ScriptedBackend:
 @pytest.fixture
 def models(backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch) -> ScriptedModels:
     models = ScriptedModels(one_answer(""))
-    monkeypatch.setattr(models, "open", lambda _model: backend)
+    monkeypatch.setattr(models, "open", lambda _model, **_options: backend)
     monkeypatch.setattr(app, "_models", lambda _local: models)
     return models
 
@@ -68,6 +68,20 @@ def test_raw_prompts_and_ids_go_in_as_they_are(run: Run, backend: ScriptedBacken
     assert run("run", "demo", "ab", "--raw") == 0
     assert run("run", "demo", "--input-ids", "97,98") == 0
     assert [r.input_ids for r in backend.requests] == [(97, 98)] * 2
+
+
+def test_ids_alone_ask_for_no_tokenizer(
+    run: Run, models: ScriptedModels, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def opened(_model: str, *, needs_text: bool) -> ScriptedBackend:
+        asked.append(needs_text)
+        return backend
+
+    monkeypatch.setattr(models, "open", opened)
+    assert run("run", "demo", "--input-ids", "97") == run("run", "demo", "hi") == 0
+    assert asked == [False, True]
 
 
 def test_json_tells_all(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +148,7 @@ def test_a_failure_amid_an_answer_keeps_what_was_printed(
 def test_an_unforeseen_error_is_one_line_unless_debugged(
     run: Run, models: ScriptedModels, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_model: str) -> ScriptedBackend:
+    def fail(_model: str, **_options: bool) -> ScriptedBackend:
         raise RuntimeError("boom")
 
     monkeypatch.setattr(models, "open", fail)
@@ -147,7 +161,7 @@ def test_an_unforeseen_error_is_one_line_unless_debugged(
 def test_too_little_memory_has_its_own_exit_code(
     run: Run, models: ScriptedModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_model: str) -> ScriptedBackend:
+    def fail(_model: str, **_options: bool) -> ScriptedBackend:
         raise InsufficientMemoryError("needs 1 GB, has 0.5")
 
     monkeypatch.setattr(models, "open", fail)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mlx_moe import detokenizer
+from mlx_moe.byte_level import BYTE_OF
 from mlx_moe.detokenizer import Detokenizer
 
 TEXTS = [
@@ -215,5 +216,5 @@ def test_a_token_costs_the_same_at_the_end_of_a_long_answer(kind: str, monkeypat
 
 
 def test_the_byte_alphabet_is_that_of_the_library() -> None:
-    assert set(detokenizer._BYTE_OF) == set(pre_tokenizers.ByteLevel.alphabet())
-    assert sorted(detokenizer._BYTE_OF.values()) == list(range(256))
+    assert set(BYTE_OF) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(BYTE_OF.values()) == list(range(256))

@@ -1,14 +1,17 @@
 """Model: the public API over the embedded model, from request to answer."""
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 import mlx_moe
-from mlx_moe.errors import InvalidRequestError, NumericsError
+from mlx_moe import library
+from mlx_moe.errors import CheckpointError, InvalidRequestError, NumericsError
 from mlx_moe.model import Model
 from mlx_moe.weights import DenseWeight
 
@@ -203,3 +206,19 @@ def test_nan_in_the_head_is_told_from_nan_in_a_layer(model: Model) -> None:
 def test_the_sugar_takes_a_text_and_options(model: Model) -> None:
     tokens = list(mlx_moe.generate(model, "Hello", max_tokens=4, temperature=0.0, ignore_eos=True))
     assert len(tokens) == 4
+
+
+def test_without_a_tokenizer_a_model_answers_token_ids(model: Model, tmp_path: Path) -> None:
+    demo = library.locate("demo")
+    for path in demo.iterdir():
+        if not path.name.startswith("tokenizer"):
+            shutil.copy(path, tmp_path)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        mlx_moe.load(tmp_path, needs_text=True)
+    silent = mlx_moe.load(tmp_path)
+    wanted, tokens = (
+        list(mlx_moe.generate(asked, [1, 4, 30, 31], max_tokens=8, temperature=0.0)) for asked in (model, silent)
+    )
+    assert [(token.id, token.text) for token in tokens] == [(token.id, "") for token in wanted]
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        mlx_moe.generate(silent, "hello")

@@ -19,7 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling import MAX_SEED, Sampler, SamplingParams, _filtered, _gumbel, _mix, shown
 
 VOCAB = 40
@@ -343,16 +343,3 @@ def test_penalties_are_those_of_plain_arithmetic() -> None:
         token = int(sampler(mx.array(logits), position)[0].item())  # type: ignore[arg-type]
         assert token == adjusted.argmax()
         answer[token] += 1
-
-
-def test_a_checkpoints_defaults_are_read_and_checked() -> None:
-    assert SamplingParams.from_generation_config({"do_sample": False, "temperature": 0.7}).temperature == 0.0
-    assert SamplingParams.from_generation_config({"temperature": 0.7, "top_k": 20, "x": 1}).top_k == 20
-    assert SamplingParams.from_generation_config({}) == SamplingParams()
-    with pytest.raises(CheckpointError, match=r"generation_config.json: top_p is 7"):
-        SamplingParams.from_generation_config({"top_p": 7})
-    for values in ({"temperature": "hot"}, {"do_sample": "yes"}, {"top_k": 2.5}, {"top_p": float("nan")}):
-        with pytest.raises(CheckpointError, match=f"json: {next(iter(values))} is"):
-            SamplingParams.from_generation_config(values)
-    assert SamplingParams.from_generation_config({"temperature": None, "do_sample": None}) == SamplingParams()
-    assert SamplingParams.from_generation_config({"do_sample": True, "min_p": 0.1}).temperature == 0.6

@@ -1,0 +1,113 @@
+"""Rank file: the vocabulary of the Kimi models as published, `tiktoken.model`, as a tokenizer of the library.
+
+A line has a token's bytes in base64 and its rank, which is its id: of two neighbours that make a token together, those
+of the lowest rank are merged first. The file does not say how a text is split before that; the publisher's Python
+class does, which is not run. So it is read for the models whose split is known.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_moe import json_file
+from mlx_moe.byte_level import CHARACTER_OF
+from mlx_moe.errors import CheckpointError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as TokenizersTokenizer
+
+NAME = "tiktoken.model"
+MAX_BYTES = 32 << 20
+MAX_TOKEN_BYTES = 1024
+
+_KIMI_MODULES = ("tokenization_kimi", "tokenization_moonshot")
+"""The publisher's modules; all of them split alike."""
+
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_KIMI_SPLIT = "|".join(
+    (
+        r"[\p{Han}]+",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_SUFFIX}",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_SUFFIX}",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+
+def read(path: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> TokenizersTokenizer:
+    """Return a rank file's tokenizer, without special tokens. `config` is the model's tokenizer_config.json.
+
+    Raises:
+        UnsupportedModelError: it is not known how this model splits texts.
+        CheckpointError: the file is damaged or too large.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    if not _is_kimi(config, model_config):
+        raise UnsupportedModelError(
+            f"{path.parent} has {path.name} but no tokenizer.json, and only the publisher's code, which is not run, "
+            f"says how texts are split: take tokenizer.json from a converted copy (mlx-community has most)"
+        )
+    ranks = _read_ranks(path)
+    spelled = {token: "".join(map(CHARACTER_OF.__getitem__, token)) for token in ranks}
+    merges = [(spelled[left], spelled[right]) for left, right in _merges(ranks)]
+    vocab = {spelled[token]: rank for token, rank in ranks.items()}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(_KIMI_SPLIT), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _is_kimi(config: Mapping[str, Any], model_config: Mapping[str, Any]) -> bool:
+    auto_map = config.get("auto_map")
+    classes = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
+    names = classes if isinstance(classes, list) else [classes]
+    modules = {str(name).rpartition("--")[2].split(".")[0] for name in names}
+    return not modules.isdisjoint(_KIMI_MODULES) or str(model_config.get("model_type")).startswith("kimi")
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    """Return the tokens in the order of their ranks, which are 0, 1, 2, …; every byte is one of them."""
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(json_file.read_bytes(path, MAX_BYTES).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            encoded, rank = line.split()
+            token = base64.b64decode(encoded, validate=True)
+            expected = int(rank) == len(ranks) and token not in ranks and 1 <= len(token) <= MAX_TOKEN_BYTES
+        except (ValueError, binascii.Error):
+            expected = False
+        if not expected:
+            raise CheckpointError(
+                f"{path} is damaged in line {number}: {line[:40]!r}, wanted a new token in base64 and the rank "
+                f"{len(ranks)}; download it again"
+            )
+        ranks[token] = len(ranks)
+    absent = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if absent:
+        raise CheckpointError(f"{path} has no token for {len(absent)} of the 256 bytes; download it again")
+    return ranks
+
+
+def _merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """Return all pairs of tokens that make a token, in the order of its rank."""
+    return [
+        (token[:at], token[at:])
+        for token in ranks
+        for at in range(1, len(token))
+        if token[:at] in ranks and token[at:] in ranks
+    ]
