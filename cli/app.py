@@ -220,6 +220,7 @@ def run(
         str | None, typer.Argument(metavar="PROMPT", help='What to answer; "-" or nothing reads stdin.')
     ] = None,
     local: o.Local = False,
+    replace: o.Replace = False,
     json: o.Json = False,
     raw: Annotated[bool, typer.Option("--raw", help="Send the prompt without the chat template.")] = False,
     input_ids: Annotated[str | None, typer.Option(metavar="1,2,3", help="Token ids in place of a prompt.")] = None,
@@ -257,7 +258,7 @@ def run(
             seed=seed,
         )
         asked = run_command.read_prompt(prompt, input_ids, raw, system)
-        code = run_command.run(_models(local), model, asked, answer_options, json)
+        code = run_command.run(_models(local, replace), model, asked, answer_options, json)
         raise typer.Exit(code)
 
 
@@ -268,6 +269,7 @@ def chat(
         typer.Argument(metavar="MODEL", help='As for run; else the model last chatted with, or "demo".'),
     ] = None,
     local: o.Local = False,
+    replace: o.Replace = False,
     continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last chat.")] = False,
     system: o.System = None,
     max_tokens: o.MaxTokens = None,
@@ -301,7 +303,7 @@ def chat(
             frequency_penalty=frequency_penalty,
             seed=seed,
         )
-        start(_models(local), model, continue_, system, answer_options)
+        start(_models(local, replace), model, continue_, system, answer_options)
 
 
 @app.command()

@@ -141,10 +141,11 @@ class Models(Protocol):
         """
 
 
-def choose_models(local: bool) -> Models:
+def choose_models(local: bool, replace: bool = False) -> Models:
     """Return the cluster's models where a node runs in this home and `local` does not forbid it, else this machine's.
 
-    What computes is imported here, so that `--help` does without.
+    `replace` lets the cluster load a model in place of another. What computes is imported here, so that `--help` does
+    without.
     """
     if not local:
         from cluster.home import Home
@@ -155,7 +156,7 @@ def choose_models(local: bool) -> Models:
             from cluster.errors import NoClusterError
 
             with suppress(NoClusterError):  # it was killed and could not say goodbye
-                return ClusterModels.of(home)
+                return ClusterModels.of(home, replace)
     from cli.local import LocalModels
 
     return LocalModels()

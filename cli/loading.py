@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cli.asking import ask
 from cli.news import News
 from cli.progress import BAR_COLUMNS
-from cli.visible import visible
+from cli.visible import short_name, visible
 from cluster.client import OwnNode
-from cluster.errors import NodeLostError, PlacementError
+from cluster.errors import NodeLostError, OccupiedError, PlacementError
 from cluster.placement import Placement
 from cluster.wire import node_pb2 as pb
 
@@ -29,7 +30,8 @@ MEET_S = 2.0
 class Wanted:
     """A model, and how it is to be placed: by a plan, or as the cluster finds best. 0 is what the cluster chooses.
 
-    `draft` is "mtp", "ngram", "none" or a small model; "" the best that the model offers.
+    `draft` is "mtp", "ngram", "none" or a small model; "" the best that the model offers. With `replace` it takes the
+    place of another model that nobody uses.
     """
 
     model: str
@@ -37,14 +39,27 @@ class Wanted:
     context_tokens: int = 0
     users: int = 0
     draft: str = ""
+    replace: bool = False
 
 
 def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> pb.LoadStatus:
     """Load a model, or find that it is loaded; return how that went. Bars are drawn on `console`, or on stderr.
 
+    A person is asked whether it may take the place of another one.
+
     Raises:
         MoeClusterError: it cannot be loaded, or failed meanwhile.
     """
+    try:
+        return _load(node, wanted, console)
+    except OccupiedError:
+        served = short_name(node.status().serving.model)
+        if not ask(f"The cluster serves {served}. Load {short_name(wanted.model)} in its place?"):
+            raise
+    return _load(node, replace(wanted, replace=True), console)
+
+
+def _load(node: OwnNode, wanted: Wanted, console: Console | None) -> pb.LoadStatus:
     status = pb.LoadStatus()
     steps = node.load(
         wanted.model,
@@ -52,6 +67,7 @@ def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> pb.Lo
         context_tokens=wanted.context_tokens,
         concurrency=wanted.users,
         draft=wanted.draft,
+        replace=wanted.replace,
     )
     with _bars(console) as show:
         for status in steps:

@@ -42,6 +42,9 @@ IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on when the mo
 NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself without end.")]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
 Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even where a node runs on it.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Load MODEL in place of another that the cluster serves and nobody uses.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Log everything, and show where an error came from.")]
 

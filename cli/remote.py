@@ -31,16 +31,17 @@ LOOK_S = 1.0
 
 
 class ClusterModels:
-    """The models of the cluster that a home's node is in."""
+    """The models of the cluster that a home's node is in. With `replace` they take the place of one nobody uses."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, replace: bool = False) -> None:
         self._home = home
+        self._replace = replace
 
     @classmethod
-    def of(cls, home: Home) -> ClusterModels:
+    def of(cls, home: Home, replace: bool) -> ClusterModels:
         """Return the models of a home's cluster. Raises NoClusterError where no node runs."""
         OwnNode.connect(home).close()
-        return cls(home)
+        return cls(home, replace)
 
     @property
     def served(self) -> str | None:
@@ -57,7 +58,7 @@ class ClusterModels:
         """Load a model on the cluster, unless it is."""
         node = OwnNode.connect(self._home)
         try:
-            backend = ClusterBackend(self._home, node, lasting(model))
+            backend = ClusterBackend(self._home, node, lasting(model), self._replace)
             if needs_text and (failure := backend.remote.description.text_failure):
                 backend.remote.close()
                 raise UnsupportedModelError(failure)
@@ -70,14 +71,14 @@ class ClusterModels:
 class ClusterBackend:
     """A model that the cluster serves."""
 
-    def __init__(self, home: Home, node: OwnNode, model: str) -> None:
+    def __init__(self, home: Home, node: OwnNode, model: str, replace: bool = False) -> None:
         self.name = model
         self._home = home
         self._node = node
-        self._load()
+        self._load(replace)
 
-    def _load(self) -> None:
-        loaded = load(self._node, Wanted(self.name))
+    def _load(self, replace: bool) -> None:
+        loaded = load(self._node, Wanted(self.name, replace=replace))
         self._status = settled(self._node)
         self._looked_at = time.monotonic()
         self.remote: RemoteModel = self._node.coordinator(self._status)
@@ -133,7 +134,7 @@ class ClusterBackend:
             serving = self._node.status().serving
         if (serving.epoch, serving.state) != (self._epoch, pb.Serving.READY):
             before = self.remote
-            self._load()
+            self._load(replace=False)  # others may have loaded another one meanwhile
             before.close()
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:

@@ -119,7 +119,7 @@ def wanted(
     if placement is not None and lasting(placement.model) != name:
         raise InvalidRequestError(f"the plan in {plan} is for {placement.model}, not for {model}")
     library.locate(name)
-    return Wanted(name, placement, context or 0, users or 0, draft or "")
+    return Wanted(name, placement, context or 0, users or 0, draft or "", replace=True)
 
 
 def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:

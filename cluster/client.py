@@ -79,12 +79,15 @@ class OwnNode:
         context_tokens: int = 0,
         concurrency: int = 0,
         draft: str = "",
+        replace: bool = False,
     ) -> Iterator[pb.LoadStatus]:
         """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more.
 
         `draft` is "mtp", "ngram", "none" or a small model of the same vocabulary; "" the best that the model offers.
+        `replace` lets it take the place of another model that nobody uses.
 
         Raises:
+            OccupiedError: another model is served, and `replace` was not said.
             MoeClusterError: it cannot be loaded, or failed meanwhile.
         """
         request = pb.LoadRequest(
@@ -93,6 +96,7 @@ class OwnNode:
             context_tokens=context_tokens,
             concurrency=concurrency,
             draft=draft,
+            replace=replace,
         )
         with self._called():
             yield from self._stub.Load(request)

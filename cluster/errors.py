@@ -6,7 +6,8 @@ MoeClusterError
 ├── PlacementError   the model does not fit the nodes; says what would make it fit
 ├── NodeLostError    a node that was counted on does not answer
 ├── NoClusterError   no node runs on this machine
-└── HeldError        another process does not let go of a lock
+├── HeldError        another process does not let go of a lock
+└── OccupiedError    the cluster serves another model, which is not to be replaced unasked
 """
 
 from __future__ import annotations
@@ -48,3 +49,9 @@ class HeldError(ClusterError):
     """Another process holds a lock, and does not let go of it."""
 
     code = "held"
+
+
+class OccupiedError(ClusterError):
+    """The cluster serves another model, which nobody uses now."""
+
+    code = "occupied"

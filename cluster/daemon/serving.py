@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from cluster.daemon import placing
 from cluster.daemon.deployment import Deployment
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.state import NodeState
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, OccupiedError
 from cluster.placement import Placement, read_costs, validate
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
@@ -51,11 +52,11 @@ class Serving:
     async def load(self, request: pb.LoadRequest) -> AsyncIterator[pb.LoadStatus]:
         """Load a model, unless it is loaded already; yield how far that is, until it is ready.
 
-        One that nobody uses gives way. The load goes on if whoever reads this goes, and so it does if this node does,
-        unless it has a part in it.
+        Another that nobody uses gives way where the request says so. The load goes on if whoever reads this goes, and
+        so it does if this node does, unless it has a part in it.
 
         Raises:
-            ClusterError: another model is being loaded or used.
+            ClusterError: another model is being loaded or used; OccupiedError: it is not to be replaced.
             PlacementError: it does not fit.
             CheckpointError, InvalidRequestError, NodeLostError: before anything is loaded.
             MoeClusterError: it failed meanwhile.
@@ -137,6 +138,11 @@ class Serving:
         if is_served and not request.placement:
             return coordinator, serving.epoch
         await self._require_idle(serving)
+        if serving.model != request.model and not request.replace:
+            raise OccupiedError(
+                f"the cluster serves {serving.model}, which nobody uses now: --replace loads {request.model} in its "
+                f"place, and so does moe-cluster up {shlex.quote(request.model)}"
+            )
         return None
 
     async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:

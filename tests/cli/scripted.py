@@ -193,7 +193,7 @@ def main() -> None:
     from cli import app
 
     models = ScriptedModels(one_answer(Path(sys.argv.pop(1)).read_text(encoding="utf-8")))
-    app._models = lambda local: models  # noqa: ARG005
+    app._models = lambda local, replace: models  # noqa: ARG005
     app.main()
 
 

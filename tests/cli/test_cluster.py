@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+import mlx_moe
 from cli import app
 from cluster.daemon.node_options import NodeOptions
 from cluster.home import Home
@@ -23,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # up --detach means it
 ]
 
+DEMO = Path(mlx_moe.__file__).parent / "demo"
 ROOT = Path(__file__).parents[2]
 HERE = ("--host", "127.0.0.1", "--port", "0")
 QUESTION = ("What is an expert?", "--temperature", "0", "--max-tokens", "12")
@@ -130,6 +133,26 @@ def test_a_model_planned_for_the_nodes_is_loaded_by_one_and_answers_on_another(h
     assert status["model"]["coordinator"] == planned["stages"][0]["node_id"]
     assert "demo is unloaded" in said(homes[0], "unload")
     assert "no model was loaded" in said(homes[0], "unload")
+
+
+def test_an_idle_model_gives_way_only_to_who_says_so(homes: list[Path], tmp_path: Path) -> None:
+    other = str(shutil.copytree(DEMO, tmp_path / "other"))
+    present(homes[0])
+    said(homes[0], "up", "demo")
+    stray = moe_cluster(homes[0], "run", other, *QUESTION)
+    assert (stray.code, stray.out, stray.err.count("\n")) == (6, "", 1)
+    assert f"the cluster serves demo, which nobody uses now: --replace loads {other} in its place" in stray.err
+    assert f"moe-cluster up {other}" in stray.err
+    for answer, code, served in (("n", 6, "demo"), ("y", 0, other)):
+        with Terminal(homes[0], ["-m", "cli", "run", other, *QUESTION]) as terminal:
+            terminal.until("The cluster serves demo. Load other in its place? [y/N]")
+            terminal.type(f"{answer}\n")
+            assert terminal.end() == code
+        assert told(homes[0], "status")["model"]["name"] == served
+    assert told(homes[0], "run", "demo", *QUESTION, "--replace")["tokens"]
+    said(homes[0], "up", other)  # loading is all that it is for
+    assert told(homes[0], "status")["model"]["name"] == other
+    said(homes[0], "unload")
 
 
 def test_up_on_a_node_that_is_up_shows_how_it_stands(homes: list[Path]) -> None:

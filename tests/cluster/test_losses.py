@@ -201,7 +201,7 @@ def test_another_copy_of_the_model_is_refused_before_loading_with_both_hashes(
         hashes.append(_content_hash(tmp_path / "model"))
     value = placement.to_json() | {"content_hash": hashes[0]}
     with pytest.raises(CheckpointError) as caught:
-        list(cluster.own.load(placement.model, placement=type(placement).from_json(value)))
+        list(cluster.own.load(placement.model, placement=type(placement).from_json(value), replace=True))
     assert all(content_hash in str(caught.value) for content_hash in hashes)
     assert "mac-1" in str(caught.value)
     assert answer(model, request()) == wanted  # what was loaded before is still there
