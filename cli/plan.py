@@ -113,10 +113,19 @@ def make(model: str, target: Target, context: int | None, users: int, bits: int 
     """Plan. Raises as `plan`."""
     from cluster.placement import fit, predict, read_costs
 
-    costs = read_costs(model, float_bytes=target.float_bytes, bits=bits)
+    def at_bits(bits: int | None) -> ModelCosts:
+        return read_costs(model, float_bytes=target.float_bytes, bits=bits)
+
+    costs = at_bits(bits)
     context_tokens = context if context is not None else min(DEFAULT_CONTEXT, costs.context.tokens)
     found = fit(
-        costs, target.nodes, target.links, context_tokens=context_tokens, concurrency=users, objective=objective
+        costs,
+        target.nodes,
+        target.links,
+        context_tokens=context_tokens,
+        concurrency=users,
+        objective=objective,
+        at_bits=at_bits,
     )
     prompts = [n for n in PROMPTS if n <= context_tokens]
     return Plan(costs, target, found, predict(found.placement, costs, found.nodes, target.links, prompts=prompts))
@@ -223,6 +232,8 @@ def _speed_table(made: Plan) -> Table:
     table.add_row("many users", f"{rate_text(prediction.most_tokens_per_s)} together, the pipeline full")
     table.add_row("first token", ttft or f"not predicted for less than {PROMPTS[0]} tokens")
     kv = f"{tokens_text(placement.kv_positions)} positions of all requests together"
+    longest = made.model.context.longest
+    table.add_row("context", f"at most {tokens_text(longest)} ({longest:,} tokens)")
     table.add_row("KV room", f"{kv}; {placement.concurrency} x {tokens_text(placement.context_tokens)} asked for")
     return table
 

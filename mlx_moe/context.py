@@ -40,8 +40,8 @@ class Context:
         """Return `wanted`. Raises InvalidRequestError where it is longer than the rotary embedding allows."""
         if wanted > self.longest:
             raise InvalidRequestError(
-                f"a context of {wanted:,} tokens was asked for; the model has at most {self.longest:,}: ask for that, "
-                f"or {self.more(wanted)}"
+                f"a context of {wanted:,} tokens was asked for; the model has at most {self.longest:,}: ask for at "
+                f"most that, or {self.more(wanted)}"
             )
         return wanted
 
@@ -49,7 +49,7 @@ class Context:
         """Return what allows a context of `wanted` tokens, as an instruction."""
         if wanted <= self.longest:
             return f"give --context {wanted} (up to {self.longest})"
-        return f'for {wanted:,}, put "rope_scaling": {json.dumps(self._yarn(wanted))} into its config.json'
+        return f'for {wanted:,} put "rope_scaling": {json.dumps(self._yarn(wanted))} into its config.json'
 
     def _yarn(self, wanted: int) -> dict[str, object]:
         """Return the rope parameters that stretch the model to `wanted` tokens."""

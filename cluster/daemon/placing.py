@@ -23,7 +23,11 @@ def capacities(state: NodeState) -> list[NodeCapacity]:
 
 def capacity(info: NodeInfo, name: str) -> NodeCapacity:
     """Return what a node offers."""
-    return replace(measured(info.node_id, name, info.hardware), memory_bytes=info.offered_bytes)
+    whole = measured(info.node_id, name, info.hardware)
+    if info.offered_bytes >= whole.memory_bytes:
+        return replace(whole, memory_bytes=info.offered_bytes)
+    withheld = whole.memory_bytes - info.offered_bytes
+    return replace(whole, memory_bytes=info.offered_bytes, withheld_bytes=withheld, raised_memory_bytes=0)
 
 
 def links(state: NodeState) -> Links:

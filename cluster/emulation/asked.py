@@ -8,9 +8,9 @@ import mlx_moe
 from cluster.emulation.scenario import FLOAT_BYTES, WIRES, DraftKind, Scenario
 from cluster.placement import Placement, fit, read_costs
 from cluster.placement.chips import parse_nodes
-from cluster.placement.known_models import KNOWN_MODELS
 from mlx_moe import library
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.known_models import KNOWN_MODELS
 
 ACCEPTANCE = (0.85, 0.78, 0.72, 0.68, 0.65, 0.62, 0.60, 0.58)
 """Of the MTP layer by depth: the first is published (DeepSeek-V3, arXiv 2412.19437, 5.4.3), the fall is assumed."""

@@ -12,7 +12,6 @@ from cluster.emulation.scenario import FLOAT_BYTES, GRAPH_S, WIRES, Scenario
 from cluster.emulation.stage import Clock, EmulatedStage
 from cluster.errors import PlacementError
 from cluster.placement import ModelCosts, NodeCapacity
-from cluster.placement.known_models import KNOWN_MODELS
 from cluster.placement.prediction import StageTiming
 from cluster.placement.timing import draft_s, head_s
 from cluster.worker.remote_experts import RemoteExperts
@@ -21,6 +20,7 @@ from mlx_moe import families, json_file, library
 from mlx_moe.config import ModelConfig
 from mlx_moe.drafting import Drafter, NgramDrafter
 from mlx_moe.generation_defaults import GenerationDefaults
+from mlx_moe.known_models import KNOWN_MODELS
 from mlx_moe.loader import Progress
 from mlx_moe.sampling import SamplingParams
 from mlx_moe.shard import ExpertShard

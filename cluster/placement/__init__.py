@@ -8,7 +8,7 @@ from cluster.placement.capacity import Link, Links, NodeCapacity
 from cluster.placement.costs import ModelCosts, read_costs
 from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, validate
 from cluster.placement.prediction import Prediction, predict
-from cluster.placement.remedy import Fit, fit, remedies
+from cluster.placement.remedy import Fit, Remedy, Wish, fit, remedies
 from cluster.placement.solver import Objective, solve
 from cluster.placement.stages import spread
 
@@ -23,7 +23,9 @@ __all__ = [
     "Objective",
     "Placement",
     "Prediction",
+    "Remedy",
     "StagePlacement",
+    "Wish",
     "fit",
     "loads",
     "placed",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.errors import PlacementError
-from cluster.placement.capacity import HARD_LIMIT, NodeCapacity
+from cluster.placement.capacity import HARD_LIMIT, NodeCapacity, size_text
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
 
@@ -48,14 +48,14 @@ def loads(model: ModelCosts, stages: Sequence[StagePlacement]) -> dict[str, Load
 def shortage(model: ModelCosts, nodes: Sequence[NodeCapacity], positions: int) -> str:
     """Say what the model needs with KV room for so many positions, and what the nodes offer."""
     mtp = model.mtp
-    weights = model.weights_bytes + (mtp.owned_bytes(model.n_experts, 0) if mtp else 0)
+    weights = model.stored_bytes
     kv = positions * (model.kv_bytes_per_position + (mtp.kv_bytes if mtp else 0))
     offered = sum(max(0, budget(model, node)) for node in nodes)
     short = weights + kv - offered
     return (
-        f"{model.name} needs {weights / 1e9:.1f} GB for its weights and {kv / 1e9:.1f} GB for the KV cache of "
-        f"{positions} positions; {len(nodes)} node{'s' * (len(nodes) > 1)} can give {offered / 1e9:.1f} GB, "
-        + (f"{short / 1e9:.1f} GB too little" if short > 0 else "but not in shares that whole layers fit")
+        f"{model.name} needs {size_text(weights)} for its weights and {size_text(kv)} for the KV cache of "
+        f"{positions} positions; {len(nodes)} node{'s' * (len(nodes) > 1)} can give {size_text(offered)}, "
+        + (f"{size_text(short)} too little" if short > 0 else "but not in shares that whole layers fit")
     )
 
 
@@ -84,9 +84,10 @@ def placed(
         needed = load.weights_bytes + positions * load.kv_bytes
         if needed > budget(model, node):
             raise PlacementError(
-                f"node {node.name} offers {budget(model, node) / 1e9:.1f} GB, its part needs {needed / 1e9:.1f} GB: "
-                f"{load.weights_bytes / 1e9:.1f} of weights and {positions * load.kv_bytes / 1e9:.1f} of KV cache for "
-                f"{positions} positions; give it fewer layers, or lower the context or the number of users"
+                f"node {node.name} offers {size_text(max(0, budget(model, node)))}, its part needs "
+                f"{size_text(needed)}: {size_text(load.weights_bytes)} of weights and "
+                f"{size_text(positions * load.kv_bytes)} of KV cache for {positions} positions; give it fewer layers, "
+                f"or lower the context or the number of users"
             )
         if load.kv_bytes:
             room = min(room, (budget(model, node) - load.weights_bytes) // load.kv_bytes)

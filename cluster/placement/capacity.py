@@ -26,10 +26,10 @@ TEN_GIGABIT_BYTES_PER_S = 1.15e9
 class NodeCapacity:
     """What one node offers.
 
-    `memory_bytes` is what MLX may use there: on a Mac the GPU's limit, which `raised_memory_bytes` (0: not known) says
-    how far its owner could raise. `bandwidth_gbps` is the rate at which weights are really read, `tflops` what matrix
-    products of quantized weights reach. A layer costs some us beside its bytes: a dense one, an MoE one with
-    grouped-query attention, an MoE one with latent attention.
+    `memory_bytes` is what MLX may use there: on a Mac the GPU's limit, which `raised_memory_bytes` (0: not at all) says
+    how far its owner could raise. `withheld_bytes` is what its owner keeps back of it, by --memory. `bandwidth_gbps` is
+    the rate at which weights are really read, `tflops` what matrix products of quantized weights reach. A layer costs
+    some us beside its bytes: a dense one, an MoE one with grouped-query attention, an MoE one with latent attention.
     """
 
     node_id: str
@@ -41,6 +41,12 @@ class NodeCapacity:
     moe_layer_us: float
     mla_moe_layer_us: float
     raised_memory_bytes: int = 0
+    withheld_bytes: int = 0
+    is_mac: bool = False
+
+    def generous(self) -> NodeCapacity:
+        """Return the node with all that its owner kept back."""
+        return replace(self, memory_bytes=self.memory_bytes + self.withheld_bytes, withheld_bytes=0)
 
     def raised(self) -> NodeCapacity:
         """Return the node with its GPU limit raised as far as it may be."""
@@ -69,6 +75,12 @@ class Links:
     def between(self, sender: str, receiver: str) -> Link:
         """Return the link from one node id to another."""
         return self.measured.get((sender, receiver), self.default)
+
+
+def size_text(nbytes: float) -> str:
+    """Return a size for people: "1.5 GB", "12.0 MB"."""
+    unit, name = (1e9, "GB") if nbytes >= 1e9 else (1e6, "MB") if nbytes >= 1e6 else (1e3, "kB")
+    return f"{nbytes / unit:.1f} {name}"
 
 
 def node_classes(nodes: Sequence[NodeCapacity], links: Links) -> list[list[NodeCapacity]]:

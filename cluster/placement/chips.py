@@ -17,6 +17,9 @@ from mlx_moe.errors import InvalidRequestError
 SYSTEM_BYTES = 8 << 30
 """(A) What macOS keeps when the GPU's limit is raised as far as is sound: 56 of 64 GiB."""
 
+MAC_GIGABYTES = (16, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
+"""Memory that Macs are sold with; none is given more later."""
+
 MAX_NODES = 64
 
 SPEC = re.compile(r"(?:(?P<count>\d{1,3})x)?(?P<chip>M\d[\w-]*?)-(?P<gigabytes>\d{1,4})GB", re.IGNORECASE | re.ASCII)
@@ -127,6 +130,7 @@ def measured(node_id: str, name: str, hardware: Hardware) -> NodeCapacity:
         moe_layer_us=chip.moe_layer_us,
         mla_moe_layer_us=chip.mla_moe_layer_us,
         raised_memory_bytes=max(0, hardware.memory_bytes - SYSTEM_BYTES) if on_mac else 0,
+        is_mac=on_mac,
     )
 
 
@@ -141,4 +145,5 @@ def _capacity(node_id: str, name: str, chip: Chip, ram_bytes: int) -> NodeCapaci
         moe_layer_us=chip.moe_layer_us,
         mla_moe_layer_us=chip.mla_moe_layer_us,
         raised_memory_bytes=max(0, ram_bytes - SYSTEM_BYTES),
+        is_mac=True,
     )

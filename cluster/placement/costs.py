@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.placement.known_models import KNOWN_MODELS, UNSUPPORTED_MODELS
 from mlx_moe import families, library
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig
 from mlx_moe.content import read_content
 from mlx_moe.context import Context
-from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError, UnsupportedModelError
+from mlx_moe.known_models import KNOWN_MODELS, refusal, suggestions, unsupported
 from mlx_moe.parameter import Layout, Parameter
 from mlx_moe.quantization import FLOATS, QuantizationConfig, is_readable, sibling, unreadable
+from mlx_moe.tensor_file import ITEM_BYTES
 
 DEFAULT_BITS = 4
 GROUP_SIZE = 64
@@ -94,6 +95,11 @@ class ModelCosts:
         return layers + self.embedding_bytes + self.head_bytes + self.norm_bytes
 
     @property
+    def stored_bytes(self) -> int:
+        """All weights, with the multi-token prediction layer."""
+        return self.weights_bytes + (self.mtp.owned_bytes(self.n_experts, 0) if self.mtp else 0)
+
+    @property
     def read_bytes_per_token(self) -> int:
         """The weights that one token reads."""
         return sum(x.owned_bytes(self.experts_per_token, 0) for x in self.layers) + self.head_read_bytes
@@ -135,27 +141,37 @@ def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> Mode
     `bits` assumes affine groups of 64 in place of what is stored; known models have 4 by default.
 
     Raises:
-        InvalidRequestError: there is no such model.
-        UnsupportedModelError: it is of a family that is not run.
+        InvalidRequestError: there is no such model; says which known ones it may mean.
+        UnsupportedModelError: it is of a family that is not run, as far as its name says it.
         CheckpointError: its config.json or its headers are damaged.
     """
-    if model.lower() in KNOWN_MODELS:
-        config = families.read_config(KNOWN_MODELS[model.lower()], model)
+    known = KNOWN_MODELS.get(model.lower())
+    if known is not None:
+        config = families.read_config(known, model)
         size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), float_bytes)
         has_mtp = config.num_nextn_predict_layers > 0
         return model_costs(model.lower(), config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
-    if model.lower() in UNSUPPORTED_MODELS:
-        raise UnsupportedModelError(f"{model} is of a family that is not run; known are {', '.join(KNOWN_MODELS)}")
     try:
         directory = library.locate(model)
     except InvalidRequestError as exc:
-        raise InvalidRequestError(f"{exc}; or, to plan without files, one of {', '.join(KNOWN_MODELS)}") from exc
+        raise _not_here(model, exc) from exc
     return _checkpoint_costs(model, directory, float_bytes, bits)
+
+
+def _not_here(model: str, error: InvalidRequestError) -> MoeClusterError:
+    """Return the error for a model that is not on this machine: what it may mean, or which plans need no files."""
+    if unsupported(model):
+        return UnsupportedModelError(refusal(model))
+    names = suggestions(model) or list(KNOWN_MODELS)
+    return InvalidRequestError(
+        f"{error}; to plan without its files: " + " or ".join(f"moe-cluster plan {name}" for name in names)
+    )
 
 
 def _checkpoint_costs(model: str, directory: Path, float_bytes: int, bits: int | None) -> ModelCosts:
     with Checkpoint.open(directory) as checkpoint:
         config = families.read_config(checkpoint.config, str(directory / "config.json"))
+        float_bytes = max(float_bytes, stored_float_bytes(checkpoint, config))
         if bits is None:
             size_of = stored_sizes(checkpoint, float_bytes)
         else:
@@ -226,6 +242,12 @@ def assumed_sizes(quantization: QuantizationConfig | None, float_bytes: int) -> 
         return count * q.bits // 8 + count // q.group_size * scale_bytes
 
     return size_of
+
+
+def stored_float_bytes(checkpoint: Checkpoint, config: ModelConfig) -> int:
+    """Return the bytes of a number that a checkpoint is computed in where it is computed as it is stored."""
+    _, norm, *_ = families.head_parameters(config)
+    return ITEM_BYTES[checkpoint.info(_stored_layout(checkpoint, norm).sources[0].tensor).dtype]
 
 
 def stored_sizes(checkpoint: Checkpoint, float_bytes: int) -> SizeOf:

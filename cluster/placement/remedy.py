@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.errors import PlacementError
 from cluster.placement.accounting import budget, loads, shortage
-from cluster.placement.capacity import Links, NodeCapacity, node_classes
+from cluster.placement.capacity import Links, NodeCapacity, size_text
+from cluster.placement.chips import MAC_GIGABYTES, SYSTEM_BYTES
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
-from cluster.placement.solver import Objective, can_hold, solve
+from cluster.placement.solver import Objective, Problem, can_hold, solve
+from mlx_moe.errors import InvalidRequestError
 
 FEWER_BITS = (8, 6, 5, 4, 3, 2)
 SCALE_BITS = 0.5
@@ -18,7 +20,6 @@ SCALE_BITS = 0.5
 
 MOST_NODES_MORE = 16
 CONTEXT_STEP = 256
-MEMORY_STEP = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,41 @@ class Fit:
     raised: tuple[NodeCapacity, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be placed on what. Two wishes are one where a cure changes a part of the first."""
+
+    model: ModelCosts
+    nodes: Sequence[NodeCapacity]
+    context_tokens: int
+    concurrency: int
+
+    def holds(self, *, expert_groups: bool = False) -> bool:
+        """Whether there is a placement; none is looked for among nodes of too many kinds."""
+        try:
+            return can_hold(
+                self.model,
+                self.nodes,
+                context_tokens=self.context_tokens,
+                concurrency=self.concurrency,
+                expert_groups=expert_groups,
+            )
+        except InvalidRequestError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One change that makes a model fit, in words, and the wish as it is then."""
+
+    text: str
+    wish: Wish
+
+
+AtBits = Callable[[int], ModelCosts]
+"""The costs of the same model converted to so many bits."""
+
+
 def fit(
     model: ModelCosts,
     nodes: Sequence[NodeCapacity],
@@ -38,6 +74,7 @@ def fit(
     context_tokens: int,
     concurrency: int,
     objective: Objective = "one_user",
+    at_bits: AtBits | None = None,
 ) -> Fit:
     """Solve for the nodes as they are, else with GPU limits raised, and only then with layers split by experts.
 
@@ -47,57 +84,36 @@ def fit(
 
     Raises:
         PlacementError: nothing fits; says what would.
+        InvalidRequestError: as `solve`.
     """
+    Problem(model, nodes, links, context_tokens, concurrency)  # refuses what nobody can plan for
+    wish = Wish(model, nodes, context_tokens, concurrency)
     higher = [node.raised() for node in nodes]
     gaining = sorted(range(len(nodes)), key=lambda i: (nodes[i].memory_bytes - higher[i].memory_bytes, -i))
     counts = range(len(nodes) + 1) if objective == "one_user" else (0, len(nodes))
     some_higher = [[higher[i] if i in gaining[:count] else node for i, node in enumerate(nodes)] for count in counts]
     for offered, groups in [*((some, False) for some in some_higher), (nodes, True), (higher, True)]:
-        if can_hold(model, offered, context_tokens=context_tokens, concurrency=concurrency, expert_groups=groups):
+        if replace(wish, nodes=offered).holds(expert_groups=groups):
             placement = solve(
                 model, offered, links, context_tokens=context_tokens, concurrency=concurrency, objective=objective
             )
             return Fit(placement, tuple(offered), _raised(model, placement, nodes))
-    cures = remedies(model, higher, context_tokens=context_tokens, concurrency=concurrency)
+    cures = [remedy.text for remedy in remedies(replace(wish, nodes=higher), at_bits or _estimate(model))]
+    it = "It" if higher == list(nodes) else "With the GPU limits raised, which is counted here, it"
     raise PlacementError(
         f"{shortage(model, higher, context_tokens * concurrency)}. "
-        f"It would fit with {', or '.join(cures) or 'a smaller model'}"
+        f"{it} would fit with {', or '.join(cures) or 'a smaller model'}"
     )
 
 
-def remedies(model: ModelCosts, nodes: Sequence[NodeCapacity], *, context_tokens: int, concurrency: int) -> list[str]:
-    """Return what would make the model fit with its layers whole, each alone and with numbers, the cheapest first."""
+def remedies(wish: Wish, at_bits: AtBits) -> list[Remedy]:
+    """Return what would make the model fit with its layers whole, each alone and with numbers, the cheapest first.
 
-    def holds(
-        model: ModelCosts = model,
-        nodes: Sequence[NodeCapacity] = nodes,
-        context_tokens: int = context_tokens,
-        concurrency: int = concurrency,
-    ) -> bool:
-        return can_hold(model, nodes, context_tokens=context_tokens, concurrency=concurrency, expert_groups=False)
-
-    cures: list[str] = []
-    higher = [node.raised() for node in nodes]
-    if higher != list(nodes) and holds(nodes=higher):
-        cures.append(f"a higher GPU limit: {', '.join(raise_command(n) for n in dict.fromkeys(map(_unnamed, higher)))}")
-    steps = _most(context_tokens // CONTEXT_STEP, lambda n: holds(context_tokens=n * CONTEXT_STEP))
-    if steps:
-        cures.append(f"a context of {steps * CONTEXT_STEP} tokens instead of {context_tokens}")
-    users = _most(concurrency - 1, lambda n: holds(concurrency=n))
-    if users:
-        cures.append(f"{users} users at once instead of {concurrency}")
-    cures += _more_memory(nodes, holds)
-    largest = max(nodes, key=lambda node: node.memory_bytes)
-    for more in range(1, MOST_NODES_MORE + 1):
-        copies = [replace(largest, node_id=f"{largest.node_id}+{i}") for i in range(more)]
-        if holds(nodes=[*nodes, *copies]):
-            cures.append(f"{more} more node{'s' * (more > 1)} with {_gigabytes(largest.memory_bytes)} for the GPU")
-            break
-    for bits in FEWER_BITS:
-        if bits + SCALE_BITS < model.bits and holds(model=model.at_bits(bits + SCALE_BITS)):
-            cures.append(f"a conversion to {bits} bits (now {model.bits:.1f} with scales)")
-            break
-    return cures
+    Only what can be had: fewer tokens, users or bits, memory that an owner kept back, and more machines.
+    """
+    kinds = (_raised_limits, _shorter_context, _fewer_users, _withheld_memory, _more_nodes, _larger_node)
+    found = [remedy for kind in kinds for remedy in kind(wish)]
+    return [*found, *_fewer_bits(wish, at_bits)]
 
 
 def raise_command(node: NodeCapacity) -> str:
@@ -105,20 +121,80 @@ def raise_command(node: NodeCapacity) -> str:
     return f"sudo sysctl iogpu.wired_limit_mb={node.raised().memory_bytes >> 20}"
 
 
-def _more_memory(nodes: Sequence[NodeCapacity], holds: Callable[..., bool]) -> list[str]:
-    """Return on which node the least more memory would do, if twice what it has would on any."""
-    best: tuple[int, str] | None = None
-    for members in node_classes(nodes, Links()):
-        node = members[0]
-        most = (best[0] - 1) if best else node.memory_bytes // MEMORY_STEP
+def _raised_limits(wish: Wish) -> Iterator[Remedy]:
+    higher = replace(wish, nodes=[node.raised() for node in wish.nodes])
+    if list(higher.nodes) != list(wish.nodes) and higher.holds():
+        commands = dict.fromkeys(
+            raise_command(after)
+            for before, after in zip(wish.nodes, higher.nodes, strict=True)
+            if before.memory_bytes < after.memory_bytes
+        )
+        yield Remedy(f"a higher GPU limit: {', '.join(commands)}", higher)
 
-        def holds_without(spared: int, node: NodeCapacity = node, most: int = most) -> bool:
-            larger = replace(node, memory_bytes=node.memory_bytes + (most - spared) * MEMORY_STEP)
-            return holds(nodes=[larger if other is node else other for other in nodes])
 
-        if most > 0 and holds_without(0):
-            best = most - _most(most, holds_without), node.name
-    return [] if best is None else [f"{_gigabytes(best[0] * MEMORY_STEP)} more for the GPU on {best[1]}"]
+def _shorter_context(wish: Wish) -> Iterator[Remedy]:
+    def shorter(steps: int) -> Wish:
+        return replace(wish, context_tokens=steps * CONTEXT_STEP)
+
+    if steps := _most(wish.context_tokens // CONTEXT_STEP, lambda n: shorter(n).holds()):
+        text = f"a context of {steps * CONTEXT_STEP} tokens instead of {wish.context_tokens} (--context)"
+        yield Remedy(text, shorter(steps))
+
+
+def _fewer_users(wish: Wish) -> Iterator[Remedy]:
+    if users := _most(wish.concurrency - 1, lambda n: replace(wish, concurrency=n).holds()):
+        text = f"{users} user{'s' * (users > 1)} at once instead of {wish.concurrency} (--users)"
+        yield Remedy(text, replace(wish, concurrency=users))
+
+
+def _withheld_memory(wish: Wish) -> Iterator[Remedy]:
+    generous = replace(wish, nodes=[node.generous() for node in wish.nodes])
+    keeping = [node.name for node in wish.nodes if node.withheld_bytes]
+    if keeping and generous.holds():
+        yield Remedy(f"all the memory of {', '.join(keeping)} (up without --memory)", generous)
+
+
+def _more_nodes(wish: Wish) -> Iterator[Remedy]:
+    largest = max(wish.nodes, key=lambda node: node.memory_bytes)
+    for more in range(1, MOST_NODES_MORE + 1):
+        copies = [replace(largest, node_id=f"{largest.node_id}+{i}") for i in range(more)]
+        larger = replace(wish, nodes=[*wish.nodes, *copies])
+        if larger.holds():
+            size = size_text(largest.memory_bytes)
+            yield Remedy(f"{more} more node{'s' * (more > 1)} like {largest.name} ({size} for the model)", larger)
+            return
+
+
+def _larger_node(wish: Wish) -> Iterator[Remedy]:
+    """Yield the smallest Mac that would do beside the nodes, where it is larger than all of them."""
+    macs = [node for node in wish.nodes if node.is_mac]
+    if not macs:
+        return  # a Mac computes in other numbers than they do
+    largest = max(macs, key=lambda node: node.memory_bytes)
+    for gigabytes in MAC_GIGABYTES:
+        memory_bytes = (gigabytes << 30) - SYSTEM_BYTES
+        mac = replace(largest, node_id=f"{largest.node_id}+", memory_bytes=memory_bytes)
+        larger = replace(wish, nodes=[*wish.nodes, mac])
+        if memory_bytes > largest.memory_bytes and larger.holds():
+            yield Remedy(f"1 more Mac with {gigabytes} GB of memory and its GPU limit raised", larger)
+            return
+
+
+def _fewer_bits(wish: Wish, at_bits: AtBits) -> Iterator[Remedy]:
+    for bits in FEWER_BITS:
+        if bits + SCALE_BITS < wish.model.bits:
+            smaller = replace(wish, model=at_bits(bits))
+            if smaller.holds():
+                yield Remedy(
+                    f"a conversion of the original to {bits} bits ({size_text(smaller.model.stored_bytes)} on each "
+                    f"node's disk; now {wish.model.bits:.1f} bits with scales, {size_text(wish.model.stored_bytes)})",
+                    smaller,
+                )
+                return
+
+
+def _estimate(model: ModelCosts) -> AtBits:
+    return lambda bits: model.at_bits(bits + SCALE_BITS)
 
 
 def _most(limit: int, holds: Callable[[int], bool]) -> int:
@@ -142,11 +218,3 @@ def _raised(model: ModelCosts, placement: Placement, nodes: Sequence[NodeCapacit
         if node.node_id in held
         and held[node.node_id].weights_bytes + positions * held[node.node_id].kv_bytes > budget(model, node)
     )
-
-
-def _unnamed(node: NodeCapacity) -> NodeCapacity:
-    return replace(node, node_id="", name="")
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

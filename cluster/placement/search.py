@@ -116,9 +116,9 @@ def shortest_slowest(units: Sequence[Unit], available: Sequence[int]) -> int | N
 
 
 def fits(units: Sequence[Unit], available: Sequence[int]) -> bool:
-    """Whether any chain of stages holds all layers."""
+    """Whether any chain of stages holds all layers; no units hold none."""
     units = _usable(units, available)
-    return _reach(units, Lattice(available)) == len(units[0].time) - 1
+    return bool(units) and _reach(units, Lattice(available)) == len(units[0].time) - 1
 
 
 def _usable(units: Sequence[Unit], available: Sequence[int]) -> list[Unit]:

@@ -60,7 +60,8 @@ def solve(
     runs = _best(problem, units, objective)
     if runs is None:
         raise PlacementError(
-            f"{shortage(model, nodes, context_tokens * concurrency)}; `moe-cluster plan` says what would make it fit"
+            f"{shortage(model, nodes, context_tokens * concurrency)}; moe-cluster plan {model.name} says what would "
+            f"make it fit"
         )
     return problem.placement(runs)
 

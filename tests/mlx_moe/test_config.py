@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import transformers
 
-from cluster.placement.known_models import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
 from mlx_moe.config import GQAConfig, MLAConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.families import read_config
+from mlx_moe.known_models import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
 from mlx_moe.summary import model_parameters, parameter_count
 
 

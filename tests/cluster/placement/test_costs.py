@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
+import mlx_moe
 from cluster.placement import read_costs
 from mlx_moe import families, library, loader
 from mlx_moe.checkpoint import Checkpoint
@@ -16,6 +18,8 @@ from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.families import head_parameters, mtp_parameters
 from mlx_moe.parameter import Parameter
 from mlx_moe.shard import ShardSpec
+from tests import checkpoints
+from tests.checkpoints import Shape
 
 
 @pytest.mark.parametrize(
@@ -68,11 +72,61 @@ def test_other_bits_are_assumed_when_asked_for() -> None:
     assert estimate.weights_bytes == pytest.approx(read_costs("deepseek-v3", float_bytes=2).weights_bytes, rel=0.001)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_position_takes_the_same_bytes_for_the_model_for_show_and_for_the_planner(dtype: str, tmp_path: Path) -> None:
+    directory = checkpoints.save(Shape("qwen3_moe").model(), tmp_path / "model", dtype=dtype)
+    loaded = mlx_moe.load(directory)
+    computes_in = loaded.kv_bytes_per_position // loaded.config.kv_bytes_per_position(1)
+    assert mlx_moe.describe(directory).kv_bytes_per_position == loaded.kv_bytes_per_position
+    assert read_costs(str(directory), float_bytes=computes_in).kv_bytes_per_position == loaded.kv_bytes_per_position
+    on_metal = read_costs(str(directory), float_bytes=2)  # as stored, there
+    assert on_metal.float_bytes == (4 if dtype == "float32" else 2)
+
+
 def test_unknown_models_are_refused_with_those_that_are_known() -> None:
-    with pytest.raises(InvalidRequestError, match=r"no model 'gpt-5' here.*deepseek-v3, kimi-k2, qwen3-235b-a22b"):
+    with pytest.raises(InvalidRequestError, match=r"no model 'gpt-5' here.* moe-cluster plan kimi-k2 or"):
         read_costs("gpt-5", float_bytes=2)
-    with pytest.raises(UnsupportedModelError, match="gpt-oss-120b is of a family that is not run"):
-        read_costs("gpt-oss-120b", float_bytes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "advised"),
+    [
+        ("deepseek-ai/DeepSeek-V3", ["deepseek-v3"]),
+        ("mlx-community/DeepSeek-V3-0324-4bit", ["deepseek-v3"]),
+        ("deepseek-r1", ["deepseek-v3"]),
+        ("deepsek-v3", ["deepseek-v3"]),
+        ("moonshotai/Kimi-K2-Instruct", ["kimi-k2"]),
+        ("kimi", ["kimi-k2"]),
+        ("Qwen3", ["qwen3-235b-a22b", "qwen3-30b-a3b"]),
+        ("qwen3-30b", ["qwen3-30b-a3b"]),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", ["qwen3-30b-a3b"]),
+    ],
+)
+def test_a_name_that_is_not_known_is_matched_with_those_that_are(name: str, advised: list[str]) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        read_costs(name, float_bytes=2)
+    plans = str(refused.value).partition("to plan without its files: ")[2].split(" or ")
+    assert plans == [f"moe-cluster plan {known}" for known in advised]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai/gpt-oss-120b",
+        "gpt-oss-120b",
+        "mistralai/Mixtral-8x7B-v0.1",
+        "zai-org/GLM-4.6",
+        "deepseek-ai/DeepSeek-V2-Lite",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+        "Qwen/Qwen3-8B",
+        "Qwen/Qwen3-Next-80B-A3B-Instruct",
+        "deepseek-ai/DeepSeek-V3.2-Exp",
+    ],
+)
+def test_a_family_that_is_not_run_is_refused_before_anybody_downloads_it(name: str) -> None:
+    for refuse in (lambda: read_costs(name, float_bytes=2), *([lambda: library.locate(name)] if "/" in name else [])):
+        with pytest.raises(UnsupportedModelError, match=f"{name} is of a family that this version does not run"):
+            refuse()
 
 
 def test_planning_imports_no_mlx() -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 
 from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, placed, read_costs, spread, validate
-from cluster.placement.known_models import QWEN3_30B
 from cluster.placement.stages import make_stage
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
+from mlx_moe.known_models import QWEN3_30B
 from tests.cluster.placement.small import all_placements, clusters, models, node
 
 CONFIG = read_config(QWEN3_30B)

@@ -1,11 +1,14 @@
 """Known models: the published configurations of models that a plan can be made for without a file of them.
 
+And what a name alone says of others: which known one it may mean, and whether it is of a family that is not run.
 Source: config.json of deepseek-ai/DeepSeek-V3, moonshotai/Kimi-K2-Instruct, Qwen/Qwen3-235B-A22B, Qwen/Qwen3-30B-A3B;
 only the keys that the families read.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,5 +97,30 @@ KNOWN_MODELS: Mapping[str, Mapping[str, Any]] = {
     "qwen3-30b-a3b": QWEN3_30B,
 }
 
-UNSUPPORTED_MODELS = ("deepseek-v2-lite", "glm-4.6", "gpt-oss-120b", "mixtral-8x7b")
-"""Often asked for, of families that this version does not run."""
+_UNSUPPORTED = re.compile(
+    r"-distill-|(?:^|-)(?:deepseek-(?:coder-)?v2|deepseek-(?:v3\.2|v[4-9]|moe)|qwen(?:1\.5|2|2\.5)?-"
+    r"|qwen3(?:\.5|-next|-vl|-omni|-coder-next|-(?:0\.6|1\.7|4|8|14|32)b)|kimi-(?:vl|linear|dev|k2\.5|k3)|glm-|gpt-oss"
+    r"|mixtral|ministral|mistral|llama|gemma|phi-|olmo|minimax|ernie|hunyuan|granite|jamba|dbrx|grok|nemotron)"
+)
+"""Names of models, often asked for, of families that this version does not run."""
+
+
+def unsupported(name: str) -> bool:
+    """Whether a model's name or repo id is that of a family that is not run."""
+    return _UNSUPPORTED.search(_base(name)) is not None
+
+
+def refusal(name: str) -> str:
+    """Return what is said of such a model."""
+    return f"{name} is of a family that this version does not run; it runs DeepSeek-V3, R1, V3.1, Kimi-K2 and Qwen3-MoE"
+
+
+def suggestions(name: str) -> list[str]:
+    """Return the known models that a name may mean, the likeliest first."""
+    base = _base(name)
+    within = [known for known in KNOWN_MODELS if known in base or (len(base) > 2 and base in known)]
+    return within or difflib.get_close_matches(base, KNOWN_MODELS, cutoff=0.55)
+
+
+def _base(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].partition("@")[0].lower().replace("_", "-").replace(" ", "-")
