@@ -58,7 +58,7 @@ def plan(
         PlacementError: the model does not fit; says what would make it fit.
     """
     target = parsed(nodes_text) if nodes_text is not None else (here or around)()
-    made = make(model, target, context, users, bits, objective)
+    made = make(model, target, context, users, bits, objective, with_content=as_json)
     if as_json:
         print(json.dumps(to_json(made)))
     else:
@@ -109,14 +109,23 @@ def this_machine() -> Target:
     return Target([node], Links(), 4 if machine.dtype == "float32" else 2, {machine.chip: text})
 
 
-def make(model: str, target: Target, context: int | None, users: int, bits: int | None, objective: Objective) -> Plan:
-    """Plan. Raises as `plan`."""
+def make(
+    model: str,
+    target: Target,
+    context: int | None,
+    users: int,
+    bits: int | None,
+    objective: Objective,
+    *,
+    with_content: bool = False,
+) -> Plan:
+    """Plan; `with_content` where the placement is to be loaded later. Raises as `plan`."""
     from cluster.placement import fit, predict, read_costs
 
     def at_bits(bits: int | None) -> ModelCosts:
         return read_costs(model, float_bytes=target.float_bytes, bits=bits)
 
-    costs = at_bits(bits)
+    costs = read_costs(model, float_bytes=target.float_bytes, bits=bits, with_content=with_content)
     context_tokens = context if context is not None else min(DEFAULT_CONTEXT, costs.context.tokens)
     found = fit(
         costs,

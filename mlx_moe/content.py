@@ -24,11 +24,15 @@ from mlx_moe import families
 from mlx_moe.checkpoint import Checkpoint, Piece
 from mlx_moe.config import ModelConfig
 from mlx_moe.parameter import Parameter
+from mlx_moe.quantization import is_readable, sibling, unreadable
 from mlx_moe.tensor_file import TensorInfo
+
+WHOLE_BYTES = 64 << 10
+"""Tensors up to this size are read whole: vectors, scales of single experts."""
 
 SAMPLE_BYTES = 4096
 BYTES_A_SAMPLE = 16 << 20
-"""A tensor is sampled in every 16 MiB, in every matrix that it stacks, and at both ends; small ones are read whole."""
+"""Larger ones are sampled at both ends, in every matrix that they stack, and in every 16 MiB."""
 
 CONFIG = "config.json"
 AT_ONCE = 16
@@ -44,35 +48,45 @@ class Content:
     @cached_property
     def part_hashes(self) -> dict[str, str]:
         """One hash for each part."""
-        return {part: _sha256(digests) for part, digests in self.parts.items()}
+        return {part: _hash(digests) for part, digests in self.parts.items()}
 
     @cached_property
     def hash(self) -> str:
         """One hash for it all."""
-        return _sha256(self.part_hashes)
+        return _hash(self.part_hashes)
 
 
 def read_content(checkpoint: Checkpoint, config: ModelConfig) -> Content:
     """Read what a checkpoint is. Raises CheckpointError where a tensor that the model needs is not there."""
-    tensors = {
-        part: dict.fromkeys(_stored_names(checkpoint, parameters))
-        for part, parameters in _parameters(checkpoint, config).items()
-    }
+    tensors = {part: _stored_names(checkpoint, found) for part, found in _parameters(checkpoint, config).items()}
     digests = _digests(checkpoint, {name for names in tensors.values() for name in names})
     parts = {part: {name: digests[name] for name in names} for part, names in tensors.items()}
-    return Content({CONFIG: config_digests(config), **parts})
+    return Content({CONFIG: _fields(config), **parts})
 
 
-def config_digests(config: ModelConfig) -> dict[str, str]:
-    """Return the fields that a model is computed by, as JSON."""
-    return {
-        name: json.dumps(value, sort_keys=True, default=sorted) for name, value in dataclasses.asdict(config).items()
-    }
+def read_part(checkpoint: Checkpoint, config: ModelConfig, part: str) -> dict[str, str]:
+    """Read the digests of one part; there are none of an unknown part. Raises as `read_content`."""
+    if part == CONFIG:
+        return _fields(config)
+    names = _stored_names(checkpoint, _parameters(checkpoint, config).get(part, ()))
+    digests = _digests(checkpoint, names)
+    return {name: digests[name] for name in names}
+
+
+def config_hash(config: ModelConfig) -> str:
+    """Return the hash of the part that needs no tensors."""
+    return _hash(_fields(config))
 
 
 def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
     """Return the first name whose values differ, or that only one has."""
     return next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)
+
+
+def _fields(config: ModelConfig) -> dict[str, str]:
+    """Return what a model is computed by, as JSON."""
+    fields = dataclasses.asdict(config)
+    return {name: json.dumps(value, sort_keys=True, default=sorted) for name, value in fields.items()}
 
 
 def _parameters(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[Parameter]]:
@@ -86,17 +100,19 @@ def _parameters(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[P
     return parts
 
 
-def _stored_names(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> Iterable[str]:
+def _stored_names(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> dict[str, None]:
+    """Return the names of the tensors that parameters are read from, each once, in order."""
+    names: dict[str, None] = {}
     for parameter in parameters:
-        layout = next((lo for lo in parameter.layouts if lo.sources[0].tensor in checkpoint), None)
+        layout = next((layout for layout in parameter.layouts if is_readable(checkpoint, layout)), None)
         if layout is None:
-            raise checkpoint.absence(*(lo.sources[0].tensor for lo in parameter.layouts))
+            raise unreadable(checkpoint, parameter)
         for source in layout.sources:
-            yield source.tensor
-            path = source.tensor.removesuffix(".weight")
-            yield from (
-                name for name in (f"{path}.scales", f"{path}.biases") if parameter.matrix and name in checkpoint
-            )
+            names[source.tensor] = None
+            if parameter.matrix:
+                parts = sibling(source.tensor, "scales"), sibling(source.tensor, "biases")
+                names |= dict.fromkeys(name for name in parts if name in checkpoint)
+    return names
 
 
 def _digests(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
@@ -122,6 +138,8 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 
 def samples(info: TensorInfo) -> list[tuple[int, int]]:
     """Return the runs of a tensor's bytes that are read: (start, bytes), evenly spread from the first to the last."""
+    if info.nbytes <= WHOLE_BYTES:
+        return [(0, info.nbytes)]
     n_samples = max(2, math.prod(info.shape[:-2]), math.ceil(info.nbytes / BYTES_A_SAMPLE))
     if n_samples * SAMPLE_BYTES >= info.nbytes:
         return [(0, info.nbytes)]
@@ -129,5 +147,5 @@ def samples(info: TensorInfo) -> list[tuple[int, int]]:
     return [(i * last // (n_samples - 1), SAMPLE_BYTES) for i in range(n_samples)]
 
 
-def _sha256(values: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(values.items())).encode()).hexdigest()
+def _hash(values: Mapping[str, str]) -> str:
+    return hashlib.blake2b(json.dumps(sorted(values.items())).encode(), digest_size=16).hexdigest()

@@ -29,40 +29,48 @@ def find(repo_id: str, revision: str = "") -> Path:
     Raises:
         InvalidRequestError: there is none; says which others are there, and how to download it.
     """
-    repo = directory() / _constants().REPO_ID_SEPARATOR.join(("models", *repo_id.split("/")))
-    commits = _refs(repo)
-    snapshots = _snapshots(repo)
+    repo = _repo(repo_id)
+    commits, found = _refs(repo), snapshots(repo_id)
     if revision:
         commit = commits.get(revision, revision)
-        named = [path for path in snapshots if path.name == commit] or [
-            path for path in snapshots if path.name.startswith(commit)
-        ]
+        named = [path for path in found if path.name.startswith(commit)]
         if len(named) == 1:
             return named[0]
-        here = ", ".join(path.name for path in snapshots) or "none"
+        here = ", ".join(path.name for path in found) or "none"
         raise InvalidRequestError(
             f"revision {revision} of {repo_id} is not on this machine (in {repo}: {here}): download it with "
             f"`hf download {repo_id} --revision {shlex.quote(revision)}`"
         )
-    if not snapshots:
+    if not found:
         raise InvalidRequestError(
             f"{repo_id} is not on this machine (looked for {repo}): download it with `hf download {repo_id}`"
         )
-    main = [path for path in snapshots if path.name == commits.get(MAIN)]
-    complete = [path for path in (*main, *snapshots) if _is_complete(path)]
-    chosen = (complete or main or snapshots)[0]
+    main = [path for path in found if path.name == commits.get(MAIN)]
+    complete = [path for path in (*main, *found) if _is_complete(path)]
+    chosen = (complete or main or found)[0]
     if chosen not in main:
         log.warning("event=snapshot_chosen repo=%s snapshot=%s complete=%d", repo_id, chosen, len(complete))
     return chosen
 
 
+def snapshots(repo_id: str) -> list[Path]:
+    """Return the snapshots of a repo that have at least a config.json, newest first."""
+    found = [path.parent for path in _repo(repo_id).glob("snapshots/*/config.json")]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def repo_of(path: Path) -> str:
+    """Return the id of the repo that a path is a snapshot of, by the names of its directories; "" if of none."""
+    separator = _constants().REPO_ID_SEPARATOR
+    kind, _, name = path.parent.parent.name.partition(separator)
+    return name.replace(separator, "/") if path.parent.name == "snapshots" and kind == "models" else ""
+
+
 def cure(path: Path) -> str:
-    """Return how to complete a model's directory, as an instruction to paste where it is a snapshot of the cache."""
-    repo = path.parent.parent
-    parts = repo.name.split(_constants().REPO_ID_SEPARATOR, 1) if path.parent.name == "snapshots" else []
-    if len(parts) < 2 or parts[0] != "models":
+    """Return how to complete a model's directory, as a command to paste where it is a snapshot of the cache."""
+    repo_id, repo = repo_of(path), path.parent.parent
+    if not repo_id:
         return "copy or download its files again"
-    repo_id = parts[1].replace(_constants().REPO_ID_SEPARATOR, "/")
     names = [name for name, commit in _refs(repo).items() if commit == path.name]
     revision = "" if MAIN in names else f" --revision {shlex.quote(min(names, default=path.name))}"
     cache = "" if repo.parent == directory() else f" --cache-dir {shlex.quote(str(repo.parent))}"
@@ -78,10 +86,9 @@ def _refs(repo: Path) -> dict[str, str]:
         raise InvalidRequestError(f"{refs} cannot be read: {exc}") from exc
 
 
-def _snapshots(repo: Path) -> list[Path]:
-    """Return the snapshots that have at least a config.json, newest first."""
-    found = [path.parent for path in repo.glob("snapshots/*/config.json")]
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+def _repo(repo_id: str) -> Path:
+    separator: str = _constants().REPO_ID_SEPARATOR
+    return directory() / separator.join(("models", *repo_id.split("/")))
 
 
 def _is_complete(snapshot: Path) -> bool:

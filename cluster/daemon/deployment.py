@@ -21,11 +21,10 @@ from cluster.placement import Placement
 from cluster.rpc_errors import error_named, error_of
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
-from mlx_moe.errors import CheckpointError, MoeClusterError
+from mlx_moe.errors import MoeClusterError
 
 log = logging.getLogger(__name__)
 
-INSPECT_S = 20.0
 FAREWELL_S = 8.0
 """For a worker to hear why it ends, to tell its clients, and to end."""
 
@@ -75,23 +74,10 @@ class Deployment:
             placement=json.dumps(self.placement.to_json()),
         )
 
-    async def inspect(self) -> None:
-        """See that all nodes are here and have the same copy of the model.
-
-        Raises:
-            NodeLostError: a node is not here.
-            CheckpointError: a copy is missing or differs; names the node and both hashes.
-        """
+    async def meet(self) -> None:
+        """See that all nodes are here. Raises NodeLostError."""
         for node_id in self._node_ids:
-            await self._state.meet(node_id)  # before anybody is asked anything
-        copies = await asyncio.gather(*(self._copy_of(node_id) for node_id in self._node_ids))
-        wanted = self.placement.content_hash or copies[0].content_hash
-        for node_id, copy in zip(self._node_ids, copies, strict=True):
-            if copy.content_hash != wanted:
-                raise CheckpointError(
-                    f"node {self._state.name(node_id)} has another {self.placement.model}: the copy in {copy.path} has "
-                    f"the hash {copy.content_hash}, the placement was made for {wanted}; give all nodes the same files"
-                )
+            await self._state.meet(node_id)
 
     async def run(self) -> None:
         """Load, and serve until `end`. Raises the MoeClusterError that ended it before."""
@@ -116,17 +102,6 @@ class Deployment:
                 await call.write(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
                 await call.done_writing()
             asyncio.get_running_loop().call_later(FAREWELL_S, call.cancel)
-
-    async def _copy_of(self, node_id: str) -> node_pb2.ModelCopy:
-        stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
-        try:
-            copy: node_pb2.ModelCopy = await stub.Inspect(
-                node_pb2.ModelName(model=self.placement.model), timeout=INSPECT_S
-            )
-        except grpc.RpcError as exc:
-            error = error_of(exc, "it")
-            raise type(error)(f"node {self._state.name(node_id)}: {error}") from exc
-        return copy
 
     async def _hold(self, node_id: str) -> None:
         """Keep one node's worker, to its end; if that comes by itself, it is the end of the deployment."""

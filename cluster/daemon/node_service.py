@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from cluster.address import of_caller, split
+from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
 from cluster.daemon.node_message import from_message
 from cluster.daemon.serving import Serving
@@ -69,10 +70,16 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._state.apply(Left(self._credentials.peer_id(context)))
         return node_pb2.FarewellHeard()
 
-    async def Inspect(self, request: node_pb2.ModelName, context: Context) -> node_pb2.ModelCopy:  # noqa: N802
+    async def Inspect(self, request: node_pb2.WantedModel, context: Context) -> node_pb2.ModelCopy:  # noqa: N802
         """Say which copy of a model is here."""
         async with reported(context):
-            return await asyncio.to_thread(_inspect, request.model)
+            copy = await asyncio.to_thread(self._serving.copies.find, request)
+            return node_pb2.ModelCopy() if copy is None else copy.to_message()
+
+    async def InspectPart(self, request: node_pb2.ModelPart, context: Context) -> node_pb2.Digests:  # noqa: N802
+        """Say what a part of a copy is made of."""
+        async with reported(context):
+            return to_digests(await asyncio.to_thread(self._serving.copies.digests, request))
 
     async def RunWorker(  # noqa: N802
         self, commands: AsyncIterator[pb.WorkerCommand], context: Context
@@ -84,7 +91,10 @@ class NodeService(node_pb2_grpc.NodeServicer):
             await self._no_worker_ends.wait()
             if self._state.holding.epoch:
                 raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
-            self._state.holding = self._holding(first.load)
+            role = Role.read(first.load.placement, self._state.own.node_id)
+            copy = self._serving.copies.known(role.placement.content_hash)
+            first.load.directory, first.load.stamp = str(copy.directory), copy.stamp
+            self._state.holding = self._holding(first.load, role)
             try:
                 async with worker_process(
                     self._home.path,
@@ -149,8 +159,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
                 raise
             await worker.tell(command)
 
-    def _holding(self, load: pb.LoadShard) -> node_pb2.Holding:
-        role = Role.read(load.placement, self._state.own.node_id)
+    def _holding(self, load: pb.LoadShard, role: Role) -> node_pb2.Holding:
         return node_pb2.Holding(
             model=load.model,
             epoch=load.epoch,
@@ -185,13 +194,3 @@ class EchoService(grpc.GenericRpcHandler):
 
     async def _echo(self, _request: bytes, _context: Context) -> bytes:
         return b""
-
-
-def _inspect(model: str) -> node_pb2.ModelCopy:
-    from mlx_moe import families, library
-    from mlx_moe.checkpoint import Checkpoint
-    from mlx_moe.content import read_content
-
-    with Checkpoint.open(library.locate(model)) as checkpoint:
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
-        return node_pb2.ModelCopy(content_hash=read_content(checkpoint, config).hash, path=str(checkpoint.directory))

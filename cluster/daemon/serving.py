@@ -11,15 +11,19 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cluster.daemon import placing
+from cluster.daemon.copies import Copies, Copy
 from cluster.daemon.deployment import Deployment
 from cluster.daemon.greeter import Channels, Greeter
+from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, OccupiedError
-from cluster.placement import Placement, read_costs, validate
+from cluster.placement import Placement, checkpoint_costs, validate
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
-from mlx_moe import families, json_file, library
+from mlx_moe import families, library
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig
 from mlx_moe.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 
@@ -28,7 +32,7 @@ log = logging.getLogger(__name__)
 UNLOAD_S = 30.0
 
 DEPLOY_S = 60.0
-"""For the nodes of a placement to say which copies they have, and for the model before to be taken away."""
+"""For the nodes of a placement to meet, and for the model before to be taken away."""
 
 PROGRESS_S = 0.1
 
@@ -42,6 +46,7 @@ class Serving:
 
     def __init__(self, state: NodeState, greeter: Greeter, channels: Channels) -> None:
         self.deployment: Deployment | None = None
+        self.copies = Copies()
         self._state = state
         self._greeter = greeter
         self._channels = channels
@@ -81,7 +86,7 @@ class Serving:
             if request.epoch <= self._state.newest_epoch:
                 raise ClusterError("another model was placed on the cluster at the same time: try again")
             deployment = Deployment(self._state, self._channels, placement, request.epoch, request.draft)
-            await deployment.inspect()
+            await deployment.meet()
             await self.unload(f"{placement.model} takes its place")  # not before it is known that this one can come
             self.deployment = deployment
             self._state.own_serving = deployment.serving
@@ -147,9 +152,12 @@ class Serving:
 
     async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
         """Let a model be deployed by the node that is to coordinate it; return that node and the placement's epoch."""
-        placement = await asyncio.to_thread(self._placement, request)
+        placement, own = await asyncio.to_thread(self._placement, request)
         for node_id in placement.node_ids:
-            self._state.target(node_id)
+            self._state.target(node_id)  # before anybody is asked anything
+        await Inspection(self._state, self._stub, request.model, own).require(
+            placement.node_ids, placement.content_hash
+        )
         coordinator, epoch = placement.coordinator, self._state.newest_epoch + 1
         deploy = pb.DeployRequest(placement=json.dumps(placement.to_json()), epoch=epoch, draft=request.draft)
         with translated(f"node {self._state.name(coordinator)}"):
@@ -175,14 +183,21 @@ class Serving:
                 f"when it is done"
             )
 
-    def _placement(self, request: pb.LoadRequest) -> Placement:
-        if request.placement:
-            placement = _placement_of(request.placement)
-            directory = library.locate(request.model)
-            path = directory / "config.json"
-            validate(placement, families.read_config(json_file.read(path), str(path)))
-            return placement
-        model = read_costs(request.model, float_bytes=placing.float_bytes(self._state))
+    def _placement(self, request: pb.LoadRequest) -> tuple[Placement, Copy]:
+        """Return where a model is to be loaded, and this node's own copy of it, which is opened once for both."""
+        with Checkpoint.open(library.locate(request.model)) as checkpoint:
+            config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+            if request.placement:
+                placement = _placement_of(request.placement)
+                validate(placement, config)
+            else:
+                placement = self._best_placement(request, checkpoint, config)
+            own = self.copies.read(checkpoint, config)
+        return replace(placement, content_hash=placement.content_hash or own.content_hash), own
+
+    def _best_placement(self, request: pb.LoadRequest, checkpoint: Checkpoint, config: ModelConfig) -> Placement:
+        float_bytes = placing.float_bytes(self._state)
+        model = checkpoint_costs(request.model, checkpoint, config, float_bytes=float_bytes)
         if not wants_mtp(request.draft):
             model = replace(model, mtp=None)
         return placing.place(

@@ -5,7 +5,7 @@ Pure: it reads a checkpoint's headers (`costs.read_costs`) and nothing else. Imp
 
 from cluster.placement.accounting import Load, loads, placed
 from cluster.placement.capacity import Link, Links, NodeCapacity
-from cluster.placement.costs import ModelCosts, read_costs
+from cluster.placement.costs import ModelCosts, checkpoint_costs, read_costs
 from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, validate
 from cluster.placement.prediction import Prediction, predict
 from cluster.placement.remedy import Fit, Remedy, Wish, fit, remedies
@@ -26,6 +26,7 @@ __all__ = [
     "Remedy",
     "StagePlacement",
     "Wish",
+    "checkpoint_costs",
     "fit",
     "loads",
     "placed",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mlx_moe import families, library
 from mlx_moe.checkpoint import Checkpoint
@@ -135,10 +134,11 @@ class ModelCosts:
         )
 
 
-def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> ModelCosts:
+def read_costs(model: str, *, float_bytes: int, bits: int | None = None, with_content: bool = False) -> ModelCosts:
     """Read what `model` costs: a known model's name, a directory, a repo id or "demo".
 
-    `bits` assumes affine groups of 64 in place of what is stored; known models have 4 by default.
+    `bits` assumes affine groups of 64 in place of what is stored; known models have 4 by default. `with_content` reads
+    the content hash too, which takes samples of all tensors.
 
     Raises:
         InvalidRequestError: there is no such model; says which known ones it may mean.
@@ -155,7 +155,24 @@ def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> Mode
         directory = library.locate(model)
     except InvalidRequestError as exc:
         raise _not_here(model, exc) from exc
-    return _checkpoint_costs(model, directory, float_bytes, bits)
+    with Checkpoint.open(directory) as checkpoint:
+        config = families.read_config(checkpoint.config, str(directory / "config.json"))
+        content_hash = read_content(checkpoint, config).hash if with_content and bits is None else ""
+        costs = checkpoint_costs(model, checkpoint, config, float_bytes=float_bytes, bits=bits)
+        return replace(costs, content_hash=content_hash)
+
+
+def checkpoint_costs(
+    model: str, checkpoint: Checkpoint, config: ModelConfig, *, float_bytes: int, bits: int | None = None
+) -> ModelCosts:
+    """Return what an open checkpoint costs. Raises CheckpointError."""
+    float_bytes = max(float_bytes, stored_float_bytes(checkpoint, config))
+    if bits is None:
+        size_of = stored_sizes(checkpoint, float_bytes)
+    else:
+        size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits), float_bytes)
+    has_mtp = families.has_mtp(checkpoint, config)
+    return model_costs(model, config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
 
 
 def _not_here(model: str, error: InvalidRequestError) -> MoeClusterError:
@@ -168,24 +185,6 @@ def _not_here(model: str, error: InvalidRequestError) -> MoeClusterError:
     )
 
 
-def _checkpoint_costs(model: str, directory: Path, float_bytes: int, bits: int | None) -> ModelCosts:
-    with Checkpoint.open(directory) as checkpoint:
-        config = families.read_config(checkpoint.config, str(directory / "config.json"))
-        float_bytes = max(float_bytes, stored_float_bytes(checkpoint, config))
-        if bits is None:
-            size_of = stored_sizes(checkpoint, float_bytes)
-        else:
-            size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits), float_bytes)
-        return model_costs(
-            model,
-            config,
-            size_of,
-            float_bytes=float_bytes,
-            has_mtp=families.has_mtp(checkpoint, config),
-            content_hash=read_content(checkpoint, config).hash if bits is None else "",
-        )
-
-
 def model_costs(
     name: str,
     config: ModelConfig,
@@ -193,7 +192,6 @@ def model_costs(
     *,
     float_bytes: int,
     has_mtp: bool,
-    content_hash: str = "",
 ) -> ModelCosts:
     """Return the costs of a configuration whose parameters have the sizes that `size_of` says."""
     hidden_size, moe, a = config.hidden_size, config.moe, config.attention
@@ -202,7 +200,7 @@ def model_costs(
     row_bytes = float_bytes * (2 * moe.moe_intermediate_size + hidden_size)
     return ModelCosts(
         name=name,
-        content_hash=content_hash,
+        content_hash="",
         parameters=_count([embedding, norm, *heads])
         + sum(x.fixed_parameters + moe.n_routed_experts * x.expert_parameters for x in layers),
         float_bytes=float_bytes,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cluster.wire import worker_pb2 as cluster_dot_wire_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63luster/wire/node.proto\x12\x0emoe_cluster.v1\x1a\x19\x63luster/wire/worker.proto\"\x9d\x01\n\x08NodeInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x15\n\roffered_bytes\x18\x06 \x01(\x04\x12\x10\n\x08hardware\x18\x07 \x01(\t\x12\x10\n\x08revision\x18\x08 \x01(\r\"\xc4\x01\n\x08Greeting\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.moe_cluster.v1.NodeInfo\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12+\n\x05known\x18\x03 \x03(\x0b\x32\x1c.moe_cluster.v1.Acquaintance\x12(\n\x07holding\x18\x04 \x01(\x0b\x32\x17.moe_cluster.v1.Holding\x12(\n\x07serving\x18\x05 \x01(\x0b\x32\x17.moe_cluster.v1.Serving\"2\n\x0c\x41\x63quaintance\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"\xd6\x01\n\x07Holding\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05stage\x18\x03 \x01(\r\x12\x13\n\x0b\x66irst_layer\x18\x04 \x01(\r\x12\x11\n\tend_layer\x18\x05 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x06 \x01(\r\x12\r\n\x05leads\x18\x07 \x01(\x08\x12\x13\n\x0b\x63oordinates\x18\x08 \x01(\x08\x12\x15\n\rweights_bytes\x18\t \x01(\x04\x12*\n\x05stats\x18\n \x01(\x0b\x32\x1b.moe_cluster.v1.WorkerStats\"\xe7\x01\n\x07Serving\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.moe_cluster.v1.Serving.State\x12\x13\n\x0b\x63oordinator\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x10\n\x08node_ids\x18\x07 \x03(\t\x12\r\n\x05\x64raft\x18\x08 \x01(\t\x12\x0e\n\x06load_s\x18\t \x01(\x01\"+\n\x05State\x12\x0b\n\x07LOADING\x10\x00\x12\t\n\x05READY\x10\x01\x12\n\n\x06\x46\x41ILED\x10\x02\"@\n\rDeployRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05\x64raft\x18\x03 \x01(\t\"\r\n\x0b\x44\x65ployReply\"\x1e\n\rFollowRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\r\"\n\n\x08\x46\x61rewell\"\x0f\n\rFarewellHeard\"\x1a\n\tModelName\x12\r\n\x05model\x18\x01 \x01(\t\"/\n\tModelCopy\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x0f\n\rStatusRequest\"\xcd\x01\n\rClusterStatus\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x10\n\x08insecure\x18\x02 \x01(\x08\x12\x13\n\x0bown_node_id\x18\x03 \x01(\t\x12)\n\x05nodes\x18\x04 \x03(\x0b\x32\x1a.moe_cluster.v1.NodeStatus\x12(\n\x07serving\x18\x05 \x01(\x0b\x32\x17.moe_cluster.v1.Serving\x12\x1b\n\x13\x63oordinator_address\x18\x06 \x01(\t\x12\x0f\n\x07refused\x18\x07 \x03(\t\"\xa9\x01\n\nNodeStatus\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.moe_cluster.v1.NodeInfo\x12\x12\n\nshown_name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tlatency_s\x18\x04 \x01(\x01\x12\x13\n\x0b\x62ytes_per_s\x18\x05 \x01(\x01\x12(\n\x07holding\x18\x06 \x01(\x0b\x32\x17.moe_cluster.v1.Holding\"|\n\x0bLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tplacement\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63oncurrency\x18\x04 \x01(\r\x12\r\n\x05\x64raft\x18\x05 \x01(\t\x12\x0f\n\x07replace\x18\x06 \x01(\x08\"v\n\nLoadStatus\x12(\n\x07serving\x18\x01 \x01(\x0b\x32\x17.moe_cluster.v1.Serving\x12+\n\x05nodes\x18\x02 \x03(\x0b\x32\x1c.moe_cluster.v1.NodeProgress\x12\x11\n\tplacement\x18\x03 \x01(\t\"E\n\x0cNodeProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"\x1f\n\rUnloadRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\x0bUnloadReply\x12\r\n\x05model\x18\x01 \x01(\t\"\r\n\x0bStopRequest\"\x0b\n\tStopReply2\xea\x03\n\x04Node\x12;\n\x05Greet\x12\x18.moe_cluster.v1.Greeting\x1a\x18.moe_cluster.v1.Greeting\x12@\n\x05Leave\x12\x18.moe_cluster.v1.Farewell\x1a\x1d.moe_cluster.v1.FarewellHeard\x12?\n\x07Inspect\x12\x19.moe_cluster.v1.ModelName\x1a\x19.moe_cluster.v1.ModelCopy\x12K\n\tRunWorker\x12\x1d.moe_cluster.v1.WorkerCommand\x1a\x1b.moe_cluster.v1.WorkerEvent(\x01\x30\x01\x12\x44\n\x06\x44\x65ploy\x12\x1d.moe_cluster.v1.DeployRequest\x1a\x1b.moe_cluster.v1.DeployReply\x12I\n\nFollowLoad\x12\x1d.moe_cluster.v1.FollowRequest\x1a\x1a.moe_cluster.v1.LoadStatus0\x01\x12\x44\n\x06Unload\x12\x1d.moe_cluster.v1.UnloadRequest\x1a\x1b.moe_cluster.v1.UnloadReply2\x9a\x02\n\x07\x43ontrol\x12\x46\n\x06Status\x12\x1d.moe_cluster.v1.StatusRequest\x1a\x1d.moe_cluster.v1.ClusterStatus\x12\x41\n\x04Load\x12\x1b.moe_cluster.v1.LoadRequest\x1a\x1a.moe_cluster.v1.LoadStatus0\x01\x12\x44\n\x06Unload\x12\x1d.moe_cluster.v1.UnloadRequest\x1a\x1b.moe_cluster.v1.UnloadReply\x12>\n\x04Stop\x12\x1b.moe_cluster.v1.StopRequest\x1a\x19.moe_cluster.v1.StopReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63luster/wire/node.proto\x12\x0emoe_cluster.v1\x1a\x19\x63luster/wire/worker.proto\"\x9d\x01\n\x08NodeInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x15\n\roffered_bytes\x18\x06 \x01(\x04\x12\x10\n\x08hardware\x18\x07 \x01(\t\x12\x10\n\x08revision\x18\x08 \x01(\r\"\xc4\x01\n\x08Greeting\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.moe_cluster.v1.NodeInfo\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12+\n\x05known\x18\x03 \x03(\x0b\x32\x1c.moe_cluster.v1.Acquaintance\x12(\n\x07holding\x18\x04 \x01(\x0b\x32\x17.moe_cluster.v1.Holding\x12(\n\x07serving\x18\x05 \x01(\x0b\x32\x17.moe_cluster.v1.Serving\"2\n\x0c\x41\x63quaintance\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"\xd6\x01\n\x07Holding\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05stage\x18\x03 \x01(\r\x12\x13\n\x0b\x66irst_layer\x18\x04 \x01(\r\x12\x11\n\tend_layer\x18\x05 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x06 \x01(\r\x12\r\n\x05leads\x18\x07 \x01(\x08\x12\x13\n\x0b\x63oordinates\x18\x08 \x01(\x08\x12\x15\n\rweights_bytes\x18\t \x01(\x04\x12*\n\x05stats\x18\n \x01(\x0b\x32\x1b.moe_cluster.v1.WorkerStats\"\xe7\x01\n\x07Serving\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.moe_cluster.v1.Serving.State\x12\x13\n\x0b\x63oordinator\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x10\n\x08node_ids\x18\x07 \x03(\t\x12\r\n\x05\x64raft\x18\x08 \x01(\t\x12\x0e\n\x06load_s\x18\t \x01(\x01\"+\n\x05State\x12\x0b\n\x07LOADING\x10\x00\x12\t\n\x05READY\x10\x01\x12\n\n\x06\x46\x41ILED\x10\x02\"@\n\rDeployRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05\x64raft\x18\x03 \x01(\t\"\r\n\x0b\x44\x65ployReply\"\x1e\n\rFollowRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\r\"\n\n\x08\x46\x61rewell\"\x0f\n\rFarewellHeard\"Z\n\x0bWantedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\thome_path\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x03 \x01(\t\x12\x13\n\x0b\x63onfig_hash\x18\x04 \x01(\t\"W\n\tModelCopy\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12&\n\x05parts\x18\x03 \x01(\x0b\x32\x17.moe_cluster.v1.Digests\"/\n\tModelPart\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x0c\n\x04part\x18\x02 \x01(\t\"2\n\x07\x44igests\x12\'\n\x07\x64igests\x18\x01 \x03(\x0b\x32\x16.moe_cluster.v1.Digest\"%\n\x06\x44igest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x0f\n\rStatusRequest\"\xcd\x01\n\rClusterStatus\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x10\n\x08insecure\x18\x02 \x01(\x08\x12\x13\n\x0bown_node_id\x18\x03 \x01(\t\x12)\n\x05nodes\x18\x04 \x03(\x0b\x32\x1a.moe_cluster.v1.NodeStatus\x12(\n\x07serving\x18\x05 \x01(\x0b\x32\x17.moe_cluster.v1.Serving\x12\x1b\n\x13\x63oordinator_address\x18\x06 \x01(\t\x12\x0f\n\x07refused\x18\x07 \x03(\t\"\xa9\x01\n\nNodeStatus\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.moe_cluster.v1.NodeInfo\x12\x12\n\nshown_name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tlatency_s\x18\x04 \x01(\x01\x12\x13\n\x0b\x62ytes_per_s\x18\x05 \x01(\x01\x12(\n\x07holding\x18\x06 \x01(\x0b\x32\x17.moe_cluster.v1.Holding\"|\n\x0bLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tplacement\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63oncurrency\x18\x04 \x01(\r\x12\r\n\x05\x64raft\x18\x05 \x01(\t\x12\x0f\n\x07replace\x18\x06 \x01(\x08\"v\n\nLoadStatus\x12(\n\x07serving\x18\x01 \x01(\x0b\x32\x17.moe_cluster.v1.Serving\x12+\n\x05nodes\x18\x02 \x03(\x0b\x32\x1c.moe_cluster.v1.NodeProgress\x12\x11\n\tplacement\x18\x03 \x01(\t\"E\n\x0cNodeProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"\x1f\n\rUnloadRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\x0bUnloadReply\x12\r\n\x05model\x18\x01 \x01(\t\"\r\n\x0bStopRequest\"\x0b\n\tStopReply2\xaf\x04\n\x04Node\x12;\n\x05Greet\x12\x18.moe_cluster.v1.Greeting\x1a\x18.moe_cluster.v1.Greeting\x12@\n\x05Leave\x12\x18.moe_cluster.v1.Farewell\x1a\x1d.moe_cluster.v1.FarewellHeard\x12\x41\n\x07Inspect\x12\x1b.moe_cluster.v1.WantedModel\x1a\x19.moe_cluster.v1.ModelCopy\x12\x41\n\x0bInspectPart\x12\x19.moe_cluster.v1.ModelPart\x1a\x17.moe_cluster.v1.Digests\x12K\n\tRunWorker\x12\x1d.moe_cluster.v1.WorkerCommand\x1a\x1b.moe_cluster.v1.WorkerEvent(\x01\x30\x01\x12\x44\n\x06\x44\x65ploy\x12\x1d.moe_cluster.v1.DeployRequest\x1a\x1b.moe_cluster.v1.DeployReply\x12I\n\nFollowLoad\x12\x1d.moe_cluster.v1.FollowRequest\x1a\x1a.moe_cluster.v1.LoadStatus0\x01\x12\x44\n\x06Unload\x12\x1d.moe_cluster.v1.UnloadRequest\x1a\x1b.moe_cluster.v1.UnloadReply2\x9a\x02\n\x07\x43ontrol\x12\x46\n\x06Status\x12\x1d.moe_cluster.v1.StatusRequest\x1a\x1d.moe_cluster.v1.ClusterStatus\x12\x41\n\x04Load\x12\x1b.moe_cluster.v1.LoadRequest\x1a\x1a.moe_cluster.v1.LoadStatus0\x01\x12\x44\n\x06Unload\x12\x1d.moe_cluster.v1.UnloadRequest\x1a\x1b.moe_cluster.v1.UnloadReply\x12>\n\x04Stop\x12\x1b.moe_cluster.v1.StopRequest\x1a\x19.moe_cluster.v1.StopReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,32 +54,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAREWELL']._serialized_end=1055
   _globals['_FAREWELLHEARD']._serialized_start=1057
   _globals['_FAREWELLHEARD']._serialized_end=1072
-  _globals['_MODELNAME']._serialized_start=1074
-  _globals['_MODELNAME']._serialized_end=1100
-  _globals['_MODELCOPY']._serialized_start=1102
-  _globals['_MODELCOPY']._serialized_end=1149
-  _globals['_STATUSREQUEST']._serialized_start=1151
-  _globals['_STATUSREQUEST']._serialized_end=1166
-  _globals['_CLUSTERSTATUS']._serialized_start=1169
-  _globals['_CLUSTERSTATUS']._serialized_end=1374
-  _globals['_NODESTATUS']._serialized_start=1377
-  _globals['_NODESTATUS']._serialized_end=1546
-  _globals['_LOADREQUEST']._serialized_start=1548
-  _globals['_LOADREQUEST']._serialized_end=1672
-  _globals['_LOADSTATUS']._serialized_start=1674
-  _globals['_LOADSTATUS']._serialized_end=1792
-  _globals['_NODEPROGRESS']._serialized_start=1794
-  _globals['_NODEPROGRESS']._serialized_end=1863
-  _globals['_UNLOADREQUEST']._serialized_start=1865
-  _globals['_UNLOADREQUEST']._serialized_end=1896
-  _globals['_UNLOADREPLY']._serialized_start=1898
-  _globals['_UNLOADREPLY']._serialized_end=1926
-  _globals['_STOPREQUEST']._serialized_start=1928
-  _globals['_STOPREQUEST']._serialized_end=1941
-  _globals['_STOPREPLY']._serialized_start=1943
-  _globals['_STOPREPLY']._serialized_end=1954
-  _globals['_NODE']._serialized_start=1957
-  _globals['_NODE']._serialized_end=2447
-  _globals['_CONTROL']._serialized_start=2450
-  _globals['_CONTROL']._serialized_end=2732
+  _globals['_WANTEDMODEL']._serialized_start=1074
+  _globals['_WANTEDMODEL']._serialized_end=1164
+  _globals['_MODELCOPY']._serialized_start=1166
+  _globals['_MODELCOPY']._serialized_end=1253
+  _globals['_MODELPART']._serialized_start=1255
+  _globals['_MODELPART']._serialized_end=1302
+  _globals['_DIGESTS']._serialized_start=1304
+  _globals['_DIGESTS']._serialized_end=1354
+  _globals['_DIGEST']._serialized_start=1356
+  _globals['_DIGEST']._serialized_end=1393
+  _globals['_STATUSREQUEST']._serialized_start=1395
+  _globals['_STATUSREQUEST']._serialized_end=1410
+  _globals['_CLUSTERSTATUS']._serialized_start=1413
+  _globals['_CLUSTERSTATUS']._serialized_end=1618
+  _globals['_NODESTATUS']._serialized_start=1621
+  _globals['_NODESTATUS']._serialized_end=1790
+  _globals['_LOADREQUEST']._serialized_start=1792
+  _globals['_LOADREQUEST']._serialized_end=1916
+  _globals['_LOADSTATUS']._serialized_start=1918
+  _globals['_LOADSTATUS']._serialized_end=2036
+  _globals['_NODEPROGRESS']._serialized_start=2038
+  _globals['_NODEPROGRESS']._serialized_end=2107
+  _globals['_UNLOADREQUEST']._serialized_start=2109
+  _globals['_UNLOADREQUEST']._serialized_end=2140
+  _globals['_UNLOADREPLY']._serialized_start=2142
+  _globals['_UNLOADREPLY']._serialized_end=2170
+  _globals['_STOPREQUEST']._serialized_start=2172
+  _globals['_STOPREQUEST']._serialized_end=2185
+  _globals['_STOPREPLY']._serialized_start=2187
+  _globals['_STOPREPLY']._serialized_end=2198
+  _globals['_NODE']._serialized_start=2201
+  _globals['_NODE']._serialized_end=2760
+  _globals['_CONTROL']._serialized_start=2763
+  _globals['_CONTROL']._serialized_end=3045
 # @@protoc_insertion_point(module_scope)

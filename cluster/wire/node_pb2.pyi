@@ -132,19 +132,49 @@ class FarewellHeard(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class ModelName(_message.Message):
-    __slots__ = ("model",)
+class WantedModel(_message.Message):
+    __slots__ = ("model", "home_path", "content_hash", "config_hash")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    HOME_PATH_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_HASH_FIELD_NUMBER: _ClassVar[int]
     model: str
-    def __init__(self, model: _Optional[str] = ...) -> None: ...
+    home_path: str
+    content_hash: str
+    config_hash: str
+    def __init__(self, model: _Optional[str] = ..., home_path: _Optional[str] = ..., content_hash: _Optional[str] = ..., config_hash: _Optional[str] = ...) -> None: ...
 
 class ModelCopy(_message.Message):
-    __slots__ = ("content_hash", "path")
+    __slots__ = ("content_hash", "path", "parts")
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     content_hash: str
     path: str
-    def __init__(self, content_hash: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    parts: Digests
+    def __init__(self, content_hash: _Optional[str] = ..., path: _Optional[str] = ..., parts: _Optional[_Union[Digests, _Mapping]] = ...) -> None: ...
+
+class ModelPart(_message.Message):
+    __slots__ = ("content_hash", "part")
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    content_hash: str
+    part: str
+    def __init__(self, content_hash: _Optional[str] = ..., part: _Optional[str] = ...) -> None: ...
+
+class Digests(_message.Message):
+    __slots__ = ("digests",)
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedCompositeFieldContainer[Digest]
+    def __init__(self, digests: _Optional[_Iterable[_Union[Digest, _Mapping]]] = ...) -> None: ...
+
+class Digest(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

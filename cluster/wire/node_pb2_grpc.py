@@ -48,8 +48,13 @@ class NodeStub(object):
                 _registered_method=True)
         self.Inspect = channel.unary_unary(
                 '/moe_cluster.v1.Node/Inspect',
-                request_serializer=cluster_dot_wire_dot_node__pb2.ModelName.SerializeToString,
+                request_serializer=cluster_dot_wire_dot_node__pb2.WantedModel.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.ModelCopy.FromString,
+                _registered_method=True)
+        self.InspectPart = channel.unary_unary(
+                '/moe_cluster.v1.Node/InspectPart',
+                request_serializer=cluster_dot_wire_dot_node__pb2.ModelPart.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.Digests.FromString,
                 _registered_method=True)
         self.RunWorker = channel.stream_stream(
                 '/moe_cluster.v1.Node/RunWorker',
@@ -97,6 +102,13 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectPart(self, request, context):
+        """Where a copy that was inspected differs from another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunWorker(self, request_iterator, context):
         """A worker lives as long as this call. Commands go in, its events come out.
         """
@@ -139,8 +151,13 @@ def add_NodeServicer_to_server(servicer, server):
             ),
             'Inspect': grpc.unary_unary_rpc_method_handler(
                     servicer.Inspect,
-                    request_deserializer=cluster_dot_wire_dot_node__pb2.ModelName.FromString,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.WantedModel.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.ModelCopy.SerializeToString,
+            ),
+            'InspectPart': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectPart,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.ModelPart.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.Digests.SerializeToString,
             ),
             'RunWorker': grpc.stream_stream_rpc_method_handler(
                     servicer.RunWorker,
@@ -243,8 +260,35 @@ class Node(object):
             request,
             target,
             '/moe_cluster.v1.Node/Inspect',
-            cluster_dot_wire_dot_node__pb2.ModelName.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.WantedModel.SerializeToString,
             cluster_dot_wire_dot_node__pb2.ModelCopy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectPart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/InspectPart',
+            cluster_dot_wire_dot_node__pb2.ModelPart.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.Digests.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,16 +17,20 @@ class WorkerCommand(_message.Message):
     def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ...) -> None: ...
 
 class LoadShard(_message.Message):
-    __slots__ = ("model", "epoch", "placement", "draft")
+    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     placement: str
     draft: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ...) -> None: ...
+    directory: str
+    stamp: str
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ...) -> None: ...
 
 class StopWorker(_message.Message):
     __slots__ = ("reason",)

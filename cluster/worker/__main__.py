@@ -76,8 +76,7 @@ class WorkerProcess:
         if command is None:
             return
         role = Role.read(command.load.placement, self._node_id)
-        loading = EMULATIONS.get(command.load.model.partition(":")[0], load)
-        loaded = loading(command.load.model, role, self._progress, command.load.draft)
+        loaded = self._load(command.load, role)
         server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
         port = self._listening.bind(lambda address: self._credentials.add_port(server, address))
         self._report(
@@ -105,6 +104,12 @@ class WorkerProcess:
             await part.close(NodeLostError(reason))
             await connections.close()  # so that the streams to others end, and no server has to cut them off
             await server.stop(GRACE_S)
+
+    def _load(self, command: pb.LoadShard, role: Role) -> Loaded:
+        emulation = EMULATIONS.get(command.model.partition(":")[0])
+        if emulation is not None:
+            return emulation(command.model, role, self._progress, command.draft)
+        return load(command.directory or command.model, role, self._progress, command.draft, command.stamp)
 
     async def _workers(self, commands: asyncio.StreamReader) -> Sequence[pb.WorkerAddress] | None:
         """Return where all workers listen, once they do; None if this one is to end before."""

@@ -13,7 +13,6 @@ from cluster.worker.role import Role
 from mlx_moe import families, library, memory
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
-from mlx_moe.content import read_content
 from mlx_moe.draft import wants_mtp
 from mlx_moe.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
@@ -114,23 +113,23 @@ class LoadedShard:
         return self.holding.shard
 
 
-def load(model: str, role: Role, progress: Progress, draft: str = "") -> LoadedShard:
+def load(model: str, role: Role, progress: Progress, draft: str = "", stamp: str = "") -> LoadedShard:
     """Read what a role holds, and what it drafts with, where other stages would idle: see `choose_drafter`.
 
+    `stamp` is what the copy's files were when its content was compared with the other nodes'; "" where nobody did.
+
     Raises:
-        CheckpointError: the copy is another one than the placement was made for, or is damaged.
+        CheckpointError: the copy has changed since, or is damaged.
         InsufficientMemoryError: before anything is read.
         InvalidRequestError: it cannot draft so.
     """
     mx.set_cache_limit(FREED_BYTES)
     with Checkpoint.open(library.locate(model)) as checkpoint:
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
-        wanted, found = role.placement.content_hash, read_content(checkpoint, config).hash
-        if wanted not in ("", found):
+        if stamp and checkpoint.stamp() != stamp:
             raise CheckpointError(
-                f"the copy of {model} in {checkpoint.directory} has the hash {found}, the placement was made for "
-                f"{wanted}: give all nodes the same files"
+                f"{checkpoint.directory} has changed since it was compared with the other nodes' copies: try again"
             )
+        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
         defaults = GenerationDefaults.read(checkpoint.directory)
         has_idle_stages = len(role.placement.stages) > 1

@@ -96,9 +96,12 @@ def processes_with(argument: str) -> Iterator[psutil.Process]:
 class Cluster:
     """Nodes that are all present to each other. The first one began it, and is the one that is asked."""
 
-    def __init__(self, directory: Path, n_nodes: int) -> None:
+    def __init__(self, directory: Path, n_nodes: int, prefixes: Sequence[Sequence[str]] = ()) -> None:
         self.directory = directory
-        self.nodes = [RunningNode(directory / f"node-{n}", f"mac-{n}") for n in range(1, n_nodes + 1)]
+        self.nodes = [
+            RunningNode(directory / f"node-{n}", f"mac-{n}", prefix=prefixes[n - 1] if prefixes else ())
+            for n in range(1, n_nodes + 1)
+        ]
         self.model: RemoteModel | None = None
 
     def start(self, hardware: Path) -> None:
@@ -186,9 +189,11 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(directory: Path, n_nodes: int, hardware: Path) -> Iterator[Cluster]:
-    """Run a cluster; whatever happens, no process of it is left."""
-    cluster = Cluster(directory, n_nodes)
+def running_cluster(
+    directory: Path, n_nodes: int, hardware: Path, prefixes: Sequence[Sequence[str]] = ()
+) -> Iterator[Cluster]:
+    """Run a cluster, each node behind its prefix; whatever happens, no process of it is left."""
+    cluster = Cluster(directory, n_nodes, prefixes)
     try:
         cluster.start(hardware)
         yield cluster

@@ -120,3 +120,46 @@ def test_a_checkpoint_that_lies_elsewhere_in_a_cache_is_completed_there(tmp_path
     elsewhere = add(tmp_path / "other disk" / repo.name, COMMITS[0], "main", files=())
     assert hub_cache.cure(elsewhere) == f"download it with `hf download org/name --cache-dir '{tmp_path}/other disk'`"
     assert hub_cache.cure(tmp_path / "model") == "copy or download its files again"
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Name two folders of models, the second below the home directory."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv(library.FOLDERS_VARIABLE, f"{tmp_path}/first{os.pathsep}~/second{os.pathsep}")
+    return tmp_path / "first", tmp_path / "home" / "second"
+
+
+def model_in(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def test_a_model_in_a_named_folder_is_found_by_its_name(folders: tuple[Path, Path]) -> None:
+    first, second = folders
+    one, other = model_in(first / "one"), model_in(second / "org" / "other")
+    assert library.locate("one") == one
+    assert library.locate("org/other") == other
+    for name in ("../first/one", "org", "other", ".", ""):
+        with pytest.raises(InvalidRequestError):
+            library.locate(name)
+    assert list(library.in_folders()) == [one, other]
+
+
+def test_namesakes_are_looked_for_where_another_machine_may_have_none(folders: tuple[Path, Path]) -> None:
+    first, second = folders
+    below_home = model_in(second.parent / "models" / "q3")
+    in_folder = model_in(first / "q3")
+    in_cache = add(second.parents[1] / "hub" / "models--org--q3", COMMITS[0])
+    assert list(library.namesakes("/Users/else/models/q3", "models/q3")) == [below_home, in_folder, in_cache]
+    assert list(library.namesakes("org/q3")) == [in_cache, in_cache, in_folder, in_cache]
+    theirs = f"/Users/else/hub/models--org--q3/snapshots/{COMMITS[1]}"
+    assert next(library.namesakes(theirs, "hub/models--org--q3/snapshots/x")) == in_cache
+
+
+@pytest.mark.parametrize("home_path", ["../../etc", "/etc", "a/../../../etc"])
+def test_a_path_below_the_home_directory_does_not_lead_out_of_it(folders: tuple[Path, Path], home_path: str) -> None:
+    model_in(folders[0].parent / "etc")
+    assert list(library.namesakes("q3", home_path)) == []

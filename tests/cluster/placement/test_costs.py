@@ -48,7 +48,7 @@ def test_totals_are_the_published_ones(
 
 @pytest.mark.parametrize(("dtype", "float_bytes"), [(mx.float32, 4), (mx.bfloat16, 2)])
 def test_a_checkpoint_costs_what_the_engine_will_take(dtype: mx.Dtype, float_bytes: int) -> None:
-    costs = read_costs("demo", float_bytes=float_bytes)
+    costs = read_costs("demo", float_bytes=float_bytes, with_content=True)
     with Checkpoint.open(library.locate("demo")) as checkpoint:
         config = families.read_config(checkpoint.config)
 

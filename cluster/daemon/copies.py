@@ -1,0 +1,123 @@
+"""Copies: the directories of this node that hold models, found by what is in them wherever another node has its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.wire import node_pb2 as pb
+from mlx_moe import families, json_file, library
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig
+from mlx_moe.content import config_hash, read_content, read_part
+from mlx_moe.errors import CheckpointError, MoeClusterError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy whose content was read. `stamp` says what its files were then; `parts` has a hash for each part."""
+
+    directory: Path
+    stamp: str
+    content_hash: str
+    parts: Mapping[str, str]
+
+    def to_message(self) -> pb.ModelCopy:
+        """Return it as it travels."""
+        return pb.ModelCopy(content_hash=self.content_hash, path=str(self.directory), parts=to_digests(self.parts))
+
+
+class Copies:
+    """Finds copies, and remembers where those were that it read: what a path holds is read anew each time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Copy] = {}
+
+    def read(self, checkpoint: Checkpoint, config: ModelConfig) -> Copy:
+        """Read what an open checkpoint is. Raises CheckpointError."""
+        content = read_content(checkpoint, config)
+        copy = Copy(checkpoint.directory.absolute(), checkpoint.stamp(), content.hash, content.part_hashes)
+        self._seen[copy.content_hash] = copy
+        return copy
+
+    def find(self, wanted: pb.WantedModel) -> Copy | None:
+        """Return the copy that has the wanted content; if there is none, the first that goes by the model's name.
+
+        Raises:
+            CheckpointError: the only one that goes by the name is damaged.
+        """
+        others: list[Copy | CheckpointError] = []
+        for directory in _distinct(library.namesakes(wanted.model, wanted.home_path)):
+            try:
+                copy = self._read(directory)
+            except CheckpointError as error:
+                others.append(error)
+                continue
+            if copy.content_hash == wanted.content_hash:
+                return copy
+            others.append(copy)
+        for directory in _distinct(library.in_folders()):
+            with suppress(MoeClusterError):
+                if _config_hash(directory) == wanted.config_hash:
+                    copy = self._read(directory)
+                    if copy.content_hash == wanted.content_hash:
+                        return copy
+        if others and isinstance(others[0], CheckpointError):
+            raise others[0]
+        return next((other for other in others if isinstance(other, Copy)), None)
+
+    def known(self, content_hash: str) -> Copy:
+        """Return the copy that was last found to have a content. Raises CheckpointError where none was."""
+        if content_hash not in self._seen:
+            raise CheckpointError(f"no copy with the content {content_hash} was found here: load the model again")
+        return self._seen[content_hash]
+
+    def digests(self, part: pb.ModelPart) -> dict[str, str]:
+        """Return the digests in a part of a copy that was found. Raises CheckpointError."""
+        with Checkpoint.open(self.known(part.content_hash).directory) as checkpoint:
+            return read_part(checkpoint, _config(checkpoint), part.part)
+
+    def _read(self, directory: Path) -> Copy:
+        with Checkpoint.open(directory) as checkpoint:
+            return self.read(checkpoint, _config(checkpoint))
+
+
+def to_digests(values: Mapping[str, str]) -> pb.Digests:
+    """Return hashes by name as they travel, in their order."""
+    return pb.Digests(digests=[pb.Digest(name=name, value=value) for name, value in values.items()])
+
+
+def from_digests(message: pb.Digests) -> dict[str, str]:
+    """Return what `to_digests` was given."""
+    return {digest.name: digest.value for digest in message.digests}
+
+
+def home_path(directory: Path) -> str:
+    """Return where a directory is below this user's home, "" if it is not."""
+    for home in (Path.home(), Path.home().resolve()):
+        if directory.is_relative_to(home):
+            return str(directory.relative_to(home))
+    return ""
+
+
+def _config(checkpoint: Checkpoint) -> ModelConfig:
+    return families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+
+
+def _config_hash(directory: Path) -> str:
+    path = directory / "config.json"
+    return config_hash(families.read_config(json_file.read(path), str(path)))
+
+
+def _distinct(directories: Iterator[Path]) -> Iterator[Path]:
+    """Yield each directory once, whatever links lead to it."""
+    seen = set()
+    for directory in directories:
+        if (real := directory.resolve()) not in seen:
+            seen.add(real)
+            yield directory

@@ -1,0 +1,117 @@
+"""Inspection: see that all nodes of a placement have the model, and the same one, before anything is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cluster.daemon.copies import Copy, from_digests, home_path
+from cluster.daemon.state import NodeState
+from cluster.rpc_errors import translated
+from cluster.wire import node_pb2 as pb
+from cluster.wire import node_pb2_grpc
+from mlx_moe import hub_cache, library
+from mlx_moe.content import CONFIG, first_difference
+from mlx_moe.errors import CheckpointError
+
+INSPECT_S = 300.0
+"""Reading samples of the largest checkpoint takes seconds, from a slow disk minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a node said that it has."""
+
+    node_id: str
+    copy: pb.ModelCopy
+
+
+class Inspection:
+    """One inspection for a model as this node has it. `stub` returns what a node is asked by."""
+
+    def __init__(self, state: NodeState, stub: Callable[[str], node_pb2_grpc.NodeStub], model: str, own: Copy) -> None:
+        self._state = state
+        self._stub = stub
+        self._model = model
+        self._own = own
+
+    async def require(self, node_ids: Sequence[str], content_hash: str) -> None:
+        """See that nodes have copies of a content.
+
+        Raises:
+            CheckpointError: names all nodes that have none, or the first tensor in which two copies differ.
+            NodeLostError: a node does not answer.
+        """
+        wanted = pb.WantedModel(
+            model=self._model,
+            home_path=home_path(self._own.directory),
+            content_hash=content_hash,
+            config_hash=self._own.parts[CONFIG],
+        )
+        found = await asyncio.gather(*(self._ask(node_id, wanted) for node_id in node_ids))
+        if missing := [f.node_id for f in found if not f.copy.content_hash]:
+            raise CheckpointError(f"{self._model} is missing on {self._names(missing)}: {self._cure(missing)}")
+        same = [f for f in found if f.copy.content_hash == content_hash]
+        others = [f for f in found if f.copy.content_hash != content_hash]
+        if others and content_hash == self._own.content_hash:
+            same.append(_Found(self._state.own.node_id, self._own.to_message()))
+        if others and same:
+            raise await self._difference(same[0], others)
+        if others:
+            raise CheckpointError(
+                f"the plan is for another {self._model}, with the content {content_hash}; "
+                f"{self._have(others)} {others[0].copy.content_hash}: make the plan again with "
+                f"`moe-cluster plan --json`, or give the nodes the files that it was made for"
+            )
+
+    async def _ask(self, node_id: str, wanted: pb.WantedModel) -> _Found:
+        if node_id == self._state.own.node_id and wanted.content_hash == self._own.content_hash:
+            return _Found(node_id, self._own.to_message())
+        try:
+            with translated("it"):
+                return _Found(node_id, await self._stub(node_id).Inspect(wanted, timeout=INSPECT_S))
+        except CheckpointError as error:
+            raise type(error)(f"node {self._state.name(node_id)}: {error}") from error
+
+    async def _difference(self, one: _Found, others: Sequence[_Found]) -> CheckpointError:
+        """Return the error that names the first difference between a copy and the first of others."""
+        other = others[0]
+        part = first_difference(from_digests(one.copy.parts), from_digests(other.copy.parts))
+        assert part is not None  # their content is made of their parts
+        one_digests, other_digests = await asyncio.gather(self._digests(one, part), self._digests(other, part))
+        name = first_difference(one_digests, other_digests) or ""  # "" where a copy changed meanwhile
+        return CheckpointError(
+            f"{self._have(others)} another {self._model} than {self._state.name(one.node_id)}. "
+            f"The first difference is {'field' if part == CONFIG else 'tensor'} {name} of {part}: "
+            f"{self._told(one, one_digests, name)}, {self._told(other, other_digests, name)}. "
+            f"Their contents are {one.copy.content_hash} and {other.copy.content_hash}; give all nodes the same files"
+        )
+
+    def _told(self, found: _Found, digests: dict[str, str], name: str) -> str:
+        return f"{digests.get(name, 'absent')} in {found.copy.path} on {self._state.name(found.node_id)}"
+
+    async def _digests(self, found: _Found, part: str) -> dict[str, str]:
+        asked = pb.ModelPart(content_hash=found.copy.content_hash, part=part)
+        with translated(f"node {self._state.name(found.node_id)}"):
+            return from_digests(await self._stub(found.node_id).InspectPart(asked, timeout=INSPECT_S))
+
+    def _have(self, found: Sequence[_Found]) -> str:
+        return f"{self._names([f.node_id for f in found])} {'have' if len(found) > 1 else 'has'}"
+
+    def _names(self, node_ids: Sequence[str]) -> str:
+        *first, last = [self._state.name(node_id) for node_id in node_ids]
+        return f"{', '.join(first)} and {last}" if first else last
+
+    def _cure(self, missing: Sequence[str]) -> str:
+        """Return how to give a model to nodes that lack it."""
+        match = library.REPO_ID.fullmatch(self._model)
+        if repo_id := match[1] if match else hub_cache.repo_of(self._own.directory):
+            there = "there" if len(missing) > 1 else "on it"
+            return f"run `hf download {repo_id} --revision {self._own.directory.name}` {there}"
+        directory = self._own.directory
+        target = home_path(directory) or directory
+        return (
+            f"copy it there (`rsync -a {directory}/ {self._state.name(missing[0])}:{target}/`), or start the node with "
+            f"{library.FOLDERS_VARIABLE} set to the folder that has it"
+        )
