@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlx_moe.node_placement import NodePlacement
     from mlx_moe.request import FinishReason, GenerationStats, Request, Token
     from mlx_moe.sampling import SamplingParams
+    from mlx_moe.thought import ThoughtMarkers
 
 
 class Answer(Protocol):
@@ -73,6 +74,14 @@ class Backend(Protocol):
         """Which values of the model's files are ignored, for people."""
 
     @property
+    def thought_markers(self) -> ThoughtMarkers:
+        """What stands around a thought in its answers."""
+
+    @property
+    def thoughts_apart(self) -> bool:
+        """Whether `format_chat` wants what was thought in earlier turns in `reasoning_content`, not in `content`."""
+
+    @property
     def context_tokens(self) -> int:
         """Positions that prompt and answer may take together."""
 
@@ -113,7 +122,7 @@ class Backend(Protocol):
         """Return the token ids of a text."""
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of token ids."""
+        """Return the text of token ids, without special tokens as that of an answer."""
 
     def new_conversation(self) -> Conversation:
         """Return a conversation; close it to free its KV caches."""

@@ -52,10 +52,16 @@ class LocalBackend:
         self.label = short_name(model.name)
         self.sampling = model.sampling
         self.notes = model.notes
+        self.thought_markers = model.tokenizer.thought_markers
         self.context_tokens = model.context_tokens
         self.kv_bytes_per_token = model.kv_bytes_per_position
         self.load_s = model.load_s
         self.has_chat_template = model.tokenizer.chat_template is not None
+
+    @property
+    def thoughts_apart(self) -> bool:
+        """See Backend."""
+        return self._model.tokenizer.takes_thoughts_apart
 
     @property
     def placement(self) -> Sequence[NodePlacement]:
@@ -81,7 +87,8 @@ class LocalBackend:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Decode by the model's tokenizer."""
-        return self._model.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        tokenizer = self._model.tokenizer
+        return tokenizer.answer_text(token_ids) if skip_special_tokens else tokenizer.decode(token_ids, False)
 
     def new_conversation(self) -> Conversation:
         """Return a conversation over a session of the model."""

@@ -22,6 +22,7 @@ from cluster.wire import node_pb2 as pb
 from mlx_moe.errors import MoeClusterError, UnsupportedModelError
 from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import Request
+from mlx_moe.thought import ThoughtMarkers
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
@@ -88,6 +89,8 @@ class ClusterBackend:
         description = self.remote.description
         self.sampling = self.remote.sampling
         self.notes = tuple(description.notes)
+        self.thought_markers = ThoughtMarkers(description.thought_open, description.thought_close)
+        self.thoughts_apart = description.thoughts_apart
         self.context_tokens = min(description.context_tokens, description.kv_positions)
         self.kv_bytes_per_token = description.kv_bytes_per_token
         self.has_chat_template = description.has_chat_template

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_moe.errors import InvalidRequestError, TemplateError
+from mlx_moe.thought import ThoughtMarkers
 
 DEADLINE_S = 1.5
 """For one rendering; with the start of a child and its end that is less than 2 s."""
@@ -33,6 +35,10 @@ MAX_BYTES = 16 << 20
 """Of the conversation sent to the child, and of the text that comes back, both as JSON."""
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+_READS_REASONING = re.compile(rf"""[.'"]({"|".join(_REASONING)})\b""")
+"""Matches `message.thinking`, `message['thinking']` and `message.get('thinking')`, not a variable of that name."""
+
+_PROBE = "a thought of an earlier turn"
 _INHERITED = ("PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
@@ -72,6 +78,20 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         return _CHILD.render(self.source, values)
+
+    def takes_thoughts_apart(self, markers: ThoughtMarkers) -> bool:
+        """Whether what was thought in earlier turns belongs into `reasoning_content`, and not into `content`.
+
+        Not so for templates that know no such key and take the thought out of `content` themselves.
+        """
+        if _READS_REASONING.search(self.source):
+            return True
+        answer = f"{markers.open}{_PROBE}{markers.close}An answer."
+        turns = (("user", "A question?"), ("assistant", answer), ("user", "Another?"))
+        try:
+            return _PROBE in self.render([{"role": role, "content": content} for role, content in turns])
+        except TemplateError:
+            return True
 
 
 class _Child:

@@ -22,17 +22,20 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Detokenizer:
-    """Turns the tokens of one answer into text. A token costs the same however long the answer is."""
+    """Turns the tokens of one answer into text. A token costs the same however long the answer is.
 
-    def __init__(self, tokenizer: TokenizersTokenizer, special_ids: frozenset[int]) -> None:
+    Tokens of `hidden_ids` have no text: special ones, but for those that a reader needs.
+    """
+
+    def __init__(self, tokenizer: TokenizersTokenizer, hidden_ids: frozenset[int]) -> None:
         kinds = _decoder_kinds(tokenizer)
         self._id_to_token = tokenizer.id_to_token
-        self._special_ids = special_ids
+        self._hidden_ids = hidden_ids
         self._text = _ByteLevelText() if kinds == ["ByteLevel"] else _WindowText(tokenizer, kinds)
 
     def add(self, token_id: int) -> str:
         """Return the text that is complete with this token; what was given out never changes."""
-        if token_id in self._special_ids:
+        if token_id in self._hidden_ids:
             return ""
         token: str | None = self._id_to_token(token_id)
         return "" if token is None else self._text.add(token_id, token)
@@ -131,7 +134,7 @@ class _WindowText:
         self._shown = len(self._decode())
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._window, skip_special_tokens=True)
+        return self._tokenizer.decode(self._window, skip_special_tokens=False)
 
 
 def _decoder_kinds(tokenizer: TokenizersTokenizer) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mlx_moe.detokenizer import Detokenizer
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.generation_defaults import GenerationDefaults
 from mlx_moe.stated_tokens import optional
+from mlx_moe.thought import ThoughtMarkers
 from mlx_moe.vocabulary import Vocabulary, library_errors
 
 MAX_TEXT_CHARACTERS = 32 << 20
@@ -22,6 +24,7 @@ class Tokenizer:
 
     Attributes:
         eos_token_ids: all that end a turn.
+        thought_markers: what stands around a thought in this model's answers.
         failure: why there is none that can be used: texts are refused with it, ids have no text.
     """
 
@@ -42,7 +45,10 @@ class Tokenizer:
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        template = "" if chat_template is None else chat_template.source
+        self.thought_markers = ThoughtMarkers.find(map(str, added.values()), template)
+        shown = (self.thought_markers.open, self.thought_markers.close)
+        self._hidden_ids = frozenset(i for i, token in added.items() if token.special and str(token) not in shown)
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -94,6 +100,11 @@ class Tokenizer:
         """Return the text of ids; ids that are no token have none."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of an answer: special tokens are left out, but for the markers of a thought."""
+        one = self.detokenizer()
+        return "".join(map(one.add, token_ids)) + one.finish()
+
     def format_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
     ) -> list[int]:
@@ -112,6 +123,11 @@ class Tokenizer:
         text = self.chat_template.render(messages, add_generation_prompt, **variables)
         return self.encode(text, add_special_tokens=False)
 
+    @cached_property
+    def takes_thoughts_apart(self) -> bool:
+        """Whether the chat template wants what was thought in earlier turns apart from what was answered."""
+        return self.chat_template is None or self.chat_template.takes_thoughts_apart(self.thought_markers)
+
     @property
     def vocabulary(self) -> dict[str, int]:
         """The token ids by the tokens' spelling, added ones too. Raises CheckpointError where there is no tokenizer."""
@@ -120,7 +136,7 @@ class Tokenizer:
 
     def detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer."""
-        return Detokenizer(self._tokenizer, self._special_ids)
+        return Detokenizer(self._tokenizer, self._hidden_ids)
 
     def _require_usable(self) -> None:
         if self.failure is not None:

@@ -12,7 +12,6 @@ from rich.table import Table
 from cli.chat import clipboard, editor, export, tables
 from cli.chat.reader import Choices
 from cli.chat.settings import Setting, changed, flag, request_names, sampling_names, value_text
-from cli.chat.thinking import split_thinking
 from cli.chat.transcript import SavedChat
 from cli.chat.typed_path import typed_path
 from cli.units import bytes_text, tokens_text
@@ -155,8 +154,9 @@ def _think(chat: Chat, argument: str) -> None:
     elif argument in ("", "show"):
         chat.screen.fold_thinking = False
         last = chat.dialogue.last_answer
-        thinking = split_thinking(last.text).thinking.strip() if last else ""
-        chat.screen.notice(thinking or "thinking is shown; the last answer had none")
+        thinking = last.parts.thinking.strip() if last else ""
+        nothing = "thinking is shown; the last answer has none" if last else "thinking is shown; no answer yet"
+        chat.screen.notice(thinking or nothing)
     else:
         raise InvalidRequestError("/think takes show, hide, on or off")
 
@@ -213,7 +213,7 @@ def resume(chat: Chat, saved: SavedChat) -> None:
         if message.role == "user":
             chat.screen.notice(message.text)
         else:
-            chat.screen.replay(message.text)
+            chat.screen.replay(message.text, message.markers)
 
 
 def _sessions(chat: Chat, _argument: str) -> None:
@@ -243,7 +243,7 @@ def _copy(chat: Chat, _argument: str) -> None:
     last = chat.dialogue.last_answer
     if last is None:
         raise InvalidRequestError("there is no answer to copy")
-    text = split_thinking(last.text).answer.strip()
+    text = last.parts.answer.strip()
     chat.screen.notice(f"copied {len(text):,} characters to the clipboard by {clipboard.copy(text)}")
 
 

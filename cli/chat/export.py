@@ -6,13 +6,22 @@ import json
 from typing import Any
 
 from cli.chat.dialogue import Dialogue, Message
+from cli.chat.thinking import USUAL, markers_from
 
 JSON_SUFFIX = ".json"
 
 
 def as_json(model: str, dialogue: Dialogue) -> str:
-    """Return {"model": …, "messages": [{"role": …, "content": …}, …]}, as chat APIs take it."""
-    return json.dumps({"model": model, "messages": dialogue.for_template()}, indent=2) + "\n"
+    """Return {"model": …, "messages": [{"role": …, "content": …}, …]}, as chat APIs take it.
+
+    A thought stands in the content; markers other than <think> and </think> are named beside it, as "thinking".
+    """
+    messages: list[dict[str, Any]] = [] if dialogue.system is None else [{"role": "system", "content": dialogue.system}]
+    for m in dialogue.messages:
+        is_usual = not m.thinks or m.markers == USUAL
+        thinking = {} if is_usual else {"thinking": [m.markers.open, m.markers.close]}
+        messages.append({"role": m.role, "content": m.text, **thinking})
+    return json.dumps({"model": model, "messages": messages}, indent=2) + "\n"
 
 
 def as_markdown(model: str, dialogue: Dialogue) -> str:
@@ -35,7 +44,7 @@ def read_json(text: str | bytes) -> tuple[str, Dialogue]:
         if role == "system" and number == 0:
             dialogue.system = content
         elif role in ("user", "assistant"):
-            dialogue.messages.append(Message(role, content))
+            dialogue.messages.append(Message(role, content, markers=markers_from(message.get("thinking"))))
         else:
             raise ValueError(f'messages[{number}] has "role" {str(role)[:20]!r}')
     if not dialogue.messages:

@@ -186,8 +186,9 @@ class Chat:
         """
         begun = before if before is not None else written.opening
         text, kept = begun, False
+        markers = self.backend.thought_markers
         request = self._request(written)
-        with Interrupt() as interrupt, self.screen.answer(before or "") as view:
+        with Interrupt() as interrupt, self.screen.answer(before or "", markers) as view:
 
             def progress(done: int, total: int) -> None:
                 view.waiting(f"reading {done:,} of {total:,} tokens · Ctrl-C stops")
@@ -211,7 +212,8 @@ class Chat:
                 written.seed = answer.seed
                 if kept := text != begun or answer.finish_reason != "cancelled":
                     view.finish(text)
-                    self._keep_answer(written, index, Message("assistant", text, answer.finish_reason), answer.stats)
+                    message = Message("assistant", text, answer.finish_reason, markers)
+                    self._keep_answer(written, index, message, answer.stats)
                 if interrupt.forced:  # who knows what it was amid
                     self._conversation.close()
                     self._conversation = self.backend.new_conversation()

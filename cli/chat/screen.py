@@ -11,9 +11,10 @@ from rich.text import Text
 
 from cli.chat.markdown import ChatMarkdown, finished_length
 from cli.chat.region import Region, is_blank
-from cli.chat.thinking import split_thinking
+from cli.chat.thinking import USUAL, split_thinking
 from cli.units import duration_text
 from cli.visible import visible
+from mlx_moe.thought import ThoughtMarkers
 
 REDRAW_S = 0.04
 """Least time between two drawings of an answer."""
@@ -55,12 +56,12 @@ class Screen:
             self.console.clear()
 
     @contextmanager
-    def answer(self, before: str = "") -> Iterator[AnswerView]:
+    def answer(self, before: str = "", markers: ThoughtMarkers = USUAL) -> Iterator[AnswerView]:
         """Yield a view that grows with an answer; `before` is what of it was shown earlier."""
         if not self.live:
             yield PlainAnswer(self.console, len(before))
             return
-        view = LiveAnswer(self.console, self.fold_thinking, before)
+        view = LiveAnswer(self.console, self.fold_thinking, before, markers)
         self.console.show_cursor(False)
         try:
             yield view
@@ -68,9 +69,9 @@ class Screen:
             view.discard()
             self.console.show_cursor(True)
 
-    def replay(self, text: str) -> None:
+    def replay(self, text: str, markers: ThoughtMarkers = USUAL) -> None:
         """Print an answer of earlier."""
-        with self.answer() as view:
+        with self.answer(markers=markers) as view:
             view.finish(text)
 
 
@@ -108,11 +109,12 @@ class PlainAnswer(AnswerView):
 class LiveAnswer(AnswerView):
     """Draws thinking and answer: finished blocks once, the open one again and again with a status line."""
 
-    def __init__(self, console: Console, fold_thinking: bool, before: str) -> None:
+    def __init__(self, console: Console, fold_thinking: bool, before: str, markers: ThoughtMarkers = USUAL) -> None:
         self._console = console
+        self._markers = markers
         self._region = Region(console.file)
         self._fold = fold_thinking
-        earlier = split_thinking(before)
+        earlier = split_thinking(before, markers)
         thought = earlier.thinking.strip("\n")
         shown = len(thought) if earlier.answer_start is not None else _complete_lines(thought)
         if fold_thinking:
@@ -152,7 +154,7 @@ class LiveAnswer(AnswerView):
 
     def _lines(self, text: str, ended: bool) -> tuple[list[str], list[str]]:
         """Return lines that are final and lines that may change."""
-        parts = split_thinking(text, ended)
+        parts = split_thinking(text, self._markers, ended)
         thought = parts.answer_start is not None
         if not thought:
             self._thought_until = time.monotonic()

@@ -1,11 +1,13 @@
-"""Thinking: the `<think>…</think>` that some models write before they answer."""
+"""Thinking: the thought that some models write before they answer, told from the answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-OPEN = "<think>"
-CLOSE = "</think>"
+from mlx_moe.thought import ThoughtMarkers
+
+USUAL = ThoughtMarkers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +19,33 @@ class ThoughtAndAnswer:
     answer_start: int | None
 
 
-def split_thinking(text: str, ended: bool = True) -> ThoughtAndAnswer:
-    """Split the text of an answer so far. Unless it `ended`, what may become a tag is left out."""
+def split_thinking(text: str, markers: ThoughtMarkers = USUAL, ended: bool = True) -> ThoughtAndAnswer:
+    """Split the text of an answer so far. Unless it `ended`, what may become a marker is left out."""
     body = text.lstrip()
-    if not body.startswith(OPEN):
-        if not ended and OPEN.startswith(body):
+    if not body.startswith(markers.open):
+        if not ended and markers.open.startswith(body):
             return ThoughtAndAnswer("", "", 0)
         return ThoughtAndAnswer("", text, 0)
-    start = len(text) - len(body) + len(OPEN)
-    close = text.find(CLOSE, start)
+    start = len(text) - len(body) + len(markers.open)
+    close = text.find(markers.close, start)
     if close < 0:
         thinking = text[start:]
-        return ThoughtAndAnswer(thinking if ended else _without_partial_tag(thinking), "", None)
-    end = close + len(CLOSE)
+        return ThoughtAndAnswer(thinking if ended else _without_beginning_of(markers.close, thinking), "", None)
+    end = close + len(markers.close)
     return ThoughtAndAnswer(text[start:close], text[end:], end)
 
 
-def _without_partial_tag(text: str) -> str:
-    for length in range(len(CLOSE) - 1, 0, -1):
-        if text.endswith(CLOSE[:length]):
+def markers_from(value: Any) -> ThoughtMarkers:
+    """Return the markers of a file's [open, close], the usual ones for None. Raises ValueError."""
+    if value is None:
+        return USUAL
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(text, str) and text for text in value):
+        raise ValueError('"thinking" is not two markers')
+    return ThoughtMarkers(*value)
+
+
+def _without_beginning_of(marker: str, text: str) -> str:
+    for length in range(len(marker) - 1, 0, -1):
+        if text.endswith(marker[:length]):
             return text[:-length]
     return text

@@ -1,8 +1,9 @@
 """Transcripts: chats on disk, one file of JSON lines each, only ever appended to.
 
-Lines are {"chat": id, "model": …} at the top, then {"role": …, "text": …} as it is said, {"system": …},
-{"name": …}, {"model": …}, and {"keep": n}: from here on only the first n messages count. A {"keep": 0} counts from
-the next message on: a file that ends with one still has its messages.
+Lines are {"chat": id, "model": …} at the top, then {"role": …, "text": …} as it is said, with "thinking": [open, close]
+where these markers stand around a thought, {"system": …}, {"name": …}, {"model": …}, and {"keep": n}: from here on only
+the first n messages count. A {"keep": 0} counts from the next message on: a file that ends with one still has its
+messages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from cli.chat import export
 from cli.chat.dialogue import Dialogue, Message
+from cli.chat.thinking import markers_from
 from cli.chat.typed_path import typed_path
 from mlx_moe.errors import InvalidRequestError
 
@@ -41,7 +43,8 @@ Line = dict[str, Any]
 def said(message: Message, **details: Any) -> Line:
     """Return the line of a message."""
     reason = {} if message.finish_reason is None else {"finish_reason": message.finish_reason}
-    return {"role": message.role, "text": message.text, **reason, **details}
+    thinking = {"thinking": [message.markers.open, message.markers.close]} if message.thinks else {}
+    return {"role": message.role, "text": message.text, **thinking, **reason, **details}
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +261,8 @@ class _Replay:
         if self._emptied:
             self.dialogue.messages.clear()
             self._emptied = False
-        self.dialogue.messages.append(Message(role, _string(line, "text"), reason))
+        markers = markers_from(line.get("thinking"))
+        self.dialogue.messages.append(Message(role, _string(line, "text"), reason, markers))
 
 
 def _string(line: dict[str, Any], key: str) -> str:

@@ -7,17 +7,16 @@ from typing import Any
 
 from cli.backend import Backend
 from cli.chat.dialogue import Dialogue
-from cli.chat.thinking import OPEN as OPEN_THINKING
 
-PROMPT_ENDING = 8
-"""Tokens at the end of a prompt that may hold a tag."""
+PROMPT_ENDING = 64
+"""Tokens at the end of a prompt that may hold a marker, each of them a byte at least."""
 
 
 @dataclass(slots=True)
 class Writing:
     """An answer in tokens.
 
-    `opening` is text of the answer that its prompt already ends with: the tag of a model that thinks first.
+    `opening` is text of the answer that its prompt already ends with: the marker of a model that thinks first.
     `seed` is that of the tokens so far; going on with it gives what an answer never stopped would have had.
     """
 
@@ -35,9 +34,11 @@ class Writing:
 def begin(backend: Backend, dialogue: Dialogue, count: int, think: bool | None) -> Writing:
     """Return the writing of an answer to the first `count` messages, with no token yet."""
     variables: dict[str, Any] = {} if think is None else {"enable_thinking": think, "thinking": think}
-    prompt_ids = tuple(backend.format_chat(dialogue.for_template(count), **variables))
+    markers = backend.thought_markers
+    messages = dialogue.for_template(count, markers, backend.thoughts_apart)
+    prompt_ids = tuple(backend.format_chat(messages, **variables))
     ending = backend.decode(prompt_ids[-PROMPT_ENDING:], skip_special_tokens=False)
-    return Writing(prompt_ids, OPEN_THINKING + "\n" if ending.rstrip().endswith(OPEN_THINKING) else "")
+    return Writing(prompt_ids, ending[ending.rindex(markers.open) :] if ending.rstrip().endswith(markers.open) else "")
 
 
 def resume(backend: Backend, dialogue: Dialogue, think: bool | None) -> Writing:

@@ -12,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("model", "sampling", "context_tokens", "kv_bytes_per_token", "has_chat_template", "kv_positions", "vocab_size", "text_failure", "notes")
+    __slots__ = ("model", "sampling", "context_tokens", "kv_bytes_per_token", "has_chat_template", "kv_positions", "vocab_size", "text_failure", "notes", "thought_open", "thought_close", "thoughts_apart")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,9 @@ class ModelDescription(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FAILURE_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    THOUGHT_OPEN_FIELD_NUMBER: _ClassVar[int]
+    THOUGHT_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    THOUGHTS_APART_FIELD_NUMBER: _ClassVar[int]
     model: str
     sampling: str
     context_tokens: int
@@ -31,7 +34,10 @@ class ModelDescription(_message.Message):
     vocab_size: int
     text_failure: str
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[str] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ..., vocab_size: _Optional[int] = ..., text_failure: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    thought_open: str
+    thought_close: str
+    thoughts_apart: bool
+    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[str] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ..., vocab_size: _Optional[int] = ..., text_failure: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., thought_open: _Optional[str] = ..., thought_close: _Optional[str] = ..., thoughts_apart: bool = ...) -> None: ...
 
 class FormatChatRequest(_message.Message):
     __slots__ = ("messages", "variables")

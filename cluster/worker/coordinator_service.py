@@ -45,6 +45,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.ModelDescription:  # noqa: N802
         """Say what the model is."""
         model = self._model
+        thoughts_apart = await asyncio.to_thread(lambda: model.tokenizer.takes_thoughts_apart)
         return pb.ModelDescription(
             model=model.name,
             sampling=json.dumps(dataclasses.asdict(model.sampling)),
@@ -55,6 +56,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             vocab_size=model.config.vocab_size,
             text_failure="" if model.tokenizer.failure is None else str(model.tokenizer.failure),
             notes=model.notes,
+            thought_open=model.tokenizer.thought_markers.open,
+            thought_close=model.tokenizer.thought_markers.close,
+            thoughts_apart=thoughts_apart,
         )
 
     async def FormatChat(self, request: pb.FormatChatRequest, context: Context) -> pb.TokenIds:  # noqa: N802
@@ -78,8 +82,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.Text:  # noqa: N802
         """Return the text of token ids."""
         async with reported(context):
-            ids, skip = list(request.token_ids), request.skip_special_tokens
-            text = await asyncio.to_thread(self._model.tokenizer.decode, ids, skip_special_tokens=skip)
+            tokenizer, ids = self._model.tokenizer, list(request.token_ids)
+            if request.skip_special_tokens:
+                text = await asyncio.to_thread(tokenizer.answer_text, ids)
+            else:
+                text = await asyncio.to_thread(tokenizer.decode, ids, skip_special_tokens=False)
         return pb.Text(text=text)
 
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802

@@ -18,6 +18,7 @@ from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
 from mlx_moe.node_placement import NodePlacement
 from mlx_moe.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.sampling import SamplingParams
+from mlx_moe.thought import ThoughtMarkers
 
 END = 0
 NOTHING = 1
@@ -124,6 +125,8 @@ class ScriptedBackend:
     kv_bytes_per_token: int = 1152
     load_s: float = 0.5
     notes: Sequence[str] = ()
+    thought_markers: ThoughtMarkers = field(default_factory=ThoughtMarkers)
+    thoughts_apart: bool = True
     prediction: str = ""
     placement: Sequence[NodePlacement] = (NodePlacement("mac-1", range(6), 80, 6_400_000, 9_000_000),)
 
@@ -143,7 +146,9 @@ class ScriptedBackend:
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         self.variables.append(variables)
-        turns = "".join(f"<{m['role']}>{m['content']}</{m['role']}>" for m in messages)
+        turns = "".join(
+            f"<{m['role']}{'+thought' * ('reasoning_content' in m)}>{m['content']}</{m['role']}>" for m in messages
+        )
         return self.encode(f"{turns}<assistant>{self.opening}", add_special_tokens=False)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:

@@ -21,6 +21,7 @@ from cli.chat.transcript import SavedChat, Transcripts
 from cli.options import AnswerOptions
 from cluster.errors import NodeLostError
 from mlx_moe.errors import InsufficientMemoryError, NumericsError
+from mlx_moe.thought import ThoughtMarkers
 from tests.cli.scripted import CTRL_C, ScriptedBackend, ScriptedModels, one_answer
 
 
@@ -349,6 +350,61 @@ def test_thinking_is_kept_for_the_template_and_asked_for(sitting: Sitting) -> No
     assert sitting.texts[-1] == "<think>\nhm</think>Yes"
     assert sitting.backend.variables[-1]["enable_thinking"] is True
     assert "hm" in sitting.say("/think show")
+
+
+OTHER = ThoughtMarkers("◁think▷", "◁/think▷")
+
+
+def test_an_earlier_thought_goes_to_the_template_apart_from_the_answer(sitting: Sitting) -> None:
+    sitting.backend.script = one_answer("<think>\nhm\n</think>\n\nYes")
+    sitting.say("hi", "more")
+    assert "<assistant+thought>Yes</assistant>" in sitting.prompt()
+    thinking = {"role": "assistant", "content": "Yes", "reasoning_content": "hm"}
+    assert sitting.chat.dialogue.for_template(2, OTHER, apart=True)[1] == thinking
+
+
+def test_a_template_that_strips_thoughts_itself_gets_them_between_its_own_markers(sitting: Sitting) -> None:
+    sitting.backend.script = one_answer("<think>hm</think>\nYes")
+    sitting.say("hi")
+    sitting.backend.thoughts_apart = False
+    sitting.say("more")
+    assert "<assistant><think>hm</think>\nYes</assistant>" in sitting.prompt()
+    sitting.backend.thought_markers = OTHER
+    sitting.say("/retry")
+    assert "<assistant>◁think▷hm◁/think▷\nYes</assistant>" in sitting.prompt()
+
+
+def stopped_amid_a_thought(prompt: str) -> str:
+    begun = prompt.rpartition("<assistant>")[2]
+    return "m◁/think▷Yes" if begun.endswith("h") else "h" + CTRL_C
+
+
+@pytest.mark.parametrize("way", ["go on", "load", "export"])
+def test_a_thought_that_the_prompt_begins_goes_on_and_keeps_its_border(
+    sitting: Sitting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    copied: list[str] = []
+    monkeypatch.setattr("cli.chat.clipboard.copy", lambda text: copied.append(text) or "test")
+    sitting.backend.thought_markers = OTHER
+    sitting.backend.opening = "◁think▷\n"
+    sitting.backend.script = stopped_amid_a_thought
+    sitting.say("hi")
+    assert sitting.texts[-1] == "◁think▷\nh"
+    if way == "load":
+        sitting.say(f"/load {sitting.saved.id}")
+    elif way == "export":
+        sitting.say(f"/export {tmp_path / 'chat.json'}", f"/load {tmp_path / 'chat.json'}")
+    sitting.say("/continue", "/copy")
+    assert sitting.texts[-1] == "◁think▷\nhm◁/think▷Yes"
+    assert sitting.saved.dialogue.messages[-1].parts.thinking == "\nhm"
+    assert copied == ["Yes"]
+    assert "hm" in sitting.say("/think show")
+
+
+def test_a_thought_that_was_stopped_is_not_sent_as_an_answer(sitting: Sitting) -> None:
+    sitting.backend.script = lambda prompt: "<think>h" + CTRL_C if prompt.count("<user>") == 1 else "ok"
+    sitting.say("hi", "more")
+    assert "<assistant+thought></assistant>" in sitting.prompt()
 
 
 def test_loading_a_damaged_chat_loses_nothing(sitting: Sitting, tmp_path: Path) -> None:

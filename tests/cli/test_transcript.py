@@ -16,6 +16,7 @@ from cli.chat.saving import Saving
 from cli.chat.transcript import LISTED, SavedChat, TranscriptError, Transcripts, read_transcript, said
 from cli.whole_file import write_whole
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.thought import ThoughtMarkers
 
 QUESTION, ANSWER = Message("user", "hi \ud83d\n"), Message("assistant", "hello 日本", "stop")
 
@@ -229,3 +230,15 @@ def test_a_chat_open_elsewhere_goes_on_as_a_copy(transcripts: Transcripts) -> No
     (copy,) = [s for s in transcripts.listing() if isinstance(s, SavedChat) and s.path != path]
     assert copy.dialogue.messages == [QUESTION, ANSWER, more]
     assert read_transcript(path).dialogue.messages == [QUESTION, ANSWER]
+
+
+def test_the_border_between_thought_and_answer_is_saved(transcripts: Transcripts) -> None:
+    markers = ThoughtMarkers("[THINK]", "[/THINK]")
+    dialogue = Dialogue(messages=[QUESTION, Message("assistant", "[THINK]hm[/THINK]ok", "stop", markers), QUESTION])
+    transcripts.new("demo", dialogue).close()
+    (path,) = transcripts.newest()
+    assert read_transcript(path).dialogue == dialogue
+    assert [("thinking" in json.loads(line)) for line in path.read_text().splitlines()] == [False, False, True, False]
+    path.write_text(path.read_text().replace('"[THINK]", "[/THINK]"', '"[THINK]", 7'))
+    with pytest.raises(TranscriptError, match=r'line 3 .*"thinking" is not two markers'):
+        read_transcript(path)

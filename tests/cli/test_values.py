@@ -18,6 +18,7 @@ from cluster.errors import ClusterError, NoClusterError, NodeLostError, Placemen
 from cluster.home import VARIABLE, Home
 from mlx_moe import errors
 from mlx_moe.request import GenerationStats
+from mlx_moe.thought import ThoughtMarkers
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,8 @@ def test_thinking_is_told_from_the_answer() -> None:
     parts = split_thinking("\n<think>\nhm</think>\n42")
     assert (parts.thinking, parts.answer) == ("\nhm", "\n42")
     assert split_thinking("no <think>x</think>").answer == "no <think>x</think>"
+    parts = split_thinking("[THINK]hm[/THINK]42", ThoughtMarkers("[THINK]", "[/THINK]"))
+    assert (parts.thinking, parts.answer, parts.answer_start) == ("hm", "42", 17)
 
 
 @given(st.integers(0, 40))

@@ -1,0 +1,62 @@
+"""CoordinatorService: what it says of a model is what the model says of itself on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import mlx_moe
+from cluster.wire import coordinator_pb2 as pb
+from cluster.worker.answering import Answering
+from cluster.worker.coordinator_service import CoordinatorService
+from cluster.worker.recording import Recording
+from mlx_moe import library
+from mlx_moe.model import LocalModel
+
+TEMPLATE = "{% for m in messages %}{{ m.content.split('<|user|>')[-1] }}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+    """Load the embedded model with special tokens renamed to the markers of a thought."""
+    directory = tmp_path_factory.mktemp("thinking")
+    for path in library.locate("demo").iterdir():
+        shutil.copy(path, directory)
+    tokenizer = directory / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|system|>", "[THINK]").replace("<|user|>", "[/THINK]"))
+    (directory / "chat_template.jinja").write_text(TEMPLATE.replace("<|user|>", "[/THINK]"))
+    (directory / "generation_config.json").write_text('{"top_k": "50", "eos_token_id": 2}')
+    loaded = mlx_moe.load(directory)
+    yield loaded
+    loaded.close()
+
+
+def service(model: LocalModel) -> CoordinatorService:
+    nothing = cast("Any", None)
+    return CoordinatorService(model, Answering(Recording("here"), nothing), nothing)
+
+
+def test_it_describes_thoughts_notes_and_a_missing_tokenizer(model: LocalModel, tmp_path: Path) -> None:
+    context = cast("Any", None)
+    told = asyncio.run(service(model).Describe(pb.DescribeRequest(), context))
+    assert (told.thought_open, told.thought_close, told.thoughts_apart) == ("[THINK]", "[/THINK]", False)
+    assert tuple(told.notes) == model.notes
+    assert "top_k" in model.notes[0]
+    assert (told.vocab_size, told.text_failure) == (model.config.vocab_size, "")
+    for path in library.locate("demo").iterdir():
+        if path.name != "tokenizer.json":
+            shutil.copy(path, tmp_path)
+    silent = mlx_moe.load(tmp_path)
+    assert "tokenizer.json" in asyncio.run(service(silent).Describe(pb.DescribeRequest(), context)).text_failure
+
+
+def test_an_answers_text_keeps_the_markers_of_a_thought(model: LocalModel) -> None:
+    text = "[THINK]ab[/THINK]c"
+    ids = model.tokenizer.encode(f"{text}<|end|>", add_special_tokens=False)
+    request = pb.DecodeRequest(token_ids=ids, skip_special_tokens=True)
+    assert asyncio.run(service(model).Decode(request, cast("Any", None))).text == text
