@@ -9,7 +9,7 @@ ifneq ($(UV),)
 INSTALL = uv pip install --quiet --compile-bytecode --python $(BIN)/python
 INSTALL_DEV = $(INSTALL) --torch-backend=cpu
 else
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location
 INSTALL_DEV = $(INSTALL)
 endif
 
@@ -36,14 +36,14 @@ format: .venv/.dev
 	@if [ -n "$(UV)" ]; then uv venv --quiet --allow-existing --python "$(PYTHON)" .venv; else "$(PYTHON)" -m venv .venv; fi
 
 .venv/.runtime: .venv/bin/python pyproject.toml
-	@echo "setting up .venv"
+	@echo "setting up .venv: this takes a minute or two, once"
 	@$(INSTALL) -e .
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml
 	@if [ "$$(uname)" = Linux ] && ! command -v g++ >/dev/null; then \
 		echo "make test needs g++ on Linux: MLX compiles mlx-lm's fused kernels with it (Debian: apt install g++)" >&2; exit 1; fi
-	@echo "setting up .venv with the development tools"
+	@echo "setting up .venv with the development tools: this takes some minutes, once"
 	@$(INSTALL_DEV) -e '.[dev]'
 	@touch $@ .venv/.runtime
 

@@ -56,6 +56,11 @@ def test_bench_says_what_it_needs_where_that_is_not_installed() -> None:
     assert result.stderr == "bench needs mlx_lm, of the extra dev: pip install -e '.[dev]'\n"
 
 
+@pytest.mark.parametrize("package", ["cli", "cluster", "mlx_moe"])
+def test_packages_say_that_they_are_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+
+
 def test_the_embedded_model_stays_small() -> None:
     files = list((ROOT / "mlx_moe" / "demo").iterdir())
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {file.name for file in files}
