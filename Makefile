@@ -9,7 +9,8 @@ ifneq ($(UV),)
 INSTALL = uv pip install --quiet --compile-bytecode --python $(BIN)/python
 INSTALL_DEV = $(INSTALL) --torch-backend=cpu
 else
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+# Twice quiet: errors alone, for the warnings are about the configuration of the machine's own pip
+INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALL_DEV = $(INSTALL)
 endif
 

@@ -192,7 +192,7 @@ def test_a_saved_chat_is_never_emptied(sitting: Sitting, command: str) -> None:
 LINES = ("one", "two", "x" * 300, "/undo", "/retry", "/clear", "/new", "/load 1", "/load 2", "/save tea", "/load tea")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(LINES), max_size=8))
 def test_whatever_is_typed_no_file_loses_its_last_answer(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], lines: list[str]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import secrets
 import select
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import pytest
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from cluster import discovery
-from cluster.address import split
 from cluster.discovery import SERVICE, Announcement, discover
 from tests.cluster.hosts import Hosts
 from tests.patience import PATIENCE_S
@@ -61,22 +61,24 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "RESOLVE_MS", RESOLVE_MS)
 
 
+CLUSTER = secrets.token_hex(8)
+"""Of all that these tests announce on loopback, where real nodes and other runs of the tests may be too."""
+
+
 def announcement(n: int) -> Announcement:
-    return Announcement(f"{n:016x}", f"mac-{n}", "c" * 16, "0.1.0", (f"127.0.0.1:{7000 + n}",), enrols=n == 1)
-
-
-PORTS = {9, 7001, 7002, 7003, 8000}
+    node_id = f"{CLUSTER[1:]}{n}"
+    return Announcement(node_id, f"mac-{n}", CLUSTER, "0.1.0", (f"127.0.0.1:{7000 + n}",), enrols=n == 1)
 
 
 class Heard:
-    """What one `discover` found, and tasks to wait for it. Of what these tests announce: real nodes may be here too."""
+    """What one `discover` found of what these tests announce, and tasks to wait for it."""
 
     def __init__(self) -> None:
         self.all: list[Announcement] = []
         self._news = asyncio.Event()
 
     def __call__(self, found: Announcement) -> None:
-        if split(found.addresses[0])[1] in PORTS:
+        if found.cluster_id == CLUSTER:
             self.all.append(found)
             self._news.set()
 
@@ -153,7 +155,13 @@ def test_two_nodes_with_one_id_are_both_found() -> None:
 
 
 def test_announcements_that_no_node_makes_are_ignored() -> None:
-    good: dict[str, Any] = {"id": "a" * 16, "name": "mac", "cluster": "", "version": "0.1.0", "enrol": "0"}
+    good: dict[str, Any] = {
+        "id": announcement(9).node_id,
+        "name": "mac",
+        "cluster": CLUSTER,
+        "version": "0.1.0",
+        "enrol": "0",
+    }
     bad: list[dict[str, Any]] = [
         {},
         good | {"id": "A" * 16},
@@ -172,10 +180,10 @@ def test_announcements_that_no_node_makes_are_ignored() -> None:
             infos = [
                 AsyncServiceInfo(
                     SERVICE,
-                    f"stranger{n}.{SERVICE}",
+                    f"{CLUSTER}-{n}.{SERVICE}",
                     port=9,
                     properties=said,
-                    server=f"stranger{n}.local.",
+                    server=f"{CLUSTER}-{n}.local.",
                     parsed_addresses=["127.0.0.1"],
                 )
                 for n, said in enumerate([*bad, good])

@@ -12,6 +12,7 @@ from cluster.address import is_address, is_loopback, is_own, join, of_caller, ow
 from cluster.errors import ClusterError
 from cluster.listening import ALL, ALL_IPV4, Listening
 from mlx_moe.errors import InvalidRequestError
+from tests.patience import PATIENCE_S
 
 EVERYWHERE = (ALL,) if socket.has_dualstack_ipv6() else (ALL_IPV4,)
 
@@ -122,7 +123,7 @@ def test_all_hosts_get_one_port() -> None:
 
         port = Listening(hosts).bind(add_port)
         for host in hosts:
-            socket.create_connection((host, port), timeout=5).close()
+            socket.create_connection((host, port), timeout=PATIENCE_S).close()
 
 
 def test_own_addresses_can_be_listened_at() -> None:

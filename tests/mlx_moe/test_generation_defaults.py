@@ -108,7 +108,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["temperature", "top_k", "top_p", "eos_token_id", "do_sample"]), json_values))
 def test_no_value_keeps_a_model_from_loading(tmp_path: Path, values: dict[str, Any]) -> None:
     read(tmp_path, json.dumps(values))

@@ -78,7 +78,7 @@ likely = st.sampled_from(
 pieces = st.text(likely | st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(pieces | st.sampled_from([*SPECIAL, "<think>", "<|im"]), max_size=4).map("".join))
 def test_ids_are_those_of_tiktoken(tokenizer: CheckpointTokenizer, theirs: tiktoken.Encoding, text: str) -> None:
     ids = theirs.encode(text, allowed_special="all")

@@ -111,7 +111,7 @@ extra = st.lists(contents | typed, max_size=2, unique_by=str)
 added = st.lists(flagged, max_size=4, unique_by=lambda stated: str(stated["content"]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_files_that_contradict_each_other_are_merged_as_by_transformers(tmp_path: Path, data: st.DataObject) -> None:
     own = data.draw(added)
