@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import shlex
 from pathlib import Path
 from types import ModuleType
 
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.weight_files import WeightFiles
-
-log = logging.getLogger(__name__)
 
 MAIN = "main"
 
@@ -47,10 +44,14 @@ def find(repo_id: str, revision: str = "") -> Path:
         )
     main = [path for path in found if path.name == commits.get(MAIN)]
     complete = [path for path in (*main, *found) if _is_complete(path)]
-    chosen = (complete or main or found)[0]
-    if chosen not in main:
-        log.warning("event=snapshot_chosen repo=%s snapshot=%s complete=%d", repo_id, chosen, len(complete))
-    return chosen
+    return (complete or main or found)[0]
+
+
+def note(repo_id: str, snapshot: Path) -> str:
+    """Return, for people, why `find` chose a snapshot of several that is not main's; "" where it did not."""
+    if len(snapshots(repo_id)) < 2 or _refs(_repo(repo_id)).get(MAIN) == snapshot.name:
+        return ""
+    return f"{repo_id}: main is not complete on this machine, the newest complete snapshot is used: {snapshot.name}"
 
 
 def snapshots(repo_id: str) -> list[Path]:

@@ -51,6 +51,13 @@ def locate(model: str | Path) -> Path:
     raise InvalidRequestError(f"no model {str(model)!r} here{hint}")
 
 
+def notes(model: str, directory: Path) -> tuple[str, ...]:
+    """Return what people should know of the directory that `locate` chose for a model."""
+    match = REPO_ID.fullmatch(model)
+    note = hub_cache.note(match[1], directory) if match and not match[2] and hub_cache.repo_of(directory) else ""
+    return (note,) if note else ()
+
+
 def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
     """Yield the directories here that may hold what another machine calls `model`, by their names, likeliest first.
 

@@ -9,7 +9,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def load(
         context = config.context.tokens if context_tokens is None else config.context.require(context_tokens)
         tokenizer = (Tokenizer.load if needs_text else Tokenizer.load_if_usable)(checkpoint.directory)
         defaults = GenerationDefaults.read(checkpoint.directory)
+        defaults = replace(defaults, notes=defaults.notes + library.notes(str(name_or_path), checkpoint.directory))
         spec = ShardSpec(range(config.num_hidden_layers))
         holding = load_holding(checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress)
     load_s = time.perf_counter() - started

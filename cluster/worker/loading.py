@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import mlx.core as mx
@@ -132,6 +132,7 @@ def load(model: str, role: Role, progress: Progress, draft: str = "", stamp: str
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
         defaults = GenerationDefaults.read(checkpoint.directory)
+        defaults = replace(defaults, notes=defaults.notes + library.notes(role.placement.model, checkpoint.directory))
         has_idle_stages = len(role.placement.stages) > 1
         holding = load_holding(
             checkpoint,

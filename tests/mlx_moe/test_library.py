@@ -84,18 +84,19 @@ def test_main_is_meant_where_it_is_complete(repo: Path) -> None:
     main = add(repo, COMMITS[0], "main")
     add(repo, COMMITS[1], "v2")
     assert library.locate("org/name") == main
+    assert library.notes("org/name", main) == ()
 
 
 @pytest.mark.parametrize("partial", [(), (INDEX_NAME,), ("model-00001-of-00002.safetensors",)])
-def test_the_newest_complete_snapshot_stands_in_for_a_partial_main(
-    repo: Path, partial: tuple[str, ...], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_newest_complete_snapshot_stands_in_for_a_partial_main(repo: Path, partial: tuple[str, ...]) -> None:
     add(repo, COMMITS[0])
     newest = add(repo, COMMITS[1])
     main = add(repo, COMMITS[2], "main", files=partial)
     assert library.locate("org/name") == newest
-    assert str(newest) in caplog.text
+    (note,) = library.notes("org/name", newest)
+    assert note.endswith(f"the newest complete snapshot is used: {newest.name}")
     assert library.locate("org/name@main") == main
+    assert library.notes(f"org/name@{newest.name}", newest) == library.notes(str(newest), newest) == ()
 
 
 def test_a_partial_snapshot_alone_is_opened_to_say_what_it_lacks(repo: Path) -> None:

@@ -1,0 +1,109 @@
+"""Copies: which of the directories that may hold a model does, and how little is read to find that out."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.daemon import copies as module
+from cluster.daemon.copies import Copies, Copy
+from cluster.wire import node_pb2 as pb
+from mlx_moe import library
+from mlx_moe.content import CONFIG
+from mlx_moe.errors import CheckpointError
+
+DEMO = library.locate("demo")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the one folder of models of a machine that has nothing else."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv(library.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Copy:
+    copy = Copies().find(pb.WantedModel(model="demo"))
+    assert copy is not None
+    return copy
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the directories whose headers and tensors are read from now on."""
+    directories: list[Path] = []
+    read = Copies._read
+
+    def counted(copies: Copies, directory: Path) -> Copy:
+        directories.append(directory)
+        return read(copies, directory)
+
+    monkeypatch.setattr(module.Copies, "_read", counted)
+    return directories
+
+
+def wanted(demo: Copy, model: str = "/Users/else/q3") -> pb.WantedModel:
+    return pb.WantedModel(model=model, content_hash=demo.content_hash, config_hash=demo.parts[CONFIG])
+
+
+def change_config(directory: Path, **changes: Any) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_copy_is_found_under_any_name_and_other_models_are_not_read(
+    folder: Path, demo: Copy, opened: list[Path]
+) -> None:
+    for name in ("a", "org/b", "z"):
+        shutil.copytree(DEMO, folder / name)
+    change_config(folder / "a", rms_norm_eps=0.5)
+    (folder / "z" / "config.json").write_text("no JSON")
+    copy = Copies().find(wanted(demo))
+    assert copy is not None
+    assert (copy.directory, copy.content_hash) == (folder / "org" / "b", demo.content_hash)
+    assert opened == [folder / "org" / "b"]
+
+
+def test_a_directory_that_several_names_lead_to_is_read_once(folder: Path, demo: Copy, opened: list[Path]) -> None:
+    shutil.copytree(DEMO, folder / "q3")
+    (folder / "link").symlink_to(folder / "q3")
+    change_config(folder / "q3", rms_norm_eps=0.5)
+    copy = Copies().find(wanted(demo, str(folder / "link")))
+    assert copy is not None
+    assert copy.content_hash != demo.content_hash  # nothing else goes by the name: it tells where they differ
+    assert opened == [folder / "link"]
+
+
+def test_a_damaged_copy_is_told_only_where_no_other_is_whole(folder: Path, demo: Copy) -> None:
+    shutil.copytree(DEMO, folder / "q3")
+    (folder / "q3" / "model.safetensors").unlink()
+    copies = Copies()
+    with pytest.raises(CheckpointError, match="files are missing"):
+        copies.find(wanted(demo))
+    shutil.copytree(DEMO, folder / "whole")
+    copy = copies.find(wanted(demo))
+    assert copy is not None
+    assert copy.directory == folder / "whole"
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_nowhere_is_not_found(demo: Copy) -> None:
+    copies = Copies()
+    assert copies.find(wanted(demo)) is None
+    with pytest.raises(CheckpointError, match="no copy with the content"):
+        copies.known(demo.content_hash)
+
+
+def test_a_part_of_a_copy_that_was_found_is_read_on_request(folder: Path, demo: Copy) -> None:
+    shutil.copytree(DEMO, folder / "q3")
+    copies = Copies()
+    copies.find(wanted(demo))
+    digests = copies.digests(pb.ModelPart(content_hash=demo.content_hash, part="layer 1"))
+    assert "model.layers.1.input_layernorm.weight" in digests
+    assert copies.digests(pb.ModelPart(content_hash=demo.content_hash, part="layer 99")) == {}
