@@ -67,12 +67,18 @@ async def discover(found: Callable[[Announcement], None], own: Callable[[], Anno
             await asyncio.sleep(CHECK_S)
 
 
-async def look(seconds: float) -> tuple[Announcement, ...]:
-    """Return what others announce within some seconds, announcing nothing."""
+async def look(seconds: float, enough: Callable[[Announcement], bool]) -> tuple[Announcement, ...]:
+    """Return what others announce within some seconds or until one is `enough`, announcing nothing."""
     found: dict[str, Announcement] = {}
+
+    def hear(announcement: Announcement) -> None:
+        found[announcement.node_id] = announcement
+        if enough(announcement) and not limit.expired():
+            limit.reschedule(asyncio.get_running_loop().time())
+
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await discover(lambda announcement: found.update({announcement.node_id: announcement}), lambda: None)
+        async with asyncio.timeout(seconds) as limit:
+            await discover(hear, lambda: None)
     return tuple(found.values())
 
 

@@ -14,7 +14,7 @@ from cluster.trust import Authority, Credentials, Insecure, JoinToken, MutualTLS
 from cluster.trust.identity import CERTIFICATES_FILE
 
 LOOK_S = 2.0
-"""For nodes that are there to be heard of: those started together see each other after 1.3 s."""
+"""For nodes that are there to be heard of, at most: those started together see each other after 1.3 s."""
 
 ID_DIGITS = 16
 
@@ -55,7 +55,7 @@ async def admit(home: Home, token: str | None, peers: Sequence[str], *, insecure
     # One without a certificate for its own node: the start was cut off between the two files, or one was lost.
     authority = Authority.load(home.authority) if Authority.is_in(home.authority) else Authority.new()
     if not new:
-        _require_no_cluster(await look(LOOK_S), besides=_cluster_id(authority.key_hash))
+        await _require_no_cluster(besides=_cluster_id(authority.key_hash))
     return _founder(home, key, authority)
 
 
@@ -98,8 +98,12 @@ async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> list[str]:
     if peers:
         return [_enrolment_address(peer) for peer in peers]
     wanted = _cluster_id(token.authority_key_hash)
-    found = await look(LOOK_S)
-    addresses = [a for node in found if node.cluster_id == wanted and node.enrols for a in node.addresses]
+
+    def lets_in(node: Announcement) -> bool:
+        return node.cluster_id == wanted and node.enrols
+
+    found = await look(LOOK_S, lets_in)
+    addresses = [address for node in found if lets_in(node) for address in node.addresses]
     if not addresses:
         others = {node.cluster_id for node in found} - {wanted, ""}
         raise ClusterError(
@@ -115,9 +119,11 @@ def _enrolment_address(address: str) -> str:
     return join_address(host, enrolment_port(port))
 
 
-def _require_no_cluster(found: Sequence[Announcement], besides: str) -> None:
-    clusters = [node for node in found if node.cluster_id not in ("", besides)]
-    if clusters:
+async def _require_no_cluster(besides: str) -> None:
+    def is_of_another(node: Announcement) -> bool:
+        return node.cluster_id not in ("", besides)
+
+    if clusters := list(filter(is_of_another, await look(LOOK_S, is_of_another))):
         raise ClusterError(
             f"{clusters[0].name} ({clusters[0].addresses[0]}) has a cluster here: join it with a token of its first "
             f"node (moe-cluster token create there makes one), or begin one beside it with --new"

@@ -7,20 +7,23 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from cluster.daemon.admission import admit
+from cluster.daemon import admission
 from cluster.daemon.daemon import Daemon, Settings
 from cluster.errors import ClusterError
 from cluster.home import Home
+from tests.patience import PATIENCE_S
+
+admission.LOOK_S = PATIENCE_S  # ends with the first that is looked for
 
 
 async def run(arguments: argparse.Namespace) -> None:
     home, peers = Home(Path(arguments.home)), tuple(arguments.peer)
-    admission = await admit(home, arguments.join, peers, insecure=False, new=arguments.new)
+    admitted = await admission.admit(home, arguments.join, peers, insecure=False, new=arguments.new)
     settings = Settings(name=arguments.name, host=arguments.host, port=0, peers=peers)
     await Daemon(
         home,
         settings,
-        admission,
+        admitted,
         on_up=lambda _: print("up", flush=True),
         on_change=lambda change: print(change.happening, change.name, change.reason, flush=True),
     ).run()

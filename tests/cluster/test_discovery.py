@@ -46,8 +46,12 @@ import asyncio, json
 from cluster.discovery import look
 
 names = set()
-while len(names) < 3:
-    names = {found.name for found in asyncio.run(look(1.5))}
+
+def all_three(found):
+    names.add(found.name)
+    return len(names) == 3
+
+asyncio.run(look(1e4, all_three))
 print(json.dumps(sorted(names)))
 """
 

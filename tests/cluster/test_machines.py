@@ -72,13 +72,13 @@ def machines(hosts: Hosts, tmp_path: Path, measured_hardware: Path) -> Iterator[
 
 def test_three_machines_become_a_cluster_by_a_token_and_notice_a_loss(machines: list[Machine]) -> None:
     first, second, third = machines
-    first.start()
+    first.start("--new")
     first.node.wait_up()
 
     second.start()  # without a token
     assert second.node.process.wait(PATIENCE_S) == 1
     assert "mac-1 (10.77.0.1:" in second.node.said
-    assert "join it with the line that its first node printed" in second.node.said
+    assert "join it with a token of its first node" in second.node.said
 
     for machine in (second, third):
         machine.start("--join", first.node.token())

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Announcement]:
     """Stand in for what is announced on the network."""
     announcements: list[Announcement] = []
 
-    async def look(_seconds: float) -> tuple[Announcement, ...]:
+    async def look(_seconds: float, _enough: Callable[[Announcement], bool]) -> tuple[Announcement, ...]:
         return tuple(announcements)
 
     monkeypatch.setattr(module, "look", look)
