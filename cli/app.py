@@ -96,7 +96,7 @@ def up(
     new: Annotated[bool, typer.Option("--new", help="Begin a cluster though there is one here.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="No certificates: believe whoever calls.")] = False,
     plan: Annotated[str | None, typer.Option(metavar="FILE", help="Place the model as plan --json has it.")] = None,
-    context: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for requests of N tokens.")] = None,
+    context: o.Context = None,
     users: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = None,
     draft: Annotated[
         str | None,
@@ -225,6 +225,7 @@ def run(
     raw: Annotated[bool, typer.Option("--raw", help="Send the prompt without the chat template.")] = False,
     input_ids: Annotated[str | None, typer.Option(metavar="1,2,3", help="Token ids in place of a prompt.")] = None,
     system: o.System = None,
+    context: o.Context = None,
     max_tokens: o.MaxTokens = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -258,7 +259,7 @@ def run(
             seed=seed,
         )
         asked = run_command.read_prompt(prompt, input_ids, raw, system)
-        code = run_command.run(_models(local, replace), model, asked, answer_options, json)
+        code = run_command.run(_models(local, replace, context), model, asked, answer_options, json)
         raise typer.Exit(code)
 
 
@@ -272,6 +273,7 @@ def chat(
     replace: o.Replace = False,
     continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last chat.")] = False,
     system: o.System = None,
+    context: o.Context = None,
     max_tokens: o.MaxTokens = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -303,7 +305,7 @@ def chat(
             frequency_penalty=frequency_penalty,
             seed=seed,
         )
-        start(_models(local, replace), model, continue_, system, answer_options)
+        start(_models(local, replace, context), model, continue_, system, answer_options)
 
 
 @app.command()
@@ -317,11 +319,11 @@ def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
 
 @app.command()
 def plan(
-    model: o.Model,
+    model: o.PlannedModel,
     nodes: Annotated[
         str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Plan for these Macs, not for the nodes here.")
     ] = None,
-    context: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for requests of N tokens.")] = None,
+    context: o.Context = None,
     users: Annotated[int, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = 1,
     many: Annotated[bool, typer.Option("--many", help="Serve many users best, rather than one.")] = False,
     bits: Annotated[int | None, typer.Option(metavar="N", min=2, max=16, help="As if converted to N bits.")] = None,

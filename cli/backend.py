@@ -150,11 +150,11 @@ class Models(Protocol):
         """
 
 
-def choose_models(local: bool, replace: bool = False) -> Models:
+def choose_models(local: bool, replace: bool = False, context_tokens: int | None = None) -> Models:
     """Return the cluster's models where a node runs in this home and `local` does not forbid it, else this machine's.
 
-    `replace` lets the cluster load a model in place of another. What computes is imported here, so that `--help` does
-    without.
+    `replace` lets the cluster load a model in place of another; `context_tokens` is what requests have room for, None:
+    as the model and memory allow. What computes is imported here, so that `--help` does without.
     """
     if not local:
         from cluster.home import Home
@@ -165,10 +165,10 @@ def choose_models(local: bool, replace: bool = False) -> Models:
             from cluster.errors import NoClusterError
 
             with suppress(NoClusterError):  # it was killed and could not say goodbye
-                return ClusterModels.of(home, replace)
+                return ClusterModels.of(home, replace, context_tokens or 0)
     from cli.local import LocalModels
 
-    return LocalModels()
+    return LocalModels(context_tokens)
 
 
 def lasting(model: str) -> str:

@@ -11,13 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlx_moe.known_models import KNOWN_MODELS
+
 if TYPE_CHECKING:
     from mlx_moe.request import Request
     from mlx_moe.sampling import SamplingParams
 
+PLANNED = ("demo", *KNOWN_MODELS)
+"""What plan takes without any files."""
+
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help='A directory, a Hugging Face repo id, or "demo".', show_default=False),
+]
+PlannedModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=f"As for run; or, without its files, one of {', '.join(KNOWN_MODELS)}.",
+        show_default=False,
+        autocompletion=lambda incomplete: [name for name in PLANNED if name.startswith(incomplete.lower())],
+    ),
 ]
 MaxTokens = Annotated[
     int | None,
@@ -42,6 +56,10 @@ IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on when the mo
 NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself without end.")]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
 Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even where a node runs on it.")]
+Context = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Room for N tokens, prompt and answer; else what the model's settings say."),
+]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Load MODEL in place of another that the cluster serves and nobody uses.")
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cli.backend import Answer, Backend, Conversation, lasting
@@ -34,15 +35,16 @@ LOOK_S = 1.0
 class ClusterModels:
     """The models of the cluster that a home's node is in. With `replace` they take the place of one nobody uses."""
 
-    def __init__(self, home: Home, replace: bool = False) -> None:
+    def __init__(self, home: Home, replace: bool = False, context_tokens: int = 0) -> None:
         self._home = home
         self._replace = replace
+        self._context_tokens = context_tokens
 
     @classmethod
-    def of(cls, home: Home, replace: bool) -> ClusterModels:
+    def of(cls, home: Home, replace: bool, context_tokens: int) -> ClusterModels:
         """Return the models of a home's cluster. Raises NoClusterError where no node runs."""
         OwnNode.connect(home).close()
-        return cls(home, replace)
+        return cls(home, replace, context_tokens)
 
     @property
     def served(self) -> str | None:
@@ -59,7 +61,8 @@ class ClusterModels:
         """Load a model on the cluster, unless it is."""
         node = OwnNode.connect(self._home)
         try:
-            backend = ClusterBackend(self._home, node, lasting(model), self._replace)
+            wanted = Wanted(lasting(model), context_tokens=self._context_tokens, replace=self._replace)
+            backend = ClusterBackend(self._home, node, wanted)
             if needs_text and (failure := backend.remote.description.text_failure):
                 backend.remote.close()
                 raise UnsupportedModelError(failure)
@@ -72,14 +75,15 @@ class ClusterModels:
 class ClusterBackend:
     """A model that the cluster serves."""
 
-    def __init__(self, home: Home, node: OwnNode, model: str, replace: bool = False) -> None:
-        self.name = model
+    def __init__(self, home: Home, node: OwnNode, wanted: Wanted) -> None:
+        self.name = wanted.model
         self._home = home
         self._node = node
-        self._load(replace)
+        self._wanted = wanted
+        self._load(wanted)
 
-    def _load(self, replace: bool) -> None:
-        loaded = load(self._node, Wanted(self.name, replace=replace))
+    def _load(self, wanted: Wanted) -> None:
+        loaded = load(self._node, wanted)
         self._status = settled(self._node)
         self._looked_at = time.monotonic()
         self.remote: RemoteModel = self._node.coordinator(self._status)
@@ -137,7 +141,7 @@ class ClusterBackend:
             serving = self._node.status().serving
         if (serving.epoch, serving.state) != (self._epoch, pb.Serving.READY):
             before = self.remote
-            self._load(replace=False)  # others may have loaded another one meanwhile
+            self._load(replace(self._wanted, replace=False))  # others may have loaded another one meanwhile
             before.close()
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:

@@ -17,6 +17,7 @@ from cli.bench.asking import request
 from cli.bench.stages import RingFigures, remembered, ring_figures
 from cli.bench.trace_file import TraceFile
 from cli.interrupt import Interrupt
+from cli.loading import Wanted
 from cli.nodes import NodeRow, holders, node_rows
 from cli.remote import ClusterBackend
 from cli.tables import HeadedTable, table_console
@@ -76,7 +77,11 @@ def bench_cluster(asked: Asked, trace: Path | None, as_json: bool) -> None:
     file = None if trace is None else TraceFile(trace)
     home = Home.default()
     node = OwnNode.connect(home)
-    with closing(node), closing(ClusterBackend(home, node, lasting(asked.model))) as backend, Interrupt() as interrupt:
+    with (
+        closing(node),
+        closing(ClusterBackend(home, node, Wanted(lasting(asked.model)))) as backend,
+        Interrupt() as interrupt,
+    ):
         _require_room(asked, backend.remote)
         vocabulary = range(backend.remote.description.vocab_size)
         timeline, stats = _one_answer(asked, backend.remote, vocabulary, interrupt)

@@ -40,17 +40,20 @@ class Deployment:
     `serving` is how it stands, and `error` what it failed of.
     """
 
-    def __init__(self, state: NodeState, channels: Channels, placement: Placement, epoch: int, draft: str = "") -> None:
+    def __init__(
+        self, state: NodeState, channels: Channels, placement: Placement, deploy: node_pb2.DeployRequest
+    ) -> None:
         self.placement = placement
         self.error: MoeClusterError | None = None
         self._node_ids = placement.node_ids
         self.serving = node_pb2.Serving(
             model=placement.model,
-            epoch=epoch,
+            epoch=deploy.epoch,
             state=node_pb2.Serving.LOADING,
             coordinator=placement.coordinator,
             node_ids=self._node_ids,
-            draft=draft,
+            draft=deploy.draft,
+            context_tokens=deploy.context_tokens,
         )
         self._state = state
         self._channels = channels

@@ -85,7 +85,7 @@ class Serving:
         async with self._one_deployment_at_a_time:
             if request.epoch <= self._state.newest_epoch:
                 raise ClusterError("another model was placed on the cluster at the same time: try again")
-            deployment = Deployment(self._state, self._channels, placement, request.epoch, request.draft)
+            deployment = Deployment(self._state, self._channels, placement, request)
             await deployment.meet()
             await self.unload(f"{placement.model} takes its place")  # not before it is known that this one can come
             self.deployment = deployment
@@ -139,7 +139,11 @@ class Serving:
         coordinator, serving = self._state.serving
         if not coordinator or serving.state == pb.Serving.FAILED:
             return None
-        is_served = serving.model == request.model and request.draft in ("", serving.draft)
+        is_served = (
+            serving.model == request.model
+            and request.draft in ("", serving.draft)
+            and request.context_tokens <= serving.context_tokens
+        )
         if is_served and not request.placement:
             return coordinator, serving.epoch
         await self._require_idle(serving)
@@ -152,14 +156,16 @@ class Serving:
 
     async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
         """Let a model be deployed by the node that is to coordinate it; return that node and the placement's epoch."""
-        placement, own = await asyncio.to_thread(self._placement, request)
+        placement, own, context_tokens = await asyncio.to_thread(self._placement, request)
         for node_id in placement.node_ids:
             self._state.target(node_id)  # before anybody is asked anything
         await Inspection(self._state, self._stub, request.model, own).require(
             placement.node_ids, placement.content_hash
         )
         coordinator, epoch = placement.coordinator, self._state.newest_epoch + 1
-        deploy = pb.DeployRequest(placement=json.dumps(placement.to_json()), epoch=epoch, draft=request.draft)
+        deploy = pb.DeployRequest(
+            placement=json.dumps(placement.to_json()), epoch=epoch, draft=request.draft, context_tokens=context_tokens
+        )
         with translated(f"node {self._state.name(coordinator)}"):
             await self._stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
         return coordinator, epoch
@@ -183,8 +189,11 @@ class Serving:
                 f"when it is done"
             )
 
-    def _placement(self, request: pb.LoadRequest) -> tuple[Placement, Copy]:
-        """Return where a model is to be loaded, and this node's own copy of it, which is opened once for both."""
+    def _placement(self, request: pb.LoadRequest) -> tuple[Placement, Copy, int]:
+        """Return where a model is to be loaded, this node's own copy of it, and how many tokens a request may take.
+
+        The copy is opened once for all.
+        """
         with Checkpoint.open(library.locate(request.model)) as checkpoint:
             config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
             if request.placement:
@@ -193,7 +202,8 @@ class Serving:
             else:
                 placement = self._best_placement(request, checkpoint, config)
             own = self.copies.read(checkpoint, config)
-        return replace(placement, content_hash=placement.content_hash or own.content_hash), own
+        context_tokens = min(max(config.context.tokens, placement.context_tokens), placement.kv_positions)
+        return replace(placement, content_hash=placement.content_hash or own.content_hash), own, context_tokens
 
     def _best_placement(self, request: pb.LoadRequest, checkpoint: Checkpoint, config: ModelConfig) -> Placement:
         float_bytes = placing.float_bytes(self._state)

@@ -75,7 +75,7 @@ class Holding(_message.Message):
     def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ...) -> None: ...
 
 class Serving(_message.Message):
-    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s")
+    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s", "context_tokens")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LOADING: _ClassVar[Serving.State]
@@ -93,6 +93,7 @@ class Serving(_message.Message):
     NODE_IDS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     LOAD_S_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     state: Serving.State
@@ -102,17 +103,20 @@ class Serving(_message.Message):
     node_ids: _containers.RepeatedScalarFieldContainer[str]
     draft: str
     load_s: float
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ...) -> None: ...
+    context_tokens: int
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ..., context_tokens: _Optional[int] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
-    __slots__ = ("placement", "epoch", "draft")
+    __slots__ = ("placement", "epoch", "draft", "context_tokens")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     placement: str
     epoch: int
     draft: str
-    def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ...) -> None: ...
+    context_tokens: int
+    def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ..., context_tokens: _Optional[int] = ...) -> None: ...
 
 class DeployReply(_message.Message):
     __slots__ = ()

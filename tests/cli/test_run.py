@@ -32,7 +32,7 @@ def backend() -> ScriptedBackend:
 def models(backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch) -> ScriptedModels:
     models = ScriptedModels(one_answer(""))
     monkeypatch.setattr(models, "open", lambda _model, **_options: backend)
-    monkeypatch.setattr(app, "_models", lambda _local, _replace: models)
+    monkeypatch.setattr(app, "_models", lambda *_how: models)
     return models
 
 
