@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from cluster.address import join as join_address
 from cluster.errors import ClusterError, TrustError
 from cluster.trust.authority import AUTHORITY_NAME
 from cluster.trust.credentials import CHANNEL_OPTIONS, server_name
@@ -75,7 +77,7 @@ async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityP
         raise ClusterError(f"{address} cannot be reached: {exc}") from exc
     try:
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        host, port = writer.get_extra_info("peername")[:2]
+        peer = writer.get_extra_info("peername")
     finally:
         writer.transport.abort()
     try:
@@ -89,8 +91,8 @@ async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityP
             f"{token.authority_key_hash[:12]}...; nothing was sent to it"
         )
     # The address itself, not its name: gRPC's resolver does not know every name that the system's does (`.local`).
-    target = f"ipv6:[{host.replace('%', '%25')}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-    return _AuthorityPort(address, target, certificate_pem(certificate))
+    host, _ = socket.getnameinfo(peer, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)  # a link-local one with its scope
+    return _AuthorityPort(address, join_address(host, peer[1]), certificate_pem(certificate))
 
 
 async def _ask(port: _AuthorityPort, token: JoinToken, key: NodeKey, timeout_s: float) -> bytes:

@@ -23,22 +23,29 @@ class Hosts:
         if made.returncode:
             pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
         self.stack.callback(subprocess.run, ["ip", "netns", "del", namespace], check=True)
-        _ip("-n", namespace, "link", "set", "lo", "up")
+        ip(namespace, "link", "set", "lo", "up")
         return namespace
 
     def connect(self, n_hosts: int) -> list[str]:
-        """Make namespaces that are joined by a bridge, which is in one more."""
-        switch = self.add("s")
-        _ip("-n", switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
-        _ip("-n", switch, "link", "set", "bridge", "up")
+        """Make namespaces that are joined by a bridge: eth0 of host n has the address 10.77.0.n."""
         hosts = [self.add(str(n)) for n in range(1, n_hosts + 1)]
+        self.join(hosts, "eth0")
         for n, host in enumerate(hosts, 1):
-            _ip("-n", switch, "link", "add", f"port{n}", "type", "veth", "peer", "name", "eth0", "netns", host)
-            _ip("-n", switch, "link", "set", f"port{n}", "master", "bridge", "up")
-            _ip("-n", host, "addr", "add", f"10.77.0.{n}/24", "dev", "eth0")
-            _ip("-n", host, "link", "set", "eth0", "up")
+            ip(host, "addr", "add", f"10.77.0.{n}/24", "dev", "eth0")
+            ip(host, "link", "set", "eth0", "up")
         return hosts
 
+    def join(self, hosts: list[str], interface: str) -> str:
+        """Give each host an interface, still down, at `port<n>` of a bridge in one more namespace; return that."""
+        switch = self.add(interface)
+        ip(switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
+        ip(switch, "link", "set", "bridge", "up")
+        for n, host in enumerate(hosts, 1):
+            ip(switch, "link", "add", f"port{n}", "type", "veth", "peer", "name", interface, "netns", host)
+            ip(switch, "link", "set", f"port{n}", "master", "bridge", "up")
+        return switch
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=PATIENCE_S)
+
+def ip(host: str, *arguments: str) -> None:
+    """Run the program `ip` in a namespace."""
+    subprocess.run(["ip", "-n", host, *arguments], check=True, capture_output=True, timeout=PATIENCE_S)
