@@ -84,8 +84,8 @@ def _settings(options: NodeOptions) -> Settings:
     for peer in options.peers or ():
         if listening.is_private and not is_loopback(peer):
             raise InvalidRequestError(
-                f"{peer} could not reach this node, which with --host {options.host} only this machine can: leave "
-                "--host out"
+                f"{peer} could not reach this node, which with --host {options.host} only this machine can: "
+                "give --host ::"
             )
     default = Settings(_own_name())
     return Settings(

@@ -46,7 +46,7 @@ class Listening:
         named = "" if is_ip(host) else f" ({', '.join(found)})"
         raise InvalidRequestError(
             f"--host {host}{named} is not an address of this machine, which has {', '.join(own_ips())}; "
-            "leave --host out to listen at all of them"
+            f"--host {ALL} listens at all of them"
         )
 
     def announced(self) -> tuple[str, ...]:
@@ -112,10 +112,10 @@ def _resolved(host: str) -> list[str]:
     try:
         ips = resolve(host)
     except (OSError, UnicodeError) as exc:
-        cure = "give an address without a port (that is --port)" if ":" in host else "give an address of this machine"
+        port = ", without a port (that is --port)" if ":" in host else ""
         raise InvalidRequestError(
-            f"--host {host[:80]!r} is no address and no host name that is known here ({exc}): {cure}, one of "
-            f"{', '.join(own_ips())}, or leave --host out to listen at all of them"
+            f"--host {host[:80]!r} is no address and no host name that is known here ({exc}): give one of this "
+            f"machine{port}, which has {', '.join(own_ips())}; --host {ALL} listens at all of them"
         ) from exc
     scoped = {ip.partition("%")[0]: ip for ip in scoped_ips()}
     return [ip if "%" in ip else scoped.get(ip, ip) for ip in ips]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from cluster.address import is_loopback
 from cluster.contacts import FORGET_S, HEARTBEAT_S, TIMEOUT_S, Contacts, Target
 from cluster.node_info import NodeInfo
 
@@ -339,7 +340,9 @@ def changes(before: Membership, after: Membership) -> list[Change]:
     found = []
     names = after.names()
     if before.own.addresses != after.own.addresses:
-        reason = f"this node is at {', '.join(after.own.addresses)} now"
+        is_alone = all(map(is_loopback, after.own.addresses))
+        where = f"this node is at {', '.join(after.own.addresses)} now"
+        reason = "this machine has no network now: other nodes cannot reach it" if is_alone else where
         found.append(Change(Happening.MOVED, names[after.own.node_id], reason))
     for node_id, member in after.members.items():
         previous = before.members.get(node_id)

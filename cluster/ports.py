@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -37,7 +38,7 @@ def require_free(host: str, port: int) -> None:
         return
     where = join(host, port)
     if error.errno == errno.EADDRINUSE:
-        raise ClusterError(f"cannot listen on {where}: {_holder(port)}; end it, or choose other ports with --port")
+        raise ClusterError(f"cannot listen on {where}: {_holder(port)}; end it, or take free ports with --port 0")
     if error.errno == errno.EACCES:
         raise ClusterError(f"cannot listen on {where}: ports below 1024 are for root; choose others with --port")
     raise ClusterError(f"cannot listen on {where}: {os.strerror(error.errno or 0)}; choose an address with --host")
@@ -56,7 +57,9 @@ def _holder(port: int) -> str:
         with suppress(psutil.Error):
             for connection in process.net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                    return f"{process.name()} (process {process.pid}) holds port {port}"
+                    is_ours = any(Path(word).name in ("moe-cluster", "cli") for word in process.cmdline()[:4])
+                    name = "another node" if is_ours else process.name()
+                    return f"{name} (process {process.pid}) holds port {port}"
     return f"another program holds port {port}"
 
 

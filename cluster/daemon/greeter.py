@@ -14,8 +14,9 @@ from cluster.address import is_address, is_ip, is_loopback, join, resolve, split
 from cluster.contacts import HEARTBEAT_S, Target
 from cluster.daemon.node_message import from_message, to_message
 from cluster.daemon.state import Gossip, NodeState
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, NodeLostError
 from cluster.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
+from cluster.node_info import NodeInfo
 from cluster.rpc_errors import details_of
 from cluster.trust.credentials import Credentials
 from cluster.trust.identity import ANY_NODE
@@ -107,7 +108,22 @@ class Greeter:
                 self._state.apply(Hinted(Target(addresses, other.node_id)))
 
     async def _greet(self, target: Target) -> None:
-        """Greet all addresses of a target, first the one that answered last; the quickest answer says which to use."""
+        try:
+            greeting, info, at, rtt_s = await self._first_answer(target)
+        except NodeLostError as exc:
+            self._state.apply(Failed(target, str(exc)))
+            return
+        self._state.apply(Answered(target, info, rtt_s, greeting.refusal))
+        if info.node_id in self._state.membership.members and info.node_id not in self._state.membership.refused:
+            self._state.reached(info.node_id, at)
+        self.hear(greeting, info.node_id)
+
+    async def _first_answer(self, target: Target) -> tuple[pb.Greeting, NodeInfo, str, float]:
+        """Greet all addresses of a target, first the one that answered last; return what is answered first, and where.
+
+        Raises:
+            NodeLostError: nobody answers.
+        """
         failure = "no answer"
         attempts: list[asyncio.Task[tuple[pb.Greeting, str, float]]] = []
         try:
@@ -122,20 +138,18 @@ class Greeter:
                     info = from_message(greeting.info)
                 except grpc.RpcError as exc:
                     failure = details_of(exc)
-                    continue
                 except ClusterError as exc:
                     failure = str(exc)
-                    continue
-                self._state.reached(info.node_id, at)
-                self._state.apply(Answered(target, info, rtt_s, greeting.refusal))
-                self.hear(greeting, info.node_id)
-                return
-            self._state.apply(Failed(target, failure))
+                else:
+                    if target.node_id in ("", info.node_id):
+                        return greeting, info, at, rtt_s
+                    failure = f"{at} is {info.name}"  # an address that several machines have, without certificates
         except OSError as exc:
-            self._state.apply(Failed(target, f"its name is not known here: {exc}"))
+            failure = f"its name is not known here: {exc}"
         finally:
             for task in attempts:
                 task.cancel()
+        raise NodeLostError(failure)
 
     async def _ask(self, node_id: str, at: str, wait_s: float = 0.0) -> tuple[pb.Greeting, str, float]:
         await asyncio.sleep(wait_s)

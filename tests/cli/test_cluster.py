@@ -295,7 +295,7 @@ def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path:
         (["--memory", "much"], "48GB"),
         (["--peer", "nowhere"], "HOST:PORT"),
         (["--host", "192.0.2.200"], "is not an address of this machine"),
-        (["--host", "no.such.host.invalid"], "or leave --host out to listen at all"),
+        (["--host", "no.such.host.invalid"], "--host :: listens at all of them"),
         (["--host", "127.0.0.1", "--peer", "192.0.2.200:7420"], "192.0.2.200:7420 could not reach this node"),
         (["--context", "5"], "MODEL"),
         (["--plan", "missing.json"], "missing.json"),

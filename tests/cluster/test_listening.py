@@ -68,9 +68,9 @@ def test_localhost_is_for_this_machine_alone() -> None:
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("10.9.9.9", r"--host 10.9.9.9 is not an address of this machine, which has 10.0.0.7, fd00::7; leave --host"),
+        ("10.9.9.9", r"--host 10.9.9.9 is not an address of this machine, which has 10.0.0.7, fd00::7; --host :: "),
         ("mac.elsewhere", r"--host mac.elsewhere \(10.9.9.9\) is not an address of this machine"),
-        ("nosuch.invalid", "is no address and no host name that is known here .* 10.0.0.7, fd00::7, or leave --host"),
+        ("nosuch.invalid", "is no address and no host name that is known here .* 10.0.0.7, fd00::7; --host :: listens"),
         ("10.0.0.7:7420", r"without a port \(that is --port\)"),
         ("a" * 300, "is no address and no host name"),
         ("a b", "is no address and no host name"),

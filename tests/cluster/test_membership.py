@@ -220,6 +220,8 @@ def test_own_new_addresses_are_told_and_all_are_greeted_from_there_at_once() -> 
     assert after.whom_to_greet(0.5) == (target(info(1)),)
     (change,) = changes(before, after)
     assert change == Change(Happening.MOVED, OWN.name, "this node is at 10.0.0.200:7000 now")
+    (change,) = changes(after, apply(after, Moved(("127.0.0.1:7000",))))
+    assert "no network" in change.reason
 
 
 def test_own_addresses_are_not_greeted() -> None:

@@ -1,0 +1,91 @@
+"""Greeter: whose answer counts, and which of a node's addresses is used from then on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from cluster.contacts import Target
+from cluster.daemon import greeter
+from cluster.daemon.greeter import Channels, Greeter
+from cluster.daemon.node_message import to_message
+from cluster.daemon.state import NodeState
+from cluster.membership import Hinted
+from cluster.node_info import NodeInfo
+from cluster.trust import SERVER_OPTIONS, Insecure
+from cluster.wire import node_pb2 as pb
+from cluster.wire import node_pb2_grpc
+from tests.cluster.test_membership import info
+from tests.patience import PATIENCE_S
+
+
+class Answering(node_pb2_grpc.NodeServicer):
+    """A node that answers greetings, and counts them."""
+
+    def __init__(self, info: NodeInfo) -> None:
+        self.info = info
+        self.address = ""
+        self.n_greetings = 0
+
+    async def Greet(  # noqa: N802
+        self, _request: pb.Greeting, _context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.Greeting:
+        """Answer in kind."""
+        self.n_greetings += 1
+        return pb.Greeting(info=to_message(self.info))
+
+
+@asynccontextmanager
+async def greeting(*there: Answering) -> AsyncIterator[NodeState]:
+    """Run nodes, and a greeter that is told of them as addresses of node 1."""
+    state = NodeState(info(0), lambda _: None)
+    channels = Channels(Insecure(state.own.node_id))
+    async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+        for node in there:
+            server = grpc.aio.server(options=SERVER_OPTIONS)
+            node_pb2_grpc.add_NodeServicer_to_server(node, server)
+            node.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+        stack.push_async_callback(channels.close)
+        state.apply(Hinted(Target(tuple(node.address for node in there), info(1).node_id)))
+        running = asyncio.create_task(Greeter(state, channels).run())
+        stack.callback(running.cancel)
+        yield state
+
+
+async def until_reached(state: NodeState) -> str:
+    while not (at := state.reached_at(info(1).node_id)):
+        await asyncio.sleep(0.01)
+    return at
+
+
+@pytest.mark.parametrize("wrong", [info(0), info(2)], ids=["this node", "another node"])
+def test_an_address_that_other_machines_have_as_well_does_not_stand_for_the_node(wrong: NodeInfo) -> None:
+    async def scenario() -> None:
+        other, wanted = Answering(wrong), Answering(info(1))
+        async with greeting(other, wanted) as state:
+            assert await until_reached(state) == wanted.address
+            assert other.n_greetings
+            assert list(state.membership.members) == [info(1).node_id]
+
+    asyncio.run(scenario())
+
+
+def test_the_address_that_answered_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greeter, "HEAD_START_S", PATIENCE_S)
+
+    async def scenario() -> None:
+        first, second = Answering(info(1)), Answering(info(1))
+        async with greeting(first, second) as state:
+            at = await until_reached(state)
+            used, other = (first, second) if at == first.address else (second, first)
+            while used.n_greetings < 3:
+                await asyncio.sleep(0.01)
+            assert other.n_greetings <= 1
+            assert state.reached_at(info(1).node_id) == at
+
+    asyncio.run(scenario())
