@@ -87,7 +87,9 @@ def up(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What to call this node; else the host's name.")
     ] = None,
-    port: Annotated[int | None, typer.Option(metavar="P", help="Listen at P and P + 1; 0 takes free ones.")] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="P", min=0, max=65534, help="Listen at P and P + 1; 0 takes free ones.")
+    ] = None,
     host: Annotated[str | None, typer.Option(metavar="H", help="Listen at this address or host name only.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="48GB", help="Offer at most so much memory.")] = None,
     peer: Annotated[
