@@ -68,8 +68,10 @@ class Checkpoint:
         if not files.own:
             what = files.missing_text() if files.missing else "there are no safetensors files"
             raise CheckpointError(f"{directory}: {what}: {hub_cache.cure(directory)}")
-        headers = [tensor_file.read(path) for path in files.own]
-        checkpoint = cls(directory, config, files, headers)
+        headers = {
+            header.identity: header for header in map(tensor_file.read, files.own)
+        }  # two names of one file are one
+        checkpoint = cls(directory, config, files, [*headers.values()])
         checkpoint._take_others()
         checkpoint._compare_with_index()
         return checkpoint
@@ -152,17 +154,22 @@ class Checkpoint:
         self.close()
 
     def _take_others(self) -> None:
-        """Take what only the files beside the model's own have. One that is damaged has nothing."""
+        """Take the files that add to the model's own. One that is damaged, or has the same tensors, is passed over."""
         headers = []
         for path in self._files.others:
             try:
-                headers.append(tensor_file.read(path))
+                header = tensor_file.read(path)
             except CheckpointError as error:
                 log.debug("event=file_skipped error=%s", error)
+                continue
+            if header.tensors.keys() & self._tensors.keys():
+                log.debug("event=file_skipped path=%s reason=another_copy", path)
+            else:
+                headers.append(header)
         tensors, twice = _by_name(headers)
         self._headers |= {header.path: header for header in headers}
-        self._twice |= {name: info for name, info in twice.items() if name not in self._tensors}
-        self._tensors = tensors | self._tensors
+        self._twice |= twice
+        self._tensors |= tensors
 
     def _compare_with_index(self) -> None:
         weight_map = self._files.weight_map

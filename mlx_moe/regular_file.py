@@ -48,7 +48,7 @@ def _open(path: Path) -> tuple[int, bool]:
         return os.open(path, _FLAGS), True
 
 
-def identity(file: BinaryIO) -> tuple[int, int, int]:
-    """Return what tells that a file is still the one it was: inode, size, time of change."""
+def identity(file: BinaryIO) -> tuple[int, int, int, int]:
+    """Return what tells that a file is still the one it was: inode, size, time of change, device."""
     status = os.fstat(file.fileno())
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_dev

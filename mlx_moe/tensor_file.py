@@ -58,7 +58,7 @@ class TensorFile:
 
     path: Path
     tensors: dict[str, TensorInfo]
-    identity: tuple[int, int, int]
+    identity: tuple[int, int, int, int]
 
 
 def read(path: Path) -> TensorFile:

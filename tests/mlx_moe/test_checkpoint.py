@@ -151,6 +151,22 @@ def test_what_lies_beside_the_models_files_does_not_matter(
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
+def test_a_copy_beside_the_models_files_does_not_stand_in_for_one_that_is_missing(tmp_path: Path) -> None:
+    make(tmp_path, TWO_FILES)
+    save_file({name: array + 1 for name, array in ARRAYS.items()}, tmp_path / "consolidated.safetensors")
+    (tmp_path / SECOND).unlink()
+    with Checkpoint.open(tmp_path) as checkpoint, pytest.raises(CheckpointError, match="1 of 2 files are missing"):
+        checkpoint.info("c")
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_two_names_of_one_file_are_one(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    make(tmp_path)
+    link(tmp_path / "model.safetensors", tmp_path / "model-00001-of-00001.safetensors")
+    with Checkpoint.open(tmp_path) as checkpoint:
+        assert read(checkpoint, [Piece("c", 0, 4)], 1) == [200]
+
+
 @pytest.mark.parametrize(
     ("file", "indexed"), [("model.safetensors", True), ("model.safetensors", False), ("model (1).safetensors", True)]
 )
