@@ -60,7 +60,7 @@ def _root(
 def demo(
     nodes: Annotated[int, typer.Option(metavar="N", min=1, max=7, help="How many nodes.")] = 3,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Answer this and end; else a chat follows.")
+        str | None, typer.Option(metavar="TEXT", help="Answer this and end; default: a chat follows.")
     ] = None,
     debug: o.Debug = False,
 ) -> None:
@@ -85,7 +85,7 @@ def up(
     ] = None,
     defaults: Annotated[bool, typer.Option("--defaults", help="Forget the options of earlier ups.")] = False,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to call this node; else the host's name.")
+        str | None, typer.Option(metavar="NAME", help="What to call this node; default: the host's name.")
     ] = None,
     port: Annotated[
         int | None, typer.Option(metavar="P", min=0, max=65534, help="Listen at P and P + 1; 0 takes free ones.")
@@ -95,14 +95,14 @@ def up(
     peer: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="Greet this node; for networks without multicast.")
     ] = None,
-    new: Annotated[bool, typer.Option("--new", help="Begin a cluster though there is one here.")] = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="No certificates: believe whoever calls.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Begin a cluster beside the one on this network.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No certificates, no encryption.")] = False,
     plan: Annotated[str | None, typer.Option(metavar="FILE", help="Place the model as plan --json has it.")] = None,
     context: o.Context = None,
     users: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = None,
     draft: Annotated[
         str | None,
-        typer.Option(metavar="HOW", help="Draft by mtp, ngram, none or a small MODEL; else as MODEL offers."),
+        typer.Option(metavar="HOW", help="mtp, ngram, none or a small MODEL; default: the best that MODEL supports."),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Stay up in the background.")] = False,
     silent: Annotated[bool, typer.Option("--silent", hidden=True)] = False,
@@ -178,14 +178,14 @@ def unload(debug: o.Debug = False) -> None:
         unload_model()
 
 
-token = typer.Typer(help="Tokens that let machines join: create, list, revoke.", no_args_is_help=True)
+token = typer.Typer(help="Join tokens: create, list, revoke.", no_args_is_help=True)
 app.add_typer(token, name="token")
 
 
 @token.command("create")
 def create_token(
-    hours: Annotated[float, typer.Option(metavar="N", min=0.01, help="How long it is good.")] = 24,
-    uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many machines it lets in.")] = 32,
+    hours: Annotated[float, typer.Option(metavar="N", min=0.01, help="How many hours it is valid.")] = 24,
+    uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many machines may join with it.")] = 32,
     debug: o.Debug = False,
 ) -> None:
     """Print a line for another machine to join with."""
@@ -208,7 +208,7 @@ def list_tokens(json: o.Json = False, debug: o.Debug = False) -> None:
 def revoke_token(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As token list shows it.")], debug: o.Debug = False
 ) -> None:
-    """Let nobody in with a token any more."""
+    """Make a token invalid."""
     with reported(debug):
         from cli import tokens
 
@@ -269,7 +269,7 @@ def run(
 def chat(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help='As for run; else the model last chatted with, or "demo".'),
+        typer.Argument(metavar="MODEL", help='As for run; default: the model last chatted with, or "demo".'),
     ] = None,
     local: o.Local = False,
     replace: o.Replace = False,

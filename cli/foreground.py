@@ -101,7 +101,7 @@ class ForegroundNode:
         if self._daemon.stopped.is_set():
             self._news.console.show_cursor(True)
             os._exit(ExitCode.INTERRUPTED)  # workers end with their standard input, which is ours
-        self._news.say("ending: unloads, says goodbye; Ctrl-C again ends at once", "bright_black")
+        self._news.say("stopping: unloading, telling the other nodes; Ctrl-C again stops at once", "bright_black")
         self._daemon.stopped.set()
 
     def _load(self, wanted: Wanted) -> None:

@@ -35,7 +35,7 @@ _MARKS = {
 _SAID = {
     Happening.JOINED: "joined",
     Happening.BACK: "is back",
-    Happening.LOST: "is lost: it does not answer any more",
+    Happening.LOST: "is lost: it does not answer",
     Happening.LEFT: "left",
 }
 
@@ -61,7 +61,7 @@ class News:
         )
         self.say(f"listens at {', '.join(info.addresses)}", "bright_black")
         if insecure:
-            self.say("INSECURE: whoever reaches a port is believed, and everything is sent in the clear", "bold red")
+            self.say("INSECURE: no authentication, and all traffic is unencrypted", "bold red")
         else:
             self.say(f"cluster {cluster_id}", "bright_black")
 

@@ -35,7 +35,7 @@ PlannedModel = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Longest answer; else until the model stops or the context is full."),
+    typer.Option(metavar="N", help="Longest answer; default: until the model stops or the context is full."),
 ]
 Temperature = Annotated[float | None, typer.Option(metavar="T", help="0 always takes the likeliest token.")]
 TopK = Annotated[int | None, typer.Option(metavar="K", help="Sample among the K likeliest tokens; 0 is off.")]
@@ -53,7 +53,7 @@ FrequencyPenalty = Annotated[
 Seed = Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same answer.")]
 Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the answer before this text. Repeatable.")]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on when the model says that it is done.")]
-NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself without end.")]
+NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself forever.")]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
 Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even where a node runs on it.")]
 Context = Annotated[

@@ -52,7 +52,7 @@ def show_nodes(as_json: bool) -> None:
 def unload() -> None:
     """Take the cluster's model away."""
     with OwnNode.connect(Home.default()) as node:
-        model = node.unload("somebody unloaded it")
+        model = node.unload("it was unloaded")
     print(f"{visible(model)} is unloaded" if model else "no model was loaded")
 
 
@@ -101,14 +101,16 @@ def _rendered(status: pb.ClusterStatus) -> RenderableType:
 
 def _cluster_line(status: pb.ClusterStatus, own: NodeRow) -> Text:
     if status.insecure:
-        return Text.assemble(("INSECURE", "bold red"), f": whoever reaches a port is believed; this is {own.name}")
+        return Text.assemble(("INSECURE", "bold red"), f": no authentication; this is {visible(own.name)}")
     return Text(f"cluster {status.cluster_id}; this is {visible(own.name)}")
 
 
 def _model_line(status: pb.ClusterStatus, rows: list[NodeRow]) -> Text:
     serving = status.serving
     if not serving.epoch:
-        return Text("no model is loaded: moe-cluster up MODEL loads one", style="bright_black")
+        return Text(
+            "no model is loaded; `moe-cluster chat MODEL` or `moe-cluster up MODEL` loads one", style="bright_black"
+        )
     model = visible(serving.model)
     if serving.state == pb.Serving.FAILED:
         return Text(f"{model} failed: {visible(serving.failure)}", style="red")

@@ -66,7 +66,7 @@ def parse_bytes(text: str) -> int:
     """Read "48GB" or "1.5 GiB". Raises InvalidRequestError."""
     match = _BYTES.fullmatch(text.strip())
     if match is None:
-        raise InvalidRequestError(f"{text[:40]!r} is not an amount of memory like 48GB or 44GiB")
+        raise InvalidRequestError(f"{text[:40]!r} is not an amount of memory; write it like 48GB or 44GiB")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
@@ -113,7 +113,7 @@ def wanted(
     named = model if model is not None or placement is None else placement.model
     if named is None:
         if context is not None or users is not None or draft is not None:
-            raise InvalidRequestError("--context, --users and --draft are for a MODEL, and none is named")
+            raise InvalidRequestError("--context, --users and --draft need a MODEL")
         return None
     name = lasting(named)
     if placement is not None and lasting(placement.model) != name:
@@ -130,7 +130,7 @@ def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: 
     options = manner.all_options(home)
     _tell_remembered(options, manner.options, news)
     if news.console.is_terminal:
-        news.say("measuring this machine, looking who is here", "bright_black")
+        news.say("measuring this machine, looking for other nodes", "bright_black")
     settings = _settings(options)
     admission = admit(home, manner.join, settings.peers, insecure=manner.insecure, new=manner.new)
     asyncio.run(ForegroundNode(home, settings, options, wanted, news, leashed=leashed).run(admission))

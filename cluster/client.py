@@ -114,14 +114,14 @@ class OwnNode:
         while is_held(self._home.lock):
             if time.monotonic() > deadline:
                 raise NodeLostError(
-                    f"the node was told to end and still runs after {STOP_S:g} s; see {self._home.logs}"
+                    f"the node was told to stop, but still runs after {STOP_S:g} s; see {self._home.logs}"
                 )
             time.sleep(POLL_S)
 
     def coordinator(self, status: pb.ClusterStatus) -> RemoteModel:
         """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
         if not status.coordinator_address:
-            raise NoClusterError("the cluster serves no model: moe-cluster up MODEL loads one")
+            raise NoClusterError("no model is loaded; `moe-cluster up MODEL` loads one")
         return RemoteModel(self._credentials, status.serving.coordinator, status.coordinator_address)
 
     def close(self) -> None:

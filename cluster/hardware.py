@@ -129,7 +129,7 @@ async def _output(*command: str) -> str:
         async with asyncio.timeout(DEADLINE_S):
             output, errors = await process.communicate()
     except TimeoutError as exc:
-        raise ClusterError(f"`{' '.join(command)}` was not done after {DEADLINE_S:g} s; run it by hand") from exc
+        raise ClusterError(f"`{' '.join(command)}` did not finish within {DEADLINE_S:g} s; run it by hand") from exc
     finally:
         if process.returncode is None:
             process.kill()

@@ -273,7 +273,7 @@ class Membership:
             )
         member = self.members.get(info.node_id)
         if member is None and len(self.members) >= MAX_MEMBERS:
-            return f"{info.name} ({info.addresses[0]}) would be node {MAX_MEMBERS + 2}; {MAX_MEMBERS + 1} are the most"
+            return f"{info.name} ({info.addresses[0]}) is one too many: a cluster has at most {MAX_MEMBERS + 1} nodes"
         if member is not None and not _is_same_start(member.info, info):
             is_alive = member.state is State.PRESENT and now - member.heard_at <= ALIVE_S
             if is_alive and member.info.addresses[0] != info.addresses[0]:

@@ -52,7 +52,7 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise TemplateError(
-                f"the chat template has {len(source)} characters, at most {MAX_SOURCE_CHARACTERS} are read"
+                f"the chat template has {len(source):,} characters; the limit is {MAX_SOURCE_CHARACTERS:,}"
             )
         self.source = source
         self._special_tokens = dict(special_tokens)
@@ -228,7 +228,7 @@ def _check_memory(process: subprocess.Popen[bytes]) -> None:
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise InvalidRequestError(f"a message is {type(message).__name__}, wanted a mapping with a role")
+        raise InvalidRequestError(f"a message must be a mapping with a role, got {type(message).__name__}")
     values = {key: value for key, value in message.items() if value is not None}
     reasoning = next((values[name] for name in _REASONING if name in values), None)
     if reasoning is None:
@@ -242,9 +242,9 @@ def _question(source: str, variables: Mapping[str, Any]) -> bytes:
         asked = {"source": source, "variables": variables, "max_bytes": MAX_BYTES}
         line = json.dumps(asked).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidRequestError(f"the messages are not what JSON can say: {str(exc)[:200]}") from exc
+        raise InvalidRequestError(f"the messages cannot be written as JSON: {str(exc)[:200]}") from exc
     if len(line) > MAX_BYTES:
-        raise InvalidRequestError(f"the messages have {len(line)} bytes, at most {MAX_BYTES} are rendered")
+        raise InvalidRequestError(f"the messages have {len(line):,} bytes; the limit is {MAX_BYTES:,}")
     return line
 
 

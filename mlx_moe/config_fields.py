@@ -101,7 +101,7 @@ class ConfigFields:
 
     def _wrong(self, key: str, value: object, wanted: str) -> CheckpointError:
         found = repr(value)
-        return CheckpointError(f"{self._source}: {key} is {found[:80]}, wanted {wanted}")
+        return CheckpointError(f"{self._source}: {key} must be {wanted}, got {found[:80]}")
 
 
 def _integer(value: object) -> int | None:

@@ -61,7 +61,7 @@ def _sampling(values: Mapping[str, Any], notes: list[str]) -> SamplingParams:
                 notes.append(f"generation_config.json: {exc}; it is ignored")
     do_sample = values.get("do_sample")
     if do_sample is not None and not isinstance(do_sample, bool):
-        notes.append(f"generation_config.json: do_sample is {shown(do_sample)}, wanted true or false; it is ignored")
+        notes.append(f"generation_config.json: do_sample must be true or false, got {shown(do_sample)}; it is ignored")
     return params.updated(temperature=0.0) if do_sample is False else params
 
 
@@ -81,5 +81,5 @@ def _eos_ids(values: Mapping[str, Any], source: str, notes: list[str]) -> set[in
     value = values.get("eos_token_id")
     ids = [_whole(i) for i in (value if isinstance(value, list) else [] if value is None else [value])]
     if unusable := [i for i in ids if not is_integer(i)]:
-        notes.append(f"{source}: eos_token_id has {shown(unusable[0])}, wanted token ids; it is ignored")
+        notes.append(f"{source}: eos_token_id must have token ids, got {shown(unusable[0])}; it is ignored")
     return {i for i in ids if is_integer(i) and i >= 0}

@@ -30,7 +30,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     with open_regular(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise CheckpointError(f"{path} has more than {max_bytes} bytes, which are not read")
+        raise CheckpointError(f"{path} is larger than the limit of {max_bytes:,} bytes")
     return data
 
 
@@ -41,7 +41,7 @@ def parse(data: bytes, source: str, max_depth: int = MAX_DEPTH) -> dict[str, Any
     except UnicodeDecodeError as exc:
         raise CheckpointError(f"{source} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
     if _depth(text) > max_depth:
-        raise CheckpointError(f"{source} nests deeper than {max_depth}")
+        raise CheckpointError(f"{source} is nested deeper than {max_depth} levels")
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKeyError as exc:

@@ -41,7 +41,7 @@ def locate(model: str | Path) -> Path:
         raise InvalidRequestError(f"{path} has no config.json: it is not a model's directory")
     if path.exists():
         wants = "convert it to safetensors" if path.suffix == ".gguf" else f"give its directory, {path.parent}"
-        raise InvalidRequestError(f"{path} is a file; a model is a directory with config.json: {wants}")
+        raise InvalidRequestError(f"{path} is a file, but a model is a directory with config.json: {wants}")
     for directory in _in_folders(str(model)):
         return directory
     if match := REPO_ID.fullmatch(str(model)):

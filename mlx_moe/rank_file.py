@@ -93,7 +93,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             expected = False
         if not expected:
             raise CheckpointError(
-                f"{path} is damaged in line {number}: {line[:40]!r}, wanted a new token in base64 and the rank "
+                f"{path} is damaged in line {number}: {line[:40]!r} is not a new token in base64 and the rank "
                 f"{len(ranks)}; download it again"
             )
         ranks[token] = len(ranks)

@@ -47,32 +47,32 @@ class Request:
     def __post_init__(self) -> None:
         """Check all fields."""
         if not isinstance(self.input_ids, tuple):
-            raise InvalidRequestError(f"input_ids is {shown(self.input_ids)}, wanted a tuple of token ids")
+            raise InvalidRequestError(f"input_ids must be a tuple of token ids, got {shown(self.input_ids)}")
         if not self.input_ids:
             raise InvalidRequestError("the prompt is empty: it needs at least one token")
         for token_id in self.input_ids:
             if not is_integer(token_id) or token_id < 0:
-                raise InvalidRequestError(f"input id {shown(token_id)} is not a token id, an integer from 0")
+                raise InvalidRequestError(f"token ids must be integers of 0 or more, got {shown(token_id)}")
         if not isinstance(self.sampling, SamplingParams):
-            raise InvalidRequestError(f"sampling is {shown(self.sampling)}, wanted SamplingParams")
+            raise InvalidRequestError(f"sampling must be SamplingParams, got {shown(self.sampling)}")
         if self.max_tokens is not None and not (is_integer(self.max_tokens) and self.max_tokens >= 1):
-            raise InvalidRequestError(f"max_tokens is {shown(self.max_tokens)}, wanted an integer from 1")
+            raise InvalidRequestError(f"max_tokens must be 1 or more, got {shown(self.max_tokens)}")
         self._check_stop()
         for name in ("ignore_eos", "detect_loops"):
             if not isinstance(getattr(self, name), bool):
-                raise InvalidRequestError(f"{name} is {shown(getattr(self, name))}, wanted True or False")
+                raise InvalidRequestError(f"{name} must be True or False, got {shown(getattr(self, name))}")
 
     def _check_stop(self) -> None:
         if not isinstance(self.stop, tuple):  # one string would be read as its characters
-            raise InvalidRequestError(f"stop is {shown(self.stop)}, wanted a tuple of strings")
+            raise InvalidRequestError(f"stop must be a tuple of strings, got {shown(self.stop)}")
         if len(self.stop) > MAX_STOP_STRINGS:
-            raise InvalidRequestError(f"{len(self.stop)} stop strings, wanted at most {MAX_STOP_STRINGS}")
+            raise InvalidRequestError(f"at most {MAX_STOP_STRINGS} stop strings are allowed, got {len(self.stop)}")
         for stop in self.stop:
             if not isinstance(stop, str):
-                raise InvalidRequestError(f"stop has {shown(stop)}, wanted strings")
+                raise InvalidRequestError(f"stop must contain strings, got {shown(stop)}")
             if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
-                length = f"{len(stop)} characters, wanted 1 to {MAX_STOP_CHARACTERS}"
-                raise InvalidRequestError(f"a stop string has {length}")
+                length = f"1 to {MAX_STOP_CHARACTERS} characters, got {len(stop)}"
+                raise InvalidRequestError(f"a stop string must have {length}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,13 +71,13 @@ class SamplingParams:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if isinstance(low, int) and not is_integer(value):
-                raise InvalidRequestError(f"{name} is {shown(value)}, wanted an integer")
+                raise InvalidRequestError(f"{name} must be an integer, got {shown(value)}")
             if not is_number(value):
-                raise InvalidRequestError(f"{name} is {shown(value)}, wanted a number")
+                raise InvalidRequestError(f"{name} must be a number, got {shown(value)}")
             if not low <= value <= high:  # so that NaN fails
-                raise InvalidRequestError(f"{name} is {shown(value)}, wanted {low} to {high}")
+                raise InvalidRequestError(f"{name} must be {low} to {high}, got {shown(value)}")
         if self.seed is not None and not (is_integer(self.seed) and 0 <= self.seed <= MAX_SEED):
-            raise InvalidRequestError(f"seed is {shown(self.seed)}, wanted an integer from 0 to {MAX_SEED}")
+            raise InvalidRequestError(f"seed must be an integer from 0 to {MAX_SEED}, got {shown(self.seed)}")
         object.__setattr__(self, "logit_bias", _bias_pairs(self.logit_bias))
 
     def updated(self, **changes: Any) -> SamplingParams:
@@ -193,13 +193,13 @@ def _bias_pairs(logit_bias: object) -> tuple[tuple[int, float], ...]:
     try:
         bias = dict(pairs)  # type: ignore[call-overload]
     except (TypeError, ValueError):
-        raise InvalidRequestError(f"logit_bias is {shown(logit_bias)}, wanted numbers by token id") from None
+        raise InvalidRequestError(f"logit_bias must map token ids to numbers, got {shown(logit_bias)}") from None
     for token_id, value in bias.items():
         if not is_integer(token_id) or token_id < 0:
-            raise InvalidRequestError(f"logit_bias has {shown(token_id)}, wanted token ids, integers from 0")
+            raise InvalidRequestError(f"logit_bias must have token ids, integers of 0 or more, got {shown(token_id)}")
         if not is_number(value) or not -MAX_BIAS <= value <= MAX_BIAS:
             raise InvalidRequestError(
-                f"logit_bias of token {shown(token_id)} is {shown(value)}, wanted {-MAX_BIAS} to {MAX_BIAS}"
+                f"logit_bias of token {shown(token_id)} must be {-MAX_BIAS} to {MAX_BIAS}, got {shown(value)}"
             )
     return tuple(sorted(bias.items()))
 

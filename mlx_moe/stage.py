@@ -109,7 +109,7 @@ class Stage:
         width, room = self.shard.config.hidden_size, self.shard.config.context.longest
         if len(shape) != 2 or shape[0] < 1 or shape[1] != width or dtype != self.shard.dtype:
             raise FrameError(
-                f"node {self.node}: a frame of {dtype} {list(shape)}, wanted {self.shard.dtype} [positions, {width}]"
+                f"node {self.node}: a frame must be {self.shard.dtype} [positions, {width}], got {dtype} {list(shape)}"
             )
         if frame.outputs is not None and not 1 <= frame.outputs <= shape[0]:
             raise FrameError(f"node {self.node}: a frame of {shape[0]} positions asks for {frame.outputs} outputs")

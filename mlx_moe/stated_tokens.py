@@ -72,7 +72,7 @@ class StatedTokens:
         named = {name: value for name, value in (standard | others | named).items() if value is not None}
         extra = values[_EXTRA] if _EXTRA in values else values.get(_OLD_EXTRA)
         if not isinstance(extra, list | None):
-            raise CheckpointError(f"{directory}: {_EXTRA} is {str(extra)[:80]}, wanted tokens")
+            raise CheckpointError(f"{directory}: {_EXTRA} must be a list of tokens, got {str(extra)[:80]}")
         ends = [source["eos_token"] for source in (named, config, older) if source.get("eos_token") is not None]
         return cls(
             added,
@@ -132,7 +132,7 @@ def _merge_map(values: dict[str, Any], named: dict[str, Any], older: Mapping[str
 
 def _decoder(decoder: Any, source: str) -> dict[int, AddedToken]:
     if not isinstance(decoder, dict) or not all(k.isdecimal() and isinstance(t, dict) for k, t in decoder.items()):
-        raise CheckpointError(f"{source} is {str(decoder)[:80]}, wanted tokens by their ids")
+        raise CheckpointError(f"{source} must map ids to tokens, got {str(decoder)[:80]}")
     return {int(i): _special(_token(token, f"{source} {i}"), always=False) for i, token in decoder.items()}
 
 
@@ -144,7 +144,7 @@ def _legacy(values: Mapping[str, Any], path: Path) -> dict[int, AddedToken]:
     added = {}
     for text, token_id in optional(path).items():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-            raise CheckpointError(f"{path}: {text!r} is {str(token_id)[:80]}, wanted a token id")
+            raise CheckpointError(f"{path}: {text!r} must have a token id, got {str(token_id)[:80]}")
         added[token_id] = AddedToken(text, normalized=text not in special, special=text in special)
     return added
 
@@ -175,5 +175,5 @@ def _token(value: Any, source: str) -> str | AddedToken:
     content = value.get("content") if isinstance(value, dict) else None
     flags = {flag: value[flag] for flag in _FLAGS if flag in value} if isinstance(value, dict) else {}
     if not isinstance(content, str) or not all(isinstance(flag, bool) for flag in flags.values()):
-        raise CheckpointError(f"{source} is {str(value)[:80]}, wanted a token's text")
+        raise CheckpointError(f"{source} must be a token's text, got {str(value)[:80]}")
     return AddedToken(content, **flags)

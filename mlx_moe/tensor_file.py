@@ -79,7 +79,7 @@ def read(path: Path) -> TensorFile:
                 f"{path} is truncated: {size} bytes, of which its header claims {length}; download it again"
             )
         if length > MAX_HEADER_BYTES:
-            raise CheckpointError(f"{path}: a header of {length} bytes, at most {MAX_HEADER_BYTES} are read")
+            raise CheckpointError(f"{path}: its header has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
         header = file.read(length)
     tensors = _parse(path, header, size - 8 - length)
     return TensorFile(path, tensors, file_identity)
@@ -108,7 +108,7 @@ def _parse(path: Path, header: bytes, data_bytes: int) -> dict[str, TensorInfo]:
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{path}: tensor {name} has not exactly dtype, shape and data_offsets")
+        raise CheckpointError(f"{path}: tensor {name} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise CheckpointError(f"{path}: tensor {name} has the unknown dtype {str(dtype)[:40]!r}")

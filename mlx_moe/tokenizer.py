@@ -87,7 +87,7 @@ class Tokenizer:
         """
         self._require_usable()
         if len(text) > MAX_TEXT_CHARACTERS:
-            raise InvalidRequestError(f"a text of {len(text)} characters, of {MAX_TEXT_CHARACTERS} at most")
+            raise InvalidRequestError(f"the text has {len(text):,} characters; the limit is {MAX_TEXT_CHARACTERS:,}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as exc:
@@ -157,5 +157,5 @@ def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
         template = named.get("default", next(iter(named.values()), template))
     if template is not None and not isinstance(template, str):
         source = directory / "tokenizer_config.json"
-        raise CheckpointError(f"{source}: chat_template is {str(template)[:80]}, wanted text")
+        raise CheckpointError(f"{source}: chat_template must be text, got {str(template)[:80]}")
     return template

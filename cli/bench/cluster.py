@@ -210,7 +210,7 @@ def _summary(measured: Measured) -> Table:
 def _notes(measured: Measured) -> list[str]:
     notes = []
     if len(measured.layers) == 1:
-        notes.append("One stage has no hops, and tells of its turns alone: figures of stages need two or more.")
+        notes.append("On one node there are no hops to measure: figures of stages need two nodes or more.")
     else:
         notes.append(
             "The stages' clocks are set by the fastest hop to each: what a round takes is exact, how its hops share it "

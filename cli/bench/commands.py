@@ -82,7 +82,7 @@ def bench_local(
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often to measure.")] = 3,
     context: Annotated[
         str | None,
-        typer.Option(metavar="1024,4096", help="Also time a token after so many; else after 256, 1k, 4k and 16k."),
+        typer.Option(metavar="1024,4096", help="Also time a token after so many; default: 256, 1k, 4k and 16k."),
     ] = None,
     json: o.Json = False,
     debug: o.Debug = False,

@@ -199,7 +199,7 @@ def _save(chat: Chat, argument: str) -> None:
 
 def _load(chat: Chat, argument: str) -> None:
     if not argument:
-        raise InvalidRequestError("/load wants a number, name, id or file; /sessions lists the chats")
+        raise InvalidRequestError("/load takes a number, name, id or file; /sessions lists the chats")
     resume(chat, chat.saving.transcripts.find(argument))
 
 

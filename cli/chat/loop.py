@@ -250,7 +250,7 @@ class Chat:
         elif answer.finish_reason == "cancelled":
             self.screen.notice("stopped; /continue goes on")
         elif answer.finish_reason == "loop":
-            self.screen.notice("stopped: the answer was repeating itself; /retry tries again, /set loops on lets it")
+            self.screen.notice("stopped: the answer was repeating itself; /retry tries again, /set loops on allows it")
         elif answer.finish_reason == "length" and self.context_used >= context:
             self.screen.notice(self._context_full(self.context_used))
         elif answer.finish_reason == "length":

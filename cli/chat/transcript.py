@@ -268,7 +268,7 @@ class _Replay:
 def _string(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
     if not isinstance(value, str):
-        raise ValueError(f'"{key}" is no text')
+        raise ValueError(f'"{key}" is not text')
     return value
 
 

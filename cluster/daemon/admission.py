@@ -107,8 +107,8 @@ async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> list[str]:
     if not addresses:
         others = {node.cluster_id for node in found} - {wanted, ""}
         raise ClusterError(
-            f"nobody of the token's cluster {wanted} was heard of in {LOOK_S:g} s"
-            + (f", only of {', '.join(sorted(others))}" if others else "")
+            f"no node of the token's cluster {wanted} was found within {LOOK_S:g} s"
+            + (f", only nodes of {', '.join(sorted(others))}" if others else "")
             + ": is its first node up? Where there is no multicast, add --peer HOST:PORT of that node"
         )
     return [_enrolment_address(address) for address in addresses]

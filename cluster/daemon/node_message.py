@@ -29,7 +29,7 @@ def from_message(message: pb.NodeInfo) -> NodeInfo:
     try:
         hardware = json.loads(message.hardware)
     except (ValueError, RecursionError) as exc:
-        raise ClusterError(f"node {message.node_id[:40]!r} describes its hardware by what is no JSON") from exc
+        raise ClusterError(f"node {message.node_id[:40]!r} describes its hardware, but not in JSON") from exc
     return NodeInfo(
         node_id=message.node_id,
         name=message.name,

@@ -33,7 +33,7 @@ class NodeOptions:
     def __post_init__(self) -> None:
         for peer in self.peers or ():
             if not is_address(peer):
-                raise InvalidRequestError(f"--peer takes HOST:PORT; this is {peer[:80]!r}")
+                raise InvalidRequestError(f"--peer takes HOST:PORT, got {peer[:80]!r}")
 
     @classmethod
     def read(cls, path: Path) -> NodeOptions:

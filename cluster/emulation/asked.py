@@ -46,10 +46,10 @@ def prepare(asked: Asked) -> tuple[Scenario, Placement, list[int]]:
         InvalidRequestError, PlacementError: it cannot be.
     """
     if asked.wire not in WIRES:
-        raise InvalidRequestError(f"there is no link {asked.wire!r}; there are {', '.join(WIRES)}")
+        raise InvalidRequestError(f"there is no link {asked.wire!r}; links are: {', '.join(WIRES)}")
     model = asked.model.lower()
     if model not in KNOWN_MODELS:
-        raise InvalidRequestError(f"{asked.model[:80]!r} is not emulated; these are: {', '.join(KNOWN_MODELS)}")
+        raise InvalidRequestError(f"{asked.model[:80]!r} is not emulated; emulated are: {', '.join(KNOWN_MODELS)}")
     draft, acceptance = _draft(asked.draft)
     prompt, script = _script(asked)
     scenario = Scenario(model, tuple(parse_nodes(asked.nodes)), asked.wire, script, draft, acceptance)
@@ -77,7 +77,7 @@ def _draft(text: str) -> tuple[DraftKind, tuple[float, ...]]:
         rates = ()
     if not rates or not all(0 <= rate <= 1 for rate in rates):
         raise InvalidRequestError(
-            f"--draft is none, mtp, ngram, stated, or acceptances by depth like .85,.78; this is {text[:40]!r}"
+            f"--draft takes none, mtp, ngram, stated, or acceptances by depth like .85,.78; got {text[:40]!r}"
         )
     return "stated", rates
 

@@ -80,7 +80,7 @@ class Scenario:
                 values[key] = tuple(values[key])
             return cls(nodes=nodes, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise ClusterError(f"this is no scenario of an emulation: {exc}") from exc
+            raise ClusterError(f"this scenario of an emulation cannot be read: {exc}") from exc
 
 
 def _in_series(*links: Link) -> Link:

@@ -94,7 +94,7 @@ def parse_nodes(text: str) -> list[NodeCapacity]:
     for part in text.split(","):
         match = SPEC.fullmatch(part.strip())
         if match is None or match["count"] == "0" or match["gigabytes"].strip("0") == "":
-            raise InvalidRequestError(f"node spec {part[:80]!r} is not like 8xM4-Pro-64GB or M3-Ultra-256GB")
+            raise InvalidRequestError(f"nodes are given like 8xM4-Pro-64GB or M3-Ultra-256GB, got {part[:80]!r}")
         chip, ram_bytes = find(match["chip"]), int(match["gigabytes"]) << 30
         for _ in range(int(match["count"] or 1)):
             name = f"{chip.name.lower()}-{len(nodes) + 1}"

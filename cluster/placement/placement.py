@@ -113,7 +113,7 @@ class Placement:
         )
         plan.end()
         if not placement.stages:
-            raise InvalidRequestError("plan: stages is [], wanted at least one")
+            raise InvalidRequestError("plan: there must be at least one stage, got none")
         return placement
 
 
@@ -130,9 +130,7 @@ def validate(placement: Placement, config: ModelConfig) -> None:
     end = 0
     for i, stage in enumerate(placement.stages):
         if stage.layers.start != end or not stage.layers:
-            raise InvalidRequestError(
-                f"plan: stage {i} holds layers {_span(stage.layers)}, wanted a run that begins with layer {end}"
-            )
+            raise InvalidRequestError(f"plan: stage {i} must hold layers from {end} on, got {_span(stage.layers)}")
         end = stage.layers.stop
         _validate_experts(i, stage, config)
     if end != config.num_hidden_layers:
@@ -144,7 +142,9 @@ def _validate_experts(index: int, stage: StagePlacement, config: ModelConfig) ->
     split = set(stage.owned_experts).union(*(peer.owned_experts for peer in stage.peers))
     for layer in sorted(split):
         if layer not in stage.layers or layer not in config.moe_layers:
-            raise InvalidRequestError(f"plan: stage {index} splits layer {layer}, which is no MoE layer of the stage")
+            raise InvalidRequestError(
+                f"plan: stage {index} splits layer {layer}, which is not an MoE layer of that stage"
+            )
         owners = Counter(e for owned in stage.owners(layer, n_experts).values() for e in owned)
         wrong = next((e for e in sorted({*owners, *range(n_experts)}) if owners[e] != 1 or e >= n_experts), None)
         if wrong is not None:
@@ -159,7 +159,7 @@ class _Fields:
 
     def __init__(self, value: object, source: str) -> None:
         if not isinstance(value, dict):
-            raise InvalidRequestError(f"{source} is {_shown(value)}, wanted an object")
+            raise InvalidRequestError(f"{source} must be an object, got {_shown(value)}")
         self._values = dict(value)
         self._source = source
 
@@ -168,13 +168,13 @@ class _Fields:
             raise InvalidRequestError(f"{self._source}: {key} is missing")
         value = self._values.pop(key)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InvalidRequestError(f"{self._source}: {key} is {_shown(value)}, wanted {kind.__name__}")
+            raise InvalidRequestError(f"{self._source}: {key} must be {kind.__name__}, got {_shown(value)}")
         return value
 
     def count(self, key: str, minimum: int) -> int:
         value = self.take(key, int)
         if value < minimum:
-            raise InvalidRequestError(f"{self._source}: {key} is {value}, wanted {minimum} or more")
+            raise InvalidRequestError(f"{self._source}: {key} must be {minimum} or more, got {value}")
         return value
 
     def counts(self) -> dict[str, int]:
@@ -195,7 +195,7 @@ def _stage(value: object, source: str) -> StagePlacement:
     fields = _Fields(value, source)
     layers = _indices(fields.take("layers", list), f"{source}: layers")
     if len(layers) != 2:
-        raise InvalidRequestError(f"{source}: layers is {list(layers)}, wanted [first, one past the last]")
+        raise InvalidRequestError(f"{source}: layers must be [first, one past the last], got {list(layers)}")
     stage = StagePlacement(
         node_id=fields.take("node_id", str),
         layers=range(*layers),
@@ -221,7 +221,7 @@ def _index(text: str, source: str) -> int:
 
 def _indices(values: list[Any], source: str) -> tuple[int, ...]:
     if not all(type(value) is int and value >= 0 for value in values):
-        raise InvalidRequestError(f"{source}: {_shown(values)}, wanted indices")
+        raise InvalidRequestError(f"{source} must be indices, got {_shown(values)}")
     return tuple(values)
 
 

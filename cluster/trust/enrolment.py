@@ -24,7 +24,7 @@ from cluster.wire import enrolment_pb2, enrolment_pb2_grpc
 MAX_MESSAGE_BYTES = 16 << 10  # a request has 0.6 KiB
 MAX_CONCURRENT = 16
 UNREADABLE = "it cannot read its join tokens now; its log says why"
-REFUSAL = "the join token is not valid (any more); make another with `moe-cluster token create`"
+REFUSAL = "the join token is not valid, or not any more; make another with `moe-cluster token create`"
 
 _OPTIONS: Options = (
     *SERVER_OPTIONS,

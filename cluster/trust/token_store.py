@@ -92,7 +92,7 @@ class TokenStore:
             tokens = self.tokens
             if token_id not in {token.token_id for token in tokens}:
                 known = ", ".join(token.token_id for token in tokens) or "none"
-                raise TrustError(f"there is no join token {token_id}; there are: {known}")
+                raise TrustError(f"there is no join token {token_id}; join tokens are: {known}")
             self._write(*(replace(token, revoked=True) if token.token_id == token_id else token for token in tokens))
 
     def redeem(self, secret: str, node_id: str) -> None:

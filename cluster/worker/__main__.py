@@ -131,7 +131,7 @@ class WorkerProcess:
                 done, _ = await asyncio.wait(ends, timeout=STATS_S, return_when="FIRST_COMPLETED")
                 if stopped in done:
                     command = None if stopped.cancelled() else stopped.result()
-                    return command.stop.reason if command else "the node that loaded the model let go of it"
+                    return command.stop.reason if command else "the node that loaded the model released it"
                 if self._failed in done:
                     raise self._failed.result()
                 if working in done:

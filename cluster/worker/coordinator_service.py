@@ -66,7 +66,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         async with reported(context):
             messages, variables = _json(request.messages, list), _json(request.variables, dict)
             if taken := variables.keys() & _NO_VARIABLES:
-                raise InvalidRequestError(f"{min(taken)!r} is no name for a variable of a chat template")
+                raise InvalidRequestError(f"a variable of a chat template cannot be called {min(taken)!r}")
             ids = await asyncio.to_thread(
                 self._model.tokenizer.format_chat, messages, add_generation_prompt=True, **variables
             )
@@ -126,7 +126,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         if not conversation_id:
             return self._model.new_session()
         if len(conversation_id) != 16:
-            raise InvalidRequestError(f"a conversation id of {len(conversation_id)} bytes, wanted 16")
+            raise InvalidRequestError(f"a conversation id must have 16 bytes, got {len(conversation_id)}")
         session = self._conversations.pop(conversation_id, None) or self._model.new_session()
         self._conversations[conversation_id] = session  # the last one used stands last
         if len(self._conversations) > MAX_CONVERSATIONS:
@@ -177,5 +177,5 @@ def _json(text: str, kind: type[Any]) -> Any:
     except (ValueError, RecursionError) as exc:
         raise InvalidRequestError(f"a field of the request is not JSON: {exc}") from exc
     if not isinstance(value, kind):
-        raise InvalidRequestError(f"a field of the request is a {type(value).__name__}, wanted {kind.__name__}")
+        raise InvalidRequestError(f"a field of the request must be {kind.__name__}, got {type(value).__name__}")
     return value

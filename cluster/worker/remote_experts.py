@@ -149,14 +149,14 @@ def _question(shard: ExpertShard, message: Message) -> tuple[mx.array, Pairs]:
     if message.kind is not Kind.PAIRS or message.position not in shard.experts:
         raise FrameError("it owns none")
     if not n_pairs or len(message.payload) < pairs_bytes:
-        raise FrameError(f"{n_pairs} pairs, wanted at least one in {len(message.payload)} bytes")
+        raise FrameError(f"at least one pair must fit {len(message.payload)} bytes, got {n_pairs}")
     positions, experts = np.frombuffer(message.payload[:pairs_bytes], _PAIR).reshape(2, n_pairs)
     if positions.max() >= message.rows or experts.max() >= shard.config.moe.n_routed_experts:
         raise FrameError(
-            f"pairs of positions up to {positions.max()} and experts up to {experts.max()}, wanted fewer than "
-            f"{message.rows} and {shard.config.moe.n_routed_experts}"
+            f"positions must be below {message.rows} and experts below {shard.config.moe.n_routed_experts}, got "
+            f"{positions.max()} and {experts.max()}"
         )
     x = array_of(message.payload[pairs_bytes:], message.rows, message.width, message.dtype)
     if message.width != shard.config.hidden_size or x.dtype != shard.dtype:
-        raise FrameError(f"rows of {message.width} {x.dtype}, wanted {shard.config.hidden_size} {shard.dtype}")
+        raise FrameError(f"rows must be {shard.config.hidden_size} x {shard.dtype}, got {message.width} x {x.dtype}")
     return x, Pairs(positions.astype(np.int32), experts.astype(np.int32), bool(message.flags & _BY_EXPERT))

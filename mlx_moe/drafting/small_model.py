@@ -47,8 +47,8 @@ class SmallModel:
                 or Tokenizer.load(checkpoint.directory).vocabulary != tokenizer.vocabulary
             ):
                 raise InvalidRequestError(
-                    f"{name} cannot draft: its {config.vocab_size} tokens are not the {vocab_size} of the model it "
-                    f"shall draft for; choose a smaller model of the same family, or draft by ngram"
+                    f"{name} cannot draft: its {config.vocab_size} tokens are not the {vocab_size} of the model that "
+                    f"it would draft for; choose a smaller model of the same family, or draft by ngram"
                 )
             spec = ShardSpec(range(config.num_hidden_layers))
             room = memory.HARD_LIMIT - weights_bytes / memory.budget_bytes()

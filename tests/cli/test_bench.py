@@ -27,10 +27,10 @@ def asked(**changes: object) -> Asked:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wire": "carrier pigeon"}, "there is no link 'carrier pigeon'; there are 10gbe, tb, 1gbe, loopback"),
-        ({"draft": "best"}, "--draft is none, mtp, ngram, stated, or acceptances"),
-        ({"draft": "0.5,1.5"}, "--draft is none, mtp, ngram, stated, or acceptances"),
-        ({"model": "demo"}, "'demo' is not emulated; these are: deepseek-v3"),
+        ({"wire": "carrier pigeon"}, "there is no link 'carrier pigeon'; links are: 10gbe, tb, 1gbe, loopback"),
+        ({"draft": "best"}, "--draft takes none, mtp, ngram, stated, or acceptances"),
+        ({"draft": "0.5,1.5"}, "--draft takes none, mtp, ngram, stated, or acceptances"),
+        ({"model": "demo"}, "'demo' is not emulated; emulated are: deepseek-v3"),
         ({"nodes": "many"}, "many"),
     ],
 )

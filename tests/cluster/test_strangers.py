@@ -143,7 +143,7 @@ def test_bytes_that_are_no_tls_and_half_open_connections_harm_nobody(cluster: Cl
         ('{"temperature": NaN}', "temperature"),
         ('{"heat": 1}', "heat"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "wanted dict"),
+        ("[]", "must be dict, got list"),
         ('{"logit_bias": [[1, 1e9]]}', "logit_bias"),
     ],
 )

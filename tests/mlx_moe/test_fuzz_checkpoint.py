@@ -156,9 +156,9 @@ def test_parsing_json_ends_in_an_object_or_an_error(data: bytes) -> None:
 
 
 def test_deep_and_large_json_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nests deeper than 64"):
+    with pytest.raises(CheckpointError, match="nested deeper than 64"):
         json_file.parse(b'{"a":' * 100_000, "test")
-    with pytest.raises(CheckpointError, match="nests deeper"):
+    with pytest.raises(CheckpointError, match="nested deeper"):
         json_file.parse(b'{"}}}}": ' + b"[" * 100_000, "test")
     (tmp_path / "large.json").write_bytes(b" " * 2048)
     with pytest.raises(CheckpointError, match="has more than 1024 bytes"):

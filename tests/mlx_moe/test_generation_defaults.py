@@ -63,7 +63,7 @@ def test_what_cannot_be_used_is_ignored_with_a_note(tmp_path: Path, key: str, te
     defaults = read(tmp_path, f'{{"{key}": {text}, "presence_penalty": 0.5}}')
     assert defaults.sampling == SamplingParams(presence_penalty=0.5)
     (note,) = defaults.notes
-    assert note.startswith(f"generation_config.json: {key} is ")
+    assert note.startswith(f"generation_config.json: {key} must be ")
     assert note.endswith("; it is ignored")
 
 
@@ -91,7 +91,7 @@ def test_odd_ends_of_turns_are_ignored(tmp_path: Path, source: str, text: str, i
         (tmp_path / name).write_text(content)
     defaults = GenerationDefaults.read(tmp_path)
     assert defaults.eos_token_ids == ids
-    assert [note.startswith(f"{source}: eos_token_id has ") for note in defaults.notes] == [True] * noted
+    assert [note.startswith(f"{source}: eos_token_id must have ") for note in defaults.notes] == [True] * noted
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b'{"top_k": 1, "top_k": 2}', b"[" * 100, b"7"])

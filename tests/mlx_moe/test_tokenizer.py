@@ -183,7 +183,7 @@ def test_a_text_of_too_many_characters_is_refused_with_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ours, "MAX_TEXT_CHARACTERS", 10)
-    with pytest.raises(InvalidRequestError, match="of 11 characters, of 10 at most"):
+    with pytest.raises(InvalidRequestError, match="has 11 characters; the limit is 10"):
         ours.Tokenizer.load(write(tmp_path)).encode("x" * 11)
 
 

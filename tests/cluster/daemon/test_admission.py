@@ -108,7 +108,9 @@ def test_a_token_lets_a_node_in_where_its_cluster_enrols(
 def test_a_token_whose_cluster_nobody_announces_says_whom_was_heard(tmp_path: Path, heard: list[Announcement]) -> None:
     first = admitted(tmp_path / "a")
     heard += [announcement("d" * 16), announcement(first.cluster_id, enrols=False)]
-    with pytest.raises(ClusterError, match=rf"cluster {first.cluster_id} was heard .*only of dddddddddddddddd.*--peer"):
+    with pytest.raises(
+        ClusterError, match=rf"cluster {first.cluster_id} was found .*only nodes of dddddddddddddddd.*--peer"
+    ):
         admitted(tmp_path / "b", token_of(tmp_path / "a").text)
 
 

@@ -22,7 +22,7 @@ def test_a_spec_is_read_into_nodes() -> None:
     "text", ["", "8", "M4-Pro", "0xM4-64GB", "M4-0GB", "M4-Pro-64", "2x M4-64GB", "M4-64GB,", "xM4-64GB"]
 )
 def test_a_spec_that_cannot_be_read_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequestError, match="is not like 8xM4-Pro-64GB"):
+    with pytest.raises(InvalidRequestError, match="nodes are given like 8xM4-Pro-64GB"):
         parse_nodes(text)
 
 

@@ -42,16 +42,22 @@ def test_json_gives_the_same_placement_back(costs: ModelCosts, cluster: tuple[li
     ("edit", "message"),
     [
         (lambda p: p.pop("stages"), "plan: stages is missing"),
-        (lambda p: p.update(stages=[]), r"plan: stages is \[\]"),
-        (lambda p: p.update(concurrency=True), "plan: concurrency is True, wanted int"),
-        (lambda p: p.update(context_tokens=0), "plan: context_tokens is 0, wanted 1 or more"),
+        (lambda p: p.update(stages=[]), "plan: there must be at least one stage, got none"),
+        (lambda p: p.update(concurrency=True), "plan: concurrency must be int, got True"),
+        (lambda p: p.update(context_tokens=0), "plan: context_tokens must be 1 or more, got 0"),
         (lambda p: p.update(contxt=1), "plan: contxt is not a field of it"),
-        (lambda p: p["stages"][0].update(layers=[0]), r"stage 0: layers is \[0\], wanted \[first, one past"),
-        (lambda p: p["stages"][0].update(layers=[0, -1]), r"stage 0: layers: \[0, -1\], wanted indices"),
-        (lambda p: p["stages"][1].update(peers=[3]), "stage 1: peer 0 is 3, wanted an object"),
+        (
+            lambda p: p["stages"][0].update(layers=[0]),
+            r"stage 0: layers must be \[first, one past the last\], got \[0\]",
+        ),
+        (lambda p: p["stages"][0].update(layers=[0, -1]), r"stage 0: layers must be indices, got \[0, -1\]"),
+        (lambda p: p["stages"][1].update(peers=[3]), "stage 1: peer 0 must be an object, got 3"),
         (lambda p: p["stages"][1].update(owned_experts={"x": []}), "stage 1: owned_experts: 'x' is not the index"),
-        (lambda p: p["stages"][1].update(owned_experts={"40": ["0"]}), r"owned_experts: \['0'\], wanted indices"),
-        (lambda p: p["node_bytes"].update(n0=-1), "node_bytes: n0 is -1, wanted 0 or more"),
+        (
+            lambda p: p["stages"][1].update(owned_experts={"40": ["0"]}),
+            r"owned_experts must be indices, got \['0'\]",
+        ),
+        (lambda p: p["node_bytes"].update(n0=-1), "node_bytes: n0 must be 0 or more, got -1"),
     ],
 )
 def test_a_malformed_plan_is_refused_with_its_field(plan: dict[str, Any], edit: Edit, message: str) -> None:
@@ -65,14 +71,14 @@ def test_a_malformed_plan_is_refused_with_its_field(plan: dict[str, Any], edit: 
     [
         (lambda p: p["stages"][1].update(node_id="n0"), "node n0 has two roles"),
         (lambda p: p["stages"][1]["peers"][0].update(node_id="n1"), "node n1 has two roles"),
-        (lambda p: p["stages"][0].update(layers=[0, 39]), r"stage 1 holds layers \[40, 48\), wanted a run that begins"),
-        (lambda p: p["stages"][0].update(layers=[0, 41]), "begins with layer 41"),
+        (lambda p: p["stages"][0].update(layers=[0, 39]), r"stage 1 must hold layers from 39 on, got \[40, 48\)"),
+        (lambda p: p["stages"][0].update(layers=[0, 41]), "must hold layers from 41 on"),
         (lambda p: p["stages"].pop(), "the stages hold 40 layers, the model has 48"),
         (lambda p: p["stages"][1]["peers"][0]["owned_experts"]["44"].pop(0), "of layer 44 is owned 0 times"),
         (lambda p: p["stages"][1]["owned_experts"]["44"].append(0), "expert 0 of layer 44 is owned 2 times"),
         (lambda p: p["stages"][1]["owned_experts"]["44"].append(128), "expert 128 of layer 44 is owned 1 times"),
         (lambda p: p["stages"][1]["owned_experts"].pop("44"), "of layer 44 is owned 2 times"),
-        (lambda p: p["stages"][1]["owned_experts"].update({"7": [0]}), "splits layer 7, which is no MoE layer"),
+        (lambda p: p["stages"][1]["owned_experts"].update({"7": [0]}), "splits layer 7, which is not an MoE layer"),
         (lambda p: p["stages"][1].update(peers=[]), "is owned 0 times"),
     ],
 )

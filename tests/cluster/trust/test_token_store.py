@@ -78,10 +78,10 @@ def test_a_revoked_token_lets_nobody_in_not_even_again(store: TokenStore, path: 
 
 
 def test_revoking_an_unknown_token_names_those_that_are_known(store: TokenStore) -> None:
-    with pytest.raises(TrustError, match="no join token 1234; there are: none"):
+    with pytest.raises(TrustError, match="no join token 1234; join tokens are: none"):
         store.revoke("1234")
     store.create()
-    with pytest.raises(TrustError, match=f"there are: {store.tokens[0].token_id}"):
+    with pytest.raises(TrustError, match=f"join tokens are: {store.tokens[0].token_id}"):
         store.revoke("1234")
 
 
