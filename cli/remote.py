@@ -14,11 +14,11 @@ from cli.nodes import PRESENT, cluster_table, holders, holders_table, node_rows
 from cli.progress import Progress
 from cli.units import rate_text, tokens_text
 from cluster.client import OwnNode, RemoteConversation, RemoteModel
-from cluster.daemon.node_message import from_message
+from cluster.daemon.node_message import from_message, links_from_messages
 from cluster.daemon.placing import capacity, links_from
 from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.placement import Link, Links, NodeCapacity, Placement, predict, read_costs
+from cluster.placement import Links, NodeCapacity, Placement, predict, read_costs
 from cluster.wire import node_pb2 as pb
 from mlx_moe.errors import MoeClusterError, UnsupportedModelError
 from mlx_moe.node_placement import NodePlacement
@@ -198,9 +198,9 @@ def capacities(status: pb.ClusterStatus) -> list[NodeCapacity]:
 
 
 def links(status: pb.ClusterStatus) -> Links:
-    """Return the links between them, as far as this machine's node knows."""
-    to_others = {n.info.node_id: Link(n.latency_s, n.bytes_per_s) for n in status.nodes if n.latency_s}
-    return links_from(status.own_node_id, to_others)
+    """Return the links between them, as they have measured them."""
+    told = {n.info.node_id: links_from_messages(n.links) for n in status.nodes if n.state == PRESENT}
+    return links_from(status.own_node_id, told)
 
 
 def float_bytes(status: pb.ClusterStatus) -> int:

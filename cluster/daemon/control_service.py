@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from cluster.daemon.node_message import to_message
+from cluster.daemon.node_message import links_to_messages, to_message
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import TrustError
@@ -82,6 +82,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
             shown_name=state.name(node_id),
             state=str(member.state) if member else "present",
             holding=state.holding_of(node_id),
+            links=links_to_messages(state.links_of(node_id)),
         )
         if member and member.link:
             status.latency_s, status.bytes_per_s = member.link.latency_s, member.link.bytes_per_s

@@ -12,7 +12,7 @@ import grpc
 
 from cluster.address import is_address, is_ip, is_loopback, join, resolve, split
 from cluster.contacts import HEARTBEAT_S, Target
-from cluster.daemon.node_message import from_message, to_message
+from cluster.daemon.node_message import from_message, links_from_messages, links_to_messages, to_message
 from cluster.daemon.state import Gossip, NodeState
 from cluster.errors import ClusterError, NodeLostError
 from cluster.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
@@ -97,11 +97,12 @@ class Greeter:
             known=[pb.Acquaintance(node_id=i, addresses=addresses) for i, addresses in known.items() if addresses],
             holding=state.holding,
             serving=state.own_serving,
+            links=links_to_messages(state.links_of(state.own.node_id)),
         )
 
     def hear(self, greeting: pb.Greeting, node_id: str) -> None:
         """Take what another node says in a greeting or in its answer."""
-        self._state.hear(node_id, Gossip(greeting.holding, greeting.serving))
+        self._state.hear(node_id, Gossip(greeting.holding, greeting.serving, links_from_messages(greeting.links)))
         for other in greeting.known:
             addresses = tuple(a for a in other.addresses if is_address(a))[:16]
             if addresses and other.node_id != self._state.own.node_id:

@@ -1,13 +1,20 @@
-"""Node messages: what a node says of itself, to and from the wire. Parsed here, once."""
+"""Node messages: what a node says of itself and of its links, to and from the wire. Parsed here, once."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 
 from cluster.errors import ClusterError
 from cluster.hardware import Hardware
+from cluster.membership import LinkSpeed
 from cluster.node_info import NodeInfo
 from cluster.wire import node_pb2 as pb
+
+MAX_LINKS = 256
+MAX_LATENCY_S = 60.0
+RATES = (1.0, 1e15)
+"""Bytes a second that a link may have; other numbers were not measured."""
 
 
 def to_message(info: NodeInfo) -> pb.NodeInfo:
@@ -40,3 +47,21 @@ def from_message(message: pb.NodeInfo) -> NodeInfo:
         hardware=Hardware.from_json(hardware),
         revision=message.revision,
     )
+
+
+def links_to_messages(links: Mapping[str, LinkSpeed]) -> list[pb.MeasuredLink]:
+    """Return the links of a node as they are sent."""
+    return [
+        pb.MeasuredLink(node_id=node_id, latency_s=link.latency_s, bytes_per_s=link.bytes_per_s)
+        for node_id, link in links.items()
+    ]
+
+
+def links_from_messages(messages: Iterable[pb.MeasuredLink]) -> dict[str, LinkSpeed]:
+    """Return the links that another node has measured, without those that cannot be."""
+    slowest, fastest = RATES
+    return {
+        m.node_id: LinkSpeed(m.latency_s, m.bytes_per_s)
+        for m in list(messages)[:MAX_LINKS]
+        if 0 < m.latency_s <= MAX_LATENCY_S and slowest <= m.bytes_per_s <= fastest
+    }

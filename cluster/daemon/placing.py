@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
+from cluster.membership import LinkSpeed
 from cluster.node_info import NodeInfo
 from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, solve
 from cluster.placement.chips import measured
@@ -31,32 +32,24 @@ def capacity(info: NodeInfo, name: str) -> NodeCapacity:
 
 
 def links(state: NodeState) -> Links:
-    """Return the links between the nodes that are here, as far as this one knows."""
-    return links_from(
-        state.own.node_id,
-        {
-            node_id: Link(member.link.latency_s, member.link.bytes_per_s)
-            for node_id, member in state.present.items()
-            if member.link is not None
-        },
-    )
+    """Return the links between the nodes that are here, as they have measured them."""
+    own = state.own.node_id
+    return links_from(own, {node_id: state.links_of(node_id) for node_id in (own, *state.present)})
 
 
-def links_from(own: str, to_others: Mapping[str, Link]) -> Links:
-    """Return the links that a node has measured; those between two others are taken to be like its slower one.
+def links_from(own: str, told: Mapping[str, Mapping[str, LinkSpeed]]) -> Links:
+    """Return the links that nodes told of; a way that only the other end has measured is taken to be like that.
 
-    Every node measures its own links; a ring uses those between neighbours. They would have to be gathered from all,
-    which pays off only where links differ; on one switch they are alike.
+    Two nodes that have not measured theirs yet are taken to have one like the slower of this node's links to them.
     """
-    one_way = {(own, node_id): link for node_id, link in to_others.items()}
-    other_way = {(node_id, own): link for node_id, link in to_others.items()}
-    between = {
-        (a, b): max(to_others[a], to_others[b], key=lambda link: link.seconds(0))
-        for a in to_others
-        for b in to_others
-        if a != b
-    }
-    return Links(measured=one_way | other_way | between)
+
+    def between(a: str, b: str) -> LinkSpeed | None:
+        found = told[a].get(b) or told[b].get(a)
+        ours = [told[own][node_id] for node_id in (a, b) if node_id in told[own]]
+        return found or (max(ours, key=lambda link: link.latency_s) if len(ours) == 2 else None)
+
+    ways = {(a, b): between(a, b) for a in told for b in told if a != b}
+    return Links(measured={way: Link(link.latency_s, link.bytes_per_s) for way, link in ways.items() if link})
 
 
 def float_bytes(state: NodeState) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cluster import address
 from cluster.errors import NodeLostError
-from cluster.membership import Change, Event, Member, Membership, State, changes
+from cluster.membership import Change, Event, LinkSpeed, Member, Membership, State, changes
 from cluster.node_info import NodeInfo
 from cluster.wire import node_pb2 as pb
 
@@ -19,10 +19,11 @@ MEETING_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
-    """What a node said last of its worker and of the model that it has placed."""
+    """What a node said last of its worker, of the model that it has placed, and of its links to others."""
 
     holding: pb.Holding
     serving: pb.Serving
+    links: Mapping[str, LinkSpeed]
 
 
 class NodeState:
@@ -71,6 +72,13 @@ class NodeState:
             return self.holding
         gossip = self._gossip.get(node_id)
         return gossip.holding if gossip and node_id in self.present else pb.Holding()
+
+    def links_of(self, node_id: str) -> Mapping[str, LinkSpeed]:
+        """Return the links to others that a node has measured, as far as is known."""
+        if node_id == self.own.node_id:
+            return {i: member.link for i, member in self.present.items() if member.link is not None}
+        gossip = self._gossip.get(node_id)
+        return gossip.links if gossip and node_id in self.present else {}
 
     @property
     def serving(self) -> tuple[str, pb.Serving]:

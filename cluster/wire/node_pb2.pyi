@@ -29,18 +29,30 @@ class NodeInfo(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., incarnation: _Optional[int] = ..., offered_bytes: _Optional[int] = ..., hardware: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Greeting(_message.Message):
-    __slots__ = ("info", "refusal", "known", "holding", "serving")
+    __slots__ = ("info", "refusal", "known", "holding", "serving", "links")
     INFO_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     refusal: str
     known: _containers.RepeatedCompositeFieldContainer[Acquaintance]
     holding: Holding
     serving: Serving
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[MeasuredLink]
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ...) -> None: ...
+
+class MeasuredLink(_message.Message):
+    __slots__ = ("node_id", "latency_s", "bytes_per_s")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    latency_s: float
+    bytes_per_s: float
+    def __init__(self, node_id: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
 
 class Acquaintance(_message.Message):
     __slots__ = ("node_id", "addresses")
@@ -203,20 +215,22 @@ class ClusterStatus(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding")
+    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SHOWN_NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LATENCY_S_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     shown_name: str
     state: str
     latency_s: float
     bytes_per_s: float
     holding: Holding
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[MeasuredLink]
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace")

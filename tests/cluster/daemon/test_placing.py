@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 
 from cluster.daemon import placing
-from cluster.daemon.state import NodeState
+from cluster.daemon.node_message import links_from_messages
+from cluster.daemon.state import Gossip, NodeState
 from cluster.errors import ClusterError, PlacementError
 from cluster.membership import Answered, Greeted, LinkSpeed, Measured
 from cluster.node_info import NodeInfo
 from cluster.placement import Link, read_costs
+from cluster.wire import node_pb2 as pb
 from tests.cluster.test_membership import HARDWARE, info, target
 
 
@@ -35,6 +37,20 @@ def test_a_link_between_two_others_is_taken_to_be_like_the_slower_one_to_them() 
     assert links.between(own, one) == links.between(one, own) == Link(0.001, 1e9)
     assert links.between(one, two) == links.between(two, one) == Link(0.009, 1e9)
     assert links.between(own, three) == links.default
+
+
+def test_links_that_others_have_measured_between_them_are_used() -> None:
+    state = state_with(info(1), info(2), info(3))
+    own, one, two, three = (info(n).node_id for n in range(4))
+    state.apply(Measured(one, LinkSpeed(0.001, 1e9)))
+    state.apply(Measured(two, LinkSpeed(0.009, 1e9)))
+    direct = pb.MeasuredLink(node_id=two, latency_s=0.0002, bytes_per_s=2e9)
+    wrong = pb.MeasuredLink(node_id=three, latency_s=float("nan"), bytes_per_s=-1)
+    state.hear(one, Gossip(pb.Holding(), pb.Serving(), links_from_messages([direct, wrong])))
+    links = placing.links(state)
+    assert links.between(one, two) == links.between(two, one) == Link(0.0002, 2e9)
+    assert links.between(own, two) == Link(0.009, 1e9)
+    assert links.between(one, three) == links.default
 
 
 def test_nodes_that_compute_in_different_numbers_are_refused_by_name() -> None:
