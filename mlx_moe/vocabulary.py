@@ -98,15 +98,23 @@ def library_errors(what: str) -> Iterator[None]:
 def _read_tokenizer(path: Path) -> TokenizersTokenizer:
     from tokenizers import Tokenizer as TokenizersTokenizer
 
-    others = [name for name in _OTHER_FORMATS if (path.parent / name).exists()]
-    if others and not path.exists():
-        raise UnsupportedModelError(
-            f"{path.parent} has {others[0]} but no tokenizer.json, which is what is read: take tokenizer.json from a "
-            f"converted copy of this model (mlx-community has most)"
-        )
+    if not path.exists():
+        raise _missing(path)
     data = json_file.read_bytes(path, MAX_TOKENIZER_BYTES)
     with library_errors(f"{path} is not a tokenizer"):
         return TokenizersTokenizer.from_buffer(data)
+
+
+def _missing(path: Path) -> CheckpointError:
+    for other in _OTHER_FORMATS:
+        if (path.parent / other).exists():
+            return UnsupportedModelError(
+                f"{path.parent} has {other} but no tokenizer.json, which is what is read: take tokenizer.json from a "
+                f"converted copy of this model (mlx-community has most)"
+            )
+    return CheckpointError(
+        f"{path.parent} has no tokenizer.json: download it again; run --input-ids works without a tokenizer"
+    )
 
 
 def _is_qwen2(tokenizer: TokenizersTokenizer, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> bool:

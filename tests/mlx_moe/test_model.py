@@ -213,12 +213,12 @@ def test_without_a_tokenizer_a_model_answers_token_ids(model: Model, tmp_path: P
     for path in demo.iterdir():
         if not path.name.startswith("tokenizer"):
             shutil.copy(path, tmp_path)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
         mlx_moe.load(tmp_path, needs_text=True)
     silent = mlx_moe.load(tmp_path)
     wanted, tokens = (
         list(mlx_moe.generate(asked, [1, 4, 30, 31], max_tokens=8, temperature=0.0)) for asked in (model, silent)
     )
     assert [(token.id, token.text) for token in tokens] == [(token.id, "") for token in wanted]
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
         mlx_moe.generate(silent, "hello")
