@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _WORDS = ("think", "thought", "reason")
+_ENDINGS = (("START", "END"), ("start", "end"), ("BEGIN", "END"), ("begin", "end"))
+_CLOSING = re.compile(rf"[<\[◁]/[\w:|]*(?:{'|'.join(_WORDS)})\w*[>\]▷]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,21 +20,23 @@ class ThoughtMarkers:
 
     @classmethod
     def find(cls, added_tokens: Iterable[str], template: str) -> ThoughtMarkers:
-        """Return a model's markers: those of its added tokens, else the usual ones, which may be plain text.
+        """Return a model's markers: a pair of its added tokens, else one that its chat template names, else the usual.
 
-        They are a pair like <think> and </think>, [THINK] and [/THINK], <|START_THINKING|> and <|END_THINKING|>. Of
-        several pairs that counts which the chat template names.
+        A pair is like <think> and </think>, [THINK] and [/THINK], <|START_THINKING|> and <|END_THINKING|>. Of several
+        pairs of tokens that counts which the template names.
         """
-        tokens = list(added_tokens)
-        pairs = [cls(token, close) for token in tokens if (close := _closing(token)) in tokens]
-        pairs.sort(key=lambda markers: markers.close not in template and markers.open not in template)
-        return pairs[0] if pairs else cls()
+        tokens = list(dict.fromkeys(added_tokens))
+        pairs = [cls(token, close) for token in tokens for close in _closings(token) if close in tokens]
+        if pairs:
+            return min(pairs, key=lambda pair: pair.close not in template and pair.open not in template)
+        named = _CLOSING.search(template)
+        return cls() if named is None else cls(named[0].replace("/", "", 1), named[0])
 
 
-def _closing(token: str) -> str | None:
-    """Return what would end what a token begins, None where it begins no thought."""
-    if not any(word in token.lower() for word in _WORDS):
-        return None
-    if "START" in token:
-        return token.replace("START", "END")
-    return f"{token[0]}/{token[1:]}" if token[1] != "/" else None
+def _closings(token: str) -> Iterator[str]:
+    """Yield what may end what a token begins, where it may begin a thought."""
+    if any(word in token.lower() for word in _WORDS):
+        yield f"{token[0]}/{token[1:]}"
+        for beginning, end in _ENDINGS:
+            if beginning in token:
+                yield token.replace(beginning, end)

@@ -18,6 +18,7 @@ PAIRS = [
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<reasoning>", "</reasoning>"),
     ("<thought>", "</thought>"),
 ]
@@ -62,6 +63,12 @@ def test_of_several_pairs_the_template_names_one() -> None:
     assert ThoughtMarkers.find(tokens, "") == ThoughtMarkers("<reason>", "</reason>")
     assert ThoughtMarkers.find(tokens, "{{ '<think>' }}") == ThoughtMarkers()
     assert ThoughtMarkers.find(["<think>"], "") == ThoughtMarkers.find([], "") == ThoughtMarkers()
+
+
+@pytest.mark.parametrize("pair", PAIRS[:4])
+def test_without_such_tokens_the_template_names_the_pair(pair: tuple[str, str]) -> None:
+    assert ThoughtMarkers.find(["<s>"], f"{{{{ m.content.split('{pair[1]}') }}}}") == ThoughtMarkers(*pair)
+    assert ThoughtMarkers.find([], "{{ m.thinking / 2 }}</b> [/reset]") == ThoughtMarkers()
 
 
 STRIPS = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}{% endfor %}"
