@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from cli.tables import table_console
@@ -120,12 +120,10 @@ def make(
     with_content: bool = False,
 ) -> Plan:
     """Plan; `with_content` where the placement is to be loaded later. Raises as `plan`."""
-    from cluster.placement import fit, predict, read_costs
+    from cluster.placement import CostReader, fit, predict
 
-    def at_bits(bits: int | None) -> ModelCosts:
-        return read_costs(model, float_bytes=target.float_bytes, bits=bits)
-
-    costs = read_costs(model, float_bytes=target.float_bytes, bits=bits, with_content=with_content)
+    reader = CostReader(model, float_bytes=target.float_bytes)
+    costs = reader.at(bits)
     context_tokens = context if context is not None else min(DEFAULT_CONTEXT, costs.context.tokens)
     found = fit(
         costs,
@@ -134,8 +132,10 @@ def make(
         context_tokens=context_tokens,
         concurrency=users,
         objective=objective,
-        at_bits=at_bits,
+        at_bits=reader.at,
     )
+    if with_content and bits is None:
+        found = replace(found, placement=replace(found.placement, content_hash=reader.content_hash()))
     prompts = [n for n in PROMPTS if n <= context_tokens]
     return Plan(costs, target, found, predict(found.placement, costs, found.nodes, target.links, prompts=prompts))
 

@@ -5,7 +5,7 @@ Pure: it reads a checkpoint's headers (`costs.read_costs`) and nothing else. Imp
 
 from cluster.placement.accounting import Load, loads, placed
 from cluster.placement.capacity import Link, Links, NodeCapacity
-from cluster.placement.costs import ModelCosts, checkpoint_costs, read_costs
+from cluster.placement.costs import CostReader, ModelCosts, checkpoint_costs, read_costs
 from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, validate
 from cluster.placement.prediction import Prediction, predict
 from cluster.placement.remedy import Fit, Remedy, Wish, fit, remedies
@@ -13,6 +13,7 @@ from cluster.placement.solver import Objective, solve
 from cluster.placement.stages import spread
 
 __all__ = [
+    "CostReader",
     "ExpertPeer",
     "Fit",
     "Link",

@@ -93,7 +93,7 @@ def placed(
             room = min(room, (budget(model, node) - load.weights_bytes) // load.kv_bytes)
     return Placement(
         model=model.name,
-        content_hash=model.content_hash,
+        content_hash="",
         stages=tuple(stages),
         context_tokens=context_tokens,
         concurrency=concurrency,

@@ -59,7 +59,6 @@ class ModelCosts:
     """
 
     name: str
-    content_hash: str
     parameters: int
     float_bytes: int
     hidden_size: int
@@ -126,7 +125,6 @@ class ModelCosts:
 
         return replace(
             self,
-            content_hash="",
             layers=tuple(scaled(layer) for layer in self.layers),
             embedding_bytes=int(share * self.embedding_bytes),
             head_bytes=int(share * self.head_bytes),
@@ -134,32 +132,53 @@ class ModelCosts:
         )
 
 
-def read_costs(model: str, *, float_bytes: int, bits: int | None = None, with_content: bool = False) -> ModelCosts:
-    """Read what `model` costs: a known model's name, a directory, a repo id or "demo".
+def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> ModelCosts:
+    """Read what `model` costs, as CostReader does."""
+    return CostReader(model, float_bytes=float_bytes).at(bits)
 
-    `bits` assumes affine groups of 64 in place of what is stored; known models have 4 by default. `with_content` reads
-    the content hash too, which takes samples of all tensors.
+
+class CostReader:
+    """What a model costs, at any number of bits: a known model's name, a directory, a repo id or "demo".
+
+    Its headers are read once, when it is made.
 
     Raises:
         InvalidRequestError: there is no such model; says which known ones it may mean.
         UnsupportedModelError: it is of a family that is not run, as far as its name says it.
         CheckpointError: its config.json or its headers are damaged.
     """
-    known = KNOWN_MODELS.get(model.lower())
-    if known is not None:
-        config = families.read_config(known, model)
-        size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), float_bytes)
-        has_mtp = config.num_nextn_predict_layers > 0
-        return model_costs(model.lower(), config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
-    try:
-        directory = library.locate(model)
-    except InvalidRequestError as exc:
-        raise _not_here(model, exc) from exc
-    with Checkpoint.open(directory) as checkpoint:
-        config = families.read_config(checkpoint.config, str(directory / "config.json"))
-        content_hash = read_content(checkpoint, config).hash if with_content and bits is None else ""
-        costs = checkpoint_costs(model, checkpoint, config, float_bytes=float_bytes, bits=bits)
-        return replace(costs, content_hash=content_hash)
+
+    def __init__(self, model: str, *, float_bytes: int) -> None:
+        self._model = model
+        self._float_bytes = float_bytes
+        known = KNOWN_MODELS.get(model.lower())
+        if known is not None:
+            self._checkpoint = None
+            self._config = families.read_config(known, model)
+            return
+        try:
+            directory = library.locate(model)
+        except InvalidRequestError as exc:
+            raise _not_here(model, exc) from exc
+        self._checkpoint = Checkpoint.open(directory)
+        self._config = families.read_config(self._checkpoint.config, str(directory / "config.json"))
+
+    def at(self, bits: int | None = None) -> ModelCosts:
+        """Return the costs as stored, known models at 4 bits; or as if it were quantized in affine groups of 64."""
+        if self._checkpoint is not None:
+            return checkpoint_costs(
+                self._model, self._checkpoint, self._config, float_bytes=self._float_bytes, bits=bits
+            )
+        size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), self._float_bytes)
+        has_mtp = self._config.num_nextn_predict_layers > 0
+        return model_costs(self._model.lower(), self._config, size_of, float_bytes=self._float_bytes, has_mtp=has_mtp)
+
+    def content_hash(self) -> str:
+        """Return which model it is, by samples of all tensors; "" of one that is known by its name alone."""
+        if self._checkpoint is None:
+            return ""
+        with self._checkpoint:
+            return read_content(self._checkpoint, self._config).hash
 
 
 def checkpoint_costs(
@@ -200,7 +219,6 @@ def model_costs(
     row_bytes = float_bytes * (2 * moe.moe_intermediate_size + hidden_size)
     return ModelCosts(
         name=name,
-        content_hash="",
         parameters=_count([embedding, norm, *heads])
         + sum(x.fixed_parameters + moe.n_routed_experts * x.expert_parameters for x in layers),
         float_bytes=float_bytes,

@@ -26,7 +26,6 @@ def layer(fixed_bytes: int, expert_bytes: int, kv_bytes: int) -> LayerCosts:
 def model(layers: Sequence[LayerCosts], n_experts: int = 8, mtp: LayerCosts | None = None) -> ModelCosts:
     return ModelCosts(
         name="small",
-        content_hash="",
         parameters=1_000_000,
         float_bytes=2,
         hidden_size=1000,

@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_moe
-from cluster.placement import read_costs
+from cluster.placement import CostReader, read_costs
 from mlx_moe import families, library, loader
 from mlx_moe.checkpoint import Checkpoint
 from mlx_moe.content import read_content
@@ -48,7 +48,8 @@ def test_totals_are_the_published_ones(
 
 @pytest.mark.parametrize(("dtype", "float_bytes"), [(mx.float32, 4), (mx.bfloat16, 2)])
 def test_a_checkpoint_costs_what_the_engine_will_take(dtype: mx.Dtype, float_bytes: int) -> None:
-    costs = read_costs("demo", float_bytes=float_bytes, with_content=True)
+    reader = CostReader("demo", float_bytes=float_bytes)
+    costs = reader.at()
     with Checkpoint.open(library.locate("demo")) as checkpoint:
         config = families.read_config(checkpoint.config)
 
@@ -61,13 +62,12 @@ def test_a_checkpoint_costs_what_the_engine_will_take(dtype: mx.Dtype, float_byt
                 assert layer.owned_bytes(len(owned), 0) == taken(spec.parameters(config))
         both = taken(head_parameters(config)) + taken(mtp_parameters(config))
         assert costs.coordinator_bytes(0) == both
-        assert costs.content_hash == read_content(checkpoint, config).hash
+        assert reader.content_hash() == read_content(checkpoint, config).hash
     assert costs.coordinator_bytes(10) - both == 10 * float_bytes * config.attention.kv_width
 
 
 def test_other_bits_are_assumed_when_asked_for() -> None:
     assert read_costs("deepseek-v3", float_bytes=2, bits=8).bits == pytest.approx(8.5, abs=0.01)
-    assert read_costs("demo", float_bytes=2, bits=4).content_hash == ""
     estimate = read_costs("deepseek-v3", float_bytes=2, bits=8).at_bits(4.5)
     assert estimate.weights_bytes == pytest.approx(read_costs("deepseek-v3", float_bytes=2).weights_bytes, rel=0.001)
 
@@ -133,3 +133,19 @@ def test_planning_imports_no_mlx() -> None:
     script = "import sys, cluster.placement as p; p.read_costs('demo', float_bytes=2); print('mlx.core' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "False"
+
+
+def test_a_models_headers_are_read_once_however_many_bits_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    open_checkpoint = Checkpoint.open
+
+    def counted(directory: Path) -> Checkpoint:
+        opened.append(directory)
+        return open_checkpoint(directory)
+
+    monkeypatch.setattr(Checkpoint, "open", counted)
+    reader = CostReader("demo", float_bytes=2)
+    assert reader.at(2).weights_bytes < reader.at(4).weights_bytes < reader.at(8).weights_bytes
+    assert reader.content_hash()
+    assert reader.at() == reader.at()
+    assert len(opened) == 1
