@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_moe import json_file
 from mlx_moe.byte_level import CHARACTER_OF
-from mlx_moe.errors import CheckpointError, UnsupportedModelError
+from mlx_moe.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as TokenizersTokenizer
@@ -44,20 +44,19 @@ _KIMI_SPLIT = "|".join(
 )
 
 
-def read(path: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> TokenizersTokenizer:
-    """Return a rank file's tokenizer, without special tokens. `config` is the model's tokenizer_config.json.
+def is_kimi(config: Mapping[str, Any], model_config: Mapping[str, Any]) -> bool:
+    """Whether a model's texts are split as here, by its tokenizer_config.json and config.json."""
+    auto_map = config.get("auto_map")
+    classes = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
+    names = classes if isinstance(classes, list) else [classes]
+    modules = {str(name).rpartition("--")[2].split(".")[0] for name in names}
+    return not modules.isdisjoint(_KIMI_MODULES) or str(model_config.get("model_type")).startswith("kimi")
 
-    Raises:
-        UnsupportedModelError: it is not known how this model splits texts.
-        CheckpointError: the file is damaged or too large.
-    """
+
+def read(path: Path) -> TokenizersTokenizer:
+    """Return the tokenizer of a Kimi model's rank file, without special tokens. Raises CheckpointError."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    if not _is_kimi(config, model_config):
-        raise UnsupportedModelError(
-            f"{path.parent} has {path.name} but no tokenizer.json, and only the publisher's code, which is not run, "
-            f"says how texts are split: take tokenizer.json from a converted copy (mlx-community has most)"
-        )
     ranks = _read_ranks(path)
     spelled = {token: "".join(map(CHARACTER_OF.__getitem__, token)) for token in ranks}
     merges = [(spelled[left], spelled[right]) for left, right in _merges(ranks)]
@@ -69,14 +68,6 @@ def read(path: Path, config: Mapping[str, Any], model_config: Mapping[str, Any])
     )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _is_kimi(config: Mapping[str, Any], model_config: Mapping[str, Any]) -> bool:
-    auto_map = config.get("auto_map")
-    classes = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
-    names = classes if isinstance(classes, list) else [classes]
-    modules = {str(name).rpartition("--")[2].split(".")[0] for name in names}
-    return not modules.isdisjoint(_KIMI_MODULES) or str(model_config.get("model_type")).startswith("kimi")
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:

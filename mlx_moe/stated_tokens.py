@@ -67,17 +67,15 @@ class StatedTokens:
         else:
             _merge_map(values, named, older, f"{directory / _MAP}")
             added = _legacy(values, directory / "added_tokens.json") | dict(own)
+        extra = _listed(values[_EXTRA] if _EXTRA in values else values.get(_OLD_EXTRA), f"{directory}: {_EXTRA}")
         standard = {name: values.get(name, defaults.get(name)) for name in NAMED}
         others = {key: value for key, value in values.items() if _is_named(key, value)}
         named = {name: value for name, value in (standard | others | named).items() if value is not None}
-        extra = values[_EXTRA] if _EXTRA in values else values.get(_OLD_EXTRA)
-        if not isinstance(extra, list | None):
-            raise CheckpointError(f"{directory}: {_EXTRA} must be a list of tokens, got {str(extra)[:80]}")
         ends = [source["eos_token"] for source in (named, config, older) if source.get("eos_token") is not None]
         return cls(
             added,
             {name: _token(value, f"{directory}: {name}") for name, value in named.items()},
-            [_token(value, f"{directory}: {_EXTRA}") for value in extra or []],
+            [_token(value, f"{directory}: {_EXTRA}") for value in extra],
             frozenset(str(_token(value, f"{directory}: eos_token")) for value in ends),
         )
 
@@ -123,7 +121,8 @@ def _merge_map(values: dict[str, Any], named: dict[str, Any], older: Mapping[str
             values.pop(_EXTRA, None)
             named.update(value)
         elif key == _EXTRA and isinstance(value, list):
-            values[key] = [*(values.get(key) or []), *(_special(_token(v, f"{source}: {key}"), True) for v in value)]
+            before = _listed(values.get(key), f"{source}: {key}")
+            values[key] = [*before, *(_special(_token(v, f"{source}: {key}"), always=True) for v in value)]
         elif isinstance(value, dict):
             values[key] = _special(_token(value, f"{source}: {key}"), always=True)
         else:
@@ -140,13 +139,20 @@ def _legacy(values: Mapping[str, Any], path: Path) -> dict[int, AddedToken]:
     """Return the tokens of added_tokens.json, which has ids alone."""
     from tokenizers import AddedToken
 
-    special = {str(values[name]) for name in NAMED if values.get(name)} | {str(t) for t in values.get(_EXTRA) or []}
+    special = {str(values[name]) for name in NAMED if values.get(name)}
+    special |= set(map(str, _listed(values.get(_EXTRA), f"{path.parent}: {_EXTRA}")))
     added = {}
     for text, token_id in optional(path).items():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
             raise CheckpointError(f"{path}: {text!r} must have a token id, got {str(token_id)[:80]}")
         added[token_id] = AddedToken(text, normalized=text not in special, special=text in special)
     return added
+
+
+def _listed(value: Any, source: str) -> list[Any]:
+    if not isinstance(value, list | None):
+        raise CheckpointError(f"{source} must be a list of tokens, got {str(value)[:80]}")
+    return value or []
 
 
 def _is_named(key: str, value: Any) -> bool:

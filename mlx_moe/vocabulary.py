@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZER_BYTES = 256 << 20
 
-_OTHER_FORMATS = ("tokenizer.model", "tekken.json", "vocab.json")
+_OTHER_FORMATS = (rank_file.NAME, "tokenizer.model", "tekken.json", "vocab.json")
 
 _QWEN2_DEFAULTS = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
 _QWEN2_SPLIT = (
@@ -44,34 +44,21 @@ class Vocabulary:
         Raises:
             CheckpointError: a file is missing, damaged, or of a format that is not read.
         """
-        from tokenizers import AddedToken
-
         model_config = optional(directory / "config.json")
-        path = directory / "tokenizer.json"
-        ranks = directory / rank_file.NAME
-        if is_ranks := ranks.exists() and not path.exists():
-            path, tokenizer = ranks, rank_file.read(ranks, config, model_config)
-        else:
-            tokenizer = _read_tokenizer(path)
-        is_qwen2 = not is_ranks and _is_qwen2(tokenizer, config, model_config)
-        defaults = {} if tokenizer.padding is None else {"pad_token": tokenizer.padding["pad_token"]}
-        defaults |= _QWEN2_DEFAULTS if is_qwen2 else {}
-        stated = StatedTokens.read(directory, config, defaults, tokenizer.get_added_tokens_decoder())
+        path = _find(directory, config, model_config)
         with library_errors(f"{path} is not a tokenizer"):
-            if is_qwen2:
-                tokenizer = _rebuilt_as_qwen2(tokenizer)
-            if is_ranks:  # ids without a name are reserved; without them later ids would move
-                stated = stated.without_gaps(tokenizer.get_vocab_size())
+            if path.name == rank_file.NAME:
+                tokenizer = rank_file.read(path)
+                stated = StatedTokens.read(directory, config, {}, {}).without_gaps(tokenizer.get_vocab_size())
+                tokenizer.add_tokens(stated.missing({}))
+            else:
+                tokenizer, stated = _from_tokenizer_json(path, config, model_config)
             tokenizer.encode_special_tokens = config.get("split_special_tokens") is True
-            tokenizer.add_tokens(stated.missing(tokenizer.get_added_tokens_decoder()))
-            if is_qwen2:
-                special = (*stated.named.values(), *stated.extra)
-                tokenizer.add_tokens([AddedToken(str(token), special=True) for token in special])
             tokenizer.no_truncation()  # training's settings, which the file keeps
             tokenizer.no_padding()
             tokenizer.decode(tokenizer.encode("a").ids)  # some damage shows only in use
-        special_tokens = {name: str(token) for name, token in stated.named.items()}
-        ends = {tokenizer.token_to_id(text) for text in stated.eos_tokens}
+            special_tokens = {name: str(token) for name, token in stated.named.items()}
+            ends = {tokenizer.token_to_id(text) for text in stated.eos_tokens}
         return cls(tokenizer, special_tokens, frozenset(i for i in ends if i is not None))
 
     @classmethod
@@ -87,6 +74,8 @@ def library_errors(what: str) -> Iterator[None]:
     """Turn the library's bare exceptions and panics into CheckpointError."""
     try:
         yield
+    except CheckpointError:
+        raise
     except Exception as exc:
         raise CheckpointError(f"{what}: {str(exc)[:200]}") from exc
     except BaseException as exc:
@@ -95,26 +84,41 @@ def library_errors(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: {str(exc)[:200]}") from exc
 
 
-def _read_tokenizer(path: Path) -> TokenizersTokenizer:
+def _find(directory: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> Path:
+    """Return the file with the vocabulary. Raises CheckpointError with the cure where none can be read."""
+    for name in ("tokenizer.json", *_OTHER_FORMATS):
+        path = directory / name
+        if not path.exists():
+            continue
+        if name == "tokenizer.json" or (name == rank_file.NAME and rank_file.is_kimi(config, model_config)):
+            return path
+        why = ", and only the publisher's code says how it splits texts" if name == rank_file.NAME else ""
+        raise UnsupportedModelError(
+            f"{directory} has {name} but no tokenizer.json{why}. Take that of a converted copy of the model: "
+            f"hf download mlx-community/NAME tokenizer.json --local-dir {directory}"
+        )
+    raise CheckpointError(
+        f"{directory} has no tokenizer.json: download it again; run --input-ids works without a tokenizer"
+    )
+
+
+def _from_tokenizer_json(
+    path: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]
+) -> tuple[TokenizersTokenizer, StatedTokens]:
+    from tokenizers import AddedToken
     from tokenizers import Tokenizer as TokenizersTokenizer
 
-    if not path.exists():
-        raise _missing(path)
-    data = json_file.read_bytes(path, MAX_TOKENIZER_BYTES)
-    with library_errors(f"{path} is not a tokenizer"):
-        return TokenizersTokenizer.from_buffer(data)
-
-
-def _missing(path: Path) -> CheckpointError:
-    for other in _OTHER_FORMATS:
-        if (path.parent / other).exists():
-            return UnsupportedModelError(
-                f"{path.parent} has {other} but no tokenizer.json, which is what is read: take tokenizer.json from a "
-                f"converted copy of this model (mlx-community has most)"
-            )
-    return CheckpointError(
-        f"{path.parent} has no tokenizer.json: download it again; run --input-ids works without a tokenizer"
-    )
+    tokenizer = TokenizersTokenizer.from_buffer(json_file.read_bytes(path, MAX_TOKENIZER_BYTES))
+    is_qwen2 = _is_qwen2(tokenizer, config, model_config)
+    defaults = {} if tokenizer.padding is None else {"pad_token": tokenizer.padding["pad_token"]}
+    defaults |= _QWEN2_DEFAULTS if is_qwen2 else {}
+    stated = StatedTokens.read(path.parent, config, defaults, tokenizer.get_added_tokens_decoder())
+    if is_qwen2:
+        tokenizer = _rebuilt_as_qwen2(tokenizer)
+    tokenizer.add_tokens(stated.missing(tokenizer.get_added_tokens_decoder()))
+    if is_qwen2:
+        tokenizer.add_tokens([AddedToken(str(t), special=True) for t in (*stated.named.values(), *stated.extra)])
+    return tokenizer, stated
 
 
 def _is_qwen2(tokenizer: TokenizersTokenizer, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> bool:

@@ -111,7 +111,10 @@ def test_a_missing_tokenizer_is_said(tmp_path: Path) -> None:
 
 def test_another_format_is_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").touch()
-    with pytest.raises(UnsupportedModelError, match=r"has tokenizer\.model but no tokenizer\.json.*converted copy"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"has tokenizer\.model but no tokenizer\.json\. Take.*hf download",
+    ):
         ours.Tokenizer.load(tmp_path)
 
 

@@ -155,9 +155,16 @@ def test_a_turn_ends_with_every_eos_that_a_file_names(tmp_path: Path) -> None:
         {"tokenizer_config": {"extra_special_tokens": "<x>"}},
         {"special_tokens_map": {"eos_token": 7}},
         {"added_tokens": {"<x>": "259"}},
+        {"added_tokens": {"<x>": 259}, "tokenizer_config": {"extra_special_tokens": 7}},
     ],
 )
 def test_what_states_no_token_is_refused_by_name(tmp_path: Path, files: dict[str, Any]) -> None:
     write(base(tmp_path), **files)
     with pytest.raises(CheckpointError, match=f"{tmp_path}.* must "):
+        ours.Tokenizer.load(tmp_path)
+
+
+def test_a_text_that_no_library_takes_is_refused(tmp_path: Path) -> None:
+    write(base(tmp_path), tokenizer_config={"eos_token": "\ud800"})
+    with pytest.raises(CheckpointError, match="surrogates not allowed"):
         ours.Tokenizer.load(tmp_path)
