@@ -36,7 +36,7 @@ def measured_hardware(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # idle it takes a tenth of a core, more in a while than its start
 def five_nodes(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -> Iterator[Cluster]:
     """Run a cluster to load models on; a test that ends a node makes a cluster of its own."""
     with running_cluster(tmp_path_factory.mktemp("five"), 5, measured_hardware) as cluster:
