@@ -11,18 +11,23 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends it in one line while it is still imported, too."""
+    """Run the command line. Ctrl-C ends it in one line, while it is still imported, too."""
     try:
         from cli.app import main as run
 
         run()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if _comes_of_ctrl_c(end):
+            print("interrupted", file=sys.stderr)
+        elif end.args != (INTERRUPTED,):
+            raise
         _leave()
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            _leave()
-        raise
+
+
+def _comes_of_ctrl_c(end: BaseException | None) -> bool:
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return end is not None
 
 
 def _leave() -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,8 +55,8 @@ class BackgroundNode:
         if not leash:
             self._process.stdin.close()
 
-    def connect(self) -> OwnNode:
-        """Wait until it is up, and return a connection to it.
+    def connect(self, check: Callable[[], None] = lambda: None) -> OwnNode:
+        """Wait until it is up, and return a connection to it. What `check` raises meanwhile ends it.
 
         Raises:
             typer.Exit: it ended with an error, which was printed.
@@ -65,6 +65,7 @@ class BackgroundNode:
         deadline = time.monotonic() + UP_S
         try:
             while time.monotonic() < deadline:
+                check()
                 try:
                     return OwnNode.connect(self.home)
                 except NoClusterError:
@@ -73,7 +74,7 @@ class BackgroundNode:
                         raise typer.Exit(code) from None
                 time.sleep(POLL_S)
             raise ClusterError(f"the node is not up after {UP_S:g} s; see {self.home.logs}")
-        except BaseException:  # Ctrl-C above all: nothing is left that nobody has heard of
+        except BaseException:  # nothing is left that nobody has heard of
             self.stop()
             self.wait()
             raise

@@ -16,6 +16,7 @@ from rich.console import Console
 from cli.backend import lasting
 from cli.background import BackgroundNode
 from cli.foreground import ForegroundNode
+from cli.interrupt import Interrupt
 from cli.loading import Wanted, load, meet_others
 from cli.news import News
 from cli.status import print_status
@@ -146,8 +147,10 @@ def up_detached(manner: Manner, wanted: Wanted | None) -> None:
     _settings(options)  # before anything is begun
     begins = manner.join is None and not is_member(home)
     home.create()
-    started = BackgroundNode(home, manner.options, manner.flags, token=manner.join, leash=False)
-    with started.connect() as node:
+    with Interrupt() as interrupt:
+        started = BackgroundNode(home, manner.options, manner.flags, token=manner.join, leash=False)
+        node = started.connect(interrupt.check)
+    with node:
         status = node.status()
         own = from_message(status.nodes[0].info)
         news.own(own, status.cluster_id, status.insecure)
