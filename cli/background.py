@@ -70,14 +70,22 @@ class BackgroundNode:
                     return OwnNode.connect(self.home)
                 except NoClusterError:
                     if (code := self._process.poll()) is not None:
-                        sys.stderr.write(self._errors.read_text(errors="replace"))
-                        raise typer.Exit(code) from None
+                        raise self._failure(code) from None
                 time.sleep(POLL_S)
             raise ClusterError(f"the node is not up after {UP_S:g} s; see {self.home.logs}")
         except BaseException:  # nothing is left that nobody has heard of
             self.stop()
             self.wait()
             raise
+
+    def _failure(self, code: int) -> Exception:
+        said = self._errors.read_text(errors="replace")
+        if not said:
+            return ClusterError(
+                f"the node ended with code {code} and could not write why to {self._errors}: is that disk full?"
+            )
+        sys.stderr.write(said)
+        return typer.Exit(code)
 
     def stop(self) -> None:
         """Let it end; `wait` until it has."""

@@ -126,6 +126,7 @@ def wanted(
 def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:
     """Be a node until told to end. `silent` says nothing; `leashed` ends when standard input does."""
     home, news = Home.default(), News(_console(silent))
+    home.create()
     if _runs_already(home, manner, wanted, news):
         return
     options = manner.all_options(home)
@@ -140,13 +141,13 @@ def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: 
 def up_detached(manner: Manner, wanted: Wanted | None) -> None:
     """Start a node that stays when this process ends; return when it is up, and the model loaded."""
     home, news = Home.default(), News(_console())
+    home.create()
     if _runs_already(home, manner, wanted, news):
         return
     options = manner.all_options(home)
     _tell_remembered(options, manner.options, news)
     _settings(options)  # before anything is begun
     begins = manner.join is None and not is_member(home)
-    home.create()
     with Interrupt() as interrupt:
         started = BackgroundNode(home, manner.options, manner.flags, token=manner.join, leash=False)
         node = started.connect(interrupt.check)

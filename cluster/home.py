@@ -24,10 +24,21 @@ class Home:
 
     @classmethod
     def default(cls) -> Home:
-        """Return the home that the environment names, or the platform's default. Creates nothing."""
+        """Return the home that the environment names, or the platform's default. Creates nothing.
+
+        Raises:
+            ClusterError: no such directory can be.
+        """
         named = os.environ.get(VARIABLE, "")
         directory = Path(named).expanduser() if named else platformdirs.user_data_path("moe-cluster")
-        return cls(directory.absolute())
+        home = cls(directory.absolute())
+        try:
+            home.lock.stat()
+        except (FileNotFoundError, NotADirectoryError):  # whoever needs it makes it, or says why that cannot be
+            pass
+        except OSError as exc:
+            raise home._unusable(exc) from exc
+        return home
 
     @property
     def identity(self) -> Path:
@@ -86,6 +97,9 @@ class Home:
             self.sessions.mkdir(mode=0o700, exist_ok=True)
             self.logs.mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
-            raise ClusterError(
-                f"{self.path} cannot hold this node's state: {exc.strerror}; set {VARIABLE} to a directory that can"
-            ) from exc
+            raise self._unusable(exc) from exc
+
+    def _unusable(self, exc: OSError) -> ClusterError:
+        return ClusterError(
+            f"{self.path} cannot hold this node's state: {exc.strerror}; set {VARIABLE} to a directory that can"
+        )

@@ -39,7 +39,7 @@ def is_held(path: Path) -> bool:
     try:
         with path.open() as file:
             return not _take(file.fileno(), fcntl.LOCK_SH, path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as exc:
         raise ClusterError(f"{path} cannot be opened: {exc.strerror}") from exc

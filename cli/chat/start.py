@@ -20,6 +20,7 @@ from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
 from cli.units import tokens_text
 from cli.visible import short_name
+from cluster.errors import ClusterError
 from cluster.home import Home
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.library import DEMO
@@ -90,7 +91,7 @@ def _choose_model(
 
 
 def _create(home: Home) -> None:
-    with suppress(OSError):  # the first message that cannot be saved says so
+    with suppress(ClusterError):  # the first message that cannot be saved says so
         home.create()
 
 

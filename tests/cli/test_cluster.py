@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cli import app
 from cluster.daemon.node_options import NodeOptions
 from cluster.home import Home
 from tests.cli.terminal import CTRL_C, Terminal
+from tests.patience import PATIENCE_S
 
 pytestmark = [
     pytest.mark.slow,
@@ -269,6 +271,27 @@ def test_a_node_in_the_foreground_tells_its_news_and_ends_with_ctrl_c(tmp_path: 
         terminal.until("mac-9 is down")
         assert terminal.end() == 0
     assert moe_cluster(tmp_path, "down").code == 9
+
+
+def test_a_stranger_at_the_port_and_a_port_that_is_taken_put_nothing_of_grpc_on_the_terminal(tmp_path: Path) -> None:
+    with Terminal(tmp_path / "one", ["-m", "cli", "up", "--new", "--name", "mac-9", *HERE]) as terminal:
+        terminal.until("token create makes another")
+        host, _, port = told(tmp_path / "one", "nodes")[0]["addresses"][0].rpartition(":")
+        shown = terminal.text
+        for hello in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05nonsense"):
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as stranger:
+                stranger.sendall(hello)
+                while stranger.recv(4096):
+                    pass  # until it is cut off: then gRPC has said what it has to say
+        with Terminal(tmp_path / "two", ["-m", "cli", "up", "--new", "--host", host, "--port", port]) as second:
+            assert second.end() == 6
+            lines = [line for line in second.text.splitlines() if line]
+            assert lines[0].startswith("measuring this machine")
+            assert lines[1].startswith("error: cannot listen on")
+        terminal.type(CTRL_C)
+        assert terminal.end() == 0
+        after = terminal.text.strip().removeprefix(shown.strip())
+        assert [line.split()[0] for line in after.splitlines() if line] == ["^Cending:", "mac-9"]
 
 
 def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path: Path) -> None:
