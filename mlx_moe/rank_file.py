@@ -8,7 +8,6 @@ class does, which is not run. So it is read for the models whose split is known.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as TokenizersTokenizer
 
 NAME = "tiktoken.model"
-MAX_BYTES = 32 << 20
+MAX_BYTES = 8 << 20
 MAX_TOKEN_BYTES = 1024
 
 _KIMI_MODULES = ("tokenization_kimi", "tokenization_moonshot")
@@ -79,19 +78,22 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         try:
             encoded, rank = line.split()
             token = base64.b64decode(encoded, validate=True)
-            expected = int(rank) == len(ranks) and token not in ranks and 1 <= len(token) <= MAX_TOKEN_BYTES
-        except (ValueError, binascii.Error):
-            expected = False
-        if not expected:
+            is_new = token not in ranks and 1 <= len(token) <= MAX_TOKEN_BYTES
+            ranks[token] = int(rank)
+        except ValueError:
+            is_new = False
+        if not is_new:
             raise CheckpointError(
-                f"{path} is damaged in line {number}: {line[:40]!r} is not a new token in base64 and the rank "
-                f"{len(ranks)}; download it again"
+                f"{path} is damaged in line {number}: must be a new token in base64 and its rank, got {line[:40]!r}; "
+                f"download it again"
             )
-        ranks[token] = len(ranks)
-    absent = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    ordered = sorted(ranks.items(), key=lambda item: item[1])
+    if [rank for _, rank in ordered] != list(range(len(ordered))):
+        raise CheckpointError(f"{path} must have each rank from 0 to {len(ordered) - 1} once; download it again")
+    absent = sum(bytes([byte]) not in ranks for byte in range(256))
     if absent:
-        raise CheckpointError(f"{path} has no token for {len(absent)} of the 256 bytes; download it again")
-    return ranks
+        raise CheckpointError(f"{path} has no token for {absent} of the 256 bytes; download it again")
+    return dict(ordered)
 
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
