@@ -23,6 +23,7 @@ from mlx_moe.generation_defaults import GenerationDefaults
 from mlx_moe.holding import Holding, load_holding
 from mlx_moe.link import LocalLink
 from mlx_moe.node_placement import NodePlacement
+from mlx_moe.notes import notes
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
 from mlx_moe.session import Session
@@ -56,7 +57,7 @@ def load(
         context = config.context.tokens if context_tokens is None else config.context.require(context_tokens)
         tokenizer = (Tokenizer.load if needs_text else Tokenizer.load_if_usable)(checkpoint.directory)
         defaults = GenerationDefaults.read(checkpoint.directory)
-        defaults = replace(defaults, notes=defaults.notes + library.notes(str(name_or_path), checkpoint.directory))
+        defaults = replace(defaults, notes=notes(str(name_or_path), checkpoint, defaults))
         spec = ShardSpec(range(config.num_hidden_layers))
         holding = load_holding(checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress)
     load_s = time.perf_counter() - started

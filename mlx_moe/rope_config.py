@@ -6,17 +6,17 @@ transformers 5) where both stand; a `rope_theta` or `original_max_position_embed
 
 from __future__ import annotations
 
-import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
 
-log = logging.getLogger(__name__)
-
 RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
+
+DEFAULT_THETA = 10_000.0
 
 SECTIONS = ("rope_scaling", "rope_parameters")
 """The first that is there and not empty is read."""
@@ -51,7 +51,7 @@ def read_rope(fields: ConfigFields, dims: int, interleaved: bool) -> RopeConfig:
         raise CheckpointError(f"config.json: rotary embedding goes over pairs of numbers; a head has {dims}")
     section = _section(fields)
     theta_holder = section if section.has("rope_theta") else fields
-    rope_theta = theta_holder.number("rope_theta", default=10_000.0, above=1)
+    rope_theta = theta_holder.number("rope_theta", default=DEFAULT_THETA, above=1)
     rope_type = section.word("rope_type" if section.has("rope_type") else "type", default="default")
     if rope_type == "default":
         return RopeConfig(dims, rope_theta, interleaved)
@@ -87,14 +87,21 @@ def yarn_mscale(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
+def note(values: Mapping[str, Any]) -> str:
+    """Return what people should know of the rope settings in a config.json that was read, "" if nothing."""
+    scaling, parameters = (values.get(key) or {} for key in SECTIONS)
+    theta = parameters.get("rope_theta")
+    if not scaling or theta in (None, DEFAULT_THETA) or "rope_theta" in scaling or "rope_theta" in values:
+        return ""
+    return (
+        f"config.json: rope_scaling replaces rope_parameters and its rope_theta of {theta!s:.20}, as in transformers: "
+        f'write "rope_theta": {theta!s:.20} into rope_scaling if it is to count'
+    )
+
+
 def _section(fields: ConfigFields) -> ConfigFields:
     """Return the object that holds the parameters; an empty one where there is none."""
     found = [section for key in SECTIONS if (section := fields.section(key)) and section.items()]
-    if len(found) > 1 and found[1].has("rope_theta") and not found[0].has("rope_theta"):
-        log.warning(
-            "event=rope_parameters_replaced by=rope_scaling rope_theta=%s is_not_used: write it into rope_scaling",
-            found[1].number("rope_theta"),
-        )
     if not found:
         return ConfigFields({}, "rope_parameters")
     by_layer_type = [key for key, value in found[0].items() if isinstance(value, dict)]
@@ -110,9 +117,9 @@ def _stretch(fields: ConfigFields, section: ConfigFields, rope_type: str) -> tup
     """Return the factor, and the context that it stretches: 0 where linear and dynamic do not say."""
     key, longest = "original_max_position_embeddings", fields.dimension("max_position_embeddings")
     holder = fields if fields.has(key) else section  # transformers lets the one outside win
-    original = holder.dimension(key, default=0 if rope_type in ("linear", "dynamic") else longest, minimum=0)
-    stretches_itself = rope_type == "yarn" and original > 0
-    return section.number("factor", default=longest / original if stretches_itself else None, above=0), original
+    may_be_left_out = rope_type in ("linear", "dynamic")
+    original = 0 if may_be_left_out and not holder.has(key) else holder.dimension(key, default=longest)
+    return section.number("factor", default=longest / original if rope_type == "yarn" else None, above=0), original
 
 
 def _beta(section: ConfigFields, key: str, default: float) -> float:

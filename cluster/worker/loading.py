@@ -21,6 +21,7 @@ from mlx_moe.head import TokenEnds
 from mlx_moe.holding import Holding, load_holding
 from mlx_moe.link import RunningStage
 from mlx_moe.loader import Progress
+from mlx_moe.notes import notes
 from mlx_moe.shard import ExpertShard, Shard
 from mlx_moe.stage import Stage
 from mlx_moe.tokenizer import Tokenizer
@@ -132,7 +133,7 @@ def load(model: str, role: Role, progress: Progress, draft: str = "", stamp: str
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
         defaults = GenerationDefaults.read(checkpoint.directory)
-        defaults = replace(defaults, notes=defaults.notes + library.notes(role.placement.model, checkpoint.directory))
+        defaults = replace(defaults, notes=notes(role.placement.model, checkpoint, defaults))
         has_idle_stages = len(role.placement.stages) > 1
         holding = load_holding(
             checkpoint,

@@ -17,7 +17,7 @@ import transformers
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3RotaryEmbedding, yarn_apply_mscale
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRotaryEmbedding
 
-from mlx_moe import families
+from mlx_moe import families, rope_config
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.layers.rope import Rope
 from mlx_moe.rope_config import RopeConfig, yarn_mscale
@@ -124,6 +124,13 @@ def test_keys_that_mean_nothing_change_nothing(family: str) -> None:
     assert read(family, {"rope_scaling": odd}) == read(family, {"rope_scaling": rope})
     assert read(family, {"rope_scaling": rope, "partial_rotary_factor": 1.0}) == read(family, {"rope_scaling": rope})
     assert read(family, {"partial_rotary_factor": 0.5}) == read(family, {})  # plain rope of these families ignores it
+
+
+def test_a_theta_that_is_lost_between_the_sections_is_told() -> None:
+    values = {"rope_parameters": {"rope_theta": 1e6}, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    assert 'write "rope_theta": 1000000.0 into rope_scaling' in rope_config.note(values)
+    assert rope_config.note(values | {"rope_theta": 1e6}) == ""
+    assert rope_config.note(values | {"rope_scaling": None}) == ""
 
 
 def test_a_factor_left_out_is_the_ratio_of_the_contexts() -> None:

@@ -1,0 +1,13 @@
+"""Notes: what people should know of a checkpoint that runs all the same, a line each."""
+
+from __future__ import annotations
+
+from mlx_moe import library, rope_config
+from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.generation_defaults import GenerationDefaults
+
+
+def notes(model: str, checkpoint: Checkpoint, defaults: GenerationDefaults) -> tuple[str, ...]:
+    """Return the notes on its defaults, on the directory that was chosen for `model`, and on its rope settings."""
+    rope = rope_config.note(checkpoint.config)
+    return (*defaults.notes, *library.notes(model, checkpoint.directory), *([rope] if rope else []))
