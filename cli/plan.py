@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from cli.show import context_text
 from cli.tables import table_console
 from cli.units import bytes_text, count_text, duration_text, rate_text, tokens_text
 from cli.visible import visible
@@ -241,8 +242,8 @@ def _speed_table(made: Plan) -> Table:
     table.add_row("many users", f"{rate_text(prediction.most_tokens_per_s)} together, the pipeline full")
     table.add_row("first token", ttft or f"not predicted for less than {PROMPTS[0]} tokens")
     kv = f"{tokens_text(placement.kv_positions)} positions of all requests together"
-    longest = made.model.context.longest
-    table.add_row("context", f"at most {tokens_text(longest)} ({longest:,} tokens)")
+    context = made.model.context
+    table.add_row("context", context_text(context.tokens, context.longest, context.rope.rope_type))
     table.add_row("KV room", f"{kv}; {placement.concurrency} x {tokens_text(placement.context_tokens)} asked for")
     return table
 

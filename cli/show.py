@@ -56,7 +56,7 @@ def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
         ("experts", experts),
         ("hidden size", f"{s.hidden_size:,}"),
         ("vocabulary", f"{s.vocab_size:,} tokens"),
-        ("context", context_text(s)),
+        ("context", context_text(s.context_tokens, s.longest_context, s.rope_type)),
         (
             "KV cache",
             f"{s.kv_bytes_per_position:,} bytes a token, {bytes_text(context_bytes)} for the whole context",
@@ -74,12 +74,11 @@ def mtp_text(summary: ModelSummary) -> str:
     return f"{count_text(s.mtp_parameters)} ({s.mtp_parameters:,}), beside the above" if s.mtp_parameters else "none"
 
 
-def context_text(summary: ModelSummary) -> str:
+def context_text(tokens: int, longest: int, rope_type: str) -> str:
     """Return "128k (131,072 tokens, yarn)", and what --context may ask for beyond."""
-    s = summary
-    rope = "" if s.rope_type == "default" else f", {s.rope_type}"
-    more = f"; up to {s.longest_context:,} with --context" if s.longest_context > s.context_tokens else ""
-    return f"{tokens_text(s.context_tokens)} ({s.context_tokens:,} tokens{rope}){more}"
+    rope = "" if rope_type == "default" else f", {rope_type}"
+    more = f"; up to {longest:,} with --context" if longest > tokens else ""
+    return f"{tokens_text(tokens)} ({tokens:,} tokens{rope}){more}"
 
 
 def quantization_text(summary: ModelSummary) -> str:
