@@ -59,6 +59,13 @@ class Contacts:
             return self if known.kept or not kept else self._with(replace(known, kept=True))
         return self._with(Contact(target, target.node_id, kept, heard_at=now, greet_at=now))._bounded()
 
+    def announced(self, target: Target, now: float) -> Contacts:
+        """Add a target where somebody says to be from now on: greeted at once, even where it was known from before."""
+        known = self.by_target.get(target)
+        if known is None:
+            return self.hinted(target, kept=False, now=now)
+        return self._with(replace(known, heard_at=now, greet_at=now, unanswered=0, answered=False))
+
     def greeting_us(self, target: Target, now: float) -> Contacts:
         """Add a target that greeted this node; if it was greeted but seldom, for it was silent, it is so at once."""
         known = self.by_target.get(target)

@@ -71,10 +71,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Hinted:
-    """Somebody may be reached there: announced by mDNS, told by a peer, or `typed` by a person."""
+    """Somebody may be reached there: told by a peer, or `typed` by a person."""
 
     target: Target
     typed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """Somebody says by mDNS to be there from now on."""
+
+    target: Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Hinted | Sent | Answered | Failed | Greeted | Measured | Left | Moved | Tick
+Event = Hinted | Announced | Sent | Answered | Failed | Greeted | Measured | Left | Moved | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +165,15 @@ class Membership:
         """Return the membership after an event."""
         match event:
             case Hinted(target, typed):
-                after = self._hinted(target, typed, now)
+                after = self if self._is_own(target) else self._with(self.contacts.hinted(target, typed, now))
+            case Announced(target):
+                after = self if self._is_own(target) else self._with(self.contacts.announced(target, now))
             case Sent(target):
-                after = replace(self, contacts=self.contacts.sent(target, now))
+                after = self._with(self.contacts.sent(target, now))
             case Answered():
                 after = self._answered(event, now)
             case Failed(target, failure):
-                after = replace(self, contacts=self.contacts.failed(target, failure))
+                after = self._with(self.contacts.failed(target, failure))
             case Greeted(info, at):
                 after = self._greeted(info, at, now)
             case Measured(node_id, link) if node_id in self.members:
@@ -217,15 +226,16 @@ class Membership:
     def _infos(self) -> Mapping[str, NodeInfo]:
         return {self.own.node_id: self.own} | {node_id: member.info for node_id, member in self.members.items()}
 
-    def _hinted(self, target: Target, typed: bool, now: float) -> Membership:
-        if set(target.addresses) <= set(self.own.addresses):
-            return self
-        return replace(self, contacts=self.contacts.hinted(target, typed, now))
+    def _is_own(self, target: Target) -> bool:
+        return set(target.addresses) <= set(self.own.addresses)
+
+    def _with(self, contacts: Contacts) -> Membership:
+        return replace(self, contacts=contacts)
 
     def _answered(self, event: Answered, now: float) -> Membership:
         info = event.info
         if _is_same_start(info, self.own):  # by an address of its own, which other hosts may have as well
-            return replace(self, contacts=self.contacts.without(event.target))
+            return self._with(self.contacts.without(event.target))
         refusal = None
         if reason := self._objection(info, now):
             refusal = Refusal(info, reason, now)
@@ -234,7 +244,7 @@ class Membership:
             refusal = Refusal(info, reason, now, is_theirs=True)
         # Whoever is refused is greeted without end, not taken for another way to the member whose id it may have
         contacts = self.contacts.answered(event.target, "" if refusal else info.node_id, now)
-        after = replace(self, contacts=contacts)
+        after = self._with(contacts)
         if refusal is not None:
             return after._refusing(refusal)
         member = replace(after._member(info, now), answered_at=now, rtt_s=event.rtt_s)
@@ -244,19 +254,26 @@ class Membership:
     def _greeted(self, info: NodeInfo, at: str, now: float) -> Membership:
         if _is_same_start(info, self.own):
             return self
-        ways = [info.addresses, (at,)] if at and at not in info.addresses else [info.addresses]
-        member = self.members.get(info.node_id)
-        is_present = member is not None and member.state is State.PRESENT
-        contacts = self.contacts
-        for way in ways:
-            target = Target(way, info.node_id)
-            contacts = contacts.hinted(target, kept=False, now=now) if is_present else contacts.greeting_us(target, now)
-        after = replace(self, contacts=contacts)
+        after = self._with(self._ways_to(info, at, now))
         if reason := self._objection(info, now):
             return after._refusing(Refusal(info, reason, now))
         if refusal := self._refusal(info):  # it ends when the node answers, and not before
             return after._refusing(replace(refusal, info=info, at=now))
         return after._with_member(replace(after._member(info, now), greeted_at=now))
+
+    def _ways_to(self, info: NodeInfo, at: str, now: float) -> Contacts:
+        """Return the contacts with those of a node that greeted: where it says to be, and where it called from."""
+        ways = [info.addresses, (at,)] if at and at not in info.addresses else [info.addresses]
+        member = self.members.get(info.node_id)
+        contacts = self.contacts
+        for target in (Target(way, info.node_id) for way in ways):
+            if member is None or member.state is not State.PRESENT:
+                contacts = contacts.greeting_us(target, now)
+            elif (info.incarnation, info.revision) > (member.info.incarnation, member.info.revision):
+                contacts = contacts.announced(target, now)
+            else:
+                contacts = contacts.hinted(target, kept=False, now=now)
+        return contacts
 
     def _refusal(self, info: NodeInfo) -> Refusal | None:
         refusal = self.refused.get(info.node_id)

@@ -29,7 +29,7 @@ from cluster.hardware import Hardware, hardware
 from cluster.home import Home
 from cluster.listening import Listening
 from cluster.lock import held
-from cluster.membership import Change, Hinted, Moved
+from cluster.membership import Announced, Change, Hinted, Moved
 from cluster.node_info import NodeInfo
 from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment, private_file
 from cluster.wire import node_pb2_grpc
@@ -161,7 +161,7 @@ class Daemon:
 
     def _found(self, announcement: Announcement) -> None:
         if announcement.cluster_id == self.admission.cluster_id:
-            self.state.apply(Hinted(Target(announcement.addresses, announcement.node_id)))
+            self.state.apply(Announced(Target(announcement.addresses, announcement.node_id)))
 
 
 @contextmanager

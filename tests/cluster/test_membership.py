@@ -13,6 +13,7 @@ from cluster.hardware import Hardware
 from cluster.membership import (
     FORGET_REFUSED_S,
     MAX_MEMBERS,
+    Announced,
     Answered,
     Change,
     Event,
@@ -184,6 +185,16 @@ def test_a_node_with_a_second_network_is_greeted_there_too_and_then_one_way() ->
     assert target(more) in membership.whom_to_greet(1.0)
     membership = apply(membership, Sent(target(more)), answered(more), now=1.1)
     assert membership.whom_to_greet(3.0) == (target(more),)
+
+
+def test_a_node_that_says_to_be_where_it_was_before_is_greeted_there_at_once() -> None:
+    elsewhere = replace(info(1), addresses=("10.0.0.50:7000",), revision=1)
+    moved = apply(joined(info(1)), Greeted(elsewhere), Answered(target(elsewhere), elsewhere, 0.001), now=1.0)
+    assert moved.whom_to_greet(2.5) == (target(elsewhere),)
+    back = replace(info(1), revision=2)
+    assert target(back) in apply(moved, Greeted(back), now=2.5).whom_to_greet(2.5)
+    assert target(back) in apply(moved, Announced(target(back)), now=2.5).whom_to_greet(2.5)
+    assert apply(moved, Greeted(info(1)), Hinted(target(back)), now=2.5).whom_to_greet(2.5) == (target(elsewhere),)
 
 
 def test_another_way_is_tried_before_a_node_counts_as_lost() -> None:
@@ -415,6 +426,7 @@ targets = nodes.map(target) | st.sampled_from([Target(("10.0.0.1:7000",)), Targe
 ids = nodes.map(lambda node: node.node_id)
 events = st.one_of(
     st.builds(Hinted, targets, st.booleans()),
+    st.builds(Announced, targets),
     st.builds(Sent, targets),
     st.builds(Answered, targets, nodes, st.just(0.001), st.sampled_from(["", "", "no"])),
     st.builds(Failed, targets, st.just("refused")),
