@@ -53,7 +53,7 @@ class LocalBackend:
         self.sampling = model.sampling
         self.notes = model.notes
         self.thought_markers = model.tokenizer.thought_markers
-        self.context_tokens = model.context_tokens
+        self.context_tokens = min(model.context_tokens, model.kv_positions)
         self.kv_bytes_per_token = model.kv_bytes_per_position
         self.load_s = model.load_s
         self.has_chat_template = model.tokenizer.chat_template is not None

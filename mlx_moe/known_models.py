@@ -98,9 +98,9 @@ KNOWN_MODELS: Mapping[str, Mapping[str, Any]] = {
 }
 
 _UNSUPPORTED = re.compile(
-    r"-distill-|(?:^|-)(?:deepseek-(?:coder-)?v2|deepseek-(?:v3\.2|v[4-9]|moe)|qwen(?:1\.5|2|2\.5)?-"
+    r"-distill-|^(?:deepseek-(?:coder-)?v2|deepseek-(?:v3\.2|v[4-9]|moe)|qwen(?:1\.5|2|2\.5)?-"
     r"|qwen3(?:\.5|-next|-vl|-omni|-coder-next|-(?:0\.6|1\.7|4|8|14|32)b)|kimi-(?:vl|linear|dev|k2\.5|k3)|glm-|gpt-oss"
-    r"|mixtral|ministral|mistral|llama|gemma|phi-|olmo|minimax|ernie|hunyuan|granite|jamba|dbrx|grok|nemotron)"
+    r"|mixtral|ministral|mistral|(?:meta-|code-?)?llama|gemma|phi-|olmo|minimax|ernie|hunyuan|granite|jamba|dbrx|grok|nemotron)"
 )
 """Names of models, often asked for, of families that this version does not run."""
 

@@ -104,13 +104,13 @@ def _section(fields: ConfigFields) -> ConfigFields:
     found = [section for key in SECTIONS if (section := fields.section(key)) and section.items()]
     if not found:
         return ConfigFields({}, "rope_parameters")
-    by_layer_type = [key for key, value in found[0].items() if isinstance(value, dict)]
-    if not by_layer_type:
+    given = {key: value for key, value in found[0].items() if value is not None}
+    if not given or not all(isinstance(value, dict) for value in given.values()):
         return found[0]
-    sections = [section for key in by_layer_type if (section := found[0].section(key))]
-    if any(section.items() != sections[0].items() for section in sections):
-        raise found[0].unsupported(f"layers with different rope parameters ({', '.join(by_layer_type)[:80]})")
-    return sections[0]
+    by_layer_type = [section for key in given if (section := found[0].section(key))]
+    if any(section.items() != by_layer_type[0].items() for section in by_layer_type):
+        raise found[0].unsupported(f"layers with different rope parameters ({', '.join(given)[:80]}) are not supported")
+    return by_layer_type[0]
 
 
 def _stretch(fields: ConfigFields, section: ConfigFields, rope_type: str) -> tuple[float, int]:

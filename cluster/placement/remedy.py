@@ -33,7 +33,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be placed on what. Two wishes are one where a cure changes a part of the first."""
+    """A model, the nodes that it is to be placed on, and for how much. A cure is the same with one part changed."""
 
     model: ModelCosts
     nodes: Sequence[NodeCapacity]
@@ -99,10 +99,10 @@ def fit(
             )
             return Fit(placement, tuple(offered), _raised(model, placement, nodes))
     cures = [remedy.text for remedy in remedies(replace(wish, nodes=higher), at_bits or _estimate(model))]
-    it = "It" if higher == list(nodes) else "With the GPU limits raised, which is counted here, it"
+    subject = "It" if higher == list(nodes) else "With the GPU limits raised, which is counted here, it"
     raise PlacementError(
         f"{shortage(model, higher, context_tokens * concurrency)}. "
-        f"{it} would fit with {', or '.join(cures) or 'a smaller model'}"
+        f"{subject} would fit with {', or '.join(cures) or 'a smaller model'}"
     )
 
 

@@ -120,7 +120,14 @@ def test_an_original_context_beside_the_section_goes_before_one_inside(family: s
 @pytest.mark.parametrize("family", FAMILIES)
 def test_keys_that_mean_nothing_change_nothing(family: str) -> None:
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-    odd = rope | {"finetuned": True, "mscale": None, "mscale_all_dim": None, "attention_factor": None, "type": "linear"}
+    odd = rope | {
+        "finetuned": True,
+        "extra": {"factor": 2.0},
+        "mscale": None,
+        "mscale_all_dim": None,
+        "attention_factor": None,
+        "type": "linear",
+    }
     assert read(family, {"rope_scaling": odd}) == read(family, {"rope_scaling": rope})
     assert read(family, {"rope_scaling": rope, "partial_rotary_factor": 1.0}) == read(family, {"rope_scaling": rope})
     assert read(family, {"partial_rotary_factor": 0.5}) == read(family, {})  # plain rope of these families ignores it
@@ -140,7 +147,7 @@ def test_a_factor_left_out_is_the_ratio_of_the_contexts() -> None:
 
 def test_equal_parameters_by_layer_type_are_read() -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-    by_type = {"full_attention": yarn, "sliding_attention": yarn}
+    by_type = {"full_attention": yarn, "sliding_attention": yarn, "linear_attention": None}
     assert read("qwen3_moe", {"rope_parameters": by_type}) == read("qwen3_moe", {"rope_parameters": yarn})
 
 

@@ -121,6 +121,7 @@ def test_a_name_that_is_not_known_is_matched_with_those_that_are(name: str, advi
         "Qwen/Qwen3-8B",
         "Qwen/Qwen3-Next-80B-A3B-Instruct",
         "deepseek-ai/DeepSeek-V3.2-Exp",
+        "meta-llama/Llama-3.3-70B-Instruct",
     ],
 )
 def test_a_family_that_is_not_run_is_refused_before_anybody_downloads_it(name: str) -> None:

@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import PlacementError
-from cluster.placement import Links, ModelCosts, NodeCapacity, Wish, fit, placed, read_costs, remedies, solve
+from cluster.placement import Links, ModelCosts, NodeCapacity, Wish, fit, placed, read_costs, remedies, solve, validate
 from cluster.placement.chips import parse_nodes
 from cluster.placement.remedy import raise_command
+from mlx_moe import families
+from mlx_moe.known_models import KNOWN_MODELS
 from tests.cluster.placement.small import models, node
 
 DEEPSEEK = read_costs("deepseek-v3", float_bytes=2)
@@ -85,6 +87,7 @@ def test_numbers_are_said_in_units_that_do_not_round_to_nothing() -> None:
 
 
 KNOWN = [read_costs(name, float_bytes=2) for name in ("deepseek-v3", "qwen3-30b-a3b", "demo")]
+CONFIGS = {model.name: families.read_config(KNOWN_MODELS[model.name]) for model in KNOWN[:2]}
 gigabytes = st.floats(0.1, 512).map(lambda count: int(count * 1e9))
 
 
@@ -129,3 +132,5 @@ def test_any_plan_is_sound_or_says_what_would_be(
     assert len(set(found.placement.node_ids)) == len(found.placement.node_ids)
     again = placed(model, found.nodes, stages, context_tokens=context_tokens, concurrency=concurrency)
     assert again == found.placement
+    if model.name in CONFIGS:
+        validate(found.placement, CONFIGS[model.name])
