@@ -104,6 +104,7 @@ def up(
         str | None,
         typer.Option(metavar="HOW", help="mtp, ngram, none or a small MODEL; default: the best that MODEL supports."),
     ] = None,
+    chunk: o.Chunk = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Stay up in the background.")] = False,
     silent: Annotated[bool, typer.Option("--silent", hidden=True)] = False,
     leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
@@ -119,7 +120,7 @@ def up(
 
         options = up_command.options(name, host, port, memory, peer)
         manner = up_command.Manner(options, tokens.read_token(join), new, insecure, defaults)
-        wanted = up_command.wanted(model, plan, context, users, draft)
+        wanted = up_command.wanted(model, plan, context, users, draft, chunk)
         if detach:
             up_command.up_detached(manner, wanted)
         else:
@@ -240,6 +241,7 @@ def run(
     stop: o.Stop = None,
     ignore_eos: o.IgnoreEos = False,
     no_loop_detection: o.NoLoopDetection = False,
+    chunk: o.Chunk = None,
     debug: o.Debug = False,
 ) -> None:
     """Answer one prompt on stdout."""
@@ -261,7 +263,7 @@ def run(
             seed=seed,
         )
         asked = run_command.read_prompt(prompt, input_ids, raw, system)
-        code = run_command.run(_models(local, replace, context), model, asked, answer_options, json)
+        code = run_command.run(_models(local, replace, context, chunk), model, asked, answer_options, json)
         raise typer.Exit(code)
 
 
@@ -287,6 +289,7 @@ def chat(
     seed: o.Seed = None,
     stop: o.Stop = None,
     no_loop_detection: o.NoLoopDetection = False,
+    chunk: o.Chunk = None,
     debug: o.Debug = False,
 ) -> None:
     """Chat with a model. /help in the chat lists what it can do."""
@@ -307,7 +310,7 @@ def chat(
             frequency_penalty=frequency_penalty,
             seed=seed,
         )
-        start(_models(local, replace, context), model, continue_, system, answer_options)
+        start(_models(local, replace, context, chunk), model, continue_, system, answer_options)
 
 
 @app.command()
@@ -329,6 +332,7 @@ def plan(
     users: Annotated[int, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = 1,
     many: Annotated[bool, typer.Option("--many", help="Serve many users best, rather than one.")] = False,
     bits: Annotated[int | None, typer.Option(metavar="N", min=2, max=16, help="As if converted to N bits.")] = None,
+    chunk: o.Chunk = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -337,7 +341,7 @@ def plan(
         from cli.plan import plan as print_plan
 
         objective: Literal["one_user", "many_users"] = "many_users" if many else "one_user"
-        print_plan(model, nodes, json, context, users, bits, objective)
+        print_plan(model, nodes, json, context, users, bits, objective, chunk=chunk)
 
 
 app.add_typer(bench, name="bench")

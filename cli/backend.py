@@ -150,11 +150,14 @@ class Models(Protocol):
         """
 
 
-def choose_models(local: bool, replace: bool = False, context_tokens: int | None = None) -> Models:
+def choose_models(
+    local: bool, replace: bool = False, context_tokens: int | None = None, chunk: int | None = None
+) -> Models:
     """Return the cluster's models where a node runs in this home and `local` does not forbid it, else this machine's.
 
     `replace` lets the cluster load a model in place of another; `context_tokens` is what requests have room for, None:
-    as the model and memory allow. What computes is imported here, so that `--help` does without.
+    as the model and memory allow; `chunk` is the length of every prompt's chunks, None: as is best. What computes is
+    imported here, so that `--help` does without.
     """
     if not local:
         from cluster.home import Home
@@ -165,10 +168,10 @@ def choose_models(local: bool, replace: bool = False, context_tokens: int | None
             from cluster.errors import NoClusterError
 
             with suppress(NoClusterError):  # it was killed and could not say goodbye
-                return ClusterModels.of(home, replace, context_tokens or 0)
+                return ClusterModels.of(home, replace, context_tokens or 0, chunk or 0)
     from cli.local import LocalModels
 
-    return LocalModels(context_tokens)
+    return LocalModels(context_tokens, chunk)
 
 
 def lasting(model: str) -> str:

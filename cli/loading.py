@@ -31,7 +31,7 @@ class Wanted:
     """A model, and how it is to be placed: by a plan, or as the cluster finds best. 0 is what the cluster chooses.
 
     `draft` is "mtp", "ngram", "none" or a small model; "" the best that the model offers. With `replace` it takes the
-    place of another model that nobody uses.
+    place of another model that nobody uses. `chunk` is the length of every prompt's chunks.
     """
 
     model: str
@@ -40,6 +40,7 @@ class Wanted:
     users: int = 0
     draft: str = ""
     replace: bool = False
+    chunk: int = 0
 
 
 def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> pb.LoadStatus:
@@ -68,6 +69,7 @@ def _load(node: OwnNode, wanted: Wanted, console: Console | None) -> pb.LoadStat
         concurrency=wanted.users,
         draft=wanted.draft,
         replace=wanted.replace,
+        chunk_length=wanted.chunk,
     )
     with _bars(console) as show:
         for status in steps:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class LocalModels:
-    """The models of this machine."""
+    """The models of this machine; `chunk` is the length of their chunks, None as memory allows."""
 
     served: str | None = None
 
-    def __init__(self, context_tokens: int | None = None) -> None:
+    def __init__(self, context_tokens: int | None = None, chunk: int | None = None) -> None:
         self._context_tokens = context_tokens
+        self._chunk = chunk
 
     def check(self, model: str) -> None:
         """Read config and headers."""
@@ -35,9 +36,16 @@ class LocalModels:
         """Load a model into this process."""
         import mlx_moe
 
+        chunks = None if self._chunk is None else mlx_moe.ChunkRule.fixed(self._chunk)
         with progress_bar(f"loading {visible(model)}", "bytes") as progress:
             return LocalBackend(
-                mlx_moe.load(model, progress=progress, context_tokens=self._context_tokens, needs_text=needs_text)
+                mlx_moe.load(
+                    model,
+                    progress=progress,
+                    context_tokens=self._context_tokens,
+                    needs_text=needs_text,
+                    chunks=chunks,
+                )
             )
 
 

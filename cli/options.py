@@ -56,6 +56,10 @@ IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on when the mo
 NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself forever.")]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
 Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even where a node runs on it.")]
+Chunk = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Run prompts in chunks of N tokens; equal chunks give equal tokens."),
+]
 Context = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Room for N tokens, prompt and answer; else what the model's settings say."),

@@ -51,6 +51,7 @@ def plan(
     bits: int | None = None,
     objective: Objective = "one_user",
     here: Callable[[], Target] | None = None,
+    chunk: int | None = None,
 ) -> None:
     """Print a placement of `model` on the nodes of a spec, or on what `here` returns (None: the cluster, if any).
 
@@ -59,7 +60,7 @@ def plan(
         PlacementError: the model does not fit; says what would make it fit.
     """
     target = parsed(nodes_text) if nodes_text is not None else (here or around)()
-    made = make(model, target, context, users, bits, objective, with_content=as_json)
+    made = make(model, target, context, users, bits, objective, chunk, with_content=as_json)
     if as_json:
         print(json.dumps(to_json(made)))
     else:
@@ -117,11 +118,16 @@ def make(
     users: int,
     bits: int | None,
     objective: Objective,
+    chunk: int | None = None,
     *,
     with_content: bool = False,
 ) -> Plan:
-    """Plan; `with_content` where the placement is to be loaded later. Raises as `plan`."""
+    """Plan, with chunks of `chunk` tokens if that is given. Raises as `plan`.
+
+    `with_content` is for a placement that is to be loaded later.
+    """
     from cluster.placement import CostReader, fit, predict
+    from mlx_moe.chunking import ChunkRule
 
     reader = CostReader(model, float_bytes=target.float_bytes)
     costs = reader.at(bits)
@@ -134,6 +140,7 @@ def make(
         concurrency=users,
         objective=objective,
         at_bits=reader.at,
+        chunks=None if chunk is None else ChunkRule.fixed(chunk),
     )
     if with_content and bits is None:
         found = replace(found, placement=replace(found.placement, content_hash=reader.content_hash()))
@@ -241,6 +248,7 @@ def _speed_table(made: Plan) -> Table:
         table.add_row(f"{placement.concurrency} users", f"{rate_text(together)} together")
     table.add_row("many users", f"{rate_text(prediction.most_tokens_per_s)} together, the pipeline full")
     table.add_row("first token", ttft or f"not predicted for less than {PROMPTS[0]} tokens")
+    table.add_row("prompts", f"run in {placement.chunks}")
     kv = f"{tokens_text(placement.kv_positions)} positions of all requests together"
     context = made.model.context
     table.add_row("context", context_text(context.tokens, context.longest, context.rope.rope_type))

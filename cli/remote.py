@@ -33,18 +33,22 @@ LOOK_S = 1.0
 
 
 class ClusterModels:
-    """The models of the cluster that a home's node is in. With `replace` they take the place of one nobody uses."""
+    """The models of the cluster that a home's node is in. With `replace` they take the place of one nobody uses.
 
-    def __init__(self, home: Home, replace: bool = False, context_tokens: int = 0) -> None:
+    `chunk` is the length of every prompt's chunks; 0: as is best.
+    """
+
+    def __init__(self, home: Home, replace: bool = False, context_tokens: int = 0, chunk: int = 0) -> None:
         self._home = home
+        self._chunk = chunk
         self._replace = replace
         self._context_tokens = context_tokens
 
     @classmethod
-    def of(cls, home: Home, replace: bool, context_tokens: int) -> ClusterModels:
+    def of(cls, home: Home, replace: bool, context_tokens: int, chunk: int) -> ClusterModels:
         """Return the models of a home's cluster. Raises NoClusterError where no node runs."""
         OwnNode.connect(home).close()
-        return cls(home, replace, context_tokens)
+        return cls(home, replace, context_tokens, chunk)
 
     @property
     def served(self) -> str | None:
@@ -61,7 +65,9 @@ class ClusterModels:
         """Load a model on the cluster, unless it is."""
         node = OwnNode.connect(self._home)
         try:
-            wanted = Wanted(lasting(model), context_tokens=self._context_tokens, replace=self._replace)
+            wanted = Wanted(
+                lasting(model), context_tokens=self._context_tokens, replace=self._replace, chunk=self._chunk
+            )
             backend = ClusterBackend(self._home, node, wanted)
             if needs_text and (failure := backend.remote.description.text_failure):
                 backend.remote.close()

@@ -14,10 +14,11 @@ from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
 from cli.progress import progress_bar
 from cli.visible import visible
+from mlx_moe.chunking import cut
 from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from mlx_moe.request import Request
+    from mlx_moe.request import GenerationStats, Request
 
 STDIN_LIMIT_BYTES = 32 * 2**20
 """A prompt from stdin may have this many bytes: far more than any context, far less than memory."""
@@ -135,6 +136,11 @@ def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, p
             "decode_tps": stats.decode_tps,
             "total_s": stats.total_s,
         },
+        "prefill": {
+            "cached_tokens": stats.cached_tokens,
+            "chunk_length": stats.chunk_length,
+            "chunk_ends": _chunk_ends(stats),
+        },
         "placement": [
             {
                 "node": p.node,
@@ -152,6 +158,11 @@ def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, p
             "accepted_by_depth": list(stats.accepted_by_depth),
         },
     }
+
+
+def _chunk_ends(stats: GenerationStats) -> list[int]:
+    """Return where the chunks ended in which the prompt was run; nothing if it was stopped before."""
+    return list(cut(stats.cached_tokens, stats.prompt_tokens, stats.chunk_length)) if stats.chunk_length else []
 
 
 def _tell_why(answer: Answer, request: Request, context_tokens: int) -> None:

@@ -103,7 +103,12 @@ def _own_name() -> str:
 
 
 def wanted(
-    model: str | None, plan: str | None, context: int | None, users: int | None, draft: str | None
+    model: str | None,
+    plan: str | None,
+    context: int | None,
+    users: int | None,
+    draft: str | None,
+    chunk: int | None = None,
 ) -> Wanted | None:
     """Return what is to be loaded, if anything; sees that it is there before anything is begun.
 
@@ -113,14 +118,18 @@ def wanted(
     placement = None if plan is None else _read_plan(plan)
     named = model if model is not None or placement is None else placement.model
     if named is None:
-        if context is not None or users is not None or draft is not None:
-            raise InvalidRequestError("--context, --users and --draft need a MODEL")
+        if any(option is not None for option in (context, users, draft, chunk)):
+            raise InvalidRequestError("--context, --users, --draft and --chunk need a MODEL")
         return None
+    if placement is not None and chunk is not None:
+        raise InvalidRequestError(
+            f"the plan in {plan} has a chunk rule of its own: make it with moe-cluster plan --chunk {chunk} --json"
+        )
     name = lasting(named)
     if placement is not None and lasting(placement.model) != name:
         raise InvalidRequestError(f"the plan in {plan} is for {placement.model}, not for {model}")
     library.locate(name)
-    return Wanted(name, placement, context or 0, users or 0, draft or "", replace=True)
+    return Wanted(name, placement, context or 0, users or 0, draft or "", replace=True, chunk=chunk or 0)
 
 
 def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:

@@ -80,11 +80,13 @@ class OwnNode:
         concurrency: int = 0,
         draft: str = "",
         replace: bool = False,
+        chunk_length: int = 0,
     ) -> Iterator[pb.LoadStatus]:
         """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more.
 
         `draft` is "mtp", "ngram", "none" or a small model of the same vocabulary; "" the best that the model offers.
-        `replace` lets it take the place of another model that nobody uses.
+        `replace` lets it take the place of another model that nobody uses. `chunk_length` is that of every prompt's
+        chunks; 0: as is predicted to be fastest.
 
         Raises:
             OccupiedError: another model is served, and `replace` was not said.
@@ -97,6 +99,7 @@ class OwnNode:
             concurrency=concurrency,
             draft=draft,
             replace=replace,
+            chunk_length=chunk_length,
         )
         with self._called():
             yield from self._stub.Load(request)

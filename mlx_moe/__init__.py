@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlx_moe.chunking import ChunkRule as ChunkRule
     from mlx_moe.errors import MoeClusterError as MoeClusterError
     from mlx_moe.generation import Generation as Generation
     from mlx_moe.model import Model as Model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlx_moe.summary import describe as describe
 
 _HOMES = {
+    "ChunkRule": "chunking",
     "MoeClusterError": "errors",
     "Generation": "generation",
     "Model": "model",

@@ -1,30 +1,103 @@
-"""Chunk boundaries: where a prompt is cut into prefill frames, by how many of its positions are to be run.
+"""Chunks: the prefill frames that a prompt is cut into, by a rule that a placement carries.
 
-Kernels of another shape give other last bits. So the cut does not depend on the placement: the same request is run in
-the same chunks on one machine and on many.
+Kernels of another shape give other last bits, so a request has the same bits wherever the same rule cuts it, and only
+there. The rule sees how many positions are new; it does not see the load.
 """
 
 from __future__ import annotations
 
-SHORTEST, LONGEST = 32, 512
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-WANTED = 8
-"""Chunks of a prompt: so many keep a pipeline of as many stages busy; fewer and longer ones read each expert less."""
+from mlx_moe.config import ModelConfig
+from mlx_moe.errors import InvalidRequestError
+
+MOST_CHUNK = 1 << 16
+
+LONGEST_ALONE = 2048
+"""Longest chunk where one stage does all: beyond it there is nothing to gain (mlx-lm's step has the same size)."""
 
 
-def chunk_length(new_positions: int) -> int:
-    """Return the length of the chunks in which so many positions of a prompt are run: the nearest power of two."""
-    length = SHORTEST
-    while length < LONGEST and new_positions**2 > 2 * (WANTED * length) ** 2:
-        length *= 2
-    return length
+@dataclass(frozen=True, slots=True)
+class ChunkRule:
+    """Cut into about `wanted` chunks of equal length: `shortest`, doubled as long as that comes nearer, to `longest`.
+
+    The default keeps a pipeline of eight stages busy; fewer and longer chunks read each expert less.
+
+    Raises:
+        InvalidRequestError: a field out of range.
+    """
+
+    wanted: int = 8
+    shortest: int = 32
+    longest: int = 512
+
+    def __post_init__(self) -> None:
+        """Check all fields."""
+        if self.wanted < 1:
+            raise InvalidRequestError(f"chunks: wanted must be 1 or more, got {self.wanted}")
+        if not 1 <= self.shortest <= self.longest <= MOST_CHUNK:
+            raise InvalidRequestError(
+                f"chunks: shortest and longest must be 1 to {MOST_CHUNK} and in this order, got {self.shortest} and "
+                f"{self.longest}"
+            )
+
+    @classmethod
+    def fixed(cls, length: int) -> ChunkRule:
+        """Return the rule that cuts every prompt into chunks of one length."""
+        if not 1 <= length <= MOST_CHUNK:
+            raise InvalidRequestError(f"--chunk must be 1 to {MOST_CHUNK}, got {length}")
+        return cls(1, length, length)
+
+    @classmethod
+    def alone(cls, position_bytes: int, room_bytes: int) -> ChunkRule:
+        """Return the rule of a single stage: one chunk, as long as its temporaries fit in `room_bytes`."""
+        longest = LONGEST_ALONE
+        while longest > DEFAULT_RULE.longest and longest * position_bytes > room_bytes:
+            longest //= 2
+        return cls(wanted=1, longest=longest)
+
+    @property
+    def fixed_length(self) -> int:
+        """The length of all chunks; 0 where it varies."""
+        return self.longest if self.shortest == self.longest else 0
+
+    def length(self, new_positions: int) -> int:
+        """Return the length of the chunks in which so many positions of a prompt are run."""
+        length = self.shortest
+        while length < self.longest and new_positions**2 > 2 * (self.wanted * length) ** 2:
+            length *= 2
+        return min(length, self.longest)
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        if self.fixed_length:
+            return f"chunks of {self.fixed_length} tokens"
+        if self.wanted == 1:
+            return f"chunks of up to {self.longest} tokens"
+        return f"about {self.wanted} chunks of {self.shortest} to {self.longest} tokens"
+
+
+DEFAULT_RULE = ChunkRule()
+"""That of placements that say nothing."""
+
+
+def position_bytes(config: ModelConfig, float_bytes: int) -> int:
+    """Return the bytes of temporaries that one position of a chunk takes while a layer runs.
+
+    They are the rows of its chosen experts, and once more for their copies in another order.
+    """
+    moe = config.moe
+    return 2 * moe.num_experts_per_tok * float_bytes * (2 * moe.moe_intermediate_size + config.hidden_size)
+
+
+def cut(start: int, end: int, length: int) -> Iterator[int]:
+    """Yield where the chunks of a prompt's positions [start, end) end: at multiples of their length, and at its end."""
+    while start < end:
+        start = min(chunk_start(start, length) + length, end)
+        yield start
 
 
 def chunk_start(position: int, length: int) -> int:
     """Return where the chunk of `position` begins."""
     return position // length * length
-
-
-def chunk_end(position: int, length: int) -> int:
-    """Return the first position after the chunk of `position`."""
-    return chunk_start(position, length) + length

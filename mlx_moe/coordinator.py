@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 import mlx.core as mx
 
-from mlx_moe.chunking import chunk_end, chunk_length
+from mlx_moe.chunking import DEFAULT_RULE, ChunkRule, cut
 from mlx_moe.drafting import Drafter
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, NumericsError
 from mlx_moe.frame import Frame, FrameKind
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 CLEAR_CACHE_EVERY = 256
 """Tokens after which MLX gives freed buffers back."""
 
+Progress = Callable[[int, int], None]
+
 RESERVE = 1024
 """Positions reserved for an answer without max_tokens; it may become longer while there is room."""
 
@@ -43,6 +45,7 @@ class Coordinator:
     """Drives the stages behind `link` for requests of many sessions, whose KV caches take at most `kv_positions`.
 
     `new_drafter` makes what drafts for a session; it is not used where one stage does all, since none would idle.
+    `chunks` is how prompts are cut.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class Coordinator:
         vocab_size: int,
         kv_positions: int | None = None,
         new_drafter: Callable[[], Drafter] | None = None,
+        chunks: ChunkRule = DEFAULT_RULE,
     ) -> None:
         self.budget = KVBudget(kv_positions)
         self.acceptance = Acceptance()
         self._head = head
         self._link = link
         self._vocab_size = vocab_size
+        self._chunks = chunks
         self._new_drafter = new_drafter if link.n_stages > 1 else None
         self._sessions: dict[str, Session] = {}
 
@@ -88,21 +93,21 @@ class Coordinator:
             self.budget.rest(session.id)
 
     def prefill(
-        self, request: Request, session: Session, progress: Callable[[int, int], None] | None = None
+        self, request: Request, session: Session, stats: GenerationStats, progress: Progress | None = None
     ) -> Generator[None, None, mx.array]:
         """Run the prompt's new positions; return the hidden state `[1, D]` of its last one.
 
-        `progress` is called with the positions done and the positions to do.
+        `progress` is called with the positions done and the positions to do, each time a chunk is done or waited for.
         """
         input_ids = request.input_ids
-        length = self._reuse(session, input_ids)
-        reused = sent = session.reused
+        stats.chunk_length = self._reuse(session, input_ids)
+        stats.cached_tokens = reused = sent = session.reused
         outputs = None if session.drafter is not None and session.drafter.observes else 1
+        planned = deque(cut(sent, len(input_ids), stats.chunk_length))
         ends: deque[int] = deque()  # of the frames in flight
         while True:
-            has_room = sent < len(input_ids) and len(ends) < self._link.frames_in_flight
-            if has_room:
-                end = min(chunk_end(sent, length), len(input_ids))
+            if planned and len(ends) < self._link.frames_in_flight:
+                end = planned.popleft()
                 embedded = self._head.embed(mx.array(input_ids[sent:end]))
                 self._send(session, Frame(session.id, sent, embedded, FrameKind.PREFILL, outputs=outputs))
                 ends.append(end)
@@ -111,9 +116,11 @@ class Coordinator:
                     yield  # a frame leaves when its sender gives way: the next one is not computed before
             frame = self._link.receive(session.id)
             if frame is None:
-                if not has_room:
-                    if sent == len(input_ids):
+                if not planned or len(ends) == self._link.frames_in_flight:
+                    if not planned:
                         self._catch_up(session)
+                    if progress is not None:
+                        progress(len(session.token_ids) - reused, len(input_ids) - reused)
                     yield
                 continue
             self._keep(session, input_ids[len(session.token_ids) : ends.popleft()], frame.hidden_states)
@@ -211,14 +218,14 @@ class Coordinator:
             its own session is that of the whole prompt, so that its bits do not depend on what was lent.
         """
         session.rewind(session.shared(input_ids))
-        length = chunk_length(len(input_ids))
+        length = self._chunks.length(len(input_ids))
         lender = max(self._sessions.values(), key=lambda other: other.lend(input_ids, length))
         lent, kept = lender.lend(input_ids, length), len(session.token_ids)
         if lent > kept:
             self._link.fork(lender.id, session.id, lent)
             session.begin_as(lender, lent)
         elif kept:
-            length = chunk_length(len(input_ids) - kept)
+            length = self._chunks.length(len(input_ids) - kept)
         else:
             session.chunk_length = length
         session.reused = len(session.token_ids)

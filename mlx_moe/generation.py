@@ -101,8 +101,7 @@ class Generation:
         coordinator, session, request = self._coordinator, self._session, self.request
         try:
             with coordinator.answering(session, self, self._limit):
-                hidden_states = yield from coordinator.prefill(request, session, self._progress)
-                self.stats.cached_tokens = session.reused
+                hidden_states = yield from coordinator.prefill(request, session, self.stats, self._progress)
                 self.stats.prefill_s = time.perf_counter() - started
                 steps = coordinator.decode(hidden_states, request, session, self.seed, self._limit, self.stats)
                 while True:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from mlx_moe.errors import MoeClusterError
 from mlx_moe.frame import Frame
 from mlx_moe.stage import StageCounts
 
@@ -56,6 +59,9 @@ class RunningStage(Protocol):
     def run(self, frame: Frame) -> Frame:
         """Return the frame after the stage's last layer."""
 
+    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
+        """Run a frame, with pauses in which frames of other requests may run."""
+
     def fork(self, source_id: str, request_id: str, positions: int) -> None:
         """Let a request begin as another's first positions."""
 
@@ -71,29 +77,53 @@ class RunningStage(Protocol):
         """Positions that all requests keep."""
 
 
+SLICE_S = 0.1
+"""A chunk pauses after about so long, at the end of a layer: other answers wait no longer for it."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A frame that was sent at a position: its steps, and what came of them."""
+
+    position: int
+    steps: Generator[None, None, Frame]
+    result: Frame | None = None
+
+
 class LocalLink:
-    """Stages in this process, one behind the other. Frames carry lazy arrays: nothing is copied or waited for."""
+    """Stages in this process, one behind the other. Frames carry lazy arrays: nothing is copied.
+
+    One thread computes for all requests. So that a long chunk does not hold up other answers, `receive` runs it for
+    `slice_s` and then says that it is under way. That changes no bit: the frames of a request are computed alone.
+    """
 
     n_stages = 1  # there is one thread
     frames_in_flight = 1
 
-    def __init__(self, stages: Sequence[RunningStage]) -> None:
+    def __init__(self, stages: Sequence[RunningStage], slice_s: float = SLICE_S) -> None:
         self.stages = tuple(stages)
-        self._returned: dict[str, deque[tuple[int, Frame]]] = {}  # with the position each was sent at
+        self._slice_s = slice_s
+        self._sent: dict[str, deque[_Sent]] = {}
+
+    @property
+    def under_way(self) -> list[str]:
+        """The requests that have a frame which waits for its next slice."""
+        return [name for name, sent in self._sent.items() if sent and sent[0].result is None]
 
     def send(self, frame: Frame) -> None:
         """See Link."""
-        position = frame.position
-        for stage in self.stages:
-            frame = stage.run(frame)
-        returned = self._returned.setdefault(frame.request_id, deque())
-        while returned and returned[-1][0] >= position:
-            returned.pop()
-        returned.append((position, frame))
+        sent = self._sent.setdefault(frame.request_id, deque())
+        while sent and sent[-1].position >= frame.position:
+            sent.pop()
+        sent.append(_Sent(frame.position, self._steps(frame)))
+        self._advance(sent)
 
-    def receive(self, request_id: str) -> Frame:
-        """See Link. It is never under way."""
-        return self._returned[request_id].popleft()[1]
+    def receive(self, request_id: str) -> Frame | None:
+        """See Link."""
+        sent = self._sent[request_id]
+        if sent[0].result is None:
+            self._advance(sent)
+        return None if sent[0].result is None else sent.popleft().result
 
     def fork(self, source_id: str, request_id: str, positions: int) -> None:
         """See Link."""
@@ -102,10 +132,31 @@ class LocalLink:
 
     def cancel(self, request_id: str) -> None:
         """See Link."""
-        self._returned.pop(request_id, None)
+        self._sent.pop(request_id, None)
 
     def release(self, request_id: str) -> None:
         """See Link."""
         self.cancel(request_id)
         for stage in self.stages:
             stage.release(request_id)
+
+    def _steps(self, frame: Frame) -> Generator[None, None, Frame]:
+        for stage in self.stages:
+            frame = yield from stage.steps(frame)
+        return frame
+
+    def _advance(self, sent: deque[_Sent]) -> None:
+        """Run the oldest frame that is not done for one slice."""
+        oldest = next((frame for frame in sent if frame.result is None), None)
+        if oldest is None:
+            return
+        ends_at = time.monotonic() + self._slice_s
+        try:
+            next(oldest.steps)
+            while time.monotonic() < ends_at:
+                next(oldest.steps)
+        except StopIteration as done:
+            oldest.result = done.value
+        except MoeClusterError:
+            sent.remove(oldest)
+            raise

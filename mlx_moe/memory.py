@@ -50,6 +50,11 @@ def kv_positions(weights_bytes: int, bytes_per_position: int) -> int:
     return max(0, int(HARD_LIMIT * budget_bytes()) - weights_bytes) // bytes_per_position
 
 
+def temporary_bytes() -> int:
+    """Return the bytes that are left for temporaries, beside weights and KV caches."""
+    return int((1 - HARD_LIMIT) * budget_bytes())
+
+
 def peak_memory_bytes() -> int:
     """Return the most bytes that MLX held at once in this process."""
     return int(mx.get_peak_memory())

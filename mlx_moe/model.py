@@ -15,6 +15,7 @@ from typing import Any
 
 from mlx_moe import families, library, loader, memory
 from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.chunking import ChunkRule, position_bytes
 from mlx_moe.config import ModelConfig
 from mlx_moe.coordinator import Coordinator
 from mlx_moe.errors import InvalidRequestError
@@ -39,12 +40,13 @@ def load(
     with_mtp: bool = False,
     context_tokens: int | None = None,
     needs_text: bool = False,
+    chunks: ChunkRule | None = None,
 ) -> LocalModel:
     """Load a model: a directory, the id of one in the Hugging Face cache, or "demo".
 
     Its MTP layer, if it has one, is only loaded if asked for: where one stage does all, nothing drafts. A request may
     take `context_tokens` positions; None: as many as its settings allow. Without a tokenizer it answers token ids;
-    `needs_text` has that fail before anything is read.
+    `needs_text` has that fail before anything is read. `chunks` is how prompts are cut; None: as long as memory allows.
 
     Raises:
         InvalidRequestError: the model's context is shorter than was asked for.
@@ -61,7 +63,7 @@ def load(
         spec = ShardSpec(range(config.num_hidden_layers))
         holding = load_holding(checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress)
     load_s = time.perf_counter() - started
-    return LocalModel(str(name_or_path), config, tokenizer, defaults, holding, load_s, context)
+    return LocalModel(str(name_or_path), config, tokenizer, defaults, holding, load_s, context, chunks)
 
 
 class Model:
@@ -159,6 +161,7 @@ class LocalModel(Model):
         holding: Holding,
         load_s: float,
         context_tokens: int,
+        chunks: ChunkRule | None = None,
     ) -> None:
         assert isinstance(holding.shard, Shard)  # all of it was loaded
         assert holding.head is not None
@@ -169,7 +172,9 @@ class LocalModel(Model):
         self._weights_bytes = holding.weights_bytes
         kv_bytes = config.kv_bytes_per_position(holding.dtype.size)
         kv_positions = memory.kv_positions(holding.weights_bytes, kv_bytes)
-        coordinator = Coordinator(holding.head, LocalLink([self.stage]), config.vocab_size, kv_positions)
+        self.chunks = chunks or ChunkRule.alone(position_bytes(config, holding.dtype.size), memory.temporary_bytes())
+        link = LocalLink([self.stage])
+        coordinator = Coordinator(holding.head, link, config.vocab_size, kv_positions, chunks=self.chunks)
         super().__init__(
             name,
             config,

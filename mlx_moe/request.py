@@ -97,6 +97,7 @@ class GenerationStats:
     """Counts and seconds of one answer. `cached_tokens` of the prompt were still in the KV cache.
 
     Attributes:
+        chunk_length: the rest of the prompt was run in chunks that end at multiples of it.
         drafted: drafts that were sent; many are void before the model's word on their place is known.
         compared_by_depth: drafts that were compared with it, by how many positions they lay ahead of what was known.
         accepted_by_depth: those of them that were right; `accepted` is their sum.
@@ -113,6 +114,7 @@ class GenerationStats:
     accepted: int = 0
     compared_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
+    chunk_length: int = 0
 
     @property
     def prefill_tps(self) -> float:

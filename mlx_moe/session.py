@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mlx_moe.chunking import SHORTEST, chunk_start
+from mlx_moe.chunking import chunk_start
 
 if TYPE_CHECKING:
     from mlx_moe.drafting import Drafter
@@ -32,7 +32,7 @@ class Session:
     def __init__(self, release: Callable[[Session], None], drafter: Drafter | None = None) -> None:
         self.id = uuid.uuid4().hex
         self.token_ids: list[int] = []
-        self.chunk_length = SHORTEST
+        self.chunk_length = 1
         self.in_whole_chunks = 0
         self.reused = 0
         self.answer: Generation | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -36,7 +37,17 @@ class Stage:
         self._caches: dict[str, list[KVCache]] = {}
 
     def run(self, frame: Frame) -> Frame:
-        """Return the frame with the hidden states after the shard's last layer.
+        """Return the frame with the hidden states after the shard's last layer. Raises as `steps`."""
+        steps = self.steps(frame)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                result: Frame = done.value
+                return result
+
+    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
+        """Run a frame, with a pause after each layer of a long chunk: other requests' frames may run then.
 
         A prefill frame is evaluated here, so that no more than one chunk's activations are alive; a decode frame is
         returned lazy, its evaluation under way.
@@ -61,6 +72,7 @@ class Stage:
                 mx.async_eval(hidden_states)  # the next layer is built while this one is computed
             elif frame.hidden_states.shape[0] >= LONG_CHUNK:
                 mx.eval(hidden_states)
+                yield
             if frame.checked and not mx.isfinite(hidden_states).all().item():
                 raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
         if frame.kind is FrameKind.PREFILL and not self._settle(hidden_states, caches) and not frame.checked:

@@ -40,7 +40,7 @@ class Engine:
             embedded = self.head.embed(mx.array(input_ids[position : position + length]))
             kind = FrameKind.DECODE if length == 1 else FrameKind.PREFILL
             self.link.send(Frame(request_id, position, embedded, kind))
-            parts.append(self.link.receive(request_id).hidden_states)
+            parts.append(self._receive(request_id))
             position += length
         return mx.concatenate(parts)
 
@@ -58,9 +58,14 @@ class Engine:
             start = position - 1
             embedded = self.head.embed(mx.array(ids[start:]))
             self.link.send(Frame("greedy", start, embedded, FrameKind.DECODE))
-            logits = self.head.logits(self.link.receive("greedy").hidden_states)
+            logits = self.head.logits(self._receive("greedy"))
             ids.append(int(mx.argmax(logits[-1]).item()))
         return ids[len(input_ids) :]
+
+    def _receive(self, request_id: str) -> mx.array:
+        while (frame := self.link.receive(request_id)) is None:
+            pass
+        return frame.hidden_states
 
 
 def load_engine(

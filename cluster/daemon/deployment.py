@@ -54,6 +54,7 @@ class Deployment:
             node_ids=self._node_ids,
             draft=deploy.draft,
             context_tokens=deploy.context_tokens,
+            chunk_length=placement.chunks.fixed_length,
         )
         self._state = state
         self._channels = channels

@@ -11,6 +11,7 @@ from cluster.membership import LinkSpeed
 from cluster.node_info import NodeInfo
 from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, solve
 from cluster.placement.chips import measured
+from mlx_moe.chunking import ChunkRule
 
 CONTEXTS = (32768, 8192, 2048)
 """Positions of KV cache for one request that are tried, where nobody asks for a number."""
@@ -63,14 +64,19 @@ def float_bytes(state: NodeState) -> int:
 
 
 def place(
-    model: ModelCosts, nodes: list[NodeCapacity], between: Links, context_tokens: int, concurrency: int
+    model: ModelCosts,
+    nodes: list[NodeCapacity],
+    between: Links,
+    context_tokens: int,
+    concurrency: int,
+    chunks: ChunkRule | None = None,
 ) -> Placement:
     """Return the placement that answers one user fastest. Raises PlacementError where none fits."""
     longest = model.context.tokens
     wanted = [context_tokens] if context_tokens else sorted({min(c, longest) for c in CONTEXTS}, reverse=True)
     for tokens in wanted[:-1]:
         try:
-            return solve(model, nodes, between, context_tokens=tokens, concurrency=concurrency)
+            return solve(model, nodes, between, context_tokens=tokens, concurrency=concurrency, chunks=chunks)
         except PlacementError:
             continue
-    return solve(model, nodes, between, context_tokens=wanted[-1], concurrency=concurrency)
+    return solve(model, nodes, between, context_tokens=wanted[-1], concurrency=concurrency, chunks=chunks)

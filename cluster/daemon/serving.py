@@ -23,6 +23,7 @@ from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe import families, library
 from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.chunking import ChunkRule
 from mlx_moe.config import ModelConfig
 from mlx_moe.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
@@ -143,6 +144,7 @@ class Serving:
             serving.model == request.model
             and request.draft in ("", serving.draft)
             and request.context_tokens <= serving.context_tokens
+            and request.chunk_length in (0, serving.chunk_length)
         )
         if is_served and not request.placement:
             return coordinator, serving.epoch
@@ -216,6 +218,7 @@ class Serving:
             placing.links(self._state),
             request.context_tokens,
             request.concurrency or 1,
+            ChunkRule.fixed(request.chunk_length) if request.chunk_length else None,
         )
 
 

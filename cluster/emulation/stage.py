@@ -6,6 +6,7 @@ Shapes: L positions, D hidden_size.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from dataclasses import replace
 
 import mlx.core as mx
@@ -96,6 +97,11 @@ class EmulatedStage:
         self.counts.frames += 1
         self.counts.positions += length
         return replace(frame, position=end - outputs, hidden_states=hidden_states)
+
+    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
+        """See Stage. It waits for a frame in one piece."""
+        yield from ()
+        return self.run(frame)
 
     def fork(self, source_id: str, request_id: str, positions: int) -> None:
         """See Stage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -66,10 +67,10 @@ class StretchedStage(Stage):
         self._stage_s = stage_s
         self._clock = Clock()
 
-    def run(self, frame: Frame) -> Frame:
+    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
         """See Stage."""
         started = time.monotonic()
-        result = super().run(frame)
+        result = yield from super().steps(frame)
         mx.eval(result.hidden_states)
         self._clock.work(self._stage_s, started)
         return result

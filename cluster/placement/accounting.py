@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from cluster.errors import PlacementError
 from cluster.placement.capacity import HARD_LIMIT, NodeCapacity, size_text
-from cluster.placement.costs import ModelCosts
+from cluster.placement.costs import LONGEST_CHUNK, ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
+from mlx_moe.chunking import DEFAULT_RULE, ChunkRule
 
 MAX_CONTEXTS = 64
 """Positions reported as room are at most so many full contexts: a small model leaves room for absurdly many."""
@@ -66,8 +67,9 @@ def placed(
     *,
     context_tokens: int,
     concurrency: int,
+    chunks: ChunkRule = DEFAULT_RULE,
 ) -> Placement:
-    """Return the placement that the stages make.
+    """Return the placement that the stages make, with prompts cut by `chunks`.
 
     Raises:
         PlacementError: a node is asked for more than it offers, or is not there.
@@ -76,21 +78,24 @@ def placed(
     positions = context_tokens * concurrency
     held = loads(model, stages)
     room = MAX_CONTEXTS * model.context.longest
+    longer = max(0, chunks.longest - LONGEST_CHUNK) * model.position_bytes
     for node_id, load in held.items():
         if node_id not in offered:
             there = ", ".join(node.name for node in nodes)
             raise PlacementError(f"the plan uses node {node_id}, which is not there; there are {there}")
         node = offered[node_id]
+        free = budget(model, node) - longer
         needed = load.weights_bytes + positions * load.kv_bytes
-        if needed > budget(model, node):
+        if needed > free:
+            beside = f" beside chunks of {chunks.longest} tokens" if longer else ""
             raise PlacementError(
-                f"node {node.name} offers {size_text(max(0, budget(model, node)))}, its part needs "
+                f"node {node.name} offers {size_text(max(0, free))}{beside}, its part needs "
                 f"{size_text(needed)}: {size_text(load.weights_bytes)} of weights and "
                 f"{size_text(positions * load.kv_bytes)} of KV cache for {positions} positions; give it fewer layers, "
                 f"or lower the context or the number of users"
             )
         if load.kv_bytes:
-            room = min(room, (budget(model, node) - load.weights_bytes) // load.kv_bytes)
+            room = min(room, (free - load.weights_bytes) // load.kv_bytes)
     return Placement(
         model=model.name,
         content_hash="",
@@ -99,4 +104,13 @@ def placed(
         concurrency=concurrency,
         kv_positions=room,
         node_bytes={node_id: load.weights_bytes for node_id, load in held.items()},
+        chunks=chunks,
     )
+
+
+def spare_bytes(model: ModelCosts, nodes: Sequence[NodeCapacity], placement: Placement) -> int:
+    """Return the least that a node of a placement has left beside weights and the KV cache that was asked for."""
+    offered = {node.node_id: budget(model, node) for node in nodes}
+    positions = placement.context_tokens * placement.concurrency
+    held = loads(model, placement.stages)
+    return min(offered[node_id] - load.weights_bytes - positions * load.kv_bytes for node_id, load in held.items())

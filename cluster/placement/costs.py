@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from mlx_moe import families, library
 from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.chunking import DEFAULT_RULE, position_bytes
 from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig
 from mlx_moe.content import read_content
 from mlx_moe.context import Context
@@ -24,8 +25,8 @@ DEFAULT_BITS = 4
 GROUP_SIZE = 64
 """Affine groups of 64: 4 bits become 4.5 with their scales and biases, as mlx-community's conversions are stored."""
 
-LONGEST_CHUNK = 512
-"""Positions of the longest prefill chunk: the temporaries of one layer are counted for it."""
+LONGEST_CHUNK = DEFAULT_RULE.longest
+"""Positions of a prefill chunk whose temporaries `temporary_bytes` has room for; longer ones need more."""
 
 PROCESS_BYTES = 150_000_000
 """What a worker takes beside weights, KV cache and temporaries. Source: the bound that bench holds workers to."""
@@ -75,6 +76,8 @@ class ModelCosts:
     mtp: LayerCosts | None
     temporary_bytes: int
     """What a worker needs beside weights and KV cache."""
+    position_bytes: int
+    """Temporaries of one position of a chunk."""
 
     def coordinator_bytes(self, positions: int) -> int:
         """Return what the coordinator holds, with KV room for `positions` where it drafts."""
@@ -216,7 +219,6 @@ def model_costs(
     hidden_size, moe, a = config.hidden_size, config.moe, config.attention
     embedding, norm, *heads = families.head_parameters(config)
     layers = tuple(_layer_costs(config, layer, size_of, float_bytes) for layer in range(config.num_hidden_layers))
-    row_bytes = float_bytes * (2 * moe.moe_intermediate_size + hidden_size)
     return ModelCosts(
         name=name,
         parameters=_count([embedding, norm, *heads])
@@ -233,8 +235,8 @@ def model_costs(
         head_bytes=sum(map(size_of, heads)),
         norm_bytes=size_of(norm),
         mtp=_mtp_costs(config, size_of, float_bytes) if has_mtp else None,
-        # the chosen experts' rows of one chunk, and once more for their copies in another order
-        temporary_bytes=PROCESS_BYTES + 2 * LONGEST_CHUNK * moe.num_experts_per_tok * row_bytes,
+        temporary_bytes=PROCESS_BYTES + LONGEST_CHUNK * position_bytes(config, float_bytes),
+        position_bytes=position_bytes(config, float_bytes),
     )
 
 

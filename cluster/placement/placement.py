@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from mlx_moe.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.config import ModelConfig
 from mlx_moe.errors import InvalidRequestError
 
@@ -50,7 +51,8 @@ class Placement:
     """A whole model on nodes, in the order of its layers.
 
     `content_hash` is that of the checkpoint planned for, "" if it is not known. `kv_positions` is how many positions
-    of all requests together every stage has room for; `node_bytes` the weights that each node holds.
+    of all requests together every stage has room for; `node_bytes` the weights that each node holds. `chunks` is how
+    prompts are cut: placements that cut alike give one another's bits.
     """
 
     model: str
@@ -60,6 +62,7 @@ class Placement:
     concurrency: int
     kv_positions: int
     node_bytes: Mapping[str, int]
+    chunks: ChunkRule = DEFAULT_RULE
 
     @property
     def coordinator(self) -> str:
@@ -80,6 +83,7 @@ class Placement:
             "concurrency": self.concurrency,
             "kv_positions": self.kv_positions,
             "node_bytes": dict(self.node_bytes),
+            "chunks": asdict(self.chunks),
             "stages": [
                 {
                     "node_id": stage.node_id,
@@ -110,6 +114,7 @@ class Placement:
             concurrency=plan.count("concurrency", 1),
             kv_positions=plan.count("kv_positions", 0),
             node_bytes=plan.section("node_bytes").counts(),
+            chunks=_chunks(plan.section("chunks")) if "chunks" in plan else DEFAULT_RULE,
         )
         plan.end()
         if not placement.stages:
@@ -163,6 +168,9 @@ class _Fields:
         self._values = dict(value)
         self._source = source
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def take(self, key: str, kind: type[T]) -> T:
         if key not in self._values:
             raise InvalidRequestError(f"{self._source}: {key} is missing")
@@ -204,6 +212,12 @@ def _stage(value: object, source: str) -> StagePlacement:
     )
     fields.end()
     return stage
+
+
+def _chunks(fields: _Fields) -> ChunkRule:
+    rule = ChunkRule(fields.count("wanted", 1), fields.count("shortest", 1), fields.count("longest", 1))
+    fields.end()
+    return rule
 
 
 def _peer(value: object, source: str) -> ExpertPeer:

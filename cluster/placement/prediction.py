@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,10 +10,7 @@ from cluster.placement.capacity import Link, Links, NodeCapacity
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
 from cluster.placement.timing import Owner, decode_s, head_s, hop_s, prefill_s, slower_way
-from mlx_moe.chunking import chunk_length
-
-Chunks = Callable[[int], list[int]]
-"""Cuts a prompt of so many tokens into the lengths of its prefill chunks."""
+from mlx_moe.chunking import ChunkRule, cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +44,6 @@ class Prediction:
         return 1 / max(self.stage_s[0] + self.head_s, *self.stage_s[1:], 0)
 
 
-def cut(prompt_tokens: int) -> list[int]:
-    """Return the chunks in which the engine runs a prompt of which nothing is kept."""
-    length = chunk_length(prompt_tokens)
-    whole, rest = divmod(prompt_tokens, length)
-    return [length] * whole + [rest] * (rest > 0)
-
-
 def predict(
     placement: Placement,
     model: ModelCosts,
@@ -61,7 +51,6 @@ def predict(
     links: Links,
     *,
     prompts: Sequence[int] = (),
-    chunks: Chunks = cut,
 ) -> Prediction:
     """Predict a placement's speed in the middle of its context, and the time to the first token of some prompts."""
     by_id = {node.node_id: node for node in nodes}
@@ -74,22 +63,24 @@ def predict(
         stage_s=tuple(stage.decode_s(position) for stage in stages),
         hop_s=tuple(hop_s(model, link) for link in hops),
         head_s=head,
-        ttft_s={n: _prefill_s(model, stages, hops, chunks(n)) + head for n in prompts},
+        ttft_s={n: _prefill_s(model, stages, hops, n, placement.chunks) + head for n in prompts},
     )
 
 
-def _prefill_s(model: ModelCosts, stages: Sequence[StageTiming], hops: Sequence[Link], lengths: Sequence[int]) -> float:
+def _prefill_s(
+    model: ModelCosts, stages: Sequence[StageTiming], hops: Sequence[Link], prompt_tokens: int, chunks: ChunkRule
+) -> float:
     """Return when the last chunk is back: each stage runs the chunks in order, as they come from the one before."""
     ready = [0.0] * len(stages)  # when each stage is done with the chunk before
     start, done = 0, 0.0
     outputs = 1 if model.mtp is None else None  # that layer runs over the whole prompt
-    for length in lengths:
+    for end in cut(0, prompt_tokens, chunks.length(prompt_tokens)):
         done = 0.0
         for i, stage in enumerate(stages):
-            done = max(done, ready[i]) + stage.prefill_s(start, start + length, outputs)
+            done = max(done, ready[i]) + stage.prefill_s(start, end, outputs)
             ready[i] = done
-            done += hop_s(model, hops[i], length) if hops else 0.0
-        start += length
+            done += hop_s(model, hops[i], end - start) if hops else 0.0
+        start = end
     return done
 
 

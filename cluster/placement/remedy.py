@@ -12,6 +12,7 @@ from cluster.placement.chips import MAC_GIGABYTES, SYSTEM_BYTES
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.solver import Objective, Problem, can_hold, solve
+from mlx_moe.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 
 FEWER_BITS = (8, 6, 5, 4, 3, 2)
@@ -75,6 +76,7 @@ def fit(
     concurrency: int,
     objective: Objective = "one_user",
     at_bits: AtBits | None = None,
+    chunks: ChunkRule | None = None,
 ) -> Fit:
     """Solve for the nodes as they are, else with GPU limits raised, and only then with layers split by experts.
 
@@ -95,7 +97,13 @@ def fit(
     for offered, groups in [*((some, False) for some in some_higher), (nodes, True), (higher, True)]:
         if replace(wish, nodes=offered).holds(expert_groups=groups):
             placement = solve(
-                model, offered, links, context_tokens=context_tokens, concurrency=concurrency, objective=objective
+                model,
+                offered,
+                links,
+                context_tokens=context_tokens,
+                concurrency=concurrency,
+                objective=objective,
+                chunks=chunks,
             )
             return Fit(placement, tuple(offered), _raised(model, placement, nodes))
     cures = [remedy.text for remedy in remedies(replace(wish, nodes=higher), at_bits or _estimate(model))]

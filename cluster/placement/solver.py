@@ -17,12 +17,14 @@ from cluster.errors import PlacementError
 from cluster.placement import search
 from cluster.placement.accounting import budget, placed, shortage
 from cluster.placement.capacity import Link, Links, NodeCapacity, node_classes
+from cluster.placement.chunks import with_chunks
 from cluster.placement.costs import LayerCosts, ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.search import NEVER, Integers, Run, Unit
 from cluster.placement.stages import make_stage
 from cluster.placement.striping import divide
 from cluster.placement.timing import Owner, decode_s, head_s, hop_s, slower_way
+from mlx_moe.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 
 Objective = Literal["one_user", "many_users"]
@@ -40,12 +42,14 @@ def solve(
     concurrency: int,
     objective: Objective = "one_user",
     expert_groups: bool | None = None,
+    chunks: ChunkRule | None = None,
 ) -> Placement:
     """Return the placement that answers fastest: one user (the sum of all stages) or many (the slowest stage).
 
     Every stage has KV room for `concurrency` requests of `context_tokens`. Stages are timed in the middle of that
     context. For one user, stages are evened out over the same nodes where that costs nothing; for many, the sum decides
     among placements with equally slow slowest stages.
+    Prompts are cut by `chunks`; None: as is predicted to be fastest.
     Expert groups are tried if `expert_groups`; if it is None, when no node could hold its layers whole, and when a
     leader would run a layer faster with peers than alone.
 
@@ -63,7 +67,7 @@ def solve(
             f"{shortage(model, nodes, context_tokens * concurrency)}; moe-cluster plan {model.name} says what would "
             f"make it fit"
         )
-    return problem.placement(runs)
+    return with_chunks(problem.placement(runs), model, nodes, links, chunks)
 
 
 def can_hold(

@@ -36,6 +36,7 @@ class News:
     def __init__(self) -> None:
         self.on_room: Callable[[], None] = lambda: None
         self._unread: deque[Progress | Written] = deque()
+        self._last: Progress | Written | None = None
         self._error: Exception | None = None
         self._ended = False
         self._changed = asyncio.Event()
@@ -46,7 +47,10 @@ class News:
         return len(self._unread) >= MAX_UNREAD
 
     def say(self, news: Progress | Written) -> None:
-        """Add something."""
+        """Add something, unless it was the last thing said."""
+        if news == self._last:
+            return
+        self._last = news
         self._unread.append(news)
         self._changed.set()
 

@@ -147,11 +147,15 @@ class CoordinatorPart:
         n_stages = len(role.placement.stages)
         self._ring = RingLink(self._stage, n_stages, epoch, self._send, connections.cancel)
         self._answering = Answering(self._ring.recording, self._flush)
-        link: Link = self._ring if n_stages > 1 else LocalLink([self._stage])
+        self._local = LocalLink([self._stage])
+        link: Link = self._ring if n_stages > 1 else self._local
         ends, tokenizer = loaded.ends, loaded.tokenizer
         assert ends is not None  # it was loaded for this role, and so was the tokenizer
         assert tokenizer is not None
-        coordinator = Coordinator(ends, link, loaded.config.vocab_size, role.placement.kv_positions, loaded.new_drafter)
+        placed = role.placement
+        coordinator = Coordinator(
+            ends, link, loaded.config.vocab_size, placed.kv_positions, loaded.new_drafter, placed.chunks
+        )
         self._acceptance = coordinator.acceptance
         model = Model(
             role.placement.model,
@@ -202,6 +206,8 @@ class CoordinatorPart:
             message = self._outgoing.popleft()
             await self._next.send(message)
             self._answering.wake(message.request_id)  # it may draft further
+        for request_id in self._local.under_way:
+            self._answering.wake(request_id)  # the others have had their turn
 
     async def _all_timelines(self) -> pb.Timelines:
         """Return what all stages did since the last time, this one's first."""

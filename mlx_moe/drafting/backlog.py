@@ -10,9 +10,7 @@ from collections.abc import Iterable
 
 import mlx.core as mx
 
-from mlx_moe.chunking import LONGEST
-
-KEPT = LONGEST
+KEPT = 512
 """Positions that are never given up. With less than one chunk more they bound memory, and the time to run over them."""
 
 

@@ -38,7 +38,7 @@ class ScriptedAnswer:
     def __init__(self, request: Request, text: str, conversation: ScriptedConversation) -> None:
         self.seed = 7 if request.sampling.seed is None else request.sampling.seed
         self.finish_reason: FinishReason | None = None
-        self.stats = GenerationStats(prompt_tokens=len(request.input_ids), ttft_s=0.2)
+        self.stats = GenerationStats(prompt_tokens=len(request.input_ids), ttft_s=0.2, chunk_length=64)
         self._conversation = conversation
         self._request = request
         self._text = text

@@ -94,6 +94,7 @@ def test_json_tells_all(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
         "finish_reason": "length",
         "seed": 5,
     }
+    assert told["prefill"] == {"cached_tokens": 0, "chunk_length": 64, "chunk_ends": [told["prompt_tokens"]]}
     assert set(told["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps", "total_s"}
     assert told["placement"][0]["layers"] == [0, 6]
     assert told["speculation"] == {"drafted": 0, "accepted": 0, "compared_by_depth": [], "accepted_by_depth": []}

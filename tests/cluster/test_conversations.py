@@ -9,6 +9,7 @@ import pytest
 import mlx_moe
 from cluster.client import RemoteConversation, RemoteModel
 from cluster.wire import coordinator_pb2
+from mlx_moe.chunking import DEFAULT_RULE
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError
 from mlx_moe.model import Model
 from mlx_moe.request import Request, Token
@@ -33,7 +34,7 @@ def request(prompt: tuple[int, ...], max_tokens: int | None = 12) -> Request:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Model]:
-    model = mlx_moe.load("demo")
+    model = mlx_moe.load("demo", chunks=DEFAULT_RULE)
     yield model
     model.close()
 

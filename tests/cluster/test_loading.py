@@ -10,6 +10,7 @@ import pytest
 from cluster.client import OwnNode
 from mlx_moe import library
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.request import Request
 from tests.cluster.running import Cluster
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,20 @@ def test_a_served_model_is_loaded_anew_to_draft_otherwise_and_only_then(five_nod
         epochs = [list(node.load("demo", draft=draft))[-1].serving.epoch for draft in ("none", "", "none", "ngram", "")]
     first = epochs[0]
     assert epochs == [first, first, first, first + 1, first + 1]
+
+
+def test_a_served_model_is_loaded_anew_to_cut_prompts_otherwise_and_its_log_says_how(five_nodes: Cluster) -> None:
+    prompt = Request.exactly(range(1, 91), 2)
+    seen = []
+    with OwnNode.connect(five_nodes.nodes[0].home) as node:
+        for length in (40, 0, 40, 64):
+            epoch = list(node.load("demo", chunk_length=length))[-1].serving.epoch
+            with closing(node.coordinator(node.status())) as model:
+                answer = model.new_conversation().answer(prompt)
+                list(answer)
+            seen.append((epoch, answer.stats.chunk_length))
+    first = seen[0][0]
+    assert seen == [(first, 40), (first, 40), (first, 40), (first + 1, 64)]
 
 
 def test_a_served_model_is_loaded_anew_for_a_longer_context_and_only_then(five_nodes: Cluster, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import mlx_moe
 from cluster.client import OwnNode, RemoteAnswer
 from cluster.errors import NoClusterError, NodeLostError
 from cluster.wire import node_pb2 as pb
+from mlx_moe.chunking import DEFAULT_RULE
 from mlx_moe.errors import CheckpointError, MoeClusterError, NumericsError
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
@@ -33,7 +34,7 @@ def request(max_tokens: int | None = 8) -> Request:
 
 @pytest.fixture(scope="module")
 def wanted() -> list[Token]:
-    model = mlx_moe.load("demo")
+    model = mlx_moe.load("demo", chunks=DEFAULT_RULE)
     tokens = list(model.generate(request()))
     model.close()
     return tokens

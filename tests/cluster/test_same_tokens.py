@@ -1,6 +1,6 @@
 """Same tokens: however a model is placed on nodes, and whoever else is answered, each gets what one machine gives.
 
-Real daemons and workers. Ids, texts and log-probabilities are equal, to the bit.
+Real daemons and workers. Ids, texts and log-probabilities are equal, to the bit, since prompts are cut by one rule.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import pytest
 
 import mlx_moe
 from cluster.client import RemoteModel
+from mlx_moe.chunking import DEFAULT_RULE
 from mlx_moe.model import LocalModel
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
@@ -102,7 +103,7 @@ def answered(name: str, directory: Path) -> Subject:
     elif name == "4 bit":
         source = checkpoints.to_hub_dialect(checkpoints.save(SHAPES["qwen3_moe"].model(), directory / "source"))
         name = str(checkpoints.convert_with_mlx_lm(source, directory / "quantized", bits=4, group_size=64))
-    model = mlx_moe.load(name)
+    model = mlx_moe.load(name, chunks=DEFAULT_RULE)  # as the placements below
     config = model.config
     wanted = [ask_locally(model, dialogue) for dialogue in DIALOGUES]
     model.close()

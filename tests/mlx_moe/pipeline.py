@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_moe import library
+from mlx_moe.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.coordinator import Coordinator
 from mlx_moe.drafting import Drafter, MTPDrafter
 from mlx_moe.drafting.drafter import Choose
@@ -79,12 +80,16 @@ class Pipeline:
     """The demo model in stages behind a SlowLink."""
 
     def __init__(
-        self, n_stages: int, new_drafter: Callable[[], Drafter] | None = None, kv_positions: int | None = None
+        self,
+        n_stages: int,
+        new_drafter: Callable[[], Drafter] | None = None,
+        kv_positions: int | None = None,
+        chunks: ChunkRule = DEFAULT_RULE,
     ) -> None:
         self.engine = engine(n_stages)
         self.link = SlowLink(self.engine.link.stages)
         head, vocab_size = self.engine.head, self.engine.config.vocab_size
-        self.coordinator = Coordinator(head, self.link, vocab_size, kv_positions, new_drafter)
+        self.coordinator = Coordinator(head, self.link, vocab_size, kv_positions, new_drafter, chunks)
 
     def ask(self, request: Request, session: Session | None = None, seed: int = 5) -> Generation:
         return answer(self.coordinator, request, session, seed)

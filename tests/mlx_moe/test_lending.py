@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from mlx_moe import chunking
+from mlx_moe.chunking import ChunkRule
 from mlx_moe.generation import Generation
 from mlx_moe.request import Request, Token
 from tests import oracles
@@ -20,17 +20,23 @@ ANSWER = 4
 pytestmark = pytest.mark.usefixtures("shapes_matter")
 
 
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut prompts of up to 45 positions by 4, of up to 90 by 8, and so on: an eighth of the real ones."""
-    monkeypatch.setattr(chunking, "SHORTEST", 4)
-    monkeypatch.setattr(chunking, "LONGEST", 64)
+RULE = ChunkRule(shortest=4, longest=64)
+"""Prompts of up to 45 positions are cut by 4, of up to 90 by 8, and so on: an eighth of the default's lengths."""
+
+
+def new_pipeline() -> Pipeline:
+    return Pipeline(2, chunks=RULE)
 
 
 def ended_chunks(answer: Generation) -> list[int]:
     """Return a list that will have the numbers of positions of the prompt that are done, chunk by chunk."""
     ends: list[int] = []
-    answer._progress = lambda done, _total: ends.append(done)
+
+    def progress(done: int, _total: int) -> None:
+        if done not in (0, *ends):  # it is told once more while a chunk is waited for
+            ends.append(done)
+
+    answer._progress = progress
     return ends
 
 
@@ -40,7 +46,7 @@ def alone(input_ids: Sequence[int]) -> list[Token]:
 
 @cache
 def _alone(request: Request) -> list[Token]:
-    pipeline = Pipeline(2)
+    pipeline = new_pipeline()
     (tokens,) = pipeline.finish(pipeline.ask(request))
     pipeline.close()
     return tokens
@@ -62,7 +68,7 @@ def _alone(request: Request) -> list[Token]:
 def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
     lender: int, borrower: int, lent: int
 ) -> None:
-    pipeline = Pipeline(2)
+    pipeline = new_pipeline()
     pipeline.finish(pipeline.ask(ask_for(IDS[:lender], ANSWER), pipeline.coordinator.new_session()))
     answer = pipeline.ask(ask_for(IDS[:borrower], ANSWER))
     assert pipeline.finish(answer) == [alone(IDS[:borrower])]
@@ -71,7 +77,7 @@ def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
 
 
 def test_what_a_borrower_ran_itself_is_lent_on() -> None:
-    pipeline = Pipeline(2)
+    pipeline = new_pipeline()
     for length, lent in ((95, 0), (125, 80), (140, 112)):
         answer = pipeline.ask(ask_for(IDS[:length], ANSWER), pipeline.coordinator.new_session())
         assert pipeline.finish(answer) == [alone(IDS[:length])]
@@ -80,7 +86,7 @@ def test_what_a_borrower_ran_itself_is_lent_on() -> None:
 
 
 def test_a_chat_turn_is_cut_by_what_is_new_and_that_is_not_lent() -> None:
-    pipeline = Pipeline(2)
+    pipeline = new_pipeline()
     session = pipeline.coordinator.new_session()
     (first,) = pipeline.finish(pipeline.ask(ask_for(IDS[:70], ANSWER), session))
     turn = [*IDS[:70], *(token.id for token in first), *IDS[74:90]]
@@ -97,7 +103,7 @@ def test_a_chat_turn_is_cut_by_what_is_new_and_that_is_not_lent() -> None:
 
 
 def test_a_session_that_goes_on_from_a_shorter_prompt_lends_by_the_cut_it_began_with() -> None:
-    pipeline = Pipeline(2)
+    pipeline = new_pipeline()
     session = pipeline.coordinator.new_session()
     pipeline.finish(pipeline.ask(ask_for(IDS[:140], ANSWER), session))
     pipeline.finish(pipeline.ask(ask_for(IDS[:50], ANSWER), session))

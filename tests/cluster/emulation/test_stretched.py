@@ -15,6 +15,7 @@ from cluster.placement import Placement, StagePlacement
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe import library
+from mlx_moe.chunking import DEFAULT_RULE
 from mlx_moe.frame import Frame, FrameKind
 from mlx_moe.request import Request
 
@@ -53,7 +54,7 @@ def test_a_stretched_model_says_what_the_real_one_does(draft: str) -> None:
             (answer,) = await asyncio.to_thread(together, model, Request.exactly(PROMPT, TOKENS), 1)
         return answer
 
-    model = mlx_moe.load(library.DEMO)
+    model = mlx_moe.load(library.DEMO, chunks=DEFAULT_RULE)
     said = [(token.id, token.logprob) for token in model.generate(Request.exactly(PROMPT, TOKENS))]
     model.close()
     answer = asyncio.run(answered())

@@ -40,6 +40,7 @@ def model(layers: Sequence[LayerCosts], n_experts: int = 8, mtp: LayerCosts | No
         norm_bytes=2_000,
         mtp=mtp,
         temporary_bytes=1_000_000,
+        position_bytes=1_000,
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, placed, read_costs, spread, validate
 from cluster.placement.stages import make_stage
+from mlx_moe.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
 from mlx_moe.known_models import QWEN3_30B
@@ -58,12 +59,23 @@ def test_json_gives_the_same_placement_back(costs: ModelCosts, cluster: tuple[li
             r"owned_experts must be indices, got \['0'\]",
         ),
         (lambda p: p["node_bytes"].update(n0=-1), "node_bytes: n0 must be 0 or more, got -1"),
+        (lambda p: p.update(chunks=128), "plan: chunks must be dict, got 128"),
+        (lambda p: p["chunks"].pop("longest"), "plan: chunks: longest is missing"),
+        (lambda p: p["chunks"].update(wanted=0), "plan: chunks: wanted must be 1 or more, got 0"),
+        (lambda p: p["chunks"].update(shortest=1024), "chunks: .* in this order, got 1024 and 512"),
+        (lambda p: p["chunks"].update(longest=1 << 40), "chunks: .* in this order, got 32 and 1099511627776"),
+        (lambda p: p["chunks"].update(size=1), "plan: chunks: size is not a field of it"),
     ],
 )
 def test_a_malformed_plan_is_refused_with_its_field(plan: dict[str, Any], edit: Edit, message: str) -> None:
     edit(plan)
     with pytest.raises(InvalidRequestError, match=message):
         Placement.from_json(plan)
+
+
+def test_a_plan_from_before_chunk_rules_cuts_as_it_did(plan: dict[str, Any]) -> None:
+    del plan["chunks"]
+    assert Placement.from_json(plan).chunks == ChunkRule(wanted=8, shortest=32, longest=512)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from cluster.placement import Link, Links, predict, read_costs, solve, spread
 from cluster.placement.chips import parse_nodes
-from cluster.placement.prediction import cut
 from cluster.placement.timing import Owner, decode_s
+from mlx_moe.chunking import ChunkRule
 from tests.cluster.placement.small import layer, model, node
 
 DEEPSEEK = read_costs("deepseek-v3", float_bytes=2)
@@ -36,7 +36,8 @@ def test_one_node_has_no_hops() -> None:
 
 def test_chunks_let_stages_work_at_once() -> None:
     placement = spread(DEEPSEEK, MINIS, layer_splits=[5, *[8] * 7], context_tokens=8192, concurrency=1)
-    whole = predict(placement, DEEPSEEK, MINIS, Links(), prompts=(8192,), chunks=lambda n: [n]).ttft_s[8192]
+    at_once = replace(placement, chunks=ChunkRule.fixed(8192))
+    whole = predict(at_once, DEEPSEEK, MINIS, Links(), prompts=(8192,)).ttft_s[8192]
     chunked = predict(placement, DEEPSEEK, MINIS, Links(), prompts=(8192,)).ttft_s[8192]
     assert chunked < whole / 3
     assert whole == pytest.approx(135, rel=0.15)
@@ -47,17 +48,12 @@ def test_one_chunk_takes_the_sum_of_all_stages_and_hops() -> None:
     nodes = [node(i, 100_000_000) for i in range(3)]
     links = Links(measured={("n2", "n0"): Link(1.0)})
     placement = spread(costs, nodes, layer_splits=[1, 1, 1], context_tokens=100, concurrency=1)
-    ttft = predict(placement, costs, nodes, links, prompts=(2,), chunks=lambda n: [n]).ttft_s[2]
-    one_by_one = predict(placement, costs, nodes, links, prompts=(2,), chunks=lambda n: [1] * n).ttft_s[2]
+    ttft, one_by_one = (
+        predict(replace(placement, chunks=ChunkRule.fixed(n)), costs, nodes, links, prompts=(2,)).ttft_s[2]
+        for n in (2, 1)
+    )
     assert 1.0 < ttft < 1.1
     assert ttft < one_by_one < 1.1  # the second chunk's way back begins while the first is still on its own
-
-
-def test_a_prompt_is_cut_where_the_engine_cuts_it() -> None:
-    assert cut(31) == [31]
-    assert cut(300) == [32] * 9 + [12]
-    assert cut(1024) == [128] * 8
-    assert cut(8200) == [512] * 16 + [8]
 
 
 def test_the_busiest_of_equal_owners_is_as_busy_as_simulated() -> None:

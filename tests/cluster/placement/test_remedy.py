@@ -130,7 +130,8 @@ def test_any_plan_is_sound_or_says_what_would_be(
     stages = found.placement.stages
     assert [layer for stage in stages for layer in stage.layers] == list(range(len(model.layers)))
     assert len(set(found.placement.node_ids)) == len(found.placement.node_ids)
-    again = placed(model, found.nodes, stages, context_tokens=context_tokens, concurrency=concurrency)
+    rule = found.placement.chunks
+    again = placed(model, found.nodes, stages, context_tokens=context_tokens, concurrency=concurrency, chunks=rule)
     assert again == found.placement
     if model.name in CONFIGS:
         validate(found.placement, CONFIGS[model.name])

@@ -8,6 +8,7 @@ import mlx_moe
 from cluster.worker.inbox import Inbox
 from cluster.worker.messages import Kind, Message
 from cluster.worker.ring import RingLink
+from mlx_moe.chunking import DEFAULT_RULE
 from mlx_moe.frame import Frame, FrameKind
 
 A, B = "aa" * 16, "bb" * 16
@@ -54,7 +55,7 @@ def test_a_message_that_comes_later_is_waited_for() -> None:
 
 
 def test_frames_that_one_sent_again_voids_never_come_back_to_the_coordinator() -> None:
-    model = mlx_moe.load("demo")
+    model = mlx_moe.load("demo", chunks=DEFAULT_RULE)
     sent: list[Message] = []
     link = RingLink(
         model.stage,

@@ -18,6 +18,7 @@ from cluster.timeline import FRAMES, SpanKind, Timeline
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.messages import Kind, Message
 from cluster.worker.ring import RingLink, RingStage
+from mlx_moe.chunking import DEFAULT_RULE
 from mlx_moe.coordinator import Coordinator
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.frame import Frame, FrameKind
@@ -39,7 +40,7 @@ PROMPTS = [(7,), LONG[:32], LONG[:33], LONG, (*LONG[:64], 3, 4), tuple(oracles.r
 
 @cache
 def demo() -> LocalModel:
-    return mlx_moe.load("demo")
+    return mlx_moe.load("demo", chunks=DEFAULT_RULE)
 
 
 @pytest.fixture(autouse=True, scope="module")
