@@ -115,7 +115,7 @@ class Checkpoint:
             f"{hub_cache.cure(self.directory)}"
         )
 
-    def read_into(self, pieces: Sequence[Piece], array: mx.array | bytearray) -> None:
+    def read_into(self, pieces: Sequence[Piece], array: mx.array | bytearray | memoryview) -> None:
         """Fill the memory of an evaluated, contiguous array with pieces, in order. Threads may do so at once.
 
         Raises:

@@ -5,16 +5,20 @@ Only what a shard owns is read, straight into the array that keeps it: peak memo
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Semaphore
 from types import TracebackType
+from typing import cast
 
 import mlx.core as mx
 
 from mlx_moe.checkpoint import Checkpoint, Piece
-from mlx_moe.errors import CheckpointError, UnsupportedModelError
+from mlx_moe.errors import CheckpointError, MoeClusterError, UnsupportedModelError
+from mlx_moe.pages import populate
 from mlx_moe.parameter import Layout, Parameter
 from mlx_moe.quantization import QuantizationConfig, is_packed, quantization_of, sibling, unreadable
 from mlx_moe.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
@@ -24,6 +28,10 @@ Progress = Callable[[int, int], None]
 
 _FLOATS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 _DTYPES = {**_FLOATS, "U32": mx.uint32, "U8": mx.uint8}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+RELEASE_S = 1.0
+"""For MLX's threads to let go of the files they have read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +115,11 @@ def load(
 
 
 class _Reader:
-    """Fills arrays from a checkpoint: some are read while the memory of the next ones is made, on two streams.
+    """Reads arrays from a checkpoint, some at a time on MLX's own threads.
 
-    Making memory costs as much as reading what the system has cached (page faults), so both go on at once. What is
-    cast is waited for, so that no more than one tensor exists twice.
+    MLX makes an array's memory and asks a file for what goes in: so the memory is touched once. Filling it with zeros
+    before, to have it, costs half as much as reading what the system has cached (page faults). What is cast is waited
+    for, so that no more than one tensor exists twice.
     """
 
     AT_ONCE = 16
@@ -120,17 +129,17 @@ class _Reader:
         self._total_bytes = total_bytes
         self._progress = progress
         self._done_bytes = 0
-        self._streams = deque(mx.new_stream(mx.cpu) for _ in range(2))
-        self._threads = ThreadPoolExecutor(self.AT_ONCE)
-        self._making: deque[tuple[mx.array, StoredArray]] = deque()
-        self._reading: deque[tuple[Future[None], int]] = deque()
+        self._reading: deque[tuple[mx.array, _ArrayFile]] = deque()
+        self._released = Semaphore(0)
+        self._n_files = 0
 
     def read(self, stored: StoredArray, dtype: mx.Dtype) -> mx.array:
         """Return an array whose memory is being filled; all are full when the block is left."""
-        self._streams.rotate()
-        array = mx.zeros(stored.shape, stored.dtype, stream=self._streams[0])
+        file = _ArrayFile(self._checkpoint, stored, self._released)
+        self._n_files += 1
+        array = cast(dict[str, mx.array], mx.load(file, format="safetensors"))[_ArrayFile.NAME]  # type: ignore[arg-type]
         mx.async_eval(array)
-        self._making.append((array, stored))
+        self._reading.append((array, file))
         if stored.dtype in _FLOATS.values() and stored.dtype != dtype:
             self._settle(0)
             array = array.astype(dtype)
@@ -146,24 +155,66 @@ class _Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None:
-                self._settle(0)
+            self._settle(0)
         finally:
-            self._threads.shutdown()
+            self._reading.clear()
+            for _ in range(self._n_files):  # MLX's threads let go of a file late; at exit they would abort the process
+                self._released.acquire(timeout=RELEASE_S)
 
     def _settle(self, at_most: int) -> None:
-        """Go on until at most so many arrays are being read, and half as many made."""
-        while len(self._making) > at_most // 2:
-            array, stored = self._making.popleft()
-            mx.eval(array)
-            future = self._threads.submit(self._checkpoint.read_into, stored.pieces, array)
-            self._reading.append((future, stored.nbytes))
+        """Wait until at most so many arrays are being read."""
         while len(self._reading) > at_most:
-            future, nbytes = self._reading.popleft()
-            future.result()
-            self._done_bytes += nbytes
+            array, file = self._reading.popleft()
+            mx.eval(array)
+            if file.error is not None:
+                raise file.error
+            self._done_bytes += array.nbytes
             if self._progress is not None:
                 self._progress(self._done_bytes, self._total_bytes)
+
+
+class _ArrayFile:
+    """A safetensors file of one array whose bytes are pieces of a checkpoint. MLX reads it, on a thread of its own."""
+
+    NAME = "array"
+
+    def __init__(self, checkpoint: Checkpoint, stored: StoredArray, released: Semaphore) -> None:
+        entry = {"dtype": _NAMES[stored.dtype], "shape": stored.shape, "data_offsets": (0, stored.nbytes)}
+        header = json.dumps({self.NAME: entry}).encode()
+        self._header = len(header).to_bytes(8, "little") + header
+        self._checkpoint = checkpoint
+        self._stored = stored
+        self._released = released
+        self._position = 0
+        self.closed = False
+        self.error: MoeClusterError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset."""
+        end = len(self._header) + self._stored.nbytes
+        self._position = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: end}[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the offset."""
+        return self._position
+
+    def readinto(self, memory: memoryview) -> int:
+        """Fill memory with the header, a part of it, or all of the array. MLX ignores what is raised: see `error`."""
+        start, end = self._position, self._position + memory.nbytes
+        if end <= len(self._header):
+            memory.cast("B")[:] = self._header[start:end]
+        else:
+            try:
+                populate(memory)
+                self._checkpoint.read_into(self._stored.pieces, memory)
+            except MoeClusterError as error:
+                self.error = error
+        self._position = end
+        return memory.nbytes
+
+    def __del__(self) -> None:
+        self._released.release()
 
 
 def quantization(stored: Iterable[StoredParameter]) -> QuantizationConfig | None:
