@@ -142,8 +142,8 @@ class ClusterBackend:
         try:
             serving = self._node.status().serving
         except NoClusterError:  # it ended since; where it is back, it may listen elsewhere
-            self._node.close()
-            self._node = OwnNode.connect(self._home)
+            ended, self._node = self._node, OwnNode.connect(self._home)
+            ended.close()
             serving = self._node.status().serving
         if (serving.epoch, serving.state) != (self._epoch, pb.Serving.READY):
             before = self.remote

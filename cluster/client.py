@@ -40,6 +40,7 @@ class OwnNode:
     def __init__(self, home: Home, credentials: Credentials, node_id: str, address: str) -> None:
         self._home = home
         self._credentials = credentials
+        self._address = address
         self._channel = credentials.channel(address, node_id)
         self._stub = node_pb2_grpc.ControlStub(self._channel)
 
@@ -51,17 +52,7 @@ class OwnNode:
             NoClusterError: none runs, or it is not up yet.
             ClusterError: what it says of itself cannot be read.
         """
-        if not is_held(home.lock):  # its pid may live again, as that of another process
-            raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
-        try:
-            value = json.loads(home.daemon.read_text())
-            node_id, address, insecure = value["node_id"], value["address"], value["insecure"]
-        except FileNotFoundError as exc:
-            raise NoClusterError("the node of this machine is starting or ending: try again in a moment") from exc
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
-            raise ClusterError(
-                f"{home.daemon} cannot be read ({exc}), and a node runs: end its process, and moe-cluster up again"
-            ) from exc
+        node_id, address, insecure = _announced(home)
         credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(home.identity))
         return cls(home, credentials, node_id, address)
 
@@ -125,7 +116,11 @@ class OwnNode:
         """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
         if not status.coordinator_address:
             raise NoClusterError("no model is loaded; `moe-cluster up MODEL` loads one")
-        return RemoteModel(self._credentials, status.serving.coordinator, status.coordinator_address)
+        coordinator = status.serving.coordinator
+        name = next(node.shown_name for node in status.nodes if node.info.node_id == coordinator)
+        return RemoteModel(
+            self._credentials, coordinator, status.coordinator_address, f"node {name}, which coordinates,"
+        )
 
     def close(self) -> None:
         """Close the channel."""
@@ -138,8 +133,9 @@ class OwnNode:
             with translated("this machine's node"):
                 yield
         except NodeLostError as error:
-            if is_held(self._home.lock):
-                raise
+            with contextlib.suppress(NoClusterError):
+                if _announced(self._home)[1] == self._address:
+                    raise
             raise NoClusterError("this machine's node has ended: moe-cluster up starts it again") from error
 
     def __enter__(self) -> OwnNode:
@@ -151,11 +147,26 @@ class OwnNode:
         self.close()
 
 
+def _announced(home: Home) -> tuple[str, str, bool]:
+    """Return id and address of a home's daemon, and whether it is insecure. Raises as `OwnNode.connect`."""
+    if not is_held(home.lock):  # its pid may live again, as that of another process
+        raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
+    try:
+        value = json.loads(home.daemon.read_text())
+        return value["node_id"], value["address"], value["insecure"]
+    except FileNotFoundError as exc:
+        raise NoClusterError("the node of this machine is starting or ending: try again in a moment") from exc
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
+        raise ClusterError(
+            f"{home.daemon} cannot be read ({exc}), and a node runs: end its process, and moe-cluster up again"
+        ) from exc
+
+
 class RemoteModel:
     """A model that the cluster serves, by its coordinator."""
 
-    def __init__(self, credentials: Credentials, node_id: str, address: str) -> None:
-        self._callee = f"the coordinator at {address}"
+    def __init__(self, credentials: Credentials, node_id: str, address: str, called: str = "the coordinator") -> None:
+        self._callee = called
         self._channel = credentials.channel(address, node_id)
         self._stub = coordinator_pb2_grpc.CoordinatorStub(self._channel)
         with translated(self._callee):

@@ -15,6 +15,9 @@ _CODE_KEY = "moe-cluster-code"
 _MAX_DETAILS = 4000
 """Characters of a message: gRPC carries it in a header, which has 8 KiB."""
 
+_NOT_CONNECTED = "failed to connect to all addresses"
+"""gRPC lists addresses and layers after it, and the cause, such as "Connection refused", at the end."""
+
 _STATUS: tuple[tuple[type[MoeClusterError], grpc.StatusCode], ...] = (
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (CheckpointError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -54,7 +57,8 @@ def error_of(error: grpc.RpcError, callee: str) -> MoeClusterError:
 
 def details_of(error: grpc.RpcError) -> str:
     """Return what a failed call says of itself."""
-    return error.details() or error.code().name
+    details = error.details() or error.code().name
+    return details.rpartition(": ")[2] if details.startswith(_NOT_CONNECTED) else details
 
 
 def error_named(code: str, message: str) -> MoeClusterError:

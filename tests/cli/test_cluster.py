@@ -19,7 +19,7 @@ import mlx_moe
 from cli import app
 from cluster.daemon.node_options import NodeOptions
 from cluster.home import Home
-from tests.cli.terminal import CTRL_C, Terminal
+from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
 from tests.patience import PATIENCE_S
 
 pytestmark = [
@@ -217,16 +217,26 @@ def test_a_node_comes_again_as_it_was_and_gives_out_no_further_token(homes: list
     present(homes[1])
 
 
-def test_watching_waits_for_a_node_that_ended_and_goes_on_until_ctrl_c(homes: list[Path]) -> None:
-    with Terminal(homes[0], ["-m", "cli", "status", "--watch"]) as terminal:
-        terminal.until("this is mac-1")
+def test_a_watch_and_a_chat_go_on_where_their_own_node_is_back(homes: list[Path]) -> None:
+    present(homes[0])
+    chatting = Terminal(homes[0], ["-m", "cli", "chat", "demo", "--temperature", "0"])
+    with chatting as chat, Terminal(homes[0], ["-m", "cli", "status", "--watch"]) as watch:
+        chat.until("/help lists")
+        watch.until("this is mac-1")
         said(homes[0], "down")
-        terminal.until("moe-cluster up starts")
-        terminal.until("waiting for it")
-        said(homes[0], "up", "--detach")
-        terminal.until("this is mac-1")
-        terminal.type(CTRL_C)
-        assert terminal.end() == 0
+        watch.until("moe-cluster up starts")
+        watch.until("waiting for it")
+        chat.type("Hello\r")
+        chat.until("error: no node runs on this machine: moe-cluster up starts one")
+        said(homes[0], "up", "--detach")  # at other ports than before
+        watch.until("this is mac-1")
+        watch.type(CTRL_C)
+        assert watch.end() == 0
+        chat.type("Hello\r")
+        chat.until("How can I help")
+        chat.type(CTRL_D)
+        assert chat.end() == 0
+    said(homes[0], "unload")
 
 
 def test_who_goes_is_missed_by_the_others(homes: list[Path]) -> None:
