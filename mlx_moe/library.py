@@ -69,7 +69,7 @@ def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
         yield Path.home() / home_path
     match = REPO_ID.fullmatch(model)
     repo_id = match[1] if match else hub_cache.repo_of(Path(model))
-    name = (repo_id or model).rpartition("/")[2]
+    name = Path(repo_id or model).name
     if repo_id:
         yield from hub_cache.snapshots(repo_id)
         yield from _in_folders(repo_id)

@@ -154,7 +154,7 @@ def test_namesakes_are_looked_for_where_another_machine_may_have_none(folders: t
     below_home = model_in(second.parent / "models" / "q3")
     in_folder = model_in(first / "q3")
     in_cache = add(second.parents[1] / "hub" / "models--org--q3", COMMITS[0])
-    assert list(library.namesakes("/Users/else/models/q3", "models/q3")) == [below_home, in_folder, in_cache]
+    assert list(library.namesakes("/Users/else/models/q3/", "models/q3")) == [below_home, in_folder, in_cache]
     assert list(library.namesakes("org/q3")) == [in_cache, in_cache, in_folder, in_cache]
     theirs = f"/Users/else/hub/models--org--q3/snapshots/{COMMITS[1]}"
     assert next(library.namesakes(theirs, "hub/models--org--q3/snapshots/x")) == in_cache
