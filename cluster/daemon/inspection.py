@@ -50,29 +50,28 @@ class Inspection:
             config_hash=self._own.parts[CONFIG],
         )
         found = await asyncio.gather(*(self._ask(node_id, wanted) for node_id in node_ids))
+        own = _Found(self._state.own.node_id, self._own.to_message())
+        same = [f for f in (*found, own) if f.copy.content_hash == content_hash]
+        if not same:
+            raise CheckpointError(
+                f"the plan is for another {self._model}, with the content {content_hash}; {self._have([own])} "
+                f"{own.copy.content_hash} in {own.copy.path}: make the plan again with `moe-cluster plan --json`, "
+                f"or give the nodes the files that it was made for"
+            )
         if missing := [f.node_id for f in found if not f.copy.content_hash]:
             raise CheckpointError(f"{self._model} is missing on {self._names(missing)}: {self._cure(missing)}")
-        same = [f for f in found if f.copy.content_hash == content_hash]
-        others = [f for f in found if f.copy.content_hash != content_hash]
-        if others and content_hash == self._own.content_hash:
-            same.append(_Found(self._state.own.node_id, self._own.to_message()))
-        if others and same:
+        if others := [f for f in found if f.copy.content_hash != content_hash]:
             raise await self._difference(same[0], others)
-        if others:
-            raise CheckpointError(
-                f"the plan is for another {self._model}, with the content {content_hash}; "
-                f"{self._have(others)} {others[0].copy.content_hash}: make the plan again with "
-                f"`moe-cluster plan --json`, or give the nodes the files that it was made for"
-            )
 
     async def _ask(self, node_id: str, wanted: pb.WantedModel) -> _Found:
         if node_id == self._state.own.node_id and wanted.content_hash == self._own.content_hash:
             return _Found(node_id, self._own.to_message())
+        node = f"node {self._state.name(node_id)}"
         try:
-            with translated("it"):
+            with translated(node):
                 return _Found(node_id, await self._stub(node_id).Inspect(wanted, timeout=INSPECT_S))
         except CheckpointError as error:
-            raise type(error)(f"node {self._state.name(node_id)}: {error}") from error
+            raise type(error)(f"{node}: {error}") from error
 
     async def _difference(self, one: _Found, others: Sequence[_Found]) -> CheckpointError:
         """Return the error that names the first difference between a copy and the first of others."""
@@ -100,7 +99,7 @@ class Inspection:
         return f"{self._names([f.node_id for f in found])} {'have' if len(found) > 1 else 'has'}"
 
     def _names(self, node_ids: Sequence[str]) -> str:
-        *first, last = [self._state.name(node_id) for node_id in node_ids]
+        *first, last = sorted(self._state.name(node_id) for node_id in node_ids)
         return f"{', '.join(first)} and {last}" if first else last
 
     def _cure(self, missing: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from cluster.placement import Placement
 from mlx_moe import library
 from mlx_moe.errors import CheckpointError
 from mlx_moe.request import Request, Token
@@ -137,6 +138,13 @@ def test_two_fine_tunes_are_told_apart_by_the_tensor_that_differs(cluster: Clust
     )
     assert f"in {snapshots[0]} on mac-1" in said
     assert f"in {snapshots[1]} on mac-2" in said
+
+
+def test_a_plan_for_another_content_is_told_as_that(cluster: Cluster, machines: list[Machine]) -> None:
+    copied(machines[0].folder / "mine")
+    plan = cluster.place("mine", (2, 2, 2)).to_json() | {"content_hash": "0" * 32}
+    with pytest.raises(CheckpointError, match=r"the plan is for another mine, .* 0+; mac-1 has \w{32} in"):
+        cluster.load("mine", Placement.from_json(plan))
 
 
 def test_another_configuration_is_told_by_its_field(cluster: Cluster, machines: list[Machine]) -> None:
