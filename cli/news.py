@@ -46,11 +46,11 @@ class News:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def say(self, text: str | Text, style: str = "") -> None:
-        """Print a line; the terminal may wrap it, so that it is copied as one."""
+    def say(self, text: str | Text, style: str = "", *, copied: bool = False) -> None:
+        """Print a line, wrapped between words; what is to be `copied` stays one line, which the terminal may break."""
         with suppress(OSError):
             line = Text(visible(text), style=style) if isinstance(text, str) else text
-            self.console.print(line, soft_wrap=True)
+            self.console.print(line, soft_wrap=copied or not self.console.is_terminal)
 
     def own(self, info: NodeInfo, cluster_id: str, insecure: bool) -> None:
         """Say who this node is."""
@@ -70,27 +70,28 @@ class News:
         self.say("")
         self.say("On each other machine, type")
         self.say("")
-        self.say(f"  {JOIN}", "bold")
+        self.say(f"  {JOIN}", "bold", copied=True)
         self.say("")
         self.say("and paste this join token:")
         self.say("")
-        self.say(f"  {token.text}", "bold")
+        self.say(f"  {token.text}", "bold", copied=True)
         self.say("")
         if is_loopback(address):
             self.say(
                 "Other machines cannot reach this node: connect it to a network, or start it without --host.", "yellow"
             )
-            self.say(f"Nodes on this machine add --peer {address}", "bright_black")
+            self.say(f"For more nodes on this machine, add --peer {address}", "bright_black")
         else:
-            self.say(f"where there is no multicast add --peer {address}", "bright_black")
+            self.say(f"Where there is no multicast, add --peer {address}", "bright_black")
         self.say(
-            f"(it is good for {duration_text(LIFETIME_S)}; moe-cluster token create makes another)", "bright_black"
+            f"The token is valid for {duration_text(LIFETIME_S)}; moe-cluster token create makes another",
+            "bright_black",
         )
         self.say("")
 
     def may_let_in(self) -> None:
         """Say how others join a cluster that was here before."""
-        self.say("moe-cluster token create makes a token that lets other machines join", "bright_black")
+        self.say("moe-cluster token create makes a join token for other machines", "bright_black")
 
     def change(self, change: Change, infos: Mapping[str, NodeInfo]) -> None:
         """Say what happened to another node; `infos` are the nodes that are here now, by their shown names."""

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from cluster.wire import node_pb2 as pb
 
 _LEGEND = {
-    "KV": "positions in the KV cache",
-    "peak": "most memory used",
-    "ms": "one way from this node",
-    "GB/s": "to or from it",
+    "KV": "cached tokens",
+    "peak": "peak memory",
+    "ms": "latency from here",
+    "GB/s": "bandwidth",
 }
 
 PRESENT = "present"

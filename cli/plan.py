@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from cli.show import context_text
-from cli.tables import table_console
+from cli.tables import HeadedTable, table_console
 from cli.units import bytes_text, count_text, duration_text, rate_text, tokens_text
 from cli.visible import visible
 
@@ -186,17 +186,16 @@ def _print(made: Plan) -> None:
     console.print(_assumptions_table(made.target), style="dim")
 
 
-def _nodes_table(made: Plan) -> Table:
-    from rich.table import Table
-
+def _nodes_table(made: Plan) -> HeadedTable:
     from cluster.placement import loads
     from cluster.placement.accounting import budget
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("node", no_wrap=True)
-    table.add_column("holds", overflow="fold")
-    for heading in ("weights", "KV room", "GPU limit", "a token"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = HeadedTable(
+        *("node", "holds", "weights", "KV room", "GPU limit", "a token"),
+        texts=("node", "holds"),
+        wrapped="holds",
+        optional=("GPU limit", "KV room", "a token"),
+    )
     nodes = {node.node_id: node for node in made.fit.nodes}
     held = loads(made.model, made.fit.placement.stages)
     for i, stage in enumerate(made.fit.placement.stages):

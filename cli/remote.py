@@ -128,7 +128,7 @@ class ClusterBackend:
         predicted = predict(self._plan, costs, capacities(status), links(status))
         room = self.remote.description.kv_positions
         return (
-            f"room for {tokens_text(room)} positions of all requests; to expect: "
+            f"the KV cache has room for {tokens_text(room)} tokens of all requests; expected: "
             f"{rate_text(predicted.tokens_per_s)} for one user, {rate_text(predicted.most_tokens_per_s)} for many"
         )
 

@@ -33,8 +33,8 @@ def table_console() -> Console:
 class HeadedTable:
     """A table that fits its terminal. Columns other than `texts` hold numbers.
 
-    `wrapped` is the text that may take several lines. `optional` are the columns that may be left out, the first of
-    them first. `legend` explains columns.
+    `wrapped` is the text that may take several lines. `optional` are the columns that are left out where all their
+    cells are empty, and where the table is too wide, the first of them first. `legend` explains columns.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class HeadedTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table with the columns that fit, and the legend of those."""
-        shown = list(self._columns)
+        shown = [c for c in self._columns if c not in self._optional or any(cells[c] for cells, _ in self._rows)]
         for column in self._optional:
             if self._needed(shown, console, options) <= options.max_width:
                 break
-            shown.remove(column)
+            if column in shown:
+                shown.remove(column)
         yield self._table(shown)
         if legend := " · ".join(f"{column}: {text}" for column, text in self._legend.items() if column in shown):
             yield Text(legend, style="bright_black")

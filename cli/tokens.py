@@ -75,7 +75,7 @@ def create(hours: float, uses: int) -> None:
     token = token_store(Home.default()).create(hours * HOUR_S, uses)
     print(token.text, flush=True)
     print(
-        f"good for {uses} node{'s' * (uses > 1)} and {duration_text(hours * HOUR_S)}; on each of them type {JOIN} and "
+        f"valid for {uses} node{'s' * (uses > 1)} and {duration_text(hours * HOUR_S)}; on each of them type {JOIN} and "
         "paste it, or pipe it in",
         file=sys.stderr,
     )

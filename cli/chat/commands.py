@@ -165,7 +165,7 @@ def _stats(chat: Chat, _argument: str) -> None:
     if chat.stats is None:
         chat.screen.notice("no answer yet")
         return
-    sitting = f"{chat.answers:,} answers, {chat.answered_tokens:,} tokens"
+    sitting = f"{chat.answers:,} answer{'s' * (chat.answers != 1)}, {chat.answered_tokens:,} tokens"
     chat.screen.print(tables.stats(chat.stats, sitting, chat.backend.load_s))
 
 

@@ -83,7 +83,7 @@ def _shown(name: str, value: Any) -> str:
         return _UNLIMITED[name]
     if isinstance(value, tuple):
         return ", ".join(json.dumps(text, ensure_ascii=False) for text in value)
-    return f"{value} (off)" if value == _OFF.get(name) else str(value)
+    return "off" if value == _OFF.get(name) else str(value)
 
 
 def flag(name: str, value: str) -> bool:

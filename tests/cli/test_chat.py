@@ -271,7 +271,7 @@ def test_settings_change_what_is_asked(sitting: Sitting) -> None:
         ("/set max_tokens 5", "max_tokens: 5"),
         ("/set max_tokens default", "max_tokens: no limit (default)"),
         ("/set seed default", "seed: a new one for each answer (default)"),
-        ("/set top_k 0", "top_k: 0 (off)"),
+        ("/set top_k 0", "top_k: off"),
         ("/set top_p 0.5", "top_p: 0.5"),
         ("/set loops on", "loops: allowed"),
     ],

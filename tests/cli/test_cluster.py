@@ -301,7 +301,7 @@ def test_a_stranger_at_the_port_and_a_port_that_is_taken_put_nothing_of_grpc_on_
         terminal.type(CTRL_C)
         assert terminal.end() == 0
         after = terminal.text.strip().removeprefix(shown.strip())
-        assert [line.split()[0] for line in after.splitlines() if line] == ["^Cending:", "mac-9"]
+        assert [line.split()[0] for line in after.splitlines() if line] == ["^Cstopping:", "mac-9"]
 
 
 def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path: Path) -> None:

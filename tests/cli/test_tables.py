@@ -78,7 +78,7 @@ def test_nodes_fit_the_terminal_and_their_columns_are_explained(columns: int) ->
         assert max(map(len, lines)) <= columns
         assert all(heading in lines[0] for heading in least)
         assert "mac-studio-2" in "".join(lines)
-        assert ("one way" in " ".join(lines)) == (" ms" in lines[0])
+        assert ("latency" in " ".join(lines)) == (" ms" in lines[0])
     assert "chip" in shown(cluster_table(rows), 120)[0]
 
 

@@ -161,5 +161,5 @@ def test_deep_and_large_json_is_refused_before_it_is_parsed(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="nested deeper"):
         json_file.parse(b'{"}}}}": ' + b"[" * 100_000, "test")
     (tmp_path / "large.json").write_bytes(b" " * 2048)
-    with pytest.raises(CheckpointError, match="has more than 1024 bytes"):
+    with pytest.raises(CheckpointError, match="larger than the limit of 1,024 bytes"):
         json_file.read(tmp_path / "large.json", max_bytes=1024)
