@@ -12,7 +12,7 @@ from rich.text import Text
 from cli.tokens import JOIN
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
-from cluster.address import is_loopback
+from cluster.address import is_loopback, is_scoped, join, split
 from cluster.membership import Change, Happening
 from cluster.node_info import NodeInfo
 from cluster.trust import JoinToken
@@ -82,7 +82,9 @@ class News:
             )
             self.say(f"For more nodes on this machine, add --peer {address}", "bright_black")
         else:
-            self.say(f"Where there is no multicast, add --peer {address}", "bright_black")
+            host, port = split(address)
+            where = address if not is_scoped(host) else f"{join(f'{host}%INTERFACE', port)}, with theirs, such as en0"
+            self.say(f"Where there is no multicast, add --peer {where}", "bright_black")
         self.say(
             f"The token is valid for {duration_text(LIFETIME_S)}; moe-cluster token create makes another",
             "bright_black",
