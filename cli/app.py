@@ -119,7 +119,8 @@ def up(
         from cli import up as up_command
 
         options = up_command.options(name, host, port, memory, peer)
-        manner = up_command.Manner(options, tokens.read_token(join), new, insecure, defaults)
+        token = tokens.read_token(join, or_environment=not new and not insecure)
+        manner = up_command.Manner(options, token, new, insecure, defaults)
         wanted = up_command.wanted(model, plan, context, users, draft, chunk)
         if detach:
             up_command.up_detached(manner, wanted)

@@ -44,15 +44,15 @@ JOIN = "moe-cluster up --join -"
 """What to type on another machine; the token follows on its standard input, where no list of processes shows it."""
 
 
-def read_token(given: str | None) -> str | None:
+def read_token(given: str | None, *, or_environment: bool) -> str | None:
     """Return the text of the join token that was given: as it is, in a file, or "-" for standard input.
 
-    Where none was given to a home that is in no cluster, $MOE_CLUSTER_JOIN is.
+    Where none was given to a home that is in no cluster, $MOE_CLUSTER_JOIN is, if it may be.
 
     Raises:
         InvalidRequestError: there is no such file.
     """
-    if given is None and not is_member(Home.default()):
+    if given is None and or_environment and not is_member(Home.default()):
         given = os.environ.get(JOIN_VARIABLE) or None
     if given is None or given.startswith("MC1") or "::" in given:
         return given

@@ -44,6 +44,9 @@ class Manner:
     """How a node comes up. `options` are those given now; with `defaults` the earlier ones of its home are forgotten.
 
     `join` is a token's text; `new` begins a cluster though one is here.
+
+    Raises:
+        InvalidRequestError: it shall both join a cluster and begin one.
     """
 
     options: NodeOptions
@@ -51,6 +54,10 @@ class Manner:
     new: bool = False
     insecure: bool = False
     defaults: bool = False
+
+    def __post_init__(self) -> None:
+        if self.join is not None and self.new:
+            raise InvalidRequestError("--join joins a cluster and --new begins one: give one of them")
 
     def all_options(self, home: Home) -> NodeOptions:
         """Return the options given now, over those that the home remembers. Raises ClusterError."""

@@ -335,6 +335,7 @@ def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path:
         (["no-such-model"], "no model"),
         (["--join", "MC1"], "whole join token"),
         (["--join", "no-such-file"], "none of these"),
+        (["--join", f"MC1{'a' * 64}::{'b' * 32}", "--new"], "one of them"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_begun(tmp_path: Path, arguments: list[str], message: str) -> None:
