@@ -46,7 +46,7 @@ class Nodes:
 
     def __init__(self, own: OwnNode, daemons: Sequence[psutil.Process], stack: ExitStack) -> None:
         self._own = own
-        self._daemons = daemons
+        self.daemons = daemons
         self._stack = stack
 
     def load(self, checkpoint: str, layer_splits: Sequence[int], expert_peers: Sequence[int] = ()) -> RemoteModel:
@@ -72,7 +72,7 @@ class Nodes:
 
     def workers(self) -> list[psutil.Process]:
         """Return the workers, in the order of the nodes that have one."""
-        return [child for daemon in self._daemons for child in daemon.children() if "cluster.worker" in child.cmdline()]
+        return [child for daemon in self.daemons for child in daemon.children() if "cluster.worker" in child.cmdline()]
 
 
 @contextmanager
