@@ -142,7 +142,10 @@ def leave(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: o.Debug = False,
 ) -> None:
-    """Let this machine forget its cluster: its node ends, and is a stranger when it comes again. Chats stay."""
+    """Leave the cluster: end this machine's node, delete its identity and, on the first node, authority and tokens.
+
+    Chats stay.
+    """
     with reported(debug):
         from cli.leave import leave as leave_cluster
 
