@@ -72,6 +72,10 @@ class Listening:
             return self
         return Listening((*self.hosts, LOOPBACK))
 
+    def now(self) -> Listening:
+        """Return it without hosts that this machine has lost, as long as one is left."""
+        return Listening(tuple(host for host in self.hosts if is_own(host)) or self.hosts)
+
     @property
     def own_host(self) -> str:
         """Where this machine's own programs connect."""
@@ -99,6 +103,7 @@ class Listening:
 
     def free_port(self, *, neighbours: int = 0) -> int:
         """Return a port that is free on all hosts, as so many after it are. Raises ClusterError where none is found."""
+        self.require_free(0)
         for _ in range(TRIES):
             port = ports.any_free(self.hosts[0])
             wanted = range(port, port + 1 + neighbours)

@@ -100,7 +100,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
                     self._home.path,
                     self._state.own.node_id,
                     name,
-                    self._listening.hosts,
+                    self._listening.now().hosts,
                     insecure=self._credentials.insecure,
                     log_path=self._home.logs / "worker.log",
                 ) as worker:

@@ -111,6 +111,16 @@ def test_loopback_is_left_to_who_has_the_port_already(taken: int) -> None:
     assert beside.own_host == "10.0.0.7"
 
 
+def test_what_starts_after_an_address_is_gone_listens_at_the_others() -> None:
+    assert Listening(("10.9.9.9", "127.0.0.1")).now().hosts == ("127.0.0.1",)
+    assert Listening(("10.9.9.9",)).now().hosts == ("10.9.9.9",)
+
+
+def test_an_address_that_is_gone_is_named() -> None:
+    with pytest.raises(ClusterError, match=r"cannot listen on 192\.0\.2\.200:0: .*; choose an address with --host"):
+        Listening(("192.0.2.200",)).free_port()
+
+
 def test_all_hosts_get_one_port() -> None:
     hosts = ("127.0.0.1", "::1") if is_own("::1") else ("127.0.0.1",)
     with ExitStack() as stack:
