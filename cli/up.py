@@ -130,7 +130,8 @@ def wanted(
         return None
     if placement is not None and chunk is not None:
         raise InvalidRequestError(
-            f"the plan in {plan} has a chunk rule of its own: make it with moe-cluster plan --chunk {chunk} --json"
+            f"the plan in {plan} has a chunk rule of its own; make another: moe-cluster plan "
+            f"{shlex.quote(placement.model)} --chunk {chunk} --json"
         )
     name = lasting(named)
     if placement is not None and lasting(placement.model) != name:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cli.plan import Target, plan
+from cli.up import wanted
 from cluster.errors import PlacementError
 from cluster.placement import Links, Placement, validate
 from cluster.placement.chips import parse_nodes
+from mlx_moe.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
 from mlx_moe.known_models import DEEPSEEK_V3
@@ -66,3 +69,17 @@ def test_what_cannot_be_planned_is_refused() -> None:
         plan("deepseek-v3", "2xM4-Pro-64GB", as_json=True)
     with pytest.raises(InvalidRequestError, match="at most 163,840"):
         plan("deepseek-v3", "8xM4-Pro-64GB", as_json=True, context=200_000)
+
+
+def test_a_plan_carries_the_chunks_asked_for_and_up_takes_no_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan("demo", "1xM4-Pro-64GB", as_json=True, chunk=256)
+    file = tmp_path / "plan.json"
+    file.write_text(capsys.readouterr().out)
+    taken = wanted(None, str(file), None, None, None)
+    assert taken is not None
+    assert taken.plan is not None
+    assert taken.plan.chunks == ChunkRule.fixed(256)
+    with pytest.raises(InvalidRequestError, match="make another: moe-cluster plan demo --chunk 64 --json"):
+        wanted(None, str(file), None, None, None, chunk=64)
