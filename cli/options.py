@@ -62,7 +62,7 @@ Chunk = Annotated[
 ]
 Context = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Room for N tokens, prompt and answer; else what the model's settings say."),
+    typer.Option(metavar="N", min=1, help="Room for N tokens, prompt and answer; default: the model's own."),
 ]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Load MODEL in place of another that the cluster serves and nobody uses.")

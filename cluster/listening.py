@@ -119,7 +119,7 @@ def _resolved(host: str) -> list[str]:
     except (OSError, UnicodeError) as exc:
         port = ", without a port (that is --port)" if ":" in host else ""
         raise InvalidRequestError(
-            f"--host {host[:80]!r} is no address and no host name that is known here ({exc}): give one of this "
+            f"--host {host[:80]!r} is neither an address nor a known host name ({exc}): give one of this "
             f"machine{port}, which has {', '.join(own_ips())}; --host {ALL} listens at all of them"
         ) from exc
     scoped = {ip.partition("%")[0]: ip for ip in scoped_ips()}

@@ -69,8 +69,8 @@ def _refuse_options(context: typer.Context) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise InvalidRequestError(
-                f"--{name.replace('_', '-')} before {context.invoked_subcommand} is of bench --emulate alone: put "
-                f"{context.invoked_subcommand}'s options behind it"
+                f"--{name.replace('_', '-')} is an option of bench --emulate: put the options of "
+                f"{context.invoked_subcommand} after its name"
             )
 
 

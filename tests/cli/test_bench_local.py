@@ -54,4 +54,4 @@ def test_bench_alone_says_what_there_is_to_measure(tmp_path: Path) -> None:
     assert "moe-cluster bench local MODEL, bench cluster MODEL, or bench --emulate" in refused.err
     misplaced = moe_cluster(tmp_path, "bench", "--tokens", "8", "local", "demo")
     assert (misplaced.code, misplaced.out) == (2, "")
-    assert "put local's options behind it" in misplaced.err
+    assert "put the options of local after its name" in misplaced.err

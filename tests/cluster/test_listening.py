@@ -70,10 +70,10 @@ def test_localhost_is_for_this_machine_alone() -> None:
     [
         ("10.9.9.9", r"--host 10.9.9.9 is not an address of this machine, which has 10.0.0.7, fd00::7; --host :: "),
         ("mac.elsewhere", r"--host mac.elsewhere \(10.9.9.9\) is not an address of this machine"),
-        ("nosuch.invalid", "is no address and no host name that is known here .* 10.0.0.7, fd00::7; --host :: listens"),
+        ("nosuch.invalid", "is neither an address nor a known host name .* 10.0.0.7, fd00::7; --host :: listens"),
         ("10.0.0.7:7420", r"without a port \(that is --port\)"),
-        ("a" * 300, "is no address and no host name"),
-        ("a b", "is no address and no host name"),
+        ("a" * 300, "is neither an address nor a known host name"),
+        ("a b", "is neither an address nor a known host name"),
     ],
 )
 def test_what_is_no_host_of_this_machine_is_refused_with_those_it_has(
