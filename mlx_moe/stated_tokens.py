@@ -122,7 +122,7 @@ def _merge_map(values: dict[str, Any], named: dict[str, Any], older: Mapping[str
             named.update(value)
         elif key == _EXTRA and isinstance(value, list):
             before = _listed(values.get(key), f"{source}: {key}")
-            values[key] = [*before, *(_special(_token(v, f"{source}: {key}"), always=True) for v in value)]
+            values[key] = [*before, *({**v, "special": True} if isinstance(v, dict) else v for v in value)]
         elif isinstance(value, dict):
             values[key] = _special(_token(value, f"{source}: {key}"), always=True)
         else:

@@ -44,6 +44,11 @@ def token(content: str, *on: str) -> dict[str, Any]:
     return {"content": content} | {flag: flag in on for flag in FLAGS}
 
 
+def without_special(stated: dict[str, Any]) -> dict[str, Any]:
+    """Return a token as special_tokens_map.json has it: all of them are special there."""
+    return {key: value for key, value in stated.items() if key != "special"}
+
+
 def write(directory: Path, **files: dict[str, Any]) -> None:
     for name in ("tokenizer_config", "special_tokens_map", "added_tokens", "config"):
         path = directory / f"{name}.json"
@@ -57,6 +62,8 @@ def require_equal(directory: Path) -> None:
     assert one.vocabulary == theirs.get_vocab()
     assert one.bos_token_id == theirs.bos_token_id
     assert one.special_tokens == theirs.special_tokens_map
+    added = one._tokenizer.get_added_tokens_decoder()
+    assert {i: repr(t) for i, t in added.items()} == {i: repr(t) for i, t in theirs.added_tokens_decoder.items()}
     assert {theirs.eos_token_id} - {None} <= one.eos_token_ids
     for text, special in itertools.product(TEXTS, (True, False)):
         ids = theirs.encode(text, add_special_tokens=special)
@@ -162,6 +169,19 @@ def test_what_states_no_token_is_refused_by_name(tmp_path: Path, files: dict[str
     write(base(tmp_path), **files)
     with pytest.raises(CheckpointError, match=f"{tmp_path}.* must "):
         ours.Tokenizer.load(tmp_path)
+
+
+def test_one_text_with_several_flags_has_those_that_transformers_leaves(tmp_path: Path) -> None:
+    bos, pad = (without_special(token("<x>", on)) for on in ("lstrip", "normalized"))
+    names = {"bos_token": bos, "eos_token": "<x>", "pad_token": pad}
+    extra = {"extra_special_tokens": ["<s>", "<x>", without_special(token("</s>"))]}
+    write(
+        base(tmp_path),
+        tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"},
+        special_tokens_map=names | extra,
+        config={"model_type": "deepseek_v3"},
+    )
+    require_equal(tmp_path)
 
 
 def test_a_text_that_no_library_takes_is_refused(tmp_path: Path) -> None:
