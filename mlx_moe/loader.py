@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -158,8 +159,9 @@ class _Reader:
             self._settle(0)
         finally:
             self._reading.clear()
+            ends_at = time.monotonic() + RELEASE_S
             for _ in range(self._n_files):  # MLX's threads let go of a file late; at exit they would abort the process
-                self._released.acquire(timeout=RELEASE_S)
+                self._released.acquire(timeout=max(0.0, ends_at - time.monotonic()))
 
     def _settle(self, at_most: int) -> None:
         """Wait until at most so many arrays are being read."""
