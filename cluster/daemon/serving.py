@@ -160,7 +160,7 @@ class Serving:
         """Let a model be deployed by the node that is to coordinate it; return that node and the placement's epoch."""
         placement, own, context_tokens = await asyncio.to_thread(self._placement, request)
         for node_id in placement.node_ids:
-            self._state.target(node_id)  # before anybody is asked anything
+            await self._state.meet(node_id)  # before anybody is asked anything
         await Inspection(self._state, self._stub, request.model, own).require(
             placement.node_ids, placement.content_hash
         )

@@ -49,7 +49,10 @@ def test_json_holds_a_placement_that_can_be_given_back(capsys: pytest.CaptureFix
     assert len(value["raised_gpu_limit"]) == 7
 
 
-def test_split_layers_are_shown_with_their_peers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_split_layers_are_shown_with_their_peers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     plan("qwen3-30b-a3b", "2xM4-16GB", as_json=False, context=1024)
     assert "experts" not in capsys.readouterr().out
     plan("deepseek-v3", "64xM4-16GB", as_json=False, context=1024)

@@ -101,7 +101,7 @@ def test_a_cache_that_cannot_be_written_stops_nobody(
         ("import sys; sys.exit('no Metal device')", "ended with code 1: no Metal device"),
         ("print('hello')", "answered no JSON: 'hello"),
         ("print('{}')", "chip='None'"),
-        ("import time; time.sleep(1e4)", "not done after 0.3 s"),
+        ("import time; time.sleep(1e4)", "did not finish within 0.3 s"),
     ],
 )
 def test_a_probe_that_fails_is_an_error_with_what_it_said(

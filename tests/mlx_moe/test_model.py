@@ -165,10 +165,10 @@ def test_a_token_outside_the_vocabulary_is_refused(model: Model) -> None:
     ("changes", "message"),
     [
         ({"input_ids": ()}, "the prompt is empty"),
-        ({"input_ids": (-1,)}, "input id -1"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"input_ids": (-1,)}, "token ids must be integers of 0 or more, got -1"),
+        ({"max_tokens": 0}, "max_tokens must be 1 or more, got 0"),
         ({"stop": ("",)}, "a stop string"),
-        ({"stop": ("x",) * 17}, "17 stop strings"),
+        ({"stop": ("x",) * 17}, "at most 16 stop strings are allowed, got 17"),
     ],
 )
 def test_a_request_out_of_range_is_refused(changes: dict[str, object], message: str) -> None:
