@@ -12,6 +12,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line. Ctrl-C ends it in one line, while it is still imported, too."""
+    _fill_closed_streams()
     try:
         from cli.app import main as run
 
@@ -22,6 +23,13 @@ def main() -> None:
         elif end.args != (INTERRUPTED,):
             raise
         _leave()
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device where a standard stream is closed: else a file that is opened later takes its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (it stays open)
 
 
 def _comes_of_ctrl_c(end: BaseException | None) -> bool:

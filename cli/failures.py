@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import typer
 
 from cli.exit_codes import ExitCode, exit_code_of
+from cli.terminal import columns
 from mlx_moe.errors import MoeClusterError
 
 
@@ -56,8 +57,7 @@ def error_line(error: Exception) -> str:
 def _print(line: str) -> None:
     """Print a line on stderr; on a terminal it is wrapped between words."""
     if sys.stderr.isatty():
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0: the terminal does not say
-        line = textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
+        line = textwrap.fill(line, columns(sys.stderr), break_long_words=False, break_on_hyphens=False)
     print(line, file=sys.stderr)
 
 

@@ -31,7 +31,7 @@ class Wanted:
     """A model, and how it is to be placed: by a plan, or as the cluster finds best. 0 is what the cluster chooses.
 
     `draft` is "mtp", "ngram", "none" or a small model; "" the best that the model offers. With `replace` it takes the
-    place of another model that nobody uses. `chunk` is the length of every prompt's chunks.
+    place of another model that is idle. `chunk` is the length of every prompt's chunks.
     """
 
     model: str

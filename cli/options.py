@@ -64,9 +64,7 @@ Context = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Room for N tokens, prompt and answer; default: the model's own."),
 ]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="Load MODEL in place of another that the cluster serves and nobody uses.")
-]
+Replace = Annotated[bool, typer.Option("--replace", help="Load MODEL in place of an idle one that the cluster serves.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Log everything, and show where an error came from.")]
 

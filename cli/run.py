@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from cli.interrupt import Interrupt
 from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
 from cli.progress import progress_bar
+from cli.terminal import columns, moves_its_cursor
 from cli.visible import visible
+from cli.word_wrap import WordWrap
 from mlx_moe.chunking import cut
 from mlx_moe.errors import InvalidRequestError
 
@@ -98,8 +101,8 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
 
 
 def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int], str]:
-    """Write the answer as it comes. A terminal gets it without control characters, a pipe as it is."""
-    terminal = sys.stdout.isatty()
+    """Write the answer as it comes. A terminal gets it wrapped and without control characters, a pipe as it is."""
+    write = _to_terminal() if sys.stdout.isatty() else sys.stdout.write
     token_ids: list[int] = []
     pieces: list[str] = []
     try:
@@ -107,7 +110,7 @@ def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int
             token_ids.append(token.id)
             pieces.append(token.text)
             if shown and token.text:
-                sys.stdout.write(visible(token.text) if terminal else token.text)
+                write(token.text)
                 sys.stdout.flush()
             if answer.finish_reason is None:
                 interrupt.check()
@@ -118,6 +121,14 @@ def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int
         if shown and any(pieces) and not "".join(pieces[-8:]).endswith("\n"):
             print(flush=True)
     return token_ids, "".join(pieces)
+
+
+def _to_terminal() -> Callable[[str], object]:
+    """Return what writes a text safely, broken between words where the terminal can take half a word back."""
+    if not moves_its_cursor():
+        return lambda text: sys.stdout.write(visible(text))
+    wrap = WordWrap()
+    return lambda text: sys.stdout.write(wrap.feed(visible(text), columns(sys.stdout)))
 
 
 def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, prompt_tokens: int) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
+from collections.abc import Iterable
 from getpass import getpass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from mlx_moe.errors import InvalidRequestError
 HOUR_S = 3600.0
 JOIN_VARIABLE = "MOE_CLUSTER_JOIN"
 LONGEST_TEXT = 4096
+
+_LOOKS_LIKE_TOKEN = re.compile(r"MC1[0-9A-Za-z:_-]*")
 
 
 def token_store(home: Home) -> TokenStore:
@@ -50,24 +54,35 @@ def read_token(given: str | None, *, or_environment: bool) -> str | None:
     Where none was given to a home that is in no cluster, $MOE_CLUSTER_JOIN is, if it may be.
 
     Raises:
-        InvalidRequestError: there is no such file.
+        InvalidRequestError: there is no such file, or no token in it.
     """
     if given is None and or_environment and not is_member(Home.default()):
         given = os.environ.get(JOIN_VARIABLE) or None
     if given is None or given.startswith("MC1") or "::" in given:
         return given
     if given == "-":
-        text = getpass("join token: ") if sys.stdin.isatty() else sys.stdin.readline(LONGEST_TEXT)
-    else:
-        try:
-            with Path(given.removeprefix("@")).expanduser().open(errors="replace") as file:
-                text = file.read(LONGEST_TEXT)
-        except OSError as error:
-            raise InvalidRequestError(
-                f"--join takes a join token, a file with one, or - for standard input; {given[:80]!r} is none of "
-                f"these: {error.strerror}"
-            ) from error
-    return next((word for word in text.split() if word.startswith("MC1")), text)
+        lines = [getpass("join token: ")] if sys.stdin.isatty() else iter(lambda: sys.stdin.readline(LONGEST_TEXT), "")
+        return _first_token(lines, "standard input")
+    try:
+        with Path(given.removeprefix("@")).expanduser().open(errors="replace") as file:
+            return _first_token([file.read(LONGEST_TEXT)], given)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home directory of nobody
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequestError(
+            f"--join takes a join token, a file with one, or - for standard input; {given[:80]!r} is none of "
+            f"these: {reason}"
+        ) from error
+
+
+def _first_token(texts: Iterable[str], where: str) -> str:
+    """Return what looks like a join token in texts; reads no further. Raises InvalidRequestError where nothing does."""
+    for text in texts:
+        if found := _LOOKS_LIKE_TOKEN.search(text):
+            return found[0]
+    raise InvalidRequestError(
+        f"there is no join token in {where}: one begins with MC1; moe-cluster token create, on the cluster's first "
+        "node, prints one"
+    )
 
 
 def create(hours: float, uses: int) -> None:

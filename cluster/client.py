@@ -76,7 +76,7 @@ class OwnNode:
         """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more.
 
         `draft` is "mtp", "ngram", "none" or a small model of the same vocabulary; "" the best that the model offers.
-        `replace` lets it take the place of another model that nobody uses. `chunk_length` is that of every prompt's
+        `replace` lets it take the place of another model that is idle. `chunk_length` is that of every prompt's
         chunks; 0: as is predicted to be fastest.
 
         Raises:

@@ -52,6 +52,6 @@ class HeldError(ClusterError):
 
 
 class OccupiedError(ClusterError):
-    """The cluster serves another model, which nobody uses now."""
+    """The cluster serves another model, which is idle."""
 
     code = "occupied"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from contextlib import suppress
@@ -18,6 +17,7 @@ from cli.chat.screen import Screen
 from cli.chat.transcript import SavedChat, TranscriptError, Transcripts
 from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
+from cli.terminal import moves_its_cursor
 from cli.units import tokens_text
 from cli.visible import short_name
 from cluster.errors import ClusterError
@@ -67,8 +67,7 @@ def start(models: Models, model: str | None, go_on: bool, system: str | None, op
 
 def _is_lively() -> bool:
     """Whether a person sits at a terminal that can move its cursor."""
-    able = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-    return able and sys.stdin.isatty() and sys.stdout.isatty()
+    return moves_its_cursor() and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _choose_model(

@@ -58,7 +58,7 @@ class Serving:
     async def load(self, request: pb.LoadRequest) -> AsyncIterator[pb.LoadStatus]:
         """Load a model, unless it is loaded already; yield how far that is, until it is ready.
 
-        Another that nobody uses gives way where the request says so. The load goes on if whoever reads this goes, and
+        Another that is idle gives way where the request says so. The load goes on if whoever reads this goes, and
         so it does if this node does, unless it has a part in it.
 
         Raises:
@@ -151,7 +151,7 @@ class Serving:
         await self._require_idle(serving)
         if serving.model != request.model and not request.replace:
             raise OccupiedError(
-                f"the cluster serves {serving.model}, which nobody uses now: --replace loads {request.model} in its "
+                f"the cluster serves {serving.model}, which is idle: --replace loads {request.model} in its "
                 f"place, and so does moe-cluster up {shlex.quote(request.model)}"
             )
         return None

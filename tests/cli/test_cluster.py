@@ -143,7 +143,7 @@ def test_an_idle_model_gives_way_only_to_who_says_so(homes: list[Path], tmp_path
     said(homes[0], "up", "demo")
     stray = moe_cluster(homes[0], "run", other, *QUESTION)
     assert (stray.code, stray.out, stray.err.count("\n")) == (6, "", 1)
-    assert f"the cluster serves demo, which nobody uses now: --replace loads {other} in its place" in stray.err
+    assert f"the cluster serves demo, which is idle: --replace loads {other} in its place" in stray.err
     assert f"moe-cluster up {other}" in stray.err
     for answer, code, served in (("n", 6, "demo"), ("y", 0, other)):
         with Terminal(homes[0], ["-m", "cli", "run", other, *QUESTION]) as terminal:

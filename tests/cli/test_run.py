@@ -175,7 +175,7 @@ def test_ctrl_c_before_the_first_token_ends_with_130(run: Run, backend: Scripted
     assert run("run", "demo", "hi") == 130
 
 
-def scripted(tmp_path: Path, text: str, *arguments: str) -> subprocess.Popen[bytes]:
+def scripted(tmp_path: Path, text: str, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     """Start the command line over a script in its own process."""
     script = tmp_path / "script"
     script.write_text(text, encoding="utf-8")
@@ -186,7 +186,7 @@ def scripted(tmp_path: Path, text: str, *arguments: str) -> subprocess.Popen[byt
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
 
@@ -201,13 +201,29 @@ def test_ctrl_c_keeps_what_was_printed(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    with scripted(tmp_path, "x" * 200_000, "run", "demo", "hi") as process:
-        assert process.stdout is not None
+    reader, writer = os.pipe()
+    os.close(reader)  # before: whoever reads a part leaves at a moment that no test can tell
+    with scripted(tmp_path, "x" * 10_000, "run", "demo", "hi", stdout=writer) as process:
+        os.close(writer)
         assert process.stderr is not None
-        process.stdout.read(1)
-        process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=PATIENCE_S) == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed"),
+    [("up --join -", "<&-"), ("run demo", "<&-"), ("--version", ">&-"), ("status", "<&- >&- 2>&-")],
+)
+def test_closed_streams_are_as_empty_ones(tmp_path: Path, arguments: str, closed: str) -> None:
+    command = f"{sys.executable} -m cli {arguments} </dev/null"
+    environment = {**os.environ, "MOE_CLUSTER_HOME": str(tmp_path)}
+    ends = [
+        subprocess.run(["sh", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True)
+        for line in (command, f"{command} {closed}")
+    ]
+    assert ends[1].returncode == ends[0].returncode
+    assert ends[1].stdout == ends[0].stdout * (">&- " not in f"{closed} ")
+    assert ends[1].stderr == ends[0].stderr * ("2>&-" not in closed)
 
 
 def test_help_imports_nothing_heavy() -> None:
