@@ -59,6 +59,12 @@ def is_scoped(ip: str) -> bool:
     return address.version == 6 and address.is_link_local
 
 
+def unmapped(ip: str) -> str:
+    """Return the IPv4 address that is written as an IPv6 one (::ffff:10.0.0.7); any other as it is."""
+    address = ipaddress.ip_address(ip)
+    return str(address.ipv4_mapped or ip) if isinstance(address, ipaddress.IPv6Address) else ip
+
+
 def resolve(host: str) -> list[str]:
     """Return the IP addresses of a host, as the system knows it: itself, if it is one. Raises OSError."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -104,7 +110,12 @@ def _leads_to_neighbours(name: str, flags: str) -> bool:
 
 
 def is_own(ip: str) -> bool:
-    """Whether programs of this machine can listen at an IP address; not while a new one is checked for duplicates."""
+    """Whether programs of this machine can listen at an IP address; not while a new one is checked for duplicates.
+
+    Addresses of many machines can be bound, too, but nobody connects to one.
+    """
+    if ipaddress.ip_address(ip).is_multicast or ip == "255.255.255.255":
+        return False
     family, _, _, _, where = socket.getaddrinfo(ip, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
     try:
         with socket.socket(family, socket.SOCK_STREAM) as trial:

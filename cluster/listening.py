@@ -10,7 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster import ports
-from cluster.address import MAX_ADDRESSES, is_ip, is_loopback, is_own, join, own_ips, resolve, scoped_ips
+from cluster.address import (
+    MAX_ADDRESSES,
+    is_ip,
+    is_loopback,
+    is_own,
+    join,
+    own_ips,
+    resolve,
+    scoped_ips,
+    unmapped,
+)
 from cluster.errors import ClusterError
 from cluster.ports import ALL
 from mlx_moe.errors import InvalidRequestError
@@ -35,7 +45,9 @@ class Listening:
         Raises:
             InvalidRequestError: it is no host, or not this machine.
         """
-        host = host.strip("[]")
+        host = host.strip()
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
         if host in ("", ALL):
             return cls((ALL if socket.has_dualstack_ipv6() else ALL_IPV4,))
         if host == ALL_IPV4:
@@ -123,4 +135,4 @@ def _resolved(host: str) -> list[str]:
             f"machine{port}, which has {', '.join(own_ips())}; --host {ALL} listens at all of them"
         ) from exc
     scoped = {ip.partition("%")[0]: ip for ip in scoped_ips()}
-    return [ip if "%" in ip else scoped.get(ip, ip) for ip in ips]
+    return [ip if "%" in ip else scoped.get(ip, ip) for ip in map(unmapped, ips)]

@@ -21,6 +21,7 @@ from cluster.trust.identity import (
     certificate_pem,
     dns_name,
     key_hash,
+    load_certificates,
     load_private_key,
     node_id_of,
     private_pem,
@@ -75,9 +76,12 @@ class Authority:
         path = directory / FILE
         try:
             pem = private_file.read(path)
-            return cls(load_private_key(pem), x509.load_pem_x509_certificate(pem), now)
+            return cls(load_private_key(pem), load_certificates(pem)[0], now)
         except (OSError, ValueError) as exc:
-            raise TrustError(f"the cluster's authority {path} cannot be read: {exc}") from exc
+            raise TrustError(
+                f"the cluster's authority {path} cannot be read: {exc}; put a copy of it back, or delete it: the nodes "
+                "go on without it, but no further one can join"
+            ) from exc
 
     def keep(self, directory: Path) -> None:
         """Write it down."""

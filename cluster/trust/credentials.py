@@ -21,14 +21,18 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any] | grpc.ServicerContext
 
 _CLAIM = re.compile(r"(?:^| )moe-cluster-node/([0-9a-f]{16})$")
 
+PING_MS = 3500
+"""For a ping to be answered. A process that is stopped, or kept waiting by others, for 3 s is only slow; whoever is
+gone is missed within the 5 s after which membership takes a node for lost."""
+
 _KEEPALIVE: Options = (
     # A peer that is stopped or unplugged sends no RST: without pings an idle connection to it looks alive for ever.
     ("grpc.keepalive_time_ms", 1000),
     # Bounds an unanswered ping through TCP_USER_TIMEOUT only, which macOS does not have, and which a stopped process
     # whose kernel still acknowledges does not trip (seen after 60 s) ...
-    ("grpc.keepalive_timeout_ms", 1000),
-    # ... so this one, undocumented, does it: 1.5 s.
-    ("grpc.http2.ping_timeout_ms", 1000),
+    ("grpc.keepalive_timeout_ms", PING_MS),
+    # ... so this one, undocumented, does it.
+    ("grpc.http2.ping_timeout_ms", PING_MS),
     # Links wait for minutes between requests, channels between calls.
     ("grpc.keepalive_permit_without_calls", 1),
     # By default no more pings are sent after two without data between them.

@@ -89,7 +89,7 @@ class NodeKey:
     def with_certificates(self, pem: bytes) -> NodeIdentity:
         """Return the identity by the node's and the authority's certificate. Raises TrustError if they do not fit."""
         try:
-            certificate, ca_certificate = x509.load_pem_x509_certificates(pem)
+            certificate, ca_certificate = load_certificates(pem)
             certificate.verify_directly_issued_by(ca_certificate)
             if key_hash(certificate.public_key()) != key_hash(self.private_key.public_key()):
                 raise ValueError("it is for another key")
@@ -160,7 +160,10 @@ def proven_key(certificate_request: bytes) -> ec.EllipticCurvePublicKey:
 
 def load_private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     """Read a P-256 key. Raises ValueError for anything else."""
-    key = serialization.load_pem_private_key(pem, password=None)
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:  # TypeError: it has a password
+        raise ValueError("it is not a private key in PEM form") from exc
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("it is not a P-256 key")
     return key
@@ -171,6 +174,14 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def load_certificates(pem: bytes) -> list[x509.Certificate]:
+    """Read one or more certificates. Raises ValueError."""
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as exc:
+        raise ValueError("there are no certificates in PEM form") from exc
 
 
 def certificate_pem(certificate: x509.Certificate) -> bytes:

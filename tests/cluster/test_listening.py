@@ -35,6 +35,7 @@ def two_networks(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0.0.0.0", (ALL_IPV4,), "127.0.0.1", ("10.0.0.7",)),
         ("127.0.0.1", ("127.0.0.1",), "127.0.0.1", ("127.0.0.1",)),
         ("10.0.0.7", ("10.0.0.7", "127.0.0.1"), "127.0.0.1", ("10.0.0.7",)),
+        ("::ffff:10.0.0.7", ("10.0.0.7", "127.0.0.1"), "127.0.0.1", ("10.0.0.7",)),
         pytest.param("::1", ("::1",), "::1", ("::1",), marks=needs_ipv6),
         pytest.param("[fd00::7]", ("fd00::7", "127.0.0.1"), "127.0.0.1", ("fd00::7",), marks=needs_ipv6),
         pytest.param("fe80::7", ("fe80::7%lo", "127.0.0.1"), "127.0.0.1", ("fe80::7",), marks=needs_ipv6),
@@ -73,6 +74,7 @@ def test_localhost_is_for_this_machine_alone() -> None:
         ("nosuch.invalid", "is neither an address nor a known host name .* 10.0.0.7, fd00::7; --host :: listens"),
         ("10.0.0.7:7420", r"without a port \(that is --port\)"),
         ("a" * 300, "is neither an address nor a known host name"),
+        ("[", "is neither an address nor a known host name"),
         ("a b", "is neither an address nor a known host name"),
     ],
 )
@@ -134,6 +136,11 @@ def test_all_hosts_get_one_port() -> None:
         port = Listening(hosts).bind(add_port)
         for host in hosts:
             socket.create_connection((host, port), timeout=PATIENCE_S).close()
+
+
+@pytest.mark.parametrize("ip", ["224.0.0.251", "255.255.255.255", "ff02::fb"])
+def test_an_address_of_many_machines_is_not_this_ones(ip: str) -> None:
+    assert not is_own(ip)
 
 
 def test_own_addresses_can_be_listened_at() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from cluster.errors import TrustError
 from cluster.trust import NodeIdentity, NodeKey
@@ -42,7 +42,7 @@ def test_no_key_is_an_error_that_makes_none(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["noise", "rsa", "P-384"])
+@pytest.mark.parametrize("kind", ["noise", "rsa", "P-384", "with a password"])
 def test_a_damaged_or_foreign_key_is_refused_and_kept(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "node.key"
     path.touch(mode=0o600)
@@ -50,7 +50,8 @@ def test_a_damaged_or_foreign_key_is_refused_and_kept(tmp_path: Path, kind: str)
         path.write_bytes(b"-----BEGIN PRIVATE KEY-----\nnoise")
     else:
         key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP384R1())
-        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        secret = BestAvailableEncryption(b"secret") if kind == "with a password" else NoEncryption()
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))
     content = path.read_bytes()
     with pytest.raises(TrustError, match=r"node\.key cannot be read"):
         NodeKey.open(tmp_path)
