@@ -10,7 +10,7 @@ import pytest
 
 from cluster.contacts import Target
 from cluster.daemon import greeter
-from cluster.daemon.greeter import Channels, Greeter
+from cluster.daemon.greeter import ECHO_BYTES, Channels, Greeter, link_speed
 from cluster.daemon.node_message import to_message
 from cluster.daemon.state import NodeState
 from cluster.membership import Hinted
@@ -89,3 +89,11 @@ def test_the_address_that_answered_last_is_kept(monkeypatch: pytest.MonkeyPatch)
             assert state.reached_at(info(1).node_id) == at
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("empty_s", "full_s", "rate_s"), [(0.001, 0.011, 0.010), (0.010, 0.011, 0.0055), (0.012, 0.011, 0.0055)]
+)
+def test_a_link_is_not_faster_than_it_was_seen_to_be(empty_s: float, full_s: float, rate_s: float) -> None:
+    speed = link_speed(empty_s, full_s)
+    assert (speed.latency_s, speed.bytes_per_s) == pytest.approx((empty_s / 2, ECHO_BYTES / rate_s))
