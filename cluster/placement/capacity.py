@@ -76,6 +76,25 @@ class Links:
         """Return the link from one node id to another."""
         return self.measured.get((sender, receiver), self.default)
 
+    def in_steps(self, ratio: float) -> Links:
+        """Return the links with numbers that differ by at most `ratio` made equal, to the slowest of them."""
+        every = (self.default, *self.measured.values())
+        latencies = _steps(sorted((link.latency_s for link in every), reverse=True), ratio)
+        rates = _steps(sorted(link.bytes_per_s for link in every), ratio)
+        stepped = {link: Link(latencies[link.latency_s], rates[link.bytes_per_s]) for link in every}
+        return Links(stepped[self.default], {way: stepped[link] for way, link in self.measured.items()})
+
+
+def _steps(ordered: Sequence[float], ratio: float) -> dict[float, float]:
+    """Return for each value the one that stands for it: the first that differs from it by at most `ratio`."""
+    steps: dict[float, float] = {}
+    first = ordered[0]
+    for value in ordered:
+        if max(value, first) > ratio * min(value, first):
+            first = value
+        steps[value] = first
+    return steps
+
 
 def size_text(nbytes: float) -> str:
     """Return a size for people: "1.5 GB", "12.0 MB"."""

@@ -7,6 +7,7 @@ every choice of peers, the experts divided by the rule of `striping`. Tests hold
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,6 +33,12 @@ Objective = Literal["one_user", "many_users"]
 MAX_GROUPS = 1100
 """Kinds of expert groups that are tried, small ones first: all that eight nodes can make, were they all different."""
 
+LINK_RATIOS = (1.0, 1.25, 1.5, 2.0, 4.0, math.inf)
+"""By how much links may differ and still count as alike: the first that leaves few enough kinds of nodes to search.
+
+No two measurements of equal links agree, and each one of its own would make each node a kind of its own.
+"""
+
 
 def solve(
     model: ModelCosts,
@@ -55,7 +62,7 @@ def solve(
 
     Raises:
         PlacementError: the model does not fit. `remedies` says what would make it fit.
-        InvalidRequestError: more than twelve nodes that all differ, or a context that the model does not have.
+        InvalidRequestError: more than twelve nodes that differ in more than links, or a context that the model does not have.
     """
     problem = Problem(model, nodes, links, context_tokens, concurrency)
     units = problem.whole_units()
@@ -117,13 +124,7 @@ class Problem:
                 f"a plan for {self.concurrency} users with {self.context_tokens} tokens: both are at least 1"
             )
         self.model.context.require(self.context_tokens)
-        self.classes = node_classes(self.nodes, self.links)
-        self.available = [len(members) for members in self.classes]
-        if np.prod([n + 1 for n in self.available]) > search.MAX_STATES:
-            raise InvalidRequestError(
-                f"{len(self.nodes)} nodes in {len(self.classes)} kinds are more than a plan is searched for; leave out "
-                f"the slowest"
-            )
+        self._sort_nodes()
         kinds = range(len(self.classes))
         self.hops = np.array([[_nanoseconds(hop_s(self.model, self._link(i, j))) for j in kinds] for i in kinds])
 
@@ -131,6 +132,20 @@ class Problem:
     def positions(self) -> int:
         """Positions of KV cache that must fit."""
         return self.context_tokens * self.concurrency
+
+    def _sort_nodes(self) -> None:
+        """Put nodes that are alike into classes, by links that are as exact as a search allows."""
+        for ratio in LINK_RATIOS:
+            links = self.links.in_steps(ratio)
+            self.classes = node_classes(self.nodes, links)
+            self.available = [len(members) for members in self.classes]
+            if math.prod(n + 1 for n in self.available) <= search.MAX_STATES:
+                self.links = links
+                return
+        raise InvalidRequestError(
+            f"{len(self.nodes)} nodes in {len(self.classes)} kinds are more than a plan is searched for; leave out "
+            f"the slowest"
+        )
 
     def fits(self, units: Sequence[Unit]) -> bool:
         """Whether the units can hold the model."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -161,6 +164,34 @@ def test_too_many_kinds_of_nodes_are_refused() -> None:
     nodes = [node(i, 200_000_000 + i) for i in range(13)]
     with pytest.raises(InvalidRequestError, match="13 nodes in 13 kinds"):
         solve(model([layer(1, 0, 1)]), nodes, Links(), context_tokens=1, concurrency=1)
+
+
+def test_links_that_differ_by_noise_do_not_make_kinds_of_nodes() -> None:
+    nodes = [node(i, 100_000_000) for i in range(16)]
+    noise = random.Random(1)
+    slow = {"n0", "n1", "n2", "n3", "n4"}  # behind a slower wire
+    measured = {
+        (a.node_id, b.node_id): Link(
+            (30e-3 if (a.node_id in slow) != (b.node_id in slow) else 1e-3) * noise.uniform(0.8, 1.2),
+            1e9 * noise.uniform(0.8, 1.0),
+        )
+        for a, b in itertools.permutations(nodes, 2)
+    }
+    placement = solved(model([layer(30_000_000, 0, 1000)] * 20), (nodes, Links(measured=measured)))
+    assert placement is not None
+    used = {stage.node_id for stage in placement.stages}
+    assert len(used) > len(slow)
+    assert not used & slow
+    assert solved(model([layer(30_000_000, 0, 1000)] * 36), (nodes, Links(measured=measured))) is not None
+
+
+def test_links_in_steps_are_never_faster_and_keep_their_order() -> None:
+    links = Links(Link(1e-3, math.inf), {("a", "b"): Link(1.1e-3, 1e9), ("b", "a"): Link(3e-3, 0.9e9)})
+    assert links.in_steps(1.0) == links
+    assert links.in_steps(1.5) == Links(
+        Link(1.1e-3, math.inf), {("a", "b"): Link(1.1e-3, 0.9e9), ("b", "a"): Link(3e-3, 0.9e9)}
+    )
+    assert set(links.in_steps(math.inf).measured.values()) == {Link(3e-3, 0.9e9)}
 
 
 @pytest.mark.parametrize(("context_tokens", "concurrency"), [(0, 1), (1001, 1), (1, 0)])
