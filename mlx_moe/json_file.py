@@ -37,7 +37,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
 def parse(data: bytes, source: str, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """Return the JSON object in `data`. Raises CheckpointError that names `source`."""
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # some editors write the mark at the beginning
     except UnicodeDecodeError as exc:
         raise CheckpointError(f"{source} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
     if _depth(text) > max_depth:

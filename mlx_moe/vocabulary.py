@@ -114,7 +114,7 @@ def _from_tokenizer_json(
     defaults |= _QWEN2_DEFAULTS if is_qwen2 else {}
     stated = StatedTokens.read(path.parent, config, defaults, tokenizer.get_added_tokens_decoder())
     if is_qwen2:
-        tokenizer = _rebuilt_as_qwen2(tokenizer)
+        tokenizer = _rebuilt_as_qwen2(tokenizer, add_prefix_space=config.get("add_prefix_space") is True)
     tokenizer.add_tokens(stated.missing(tokenizer.get_added_tokens_decoder()))
     if is_qwen2:
         tokenizer.add_tokens([AddedToken(str(t), special=True) for t in (*stated.named.values(), *stated.extra)])
@@ -129,7 +129,7 @@ def _is_qwen2(tokenizer: TokenizersTokenizer, config: Mapping[str, Any], model_c
     return (named or implied) and type(tokenizer.model).__name__ == "BPE"
 
 
-def _rebuilt_as_qwen2(tokenizer: TokenizersTokenizer) -> TokenizersTokenizer:
+def _rebuilt_as_qwen2(tokenizer: TokenizersTokenizer, *, add_prefix_space: bool) -> TokenizersTokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     stored = json.loads(tokenizer.model.__getstate__())
@@ -138,7 +138,7 @@ def _rebuilt_as_qwen2(tokenizer: TokenizersTokenizer) -> TokenizersTokenizer:
     rebuilt.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated")
     rebuilt.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=False)]
     )
     rebuilt.decoder = decoders.ByteLevel()
     rebuilt.post_processor = tokenizer.post_processor

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlx_moe import tensor_file
+from mlx_moe import json_file, tensor_file
 from mlx_moe.errors import CheckpointError
 
 GOOD = {
@@ -68,6 +68,11 @@ def test_a_damaged_header_is_refused(tmp_path: Path, header: dict[str, Any] | by
     with pytest.raises(CheckpointError, match=message) as caught:
         tensor_file.read(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_byte_order_mark_before_json_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert json_file.read(tmp_path / "config.json") == {"a": 1}
 
 
 @pytest.mark.parametrize("length", [2**63, 10**9, 200])

@@ -171,6 +171,13 @@ def test_what_states_no_token_is_refused_by_name(tmp_path: Path, files: dict[str
         ours.Tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize("tokenizer_class", CLASSES)
+def test_a_space_before_a_text_is_added_as_by_transformers(tmp_path: Path, tokenizer_class: str | None) -> None:
+    config = {"tokenizer_class": tokenizer_class, "add_prefix_space": True}
+    write(base(tmp_path), tokenizer_config=config, config={"model_type": "qwen3_moe"})
+    require_equal(tmp_path)
+
+
 def test_one_text_with_several_flags_has_those_that_transformers_leaves(tmp_path: Path) -> None:
     bos, pad = (without_special(token("<x>", on)) for on in ("lstrip", "normalized"))
     names = {"bos_token": bos, "eos_token": "<x>", "pad_token": pad}
