@@ -18,6 +18,9 @@ RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
 
 DEFAULT_THETA = 10_000.0
 
+LEAST_RATIO = 1e-6
+"""Factors and betas are above it: what is less comes from no training, and leaves the range of floats."""
+
 SECTIONS = ("rope_scaling", "rope_parameters")
 """The first that is there and not empty is read."""
 
@@ -105,12 +108,13 @@ def _section(fields: ConfigFields) -> ConfigFields:
     if not found:
         return ConfigFields({}, "rope_parameters")
     given = {key: value for key, value in found[0].items() if value is not None}
-    if not given or not all(isinstance(value, dict) for value in given.values()):
-        return found[0]
-    by_layer_type = [section for key in given if (section := found[0].section(key))]
-    if any(section.items() != by_layer_type[0].items() for section in by_layer_type):
-        raise found[0].unsupported(f"layers with different rope parameters ({', '.join(given)[:80]}) are not supported")
-    return by_layer_type[0]
+    by_layer_type = [key for key, value in given.items() if isinstance(value, dict)]
+    if by_layer_type and len(by_layer_type) == len(given):
+        raise found[0].unsupported(
+            f"parameters by layer type ({', '.join(by_layer_type)[:80]}) are not supported, and transformers ignores "
+            f"them in this family: write those of {by_layer_type[0]:.40} in their place if they hold for all layers"
+        )
+    return found[0]
 
 
 def _stretch(fields: ConfigFields, section: ConfigFields, rope_type: str) -> tuple[float, int]:
@@ -119,12 +123,14 @@ def _stretch(fields: ConfigFields, section: ConfigFields, rope_type: str) -> tup
     holder = fields if fields.has(key) else section  # transformers lets the one outside win
     may_be_left_out = rope_type in ("linear", "dynamic")
     original = 0 if may_be_left_out and not holder.has(key) else holder.dimension(key, default=longest)
-    return section.number("factor", default=longest / original if rope_type == "yarn" else None, above=0), original
+    return section.number(
+        "factor", default=longest / original if rope_type == "yarn" else None, above=LEAST_RATIO
+    ), original
 
 
 def _beta(section: ConfigFields, key: str, default: float) -> float:
     """Return how often a pair turns where blending begins or ends; 0 says the default, as in transformers."""
-    return section.number(key, default=default, above=0) if section.number(key, default=default) else default
+    return section.number(key, default=default, above=LEAST_RATIO) if section.number(key, default=default) else default
 
 
 def _attention_factor(section: ConfigFields, factor: float) -> float:

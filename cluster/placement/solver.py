@@ -62,7 +62,8 @@ def solve(
 
     Raises:
         PlacementError: the model does not fit. `remedies` says what would make it fit.
-        InvalidRequestError: more than twelve nodes that differ in more than links, or a context that the model does not have.
+        InvalidRequestError: more than twelve nodes that all differ, not by their links, or a context that the
+            model does not have.
     """
     problem = Problem(model, nodes, links, context_tokens, concurrency)
     units = problem.whole_units()

@@ -104,7 +104,7 @@ def test_what_config_json_leaves_out_is_as_in_transformers(family: str) -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer .*, got 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a finite number, got nan"),
         ({"n_group": 7}, "8 experts a token cannot be chosen from 4 of 7 groups over 256 experts"),
-        ({"rope_scaling": {"type": "yarn", "factor": -1}}, "factor must be a number above 0, got -1"),
+        ({"rope_scaling": {"type": "yarn", "factor": -1}}, "factor must be a number above 1e-06, got -1"),
         ({"hidden_size": 7168.5}, "hidden_size must be an integer .*, got 7168.5"),
         ({"hidden_size": -1}, "hidden_size must be an integer .*, got -1"),
         ({"qk_rope_head_dim": 63}, "a head has 63"),

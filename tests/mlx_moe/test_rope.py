@@ -18,7 +18,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Rotar
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRotaryEmbedding
 
 from mlx_moe import families, rope_config
-from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
+from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
 from mlx_moe.layers.rope import Rope
 from mlx_moe.rope_config import RopeConfig, yarn_mscale
 from tests import checkpoints, oracles
@@ -145,10 +145,10 @@ def test_a_factor_left_out_is_the_ratio_of_the_contexts() -> None:
     assert read("qwen3_moe", {"rope_scaling": rope}).factor == 4.0
 
 
-def test_equal_parameters_by_layer_type_are_read() -> None:
-    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-    by_type = {"full_attention": yarn, "sliding_attention": yarn, "linear_attention": None}
-    assert read("qwen3_moe", {"rope_parameters": by_type}) == read("qwen3_moe", {"rope_parameters": yarn})
+@pytest.mark.parametrize("key", ["factor", "beta_fast", "beta_slow"])
+def test_ratios_that_leave_the_range_of_floats_are_refused(key: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{key} must be a number above 1e-06"):
+        read("qwen3_moe", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, key: 5e-324}})
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,10 @@ def test_equal_parameters_by_layer_type_are_read() -> None:
             "'longrope' is not supported",
         ),
         ({"rope_type": "yarn", "factor": 4.0, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"full_attention": {"rope_theta": 1e6}}, r"by layer type \(full_attention\)"),
         (
             {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}},
-            "different rope",
+            r"by layer type \(full_attention, sliding_attention\)",
         ),
     ],
 )
