@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
@@ -11,7 +12,8 @@ import typer
 from cli import options as o
 from cli.backend import choose_models
 from cli.bench.commands import bench
-from cli.failures import reported, silence_stdout
+from cli.exit_codes import ExitCode
+from cli.failures import error_line, reported, silence_stdout
 
 app = typer.Typer(
     name="moe-cluster",
@@ -29,13 +31,20 @@ def main() -> None:
     """Run the command line; the console's entry point."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if os.environ.get("COLUMNS") == "0":  # whoever set it does not know the width
+        del os.environ["COLUMNS"]
     try:
-        app(prog_name="moe-cluster")
-    finally:
         try:
+            app(prog_name="moe-cluster")
+        finally:
             sys.stdout.flush()
-        except BrokenPipeError:
-            silence_stdout()
+    except BrokenPipeError:
+        silence_stdout()
+        sys.exit(ExitCode.BROKEN_PIPE)
+    except OSError as error:  # of what is written outside a command: help, and what was still in the buffer
+        silence_stdout()
+        print(error_line(error), file=sys.stderr)
+        sys.exit(ExitCode.INTERNAL)
 
 
 def _print_version(wanted: bool) -> None:

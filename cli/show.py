@@ -30,7 +30,7 @@ def _print_table(model: str, summary: ModelSummary) -> None:
     from cli.tables import table_console
 
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
     table.add_column(overflow="fold")
     for label, value in rows(model, summary):
         table.add_row(label, value)

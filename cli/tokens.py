@@ -57,7 +57,9 @@ def read_token(given: str | None, *, or_environment: bool) -> str | None:
         InvalidRequestError: there is no such file, or no token in it.
     """
     if given is None and or_environment and not is_member(Home.default()):
-        given = os.environ.get(JOIN_VARIABLE) or None
+        given = os.environ.get(JOIN_VARIABLE, "").strip() or None
+    if given is not None and not given.strip():
+        raise InvalidRequestError("--join is empty: it takes a join token, a file with one, or - for standard input")
     if given is None or given.startswith("MC1") or "::" in given:
         return given
     if given == "-":

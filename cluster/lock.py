@@ -29,7 +29,7 @@ def held(path: Path, within_s: float) -> Iterator[None]:
     with file:
         while not _take(file.fileno(), fcntl.LOCK_EX, path):
             if time.monotonic() > deadline:
-                raise HeldError(f"another process has held {path} for {within_s:g} s")
+                raise HeldError(f"another process has held {path} for {within_s:g} s: try again in a moment")
             time.sleep(POLL_S)
         yield
 

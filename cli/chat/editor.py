@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,8 +38,13 @@ def edit(text: str) -> str:
 
 def _command() -> list[str]:
     for variable in ("VISUAL", "EDITOR"):
-        if words := shlex.split(os.environ.get(variable, "")):
-            return words
+        try:
+            if words := shlex.split(os.environ.get(variable, "")):
+                return words
+        except ValueError as error:
+            raise InvalidRequestError(f"${variable} is no command: {error}") from error
+    if not sys.stdin.isatty():
+        raise InvalidRequestError("an editor needs a terminal; set $EDITOR to one that does not")
     for name in ("nano", "vim", "vi"):
         if found := shutil.which(name):
             return [found]

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.address import is_address
 from cluster.errors import ClusterError
+from cluster.node_info import MAX_NAME_BYTES, is_name
 from cluster.trust import private_file
 from mlx_moe.errors import InvalidRequestError
 
@@ -21,7 +22,7 @@ class NodeOptions:
     """None is what was not given.
 
     Raises:
-        InvalidRequestError: a peer is no address.
+        InvalidRequestError: a peer is no address, or the name cannot be shown.
     """
 
     name: str | None = None
@@ -31,6 +32,10 @@ class NodeOptions:
     peers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.name and not is_name(self.name):
+            raise InvalidRequestError(
+                f"--name takes 1 to {MAX_NAME_BYTES} bytes of visible characters, got {self.name[:80]!r}"
+            )
         for peer in self.peers or ():
             if not is_address(peer):
                 raise InvalidRequestError(f"--peer takes HOST:PORT, got {peer[:80]!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -179,6 +180,16 @@ def test_a_refused_message_is_forgotten_unless_the_person_edits_it(
     assert edited == ["failing"]
     assert sitting.texts == [*kept, "fai", "Hello there"]
     assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
+
+
+@pytest.mark.parametrize(("value", "said"), [('"vim', "$EDITOR is no command"), ("", "an editor needs a terminal")])
+def test_an_editor_that_cannot_be_is_one_line(
+    sitting: Sitting, monkeypatch: pytest.MonkeyPatch, value: str, said: str
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", value)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert said in sitting.say("/edit")
 
 
 @pytest.mark.parametrize("command", ["/clear", "/new", "/undo"])

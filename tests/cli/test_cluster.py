@@ -327,6 +327,9 @@ def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path:
     [
         (["--memory", "much"], "48GB"),
         (["--peer", "nowhere"], "HOST:PORT"),
+        (["--name", "a\x1b[31mb"], "visible characters"),
+        (["--name", "m" * 64], "63 bytes"),
+        (["--join", " "], "--join is empty"),
         (["--host", "192.0.2.200"], "is not an address of this machine"),
         (["--host", "no.such.host.invalid"], "--host :: listens at all of them"),
         (["--host", "127.0.0.1", "--peer", "192.0.2.200:7420"], "192.0.2.200:7420 could not reach this node"),

@@ -18,6 +18,9 @@ from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
+_WARNINGS = ("-W", "error", "-W", "ignore:subprocess:ResourceWarning")
+"""A node in the background is still running when its command ends."""
+
 INTERRUPTED_AT = """
 import os, signal, sys
 from importlib import import_module
@@ -73,20 +76,37 @@ def test_ctrl_c_while_a_node_starts_is_one_line_and_leaves_nothing(
     tmp_path: Path, where: str, flags: list[str]
 ) -> None:
     home = Home(tmp_path / "home")
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), VARIABLE: str(home.path), "HOME": str(tmp_path)}
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", INTERRUPTED_AT, where, "up", *flags, "--host", "127.0.0.1", "--port=0"],
+    ended = interrupted_up(home, where, flags)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+    assert not is_member(home)
+    assert not home.authority.exists()
+    assert not home.daemon.exists()
+    assert not list(processes_in(home))
+
+
+def test_a_node_that_is_up_in_the_background_is_told_of_all_the_same(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    try:
+        ended = interrupted_up(home, "cli.news:News.own", ["--new", "--detach"])
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.strip().endswith("moe-cluster status shows it, moe-cluster down ends it")
+    finally:
+        for process in processes_in(home):
+            process.terminate()
+            process.wait(PATIENCE_S)
+
+
+def interrupted_up(home: Home, where: str, flags: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run `up`, with Ctrl-C at a moment."""
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), VARIABLE: str(home.path), "HOME": str(home.path)}
+    return subprocess.run(
+        [sys.executable, *_WARNINGS, "-c", INTERRUPTED_AT, where, "up", *flags, "--host", "127.0.0.1", "--port=0"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
-    assert not is_member(home)
-    assert not home.authority.exists()
-    assert not home.daemon.exists()
-    assert not list(processes_in(home))
 
 
 def processes_in(home: Home) -> Iterator[psutil.Process]:

@@ -226,6 +226,25 @@ def test_closed_streams_are_as_empty_ones(tmp_path: Path, arguments: str, closed
     assert ends[1].stderr == ends[0].stderr * ("2>&-" not in closed)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", ["--help", "--version", "show demo", "show demo --json"])
+def test_a_full_disk_is_one_line(tmp_path: Path, arguments: str) -> None:
+    environment = {**os.environ, "MOE_CLUSTER_HOME": str(tmp_path)}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "cli", *arguments.split()]
+        ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: No space left on device (--debug shows where)\n"
+
+
+@pytest.mark.parametrize("columns", ["0", "20"])
+def test_a_value_is_shown_however_narrow_the_terminal(tmp_path: Path, columns: str) -> None:
+    environment = {**os.environ, "MOE_CLUSTER_HOME": str(tmp_path), "COLUMNS": columns}
+    command = [sys.executable, "-m", "cli", "show", "demo"]
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "deepseek_v3" in "".join(shown.split())
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, runpy; sys.argv = ['moe-cluster', '--help']\n"
