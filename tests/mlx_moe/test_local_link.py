@@ -74,7 +74,7 @@ def test_progress_is_told_at_each_pause_so_that_a_long_chunk_can_be_interrupted(
 
 def test_a_frame_that_is_refused_is_not_in_the_way_of_the_next() -> None:
     one = engine(1)
-    link = LocalLink(one.link.stages)
+    link = LocalLink(one.link.stages, math.inf)
     embedded = one.head.embed(mx.array(SHORT))
     with pytest.raises(FrameError, match="starts at position 5"):
         link.send(Frame("r", 5, embedded, FrameKind.PREFILL))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import pytest
 
@@ -29,7 +31,7 @@ def test_a_chunk_ends_with_the_same_bits_whether_one_output_is_asked_for_or_all(
 def test_a_frame_sent_again_voids_those_at_its_position_and_later() -> None:
     pipeline = Pipeline(3)
     rows = mx.random.normal((3, pipeline.engine.config.hidden_size))
-    for link in (pipeline.link, LocalLink(pipeline.engine.link.stages)):
+    for link in (pipeline.link, LocalLink(pipeline.engine.link.stages, math.inf)):
         for position in (0, 1, 2, 1):
             link.send(Frame("r", position, rows[position : position + 1], FrameKind.DECODE))
         pipeline.link.settle()
