@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mlx_moe.config import GQAConfig
 from mlx_moe.kv_cache import KVCache
-from mlx_moe.layers.masking import blocks_of_queries, causal_mask
+from mlx_moe.layers.masking import blocks_of_queries
 from mlx_moe.layers.rope import Rope
 from mlx_moe.rope_config import RopeConfig
 from mlx_moe.weights import LoadedParameters
@@ -61,7 +61,7 @@ class GroupedQueryAttention:
                 keys[None, :, :end],
                 values[None, :, :end],
                 scale=self._scale,
-                mask=None if len(block) == 1 else causal_mask(len(block), end, q.dtype),
+                mask=None if len(block) == 1 else "causal",  # the last query is the last key
             )
             blocks.append(heads[0])
         return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=1)
