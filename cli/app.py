@@ -14,6 +14,7 @@ from cli.backend import choose_models
 from cli.bench.commands import bench
 from cli.exit_codes import ExitCode
 from cli.failures import error_line, reported, silence_stdout
+from cli.words import WordyCommand
 
 app = typer.Typer(
     name="moe-cluster",
@@ -80,7 +81,7 @@ def demo(
         show_demo(nodes, prompt)
 
 
-@app.command()
+@app.command(cls=WordyCommand)
 def up(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Load this on the cluster, as soon as it fits.")
@@ -229,7 +230,7 @@ def revoke_token(
         tokens.revoke(token_id)
 
 
-@app.command()
+@app.command(cls=WordyCommand)
 def run(
     model: o.Model,
     prompt: Annotated[
@@ -280,7 +281,7 @@ def run(
         raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=WordyCommand)
 def chat(
     model: Annotated[
         str | None,
@@ -326,7 +327,7 @@ def chat(
         start(_models(local, replace, context, chunk), model, continue_, system, answer_options)
 
 
-@app.command()
+@app.command(cls=WordyCommand)
 def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
     """Tell what a model is: family, parameters, bytes, layers, experts, context."""
     with reported(debug):
@@ -335,7 +336,7 @@ def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
         show_model(model, json)
 
 
-@app.command()
+@app.command(cls=WordyCommand)
 def plan(
     model: o.PlannedModel,
     nodes: Annotated[

@@ -132,6 +132,26 @@ def test_a_wrong_request_is_refused_before_any_work(
     assert not backend.requests
 
 
+@pytest.mark.parametrize(
+    ("typed", "cure"),
+    [
+        ("run demo Who are you", "the prompt in quotes: moe-cluster run demo 'Who are you'"),
+        ("run --seed 1 demo Who are you --local", "moe-cluster run --seed 1 demo 'Who are you' --local"),
+        ("run demo Who --local are you?", "moe-cluster run demo 'Who are you?'"),
+        ("chat demo hello there", "chat demo begins; moe-cluster run demo 'hello there' answers one"),
+        ("show My Models/x", "a path with spaces in quotes: moe-cluster show 'My Models/x'"),
+        ("plan My Models/x --many", "moe-cluster plan 'My Models/x' --many"),
+    ],
+)
+def test_words_without_quotes_are_told_as_they_should_be_typed(
+    run: Run, capfd: pytest.CaptureFixture[str], typed: str, cure: str
+) -> None:
+    assert run(*typed.split()) == 2
+    err = capfd.readouterr().err
+    assert (err[:7], err.count("\n")) == ("error: ", 1)
+    assert cure in err
+
+
 def test_stdin_that_is_no_text_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("run", "demo", stdin=b"ab\xff") == 2
     assert "offset 2" in capfd.readouterr().err
