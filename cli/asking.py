@@ -6,13 +6,26 @@ import sys
 
 from cli.keyboard import ordinary_keyboard
 from cli.visible import visible
+from cluster.errors import ClusterError
 
 
-def ask(question: str) -> bool:
-    """Return whether a person says yes; without a terminal nobody does."""
+class DeclinedError(ClusterError):
+    """A person said no. Its message is what stays as it is."""
+
+    code = "declined"
+
+
+def ask(question: str, otherwise: str) -> bool:
+    """Return whether a person says yes; without a terminal nobody does.
+
+    Raises:
+        DeclinedError: the person says no; its message is `otherwise`.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     sys.stderr.write(f"{visible(question)} [y/N] ")
     sys.stderr.flush()
     with ordinary_keyboard():
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise DeclinedError(otherwise)
+    return True

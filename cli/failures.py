@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import typer
 
+from cli.asking import DeclinedError
 from cli.exit_codes import ExitCode, exit_code_of
 from cli.terminal import columns
 from mlx_moe.errors import MoeClusterError
@@ -36,6 +37,9 @@ def reported(debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         silence_stdout()
         raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+    except DeclinedError as error:
+        _print(str(error))
+        raise typer.Exit(exit_code_of(error)) from None
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -49,7 +49,7 @@ def _others(home: Home) -> int:
 def _confirm(others: int) -> None:
     nodes = f"{others} other node{'s' * (others > 1)}"
     what = f"this machine holds the authority of its cluster, which {nodes} joined: no further node could join them"
-    if not ask(f"{what}. Leave it all the same?"):
+    if not ask(f"{what}. Leave it all the same?", "this machine stays in its cluster"):
         raise InvalidRequestError(f"{what}; moe-cluster leave --yes leaves it all the same")
 
 

@@ -49,13 +49,15 @@ def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> pb.Lo
     A person is asked whether it may take the place of another one.
 
     Raises:
+        DeclinedError: the person says no.
         MoeClusterError: it cannot be loaded, or failed meanwhile.
     """
     try:
         return _load(node, wanted, console)
     except OccupiedError:
         served = short_name(node.status().serving.model)
-        if not ask(f"The cluster serves {served}. Load {short_name(wanted.model)} in its place?"):
+        question = f"The cluster serves {served}. Load {short_name(wanted.model)} in its place?"
+        if not ask(question, f"{served} stays loaded"):
             raise
     return _load(node, replace(wanted, replace=True), console)
 

@@ -6,6 +6,7 @@ import logging
 from contextlib import suppress
 from dataclasses import replace
 
+from cli.asking import DeclinedError
 from cli.backend import Answer, Backend, Models
 from cli.chat import commands, writing
 from cli.chat.bar import bar_text, stats_text
@@ -271,6 +272,9 @@ class Chat:
 
     def _report(self, error: MoeClusterError) -> None:
         logger.debug("event=failed", exc_info=error)
+        if isinstance(error, DeclinedError):
+            self.screen.notice(str(error))
+            return
         self.screen.error(str(error))
         if isinstance(error, NodeLostError):
             self.screen.notice("the next message loads the model again, on the nodes that are there")

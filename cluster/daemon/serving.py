@@ -69,7 +69,7 @@ class Serving:
         """
         async with self._one_placement_at_a_time:
             await self._greeter.ask_all()
-            coordinator, epoch = await self._served(request) or await self._place(request)
+            coordinator, epoch = self._served(request) or await self._place(request)
         call = self._stub(coordinator).FollowLoad(pb.FollowRequest(epoch=epoch))
         try:
             with translated(f"node {self._state.name(coordinator)}"):
@@ -131,34 +131,34 @@ class Serving:
         with suppress(MoeClusterError):  # it is in deployment.serving, for whoever asks
             await deployment.run()
 
-    async def _served(self, request: pb.LoadRequest) -> tuple[str, int] | None:
-        """Return coordinator and epoch of the model that is asked for, None if it is not served.
-
-        Raises:
-            ClusterError: another one is, and does not give way.
-        """
+    def _served(self, request: pb.LoadRequest) -> tuple[str, int] | None:
+        """Return coordinator and epoch of the model that is asked for, None if it is not served."""
         coordinator, serving = self._state.serving
-        if not coordinator or serving.state == pb.Serving.FAILED:
-            return None
         is_served = (
             serving.model == request.model
             and request.draft in ("", serving.draft)
             and request.context_tokens <= serving.context_tokens
             and request.chunk_length in (0, serving.chunk_length)
+            and not request.placement
         )
-        if is_served and not request.placement:
-            return coordinator, serving.epoch
+        return (coordinator, serving.epoch) if coordinator and is_served and not _has_failed(serving) else None
+
+    async def _require_room(self, request: pb.LoadRequest) -> None:
+        """Raise ClusterError where the cluster serves a model that does not give way."""
+        coordinator, serving = self._state.serving
+        if not coordinator or _has_failed(serving):
+            return
         await self._require_idle(serving)
         if serving.model != request.model and not request.replace:
             raise OccupiedError(
                 f"the cluster serves {serving.model}, which is idle: --replace loads {request.model} in its "
                 f"place, and so does moe-cluster up {shlex.quote(request.model)}"
             )
-        return None
 
     async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
         """Let a model be deployed by the node that is to coordinate it; return that node and the placement's epoch."""
         placement, own, context_tokens = await asyncio.to_thread(self._placement, request)
+        await self._require_room(request)  # nothing is asked for a model that is missing, or does not fit
         for node_id in placement.node_ids:
             await self._state.meet(node_id)  # before anybody is asked anything
         await Inspection(self._state, self._stub, request.model, own).require(
@@ -220,6 +220,10 @@ class Serving:
             request.concurrency or 1,
             ChunkRule.fixed(request.chunk_length) if request.chunk_length else None,
         )
+
+
+def _has_failed(serving: pb.Serving) -> bool:
+    return bool(serving.state == pb.Serving.FAILED)
 
 
 def _placement_of(text: str) -> Placement:

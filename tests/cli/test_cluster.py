@@ -145,11 +145,18 @@ def test_an_idle_model_gives_way_only_to_who_says_so(homes: list[Path], tmp_path
     assert (stray.code, stray.out, stray.err.count("\n")) == (6, "", 1)
     assert f"the cluster serves demo, which is idle: --replace loads {other} in its place" in stray.err
     assert f"moe-cluster up {other}" in stray.err
+    typo = moe_cluster(homes[0], "run", "dmeo", *QUESTION)
+    assert (typo.code, typo.err) == (2, "error: no model 'dmeo' here; did you mean demo?\n")
+    with Terminal(homes[0], ["-m", "cli", "run", "dmeo", *QUESTION]) as terminal:
+        assert terminal.end() == 2
+        assert "[y/N]" not in terminal.text
     for answer, code, served in (("n", 6, "demo"), ("y", 0, other)):
         with Terminal(homes[0], ["-m", "cli", "run", other, *QUESTION]) as terminal:
             terminal.until("The cluster serves demo. Load other in its place? [y/N]")
             terminal.type(f"{answer}\n")
             assert terminal.end() == code
+            assert ("demo stays loaded" in terminal.text) == (answer == "n")
+            assert "error:" not in terminal.text
         assert told(homes[0], "status")["model"]["name"] == served
     assert told(homes[0], "run", "demo", *QUESTION, "--replace")["tokens"]
     said(homes[0], "up", other)  # loading is all that it is for
