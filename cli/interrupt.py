@@ -1,4 +1,4 @@
-"""Interrupt: Ctrl-C as a wish that is granted between two tokens."""
+"""Interrupt: defers Ctrl-C to the next token boundary."""
 
 from __future__ import annotations
 

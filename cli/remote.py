@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from cli.tables import HeadedTable
 
 LOOK_S = 1.0
-"""How old the number of nodes in the chat's bar may be, and how long it may be waited for."""
+"""Cache lifetime of the status bar's node count, and the timeout of the call that refreshes it."""
 
 
 class ClusterModels:
-    """The models of the cluster that a home's node is in. With `replace` they take the place of one nobody uses.
+    """The models of the cluster that a home's node is in. With `replace` they take the place of an idle one.
 
-    `chunk` is the length of every prompt's chunks; 0: as is best.
+    `chunk` is the length of every prompt's chunks; 0: chosen by the placement.
     """
 
     def __init__(self, home: Home, replace: bool = False, context_tokens: int = 0, chunk: int = 0) -> None:

@@ -44,7 +44,7 @@ RESERVE = 1024
 class Coordinator:
     """Drives the stages behind `link` for requests of many sessions, whose KV caches take at most `kv_positions`.
 
-    `new_drafter` makes what drafts for a session; it is not used where one stage does all, since none would idle.
+    `new_drafter` creates a session's drafter; it is not used with a single stage, which would never idle.
     `chunks` is how prompts are cut.
     """
 
@@ -113,7 +113,7 @@ class Coordinator:
                 ends.append(end)
                 sent = end
                 if self._link.frames_in_flight > 1:
-                    yield  # a frame leaves when its sender gives way: the next one is not computed before
+                    yield  # so that this frame is sent before the next chunk is computed
             frame = self._link.receive(session.id)
             if frame is None:
                 if not planned or len(ends) == self._link.frames_in_flight:
@@ -184,7 +184,7 @@ class Coordinator:
             self._send_token(session, position, mx.array(draft), FrameKind.DRAFT)
 
     def _catch_up(self, session: Session) -> None:
-        """Let a drafter go on with what it is to know of the prompt, in the time that the first stage has."""
+        """Let the drafter process queued hidden states; called while the first stage is idle."""
         if session.drafter is not None and session.drafter.observes and self._frames_for_each() > 1:
             session.drafter.catch_up(session.token_ids)
 
@@ -211,11 +211,11 @@ class Coordinator:
         return frame
 
     def _reuse(self, session: Session, input_ids: tuple[int, ...]) -> int:
-        """Let a session begin with what it keeps of a prompt, or with what another one keeps, if that is more.
+        """Let a session begin with the prefix that it keeps of a prompt, or with a longer one borrowed from another.
 
         Returns:
-            The length of the chunks in which the rest is to be run. That of a prompt which continues no request of
-            its own session is that of the whole prompt, so that its bits do not depend on what was lent.
+            The chunk length for the rest of the prompt. A fresh prompt is chunked by its full length even if a prefix
+            is borrowed, so that its result does not depend on what was borrowed.
         """
         session.rewind(session.shared(input_ids))
         length = self._chunks.length(len(input_ids))

@@ -98,7 +98,7 @@ class GenerationStats:
 
     Attributes:
         chunk_length: the rest of the prompt was run in chunks that end at multiples of it.
-        drafted: drafts that were sent; many are void before the model's word on their place is known.
+        drafted: drafts that were sent; many are invalidated before the model's token at their position is known.
         compared_by_depth: drafts that were compared with it, by how many positions they lay ahead of what was known.
         accepted_by_depth: those of them that were right; `accepted` is their sum.
     """

@@ -22,8 +22,8 @@ class Session:
     Attributes:
         token_ids: those whose positions are known to be kept, in order from position 0.
         chunk_length: of the chunks in which its positions were prefilled from position 0.
-        in_whole_chunks: of so many positions the keys and values are, to the bit, those of any other session with the
-            same chunk length: they were prefilled in whole chunks from position 0.
+        in_whole_chunks: length of the prefix whose KV is bit-identical across sessions with equal chunk_length; only
+            this may be shared. It was prefilled in whole chunks from position 0.
         reused: positions of the last request's prompt that were kept already.
         answer: the answer that is being written.
         drafter: guesses at its tokens, and knows what the session keeps.

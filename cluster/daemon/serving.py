@@ -58,8 +58,8 @@ class Serving:
     async def load(self, request: pb.LoadRequest) -> AsyncIterator[pb.LoadStatus]:
         """Load a model, unless it is loaded already; yield how far that is, until it is ready.
 
-        Another that is idle gives way where the request says so. The load goes on if whoever reads this goes, and
-        so it does if this node does, unless it has a part in it.
+        An idle model is replaced where the request says so. The load goes on if the caller disconnects, and if this
+        node stops, unless it holds a part of the model.
 
         Raises:
             ClusterError: another model is being loaded or used; OccupiedError: it is not to be replaced.

@@ -49,10 +49,10 @@ class Clock:
 
 
 SPIN_S = 0.0002
-"""The end of a wait is spun: a sleep ends up to so much too late, in every stage of a token that none can make up."""
+"""The last part of a wait is a busy-wait: sleeping overshoots by about this, and each stage adds its error."""
 
 MAX_LAG_S = 0.002
-"""What this machine was late is made up for up to so much; more is a fault of the emulation, and is not hidden."""
+"""A delay of this machine is made up for up to this much; a longer one is an error of the emulation, and shows."""
 
 
 class EmulatedStage:

@@ -10,7 +10,7 @@ from cluster.worker.messages import Message
 
 
 class Inbox:
-    """A frame that comes makes void what waits of its request at its position or later: those drafts were wrong.
+    """Queued frames. A new frame invalidates queued frames of its request at the same or later positions.
 
     It has no bound of its own: the coordinator bounds the frames in flight.
     """

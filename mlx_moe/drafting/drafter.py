@@ -34,7 +34,7 @@ class Drafter(Protocol):
         """
 
     def catch_up(self, token_ids: Sequence[int]) -> None:
-        """Do what is to be done for the observed positions, `token_ids`: no stage of this process has work now.
+        """Process queued hidden states of the observed positions, `token_ids`; called while this stage is idle.
 
         It may take as long as a layer takes for a chunk of a prompt or two.
         """
