@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.address import join as join_address
-from cluster.address import split
 from cluster.discovery import Announcement, look
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
@@ -93,10 +91,10 @@ def _cluster_id(authority_key_hash: str) -> str:
     return authority_key_hash[:ID_DIGITS]
 
 
-async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> list[str]:
-    """Return the enrolment ports to try: of the peers that were named, or of the token's cluster as announced."""
+async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> Sequence[str]:
+    """Return the nodes to try: the peers that were named, or those of the token's cluster as announced."""
     if peers:
-        return [_enrolment_address(peer) for peer in peers]
+        return peers
     wanted = _cluster_id(token.authority_key_hash)
 
     def lets_in(node: Announcement) -> bool:
@@ -111,12 +109,7 @@ async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> list[str]:
             + (f", only nodes of {', '.join(sorted(others))}" if others else "")
             + ": is its first node up? Where there is no multicast, add --peer HOST:PORT of that node"
         )
-    return [_enrolment_address(address) for address in addresses]
-
-
-def _enrolment_address(address: str) -> str:
-    host, port = split(address)
-    return join_address(host, enrolment_port(port))
+    return addresses
 
 
 async def _require_no_cluster(besides: str) -> None:
@@ -128,8 +121,3 @@ async def _require_no_cluster(besides: str) -> None:
             f"{clusters[0].name} ({clusters[0].addresses[0]}) has a cluster here: join it with a token of its first "
             f"node (moe-cluster token create there makes one), or begin one beside it with --new"
         )
-
-
-def enrolment_port(port: int) -> int:
-    """Return where a node that listens at `port` lets strangers with a token in."""
-    return port + 1

@@ -17,7 +17,7 @@ import grpc
 
 from cluster.address import join
 from cluster.contacts import Target
-from cluster.daemon.admission import Admission, enrolment_port
+from cluster.daemon.admission import Admission
 from cluster.daemon.control_service import ControlService
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.node_service import EchoService, NodeService
@@ -92,9 +92,9 @@ class Daemon:
             asked = Listening.at(self.settings.host)
             port = self.settings.port or asked.free_port(neighbours=1)
             if self.admission.authority is not None:
-                asked.require_free(enrolment_port(port))
+                asked.require_free(enrolment.enrolment_port(port))
                 tokens = TokenStore(self.home.tokens, self.admission.authority.key_hash)
-                enrolled_at = [join(host, enrolment_port(port)) for host in asked.hosts]
+                enrolled_at = [join(host, enrolment.enrolment_port(port)) for host in asked.hosts]
                 await stack.enter_async_context(enrolment.serve(self.admission.authority, tokens, enrolled_at))
             listening = asked.with_loopback(port)
             listening.bind(lambda address: credentials.add_port(server, address), port)

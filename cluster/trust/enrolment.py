@@ -38,6 +38,11 @@ _OPTIONS: Options = (
 logger = logging.getLogger(__name__)
 
 
+def enrolment_port(port: int) -> int:
+    """Return where a node that listens at `port` lets strangers with a token in."""
+    return port + 1
+
+
 @asynccontextmanager
 async def serve(
     authority: Authority, tokens: TokenStore, addresses: Sequence[str], now_s: Callable[[], float] = time.monotonic

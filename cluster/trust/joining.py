@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -18,17 +19,23 @@ from cluster.address import join as join_address
 from cluster.errors import ClusterError, TrustError
 from cluster.trust.authority import AUTHORITY_NAME
 from cluster.trust.credentials import CHANNEL_OPTIONS, server_name
+from cluster.trust.enrolment import enrolment_port
 from cluster.trust.identity import NodeIdentity, NodeKey, certificate_pem, key_hash
 from cluster.trust.join_token import JoinToken
 from cluster.wire import enrolment_pb2, enrolment_pb2_grpc
 
 TIMEOUT_S = 5.0
 
+_CURE = (
+    "is moe-cluster up there, is it the cluster's first node, and are its port and the next (7420 and 7421 by default) "
+    "open?"
+)
+
 
 async def join(
     addresses: Sequence[str], token: JoinToken, identity_directory: Path, timeout_s: float = TIMEOUT_S
 ) -> NodeIdentity:
-    """Get a certificate from the token's authority, at the first of `addresses` (HOST:PORT) where it is, and keep it.
+    """Get a certificate from the token's authority, on the first node of `addresses` that has it, and keep it.
 
     An address is a hint: whoever answers there must show the authority's key before anything is sent. To look at one
     takes at most `timeout_s`, and so does asking for the certificate.
@@ -48,8 +55,10 @@ async def join(
             return key.adopt(await _ask(port, token, key, timeout_s), port.certificate)
     if not failures:
         raise ClusterError("no node was found to join; name one with --peer HOST:PORT")
-    kind = TrustError if any(isinstance(failure, TrustError) for failure in failures) else ClusterError
-    raise kind("; ".join(str(failure) for failure in failures))
+    told = "; ".join(str(failure) for failure in failures)
+    if any(isinstance(failure, TrustError) for failure in failures):
+        raise TrustError(told)
+    raise ClusterError(f"{told}: {_CURE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +78,18 @@ async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityP
             raise ValueError("it is not HOST:PORT")
         async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(
-                split.hostname, split.port, ssl=_accept_any(), server_hostname=AUTHORITY_NAME
+                split.hostname, enrolment_port(split.port), ssl=_accept_any(), server_hostname=AUTHORITY_NAME
             )
     except TimeoutError as exc:
-        raise ClusterError(f"{address} did not answer within {timeout_s:g} s") from exc
-    except (OSError, ValueError) as exc:  # ValueError: a port or a host name that cannot be one
+        raise ClusterError(f"{address} does not answer within {timeout_s:g} s") from exc
+    except ssl.SSLError as exc:
+        raise ClusterError(f"{address} does not answer as a node: {exc.reason}") from exc
+    except socket.gaierror as exc:
+        raise ClusterError(f"{address} cannot be found: {exc.strerror}") from exc
+    except OSError as exc:  # without a number it tells of several addresses of a name
+        reason = f": {os.strerror(exc.errno)}" if exc.errno else ""
+        raise ClusterError(f"{address} does not answer{reason}") from exc
+    except ValueError as exc:  # a port or a host name that cannot be one
         raise ClusterError(f"{address} cannot be reached: {exc}") from exc
     try:
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)

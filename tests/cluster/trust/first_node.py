@@ -30,12 +30,12 @@ class FirstNode:
         return key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
 
     def run(self, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
-        """Open the enrolment port and use its address, in an event loop of their own."""
+        """Open the enrolment port and use the address of the node that would have it, in an event loop of their own."""
 
         async def serve() -> None:
             served = enrolment.serve(self.authority, self.tokens, ["127.0.0.1:0"], lambda: self.monotonic_s)
             async with served as port, asyncio.timeout(PATIENCE_S):
-                await use(f"127.0.0.1:{port}")
+                await use(f"127.0.0.1:{port - 1}")
 
         asyncio.run(serve())
 

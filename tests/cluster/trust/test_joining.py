@@ -20,6 +20,12 @@ from tests.cluster.trust.first_node import FirstNode
 from tests.patience import PATIENCE_S
 
 
+def node_at(server: socket.socket) -> str:
+    """Return the address of the node whose enrolment port a socket is."""
+    host, port = server.getsockname()
+    return f"{host}:{port - 1}"
+
+
 class Recorder:
     """A TLS server with an authority's key, or another's, that notes all it is told and answers nothing."""
 
@@ -38,7 +44,7 @@ class Recorder:
             thread = threading.Thread(target=self._serve, args=(server,))
             thread.start()
             try:
-                yield "{}:{}".format(*server.getsockname())
+                yield node_at(server)
             finally:
                 server.shutdown(socket.SHUT_RDWR)
                 thread.join()
@@ -145,7 +151,7 @@ def test_the_recorder_hears_what_is_sent(first_node: FirstNode, tmp_path: Path) 
 def test_the_first_address_where_the_authority_is_counts(first_node: FirstNode, tmp_path: Path) -> None:
     recorder = Recorder(Authority.create(tmp_path / "foreign"), tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        closed = "{}:{}".format(*server.getsockname())
+        closed = node_at(server)
 
     async def use(address: str) -> None:
         addresses = [closed, "no such host:1", "127.0.0.1:x", "127.0.0.1", foreign, address]
@@ -168,9 +174,36 @@ def test_a_name_is_resolved_as_the_system_does(first_node: FirstNode) -> None:
 def test_an_address_that_says_nothing_is_left_at_the_deadline(first_node: FirstNode) -> None:
     token = first_node.tokens.create()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = "{}:{}".format(*silent.getsockname())
-        with pytest.raises(ClusterError, match=rf"{address} did not answer within 0\.2 s"):
+        address = node_at(silent)
+        with pytest.raises(ClusterError, match=rf"{address} does not answer within 0\.2 s: is moe-cluster up there"):
             asyncio.run(join([address], token, first_node.directory / "node", timeout_s=0.2))
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"), [("127.0.0.1", ": Connection refused"), ("localhost", ""), ("no.such.host.invalid", "")]
+)
+def test_a_node_that_is_not_there_is_named_as_it_was_typed(first_node: FirstNode, host: str, reason: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{host}:{server.getsockname()[1] - 1}"
+    with pytest.raises(ClusterError) as caught:
+        asyncio.run(first_node.join(address, first_node.tokens.create(), "node"))
+    assert str(caught.value).startswith(f"{address} ")
+    assert f"{reason}: is moe-cluster up there" in str(caught.value)
+    assert "Errno" not in str(caught.value)
+
+
+def test_something_else_at_the_port_is_said(first_node: FirstNode) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        answer = threading.Thread(target=refuse)
+        answer.start()
+        with pytest.raises(ClusterError, match="does not answer as a node"):
+            asyncio.run(first_node.join(node_at(server), first_node.tokens.create(), "node"))
+        answer.join()
 
 
 def test_without_an_address_the_cure_is_named(first_node: FirstNode) -> None:
@@ -208,7 +241,7 @@ def test_noise_on_the_port_leaves_it_working(first_node: FirstNode) -> None:
         host, port = address.split(":")
         writers = []
         for noise in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)), b"\x16\x03\x01\xff\xff", b"") * (OVERALL // 4):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(host, int(port) + 1)
             writer.write(noise)
             writers.append(writer)
         await first_node.join(address, first_node.tokens.create(), "node")
