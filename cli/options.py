@@ -35,7 +35,7 @@ PlannedModel = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Longest answer; default: until the model stops or the context is full."),
+    typer.Option(metavar="N", help="Longest answer; default: no limit but the context."),
 ]
 Temperature = Annotated[float | None, typer.Option(metavar="T", help="0 always takes the likeliest token.")]
 TopK = Annotated[int | None, typer.Option(metavar="K", help="Sample among the K likeliest tokens; 0 is off.")]

@@ -22,7 +22,7 @@ class Request:
     """A prompt in token ids, and how to answer it.
 
     Attributes:
-        max_tokens: None: until the model stops or the context is full.
+        max_tokens: None: no limit but the context.
         stop: strings that end the answer; they are not part of it.
         ignore_eos: go on after the model ended its turn.
         detect_loops: end an answer that repeats itself.

@@ -42,8 +42,7 @@ class Drafter(Protocol):
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
         """Guess the token after `token_ids`, which the session keeps, and `in_flight`; None: nothing to offer now.
 
-        The first token in flight is true; the others are earlier guesses, and it follows from the model's word on
-        them whether they are still the same at the next call.
+        `in_flight[0]` is confirmed; the rest are unverified drafts, which may have changed at the next call.
         """
 
     def rewind(self, position: int) -> None:
