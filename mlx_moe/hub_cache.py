@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -36,11 +38,11 @@ def find(repo_id: str, revision: str = "") -> Path:
         here = ", ".join(path.name for path in found) or "none"
         raise InvalidRequestError(
             f"revision {revision} of {repo_id} is not on this machine (in {repo}: {here}): download it with "
-            f"`hf download {repo_id} --revision {shlex.quote(revision)}`"
+            f"`{download_command(repo_id, '--revision', revision)}`"
         )
     if not found:
         raise InvalidRequestError(
-            f"{repo_id} is not on this machine (looked for {repo}): download it with `hf download {repo_id}`"
+            f"{repo_id} is not on this machine (looked for {repo}): download it with `{download_command(repo_id)}`"
         )
     main = [path for path in found if path.name == commits.get(MAIN)]
     complete = [path for path in (*main, *found) if _is_complete(path)]
@@ -73,9 +75,25 @@ def cure(path: Path) -> str:
     if not repo_id:
         return "copy or download its files again"
     names = [name for name, commit in _refs(repo).items() if commit == path.name]
-    revision = "" if MAIN in names else f" --revision {shlex.quote(min(names, default=path.name))}"
-    cache = "" if repo.parent == directory() else f" --cache-dir {shlex.quote(str(repo.parent))}"
-    return f"download it with `hf download {repo_id}{revision}{cache}`"
+    revision = [] if MAIN in names else ["--revision", min(names, default=path.name)]
+    cache = [] if repo.parent == directory() else ["--cache-dir", str(repo.parent)]
+    return f"download it with `{download_command(repo_id, *revision, *cache)}`"
+
+
+def download_command(*arguments: str) -> str:
+    """Return a command to paste that downloads with huggingface_hub's program, which comes with this package.
+
+    Unless it is on the PATH, it is named by its place beside Python, from the home directory: that is the same on
+    machines where the package was installed alike.
+    """
+    path, home = Path(sys.executable).parent / "hf", Path.home()
+    if shutil.which("hf"):
+        program = "hf"
+    elif path.is_relative_to(home):
+        program = f"~/{shlex.quote(str(path.relative_to(home)))}"
+    else:
+        program = shlex.quote(str(path))
+    return f"{program} download {shlex.join(arguments)}"
 
 
 def _refs(repo: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_moe import json_file, rank_file
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
+from mlx_moe.hub_cache import download_command
 from mlx_moe.stated_tokens import StatedTokens, optional
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _find(directory: Path, config: Mapping[str, Any], model_config: Mapping[str,
         why = ", and only the publisher's code says how it splits texts" if name == rank_file.NAME else ""
         raise UnsupportedModelError(
             f"{directory} has {name} but no tokenizer.json{why}. Take that of a converted copy of the model: "
-            f"hf download mlx-community/NAME tokenizer.json --local-dir {directory}"
+            + download_command("mlx-community/NAME", "tokenizer.json", "--local-dir", str(directory))
         )
     raise CheckpointError(
         f"{directory} has no tokenizer.json: download it again; run --input-ids works without a tokenizer"

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from cluster.placement import Placement
-from mlx_moe import library
+from mlx_moe import hub_cache, library
 from mlx_moe.errors import CheckpointError
 from mlx_moe.request import Request, Token
 from mlx_moe.sampling import SamplingParams
@@ -117,9 +117,8 @@ def test_all_nodes_that_lack_a_model_are_named_with_the_cure(cluster: Cluster, m
     machines[0].download("1234")
     with pytest.raises(CheckpointError) as caught:
         load(cluster, REPO)
-    assert str(caught.value) == (
-        "org/tiny is missing on mac-2 and mac-3: run `hf download org/tiny --revision 1234` there"
-    )
+    command = hub_cache.download_command("org/tiny", "--revision", "1234")
+    assert str(caught.value) == f"org/tiny is missing on mac-2 and mac-3: run `{command}` there"
     copied(machines[0].folder / "mine")
     copied(machines[2].folder / "mine")
     with pytest.raises(CheckpointError, match=r"mine is missing on mac-2: copy it there \(`rsync -a .*/mine/ mac-2:"):

@@ -102,24 +102,47 @@ def test_the_newest_complete_snapshot_stands_in_for_a_partial_main(repo: Path, p
 def test_a_partial_snapshot_alone_is_opened_to_say_what_it_lacks(repo: Path) -> None:
     main = add(repo, COMMITS[0], "main", files=())
     assert library.locate("org/name") == main
-    assert hub_cache.cure(main) == "download it with `hf download org/name`"
+    assert hub_cache.cure(main).endswith("hf download org/name`")
     tagged = add(repo, COMMITS[1], "v2", files=())
-    assert hub_cache.cure(tagged) == "download it with `hf download org/name --revision v2`"
+    assert hub_cache.cure(tagged).endswith("hf download org/name --revision v2`")
 
 
 def test_a_model_that_is_not_there_is_told_with_the_command_that_downloads_it(repo: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="`hf download org/name`"):
+    with pytest.raises(InvalidRequestError, match="hf download org/name`"):
         library.locate("org/name")
     add(repo, COMMITS[0])
-    with pytest.raises(InvalidRequestError, match=f"{COMMITS[0]}.*`hf download org/name --revision v3`"):
+    with pytest.raises(InvalidRequestError, match=f"{COMMITS[0]}.*hf download org/name --revision v3`"):
         library.locate("org/name@v3")
     with pytest.raises(InvalidRequestError, match="no model"):
         library.locate("org/name@../../x")
 
 
+@pytest.mark.parametrize(
+    ("python", "program"),
+    [
+        ("{home}/.local/share/uv/tools/moe-cluster/bin/python", "~/.local/share/uv/tools/moe-cluster/bin/hf"),
+        ("{home}/my tools/bin/python3", "~/'my tools/bin/hf'"),
+        ("/opt/moe/bin/python3", "/opt/moe/bin/hf"),
+    ],
+)
+def test_the_program_that_downloads_is_named_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, program: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", python.format(home=tmp_path))
+    assert hub_cache.download_command("org/name") == f"{program} download org/name"
+    (tmp_path / "hf").touch(0o755)
+    assert hub_cache.download_command("org/name") == "hf download org/name"
+
+
+def test_the_program_that_downloads_comes_with_the_package() -> None:
+    assert (Path(sys.executable).parent / "hf").exists()
+
+
 def test_a_checkpoint_that_lies_elsewhere_in_a_cache_is_completed_there(tmp_path: Path, repo: Path) -> None:
     elsewhere = add(tmp_path / "other disk" / repo.name, COMMITS[0], "main", files=())
-    assert hub_cache.cure(elsewhere) == f"download it with `hf download org/name --cache-dir '{tmp_path}/other disk'`"
+    assert hub_cache.cure(elsewhere).endswith(f"hf download org/name --cache-dir '{tmp_path}/other disk'`")
     assert hub_cache.cure(tmp_path / "model") == "copy or download its files again"
 
 
