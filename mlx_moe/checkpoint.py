@@ -1,7 +1,8 @@
 """Checkpoint: a model directory, its tensors by name, and byte ranges read into arrays.
 
 One rule decides what is a sound checkpoint: every tensor that is asked for is found, once, in a file whose header is
-sound. All headers are read when it is opened; data is read only by `read_into`. Knows nothing of what the tensors mean.
+sound. All headers are read when it is opened; a damaged file matters where a tensor that is asked for is in no other.
+Data is read only by `read_into`. Knows nothing of what the tensors mean.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mlx_moe import hub_cache, json_file, tensor_file
+from mlx_moe import hub_cache, json_file, other_formats, tensor_file
 from mlx_moe.errors import CheckpointError
 from mlx_moe.regular_file import identity, open_regular
 from mlx_moe.tensor_file import TensorFile, TensorInfo
@@ -45,11 +46,17 @@ class Checkpoint:
     """An open model directory. Close it, or use it as a context manager, to give its files back."""
 
     def __init__(
-        self, directory: Path, config: dict[str, Any], files: WeightFiles, headers: Sequence[TensorFile]
+        self,
+        directory: Path,
+        config: dict[str, Any],
+        files: WeightFiles,
+        headers: Sequence[TensorFile],
+        damaged: CheckpointError | None,
     ) -> None:
         self.directory = directory
         self.config = config
         self._files = files
+        self._damaged = damaged
         self._headers = {header.path: header for header in headers}
         self._tensors, self._twice = _by_name(headers)
         self._open_files: dict[Path, BinaryIO] = {}
@@ -60,18 +67,20 @@ class Checkpoint:
         """Open a directory with config.json and safetensors files, and read all their headers.
 
         Raises:
-            CheckpointError: files missing or damaged, or an index that names files outside the directory.
+            CheckpointError: no file of weights that is sound, or an index that names files outside the directory.
         """
         directory = Path(directory)
         config = json_file.read(directory / "config.json")
         files = WeightFiles.of(directory)
         if not files.own:
             what = files.missing_text() if files.missing else "there are no safetensors files"
-            raise CheckpointError(f"{directory}: {what}: {hub_cache.cure(directory)}")
-        headers = {
-            header.identity: header for header in map(tensor_file.read, files.own)
-        }  # two names of one file are one
-        checkpoint = cls(directory, config, files, [*headers.values()])
+            raise CheckpointError(
+                f"{directory}: {other_formats.beside(directory) or f'{what}: {hub_cache.cure(directory)}'}"
+            )
+        headers, damaged = _read_headers(files.own)
+        if not headers and damaged:
+            raise damaged
+        checkpoint = cls(directory, config, files, headers, damaged)
         checkpoint._take_others()
         checkpoint._compare_with_index()
         return checkpoint
@@ -99,6 +108,8 @@ class Checkpoint:
 
     def absence(self, *names: str) -> CheckpointError:
         """Return the error that says why a tensor, of the first of these names, is not there, and what to do."""
+        if self._damaged:
+            return self._damaged
         what = f"{self.directory}: no tensor {' or '.join(names)}"
         if self._files.missing:
             return CheckpointError(f"{what}; {self._files.missing_text()}: {hub_cache.cure(self.directory)}")
@@ -156,14 +167,9 @@ class Checkpoint:
     def _take_others(self) -> None:
         """Take the files that add to the model's own. One that is damaged, or has the same tensors, is passed over."""
         headers = []
-        for path in self._files.others:
-            try:
-                header = tensor_file.read(path)
-            except CheckpointError as error:
-                log.debug("event=file_skipped error=%s", error)
-                continue
+        for header in _read_headers(self._files.others)[0]:
             if header.tensors.keys() & self._tensors.keys():
-                log.debug("event=file_skipped path=%s reason=another_copy", path)
+                log.debug("event=file_skipped path=%s reason=another_copy", header.path)
             else:
                 headers.append(header)
         tensors, twice = _by_name(headers)
@@ -214,6 +220,21 @@ class Checkpoint:
                     raise CheckpointError(f"{path} changed while it was being loaded; load it again")
                 self._open_files[path] = file
             return self._open_files[path].fileno()
+
+
+def _read_headers(paths: Iterable[Path]) -> tuple[list[TensorFile], CheckpointError | None]:
+    """Return the headers of the files that are sound, two names of one file as one, and what is wrong with another."""
+    headers: dict[tuple[int, ...], TensorFile] = {}
+    damaged: CheckpointError | None = None
+    for path in paths:
+        try:
+            header = tensor_file.read(path)
+        except CheckpointError as error:
+            log.debug("event=file_skipped error=%s", error)
+            damaged = damaged or error
+        else:
+            headers[header.identity] = header
+    return [*headers.values()], damaged
 
 
 def _by_name(headers: Iterable[TensorFile]) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from mlx_moe import hub_cache, known_models
+from mlx_moe import hub_cache, known_models, other_formats
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.hub_cache import directory as _hub_cache
 
@@ -38,7 +38,8 @@ def locate(model: str | Path) -> Path:
     if path.is_dir():
         if (path / "config.json").exists():
             return path
-        raise InvalidRequestError(f"{path} has no config.json: it is not a model's directory")
+        what = other_formats.beside(path) or "it is not a model's directory"
+        raise InvalidRequestError(f"{path} has no config.json: {what}")
     if path.exists():
         wants = "convert it to safetensors" if path.suffix == ".gguf" else f"give its directory, {path.parent}"
         raise InvalidRequestError(f"{path} is a file, but a model is a directory with config.json: {wants}")

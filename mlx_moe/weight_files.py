@@ -54,19 +54,28 @@ class WeightFiles:
         own = tuple(path for path in found if path.name in indexed or path.name.startswith("model")) or tuple(found)
         names = {path.name for path in found}
         others = names - {path.name for path in own}
-        missing = (indexed or _numbered(names)) - names
+        missing = (indexed or _numbered(names) or (set() if own else _broken_links(directory))) - names
         return cls(directory, own, tuple(map(directory.joinpath, sorted(others))), tuple(sorted(missing)), weight_map)
 
     def missing_text(self) -> str:
         """Return how many files are missing, and the first of them: "2 of 5 files are missing (a, b)"."""
-        shown = ", ".join(self.missing[:3]) + (", ..." if len(self.missing) > 3 else "")
+        shown = ", ".join(map(self._shown, self.missing[:3])) + (", ..." if len(self.missing) > 3 else "")
         promised = len(set(self.weight_map.values())) or len(self.own) + len(self.missing)
         return f"{len(self.missing)} of {promised} files are missing ({shown})"
+
+    def _shown(self, name: str) -> str:
+        path = self.directory / name
+        return f"{name}, a link to {os.readlink(path)}" if path.is_symlink() else name
 
 
 def _is_weights(path: Path) -> bool:
     """Whether a file is there and weights by its name; macOS keeps `._NAME` beside NAME on other file systems."""
-    return path.suffix == ".safetensors" and not path.name.startswith(".") and os.path.exists(path)
+    return path.suffix.lower() == ".safetensors" and not path.name.startswith(".") and os.path.exists(path)
+
+
+def _broken_links(directory: Path) -> set[str]:
+    """Return the names of weights that are links to nothing, or to one another in a circle."""
+    return {path.name for path in directory.glob("[!.]*.safetensors") if path.is_symlink() and not os.path.exists(path)}
 
 
 def _numbered(names: set[str]) -> set[str]:

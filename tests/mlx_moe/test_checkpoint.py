@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mlx_moe import json_file, tensor_file
+from mlx_moe import json_file, library, tensor_file
 from mlx_moe.checkpoint import Checkpoint, Piece
-from mlx_moe.errors import CheckpointError
+from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.weight_files import INDEX_NAME
 
 ARRAYS = {
@@ -94,6 +94,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "another count": lambda d: _rename(d, {f: f.replace("-of-00002", "-of-000007") for f in TWO_FILES}),
     "other names": lambda d: _rename(d, {FIRST: "weights.00.safetensors", SECOND: "weights.01.safetensors"}),
     "merged": lambda d: _merge(d, "model.safetensors"),
+    "upper case": lambda d: _rename(d, {f: f.upper() for f in TWO_FILES}),
     "merged under a shard's name": lambda d: _merge(d, "model-00001-of-00001.safetensors"),
 }
 
@@ -131,6 +132,57 @@ def test_a_checkpoint_is_read_wherever_its_tensors_are_there(
     with Checkpoint.open(directory) as checkpoint:
         for name, array in ARRAYS.items():
             assert read(checkpoint, [Piece(name, 0, array.nbytes)], array.size) == array.flatten().tolist()
+
+
+DAMAGED: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.touch(),
+    "truncated": lambda path: path.write_bytes((1000).to_bytes(8, "little") + b"{"),
+    "a web page": lambda path: path.write_text("<html>404</html>"),
+    "a folder": lambda path: path.mkdir(),
+    "a link to a folder": lambda path: path.symlink_to(path.parent),
+    "a pipe": os.mkfifo,
+    "a link to nothing": lambda path: path.symlink_to("gone"),
+    "a circle of links": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.parametrize("index", ["right", "none"])
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_file_that_holds_nothing_needed_is_passed_over(
+    tmp_path: Path, damaged: str, index: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, TWO_FILES)
+    INDICES[index](tmp_path)
+    DAMAGED[damaged](tmp_path / "model-extra.safetensors")
+    with Checkpoint.open(tmp_path) as checkpoint:
+        for name, array in ARRAYS.items():
+            assert read(checkpoint, [Piece(name, 0, array.nbytes)], array.size) == array.flatten().tolist()
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_file_that_holds_all_there_is_is_refused(tmp_path: Path, damaged: str) -> None:
+    make(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    DAMAGED[damaged](tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "cure"),
+    [
+        ("pytorch_model.bin", r"PyTorch files \(pytorch_model.bin\), .* python3 -c .*save_pretrained"),
+        ("model.Q4_K_M.gguf", r"GGUF \(model.Q4_K_M.gguf\), .*`hf download OWNER/NAME`"),
+    ],
+)
+def test_weights_in_another_format_are_told_with_how_to_convert_them(tmp_path: Path, file: str, cure: str) -> None:
+    (tmp_path / file).touch()
+    with pytest.raises(InvalidRequestError, match=cure):
+        library.locate(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=cure):
+        Checkpoint.open(tmp_path)
 
 
 @pytest.mark.parametrize("weights", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\xff" * 64])
@@ -203,7 +255,7 @@ def test_a_link_to_a_strangers_file_is_refused(tmp_path: Path, name: str) -> Non
     _link_files(directory, tmp_path / "elsewhere")
     os.chown(tmp_path / "elsewhere" / name, 12345, 12345)
     with pytest.raises(CheckpointError, match=r"is a link to .*, which belongs to user 12345"):
-        Checkpoint.open(directory)
+        Checkpoint.open(directory).info("a")
     os.chown(directory, 12345, 12345)  # whoever owns the directory may link to files of theirs
     Checkpoint.open(directory).close()
 
@@ -232,7 +284,8 @@ def test_an_absent_tensor_is_named_with_the_files_that_are_missing(tmp_path: Pat
         (tmp_path / SECOND).symlink_to("../blobs/gone")
     with Checkpoint.open(tmp_path) as checkpoint, pytest.raises(CheckpointError) as caught:
         checkpoint.info("c")
-    assert "no tensor c; 1 of 2 files are missing (model-00002-of-00002.safetensors): " in str(caught.value)
+    link = ", a link to ../blobs/gone" if dangling else ""
+    assert f"no tensor c; 1 of 2 files are missing (model-00002-of-00002.safetensors{link}): " in str(caught.value)
 
 
 def test_an_absent_tensor_of_a_snapshot_is_told_with_the_command_that_downloads_it(
@@ -268,15 +321,16 @@ def test_a_directory_without_weights_says_so(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused_with_its_name(tmp_path: Path, name: str) -> None:
     make(tmp_path, TWO_FILES)
     os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 4)
-    with pytest.raises(CheckpointError, match=f"{name} is truncated"):
-        Checkpoint.open(tmp_path)
+    tensor = TWO_FILES[name][0]
+    with Checkpoint.open(tmp_path) as checkpoint, pytest.raises(CheckpointError, match=f"{name} is truncated"):
+        checkpoint.info(tensor)
 
 
 def test_a_pointer_that_git_lfs_left_is_told_as_one(tmp_path: Path) -> None:
     make(tmp_path, TWO_FILES)
     (tmp_path / FIRST).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     with pytest.raises(CheckpointError, match=f"{FIRST} is a Git LFS pointer .*`git lfs pull`"):
-        Checkpoint.open(tmp_path)
+        Checkpoint.open(tmp_path).info("a")
 
 
 def test_each_file_is_opened_once_for_its_header_and_once_for_its_data(

@@ -30,6 +30,12 @@ def test_a_sound_header_gives_each_tensors_place(tmp_path: Path) -> None:
     assert path.read_bytes()[tensors["b"].offset :] == bytes(8)
 
 
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "C64", "F8_E4M3FNUZ"])
+def test_a_dtype_that_is_not_known_is_left_to_who_asks_for_the_tensor(tmp_path: Path, dtype: str) -> None:
+    tensors = tensor_file.read(write(tmp_path / "x.safetensors", changed(dtype=dtype))).tensors
+    assert (tensors["b"].dtype, tensors["b"].nbytes) == (dtype, 8)
+
+
 def changed(**entry: Any) -> dict[str, Any]:
     return GOOD | {"b": GOOD["b"] | entry}
 
@@ -39,8 +45,9 @@ def changed(**entry: Any) -> dict[str, Any]:
     [
         (changed(data_offsets=[20, 28]), "tensor b at byte .* overlaps the one before"),
         (changed(data_offsets=[25, 33]), "tensor b at byte .* leaves a gap"),
-        (changed(dtype="F31"), "tensor b has the unknown dtype 'F31'"),
-        (changed(dtype=7), "tensor b has the unknown dtype"),
+        (changed(dtype=7), "tensor b has the dtype '7'"),
+        (changed(dtype="F" * 17), "tensor b has the dtype 'FFF"),
+        (changed(dtype="F4", data_offsets=[24, 26]), "longer than its tensors"),
         (changed(shape=[5]), r"tensor b is BF16 \[5\], 10 bytes, but its offsets span 8"),
         (changed(shape=[-4]), r"tensor b has the shape \[-4\]"),
         (changed(shape=[True]), "tensor b has the shape"),
@@ -86,6 +93,24 @@ def test_a_file_without_a_length_is_truncated(tmp_path: Path, size: int) -> None
     path = tmp_path / "x.safetensors"
     path.write_bytes(bytes(size))
     with pytest.raises(CheckpointError, match="is truncated"):
+        tensor_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer to the file, .*`git lfs pull`"),
+        (b"<!doctype html><html>Not found</html>", "a web page, not weights: the download failed"),
+        (b"\n\n<html>", "a web page, not weights"),
+        (b'{"error":"Invalid credentials"}', "JSON text, not weights"),
+        (b"PK\x03\x04" + bytes(range(60)), "a PyTorch file under another name"),
+        (b"GGUF\x03\0\0\0" + bytes(60), "a GGUF file under another name"),
+    ],
+)
+def test_what_is_something_else_under_the_name_is_told_as_that(tmp_path: Path, beginning: bytes, message: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(beginning)
+    with pytest.raises(CheckpointError, match=f"x.safetensors is {message}"):
         tensor_file.read(path)
 
 
