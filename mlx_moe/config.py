@@ -14,6 +14,9 @@ from mlx_moe.config_fields import ConfigFields
 from mlx_moe.context import Context
 from mlx_moe.rope_config import RopeConfig
 
+SILU = ("silu", "swish")
+"""The activation of both families' experts, by its two names."""
+
 
 @dataclass(frozen=True, slots=True)
 class MLAConfig:
@@ -96,6 +99,9 @@ class ModelConfig:
         num_nextn_predict_layers: int = 0,
     ) -> ModelConfig:
         """Read what all families name alike, around what one reads by itself."""
+        activation = fields.word("hidden_act", default="silu")
+        if activation not in SILU:
+            raise fields.unsupported(f"hidden_act {activation!r} is not supported; supported is silu")
         return cls(
             model_type=model_type,
             vocab_size=fields.dimension("vocab_size"),

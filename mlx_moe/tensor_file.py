@@ -88,9 +88,7 @@ def read(path: Path) -> TensorFile:
 
 def _parse(path: Path, header: bytes, data_bytes: int) -> dict[str, TensorInfo]:
     entries = json_file.parse(header, f"{path}: header", max_depth=3)
-    metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(f"{path}: __metadata__ is not an object of strings")
+    entries.pop("__metadata__", None)  # MLX writes null; nothing in it is needed
     data_start = 8 + len(header)
     tensors = [_tensor(path, name, entry, data_start) for name, entry in entries.items()]
     end = data_start

@@ -49,4 +49,6 @@ def find(model_type: str) -> Family:
 def read_config(values: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
     """Read a config.json that was parsed to `values`. Raises CheckpointError, UnsupportedModelError."""
     fields = ConfigFields(values, source)
+    if not fields.has("model_type"):
+        raise UnsupportedModelError(f"{source}: model_type is missing; supported are: {', '.join(sorted(_FAMILIES))}")
     return find(fields.word("model_type", default="")).read_config(fields)

@@ -122,6 +122,8 @@ def test_a_wrong_value_is_refused_with_its_key(change: dict[str, Any], message: 
         {"model_type": "llama"},
         {"rope_scaling": {"type": "longrope"}},
         {"scoring_func": "softmax"},
+        {"hidden_act": "gelu"},
+        {"model_type": None},
     ],
 )
 def test_a_sound_file_of_another_kind_is_called_unsupported(change: dict[str, Any]) -> None:
