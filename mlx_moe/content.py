@@ -32,7 +32,7 @@ WHOLE_BYTES = 64 << 10
 
 SAMPLE_BYTES = 4096
 BYTES_A_SAMPLE = 16 << 20
-"""Larger ones are sampled at both ends, in every matrix that they stack, and in every 16 MiB."""
+"""Larger ones are sampled at both ends, in the middle, in every matrix that they stack, and in every 16 MiB."""
 
 CONFIG = "config.json"
 AT_ONCE = 16
@@ -140,7 +140,7 @@ def samples(info: TensorInfo) -> list[tuple[int, int]]:
     """Return the runs of a tensor's bytes that are read: (start, bytes), evenly spread from the first to the last."""
     if info.nbytes <= WHOLE_BYTES:
         return [(0, info.nbytes)]
-    n_samples = max(2, math.prod(info.shape[:-2]), math.ceil(info.nbytes / BYTES_A_SAMPLE))
+    n_samples = max(3, math.prod(info.shape[:-2]), math.ceil(info.nbytes / BYTES_A_SAMPLE))
     if n_samples * SAMPLE_BYTES >= info.nbytes:
         return [(0, info.nbytes)]
     last = info.nbytes - SAMPLE_BYTES

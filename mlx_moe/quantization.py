@@ -93,6 +93,8 @@ def unreadable(checkpoint: Checkpoint, parameter: Parameter) -> CheckpointError:
     foreign = next((name for end, name in _FOREIGN.items() for path in paths if path + end in checkpoint), None)
     if foreign is None and stored is None:
         return checkpoint.absence(*(layout.sources[0].tensor for layout in parameter.layouts))
+    if foreign is None and stored is not None and checkpoint.info(stored).dtype == "U32":
+        return checkpoint.absence(sibling(stored, "scales"))
     what = f"tensor {stored or tensors[0]}" + ("" if stored is None else f" has dtype {checkpoint.info(stored).dtype}")
     how = "" if foreign is None else f": {foreign} quantization"
     return UnsupportedModelError(

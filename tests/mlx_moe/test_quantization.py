@@ -121,6 +121,18 @@ def test_packed_words_in_place_of_a_matrix_are_no_incomplete_download(plain: Pat
         mlx_moe.describe(directory)
 
 
+@pytest.mark.parametrize("part", ["scales", "biases", "weight"])
+def test_a_part_of_a_packed_matrix_that_is_missing_is_told_as_missing(packed: Path, tmp_path: Path, part: str) -> None:
+    directory = with_config(packed, tmp_path / "model")
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[f"model.embed_tokens.{part}"]
+    path.unlink()
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"no tensor model\.embed_tokens\.{part}\b"):
+        mlx_moe.describe(directory)
+
+
 def test_words_that_no_number_of_bits_makes_are_refused_with_the_numbers(packed: Path, tmp_path: Path) -> None:
     directory = with_config(packed, tmp_path / "model", hidden_size=160)
     with pytest.raises(CheckpointError, match="16 words and 2 scales for a row of 160 inputs"):
