@@ -38,7 +38,9 @@ def locate(model: str | Path) -> Path:
     if path.is_dir():
         if (path / "config.json").exists():
             return path
-        what = other_formats.beside(path) or "it is not a model's directory"
+        repo_id = hub_cache.repo_of(path / "snapshots" / "any") or hub_cache.repo_of(path / "any")
+        hint = f"it is the cache's folder of {repo_id}: give that name" if repo_id else "it is not a model's directory"
+        what = other_formats.beside(path) or hint
         raise InvalidRequestError(f"{path} has no config.json: {what}")
     if path.exists():
         wants = "convert it to safetensors" if path.suffix == ".gguf" else f"give its directory, {path.parent}"

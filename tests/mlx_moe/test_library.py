@@ -187,3 +187,10 @@ def test_namesakes_are_looked_for_where_another_machine_may_have_none(folders: t
 def test_a_path_below_the_home_directory_does_not_lead_out_of_it(folders: tuple[Path, Path], home_path: str) -> None:
     model_in(folders[0].parent / "etc")
     assert list(library.namesakes("q3", home_path)) == []
+
+
+@pytest.mark.parametrize("below", ["", "snapshots"])
+def test_the_caches_folder_of_a_repo_is_told_with_its_name(repo: Path, below: str) -> None:
+    add(repo, "a" * 40, "main")
+    with pytest.raises(InvalidRequestError, match="it is the cache's folder of org/name: give that name"):
+        library.locate(repo / below)
