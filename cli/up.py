@@ -83,6 +83,8 @@ def options(
 ) -> NodeOptions:
     """Return what was given. Raises InvalidRequestError."""
     memory_bytes = None if memory is None else parse_bytes(memory)
+    if memory_bytes == 0:
+        raise InvalidRequestError(f"--memory {memory} offers nothing: give more than 0, such as --memory 48GB")
     return NodeOptions(name, host, port, memory_bytes, tuple(peers) if peers else None)
 
 

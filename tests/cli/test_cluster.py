@@ -333,6 +333,7 @@ def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path:
     ("arguments", "message"),
     [
         (["--memory", "much"], "48GB"),
+        (["--memory", "0GB"], "more than 0"),
         (["--peer", "nowhere"], "HOST:PORT"),
         (["--name", "a\x1b[31mb"], "visible characters"),
         (["--name", "m" * 64], "63 bytes"),
