@@ -88,7 +88,7 @@ class ForegroundNode:
             return
         try:
             token = await asyncio.to_thread(TokenStore(self._home.tokens, authority.key_hash).create)
-            self._news.how_to_join(token, self._daemon.state.own.addresses[0])
+            self._news.how_to_join(token, self._daemon.state.own.addresses[0], self._options.host)
         except ClusterError as error:
             self._news.error(str(error))
 

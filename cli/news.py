@@ -65,26 +65,31 @@ class News:
         else:
             self.say(f"cluster {cluster_id}", "bright_black")
 
-    def how_to_join(self, token: JoinToken, address: str) -> None:
-        """Say what to type on the other machines."""
+    def how_to_join(self, token: JoinToken, address: str, host: str | None) -> None:
+        """Say what to type on the other machines, or for other nodes on this one, if only it can reach `address`.
+
+        `host` is where this node was told to listen.
+        """
         self.say("")
-        self.say("On each other machine, type")
+        if is_loopback(address):
+            cure = "it gets a network" if host is None else "it listens elsewhere: moe-cluster down, then up --host ::"
+            self.say(f"Other machines cannot reach this node until {cure}", "yellow")
+            self.say("For another node on this machine, type")
+            join_command = f"MOE_CLUSTER_HOME=~/node-2 {JOIN} --port 0 --peer {address}"
+        else:
+            self.say("On each other machine, type")
+            join_command = JOIN
         self.say("")
-        self.say(f"  {JOIN}", "bold", copied=True)
+        self.say(f"  {join_command}", "bold", copied=True)
         self.say("")
         self.say("and paste this join token:")
         self.say("")
         self.say(f"  {token.text}", "bold", copied=True)
         self.say("")
-        if is_loopback(address):
-            self.say(
-                "Other machines cannot reach this node: connect it to a network, or start it without --host.", "yellow"
-            )
-            self.say(f"For more nodes on this machine, add --peer {address}", "bright_black")
-        else:
-            host, port = split(address)
-            where = address if not is_scoped(host) else f"{join(f'{host}%INTERFACE', port)}, with theirs, such as en0"
-            self.say(f"Where there is no multicast, add --peer {where}", "bright_black")
+        if not is_loopback(address):
+            where, port = split(address)
+            peer = f"{join(f'{where}%INTERFACE', port)}, with theirs, such as en0" if is_scoped(where) else address
+            self.say(f"Where there is no multicast, add --peer {peer}", "bright_black")
         self.say(
             f"The token is valid for {duration_text(LIFETIME_S)}; moe-cluster token create makes another",
             "bright_black",

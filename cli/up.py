@@ -170,7 +170,7 @@ def up_detached(manner: Manner, wanted: Wanted | None) -> None:
     with Interrupt() as interrupt:  # until all is told: a node in the background must not be one that nobody knows of
         started = BackgroundNode(home, manner.options, manner.flags, token=manner.join, leash=False)
         with started.connect(interrupt.check) as node:
-            _tell_background(node, begins, home, news)
+            _tell_background(node, begins, home, options.host, news)
     if wanted is not None:
         interrupt.check()
         with OwnNode.connect(home) as node:
@@ -179,13 +179,13 @@ def up_detached(manner: Manner, wanted: Wanted | None) -> None:
             _load(node, wanted, news)
 
 
-def _tell_background(node: OwnNode, begins: bool, home: Home, news: News) -> None:
+def _tell_background(node: OwnNode, begins: bool, home: Home, host: str | None, news: News) -> None:
     """Say who the node is that was started, and how others join it."""
     status = node.status()
     own = from_message(status.nodes[0].info)
     news.own(own, status.cluster_id, status.insecure)
     if begins and not status.insecure:
-        news.how_to_join(token_store(home).create(), own.addresses[0])
+        news.how_to_join(token_store(home).create(), own.addresses[0], host)
     elif Authority.is_in(home.authority) and not status.insecure:
         news.may_let_in()
     news.say("it runs in the background: moe-cluster status shows it, moe-cluster down ends it", "bright_black")

@@ -81,7 +81,8 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     try:
         first = said(homes[0], "up", "--detach", "--new", "--name", "mac-1", *HERE)
         address = first.split("listens at ")[1].split()[0]
-        assert f"add --peer {address}" in first
+        assert f"MOE_CLUSTER_HOME=~/node-2 moe-cluster up --join - --port 0 --peer {address}" in first
+        assert "On each other machine" not in first
         token = homes[0] / "token"
         token.write_text(f"  {join_token(first)}\n")
         for i, home in enumerate(homes[1:], start=2):
