@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from cli.tables import HeadedTable, table_console
 from cli.units import duration_text
-from cluster.daemon.admission import is_member
+from cli.visible import visible
+from cluster.daemon.admission import first_node, is_member
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
 from cluster.trust import Authority, NodeIdentity, StoredToken, TokenStore
@@ -35,11 +37,14 @@ def token_store(home: Home) -> TokenStore:
     """
     if not is_member(home):
         raise NoClusterError("this machine is in no cluster yet: moe-cluster up begins one or joins one")
-    key_hash = NodeIdentity.load(home.identity).authority_key_hash
+    identity = NodeIdentity.load(home.identity)
+    key_hash = identity.authority_key_hash
     authority = Authority.load(home.authority) if Authority.is_in(home.authority) else None
     if authority is None or authority.key_hash != key_hash:
+        first = asyncio.run(first_node(identity))
         raise ClusterError(
-            "only the node that began the cluster makes tokens, and this one joined it: type moe-cluster token there"
+            "only the node that began the cluster makes tokens, and this one joined it: type moe-cluster token on "
+            f"{visible(first) or 'that node'}"
         )
     return TokenStore(home.tokens, key_hash)
 

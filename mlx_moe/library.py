@@ -49,6 +49,11 @@ def locate(model: str | Path) -> Path:
         return directory
     if match := REPO_ID.fullmatch(str(model)):
         return _in_hub_cache(match[1], match[2] or "")
+    if str(model).lower() in known_models.KNOWN_MODELS:
+        raise InvalidRequestError(
+            f"no model {str(model)!r} here, only what plans need of it (moe-cluster plan {model}): give a directory, "
+            "or org/name of a downloaded model"
+        )
     near = difflib.get_close_matches(str(model), [DEMO])
     hint = f"; did you mean {near[0]}?" if near else ": give a directory, org/name of a downloaded model, or demo"
     raise InvalidRequestError(f"no model {str(model)!r} here{hint}")

@@ -96,12 +96,8 @@ async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> Sequence[str
     if peers:
         return peers
     wanted = _cluster_id(token.authority_key_hash)
-
-    def lets_in(node: Announcement) -> bool:
-        return node.cluster_id == wanted and node.enrols
-
-    found = await look(LOOK_S, lets_in)
-    addresses = [address for node in found if lets_in(node) for address in node.addresses]
+    found, first = await _look_for_first(wanted)
+    addresses = [address for node in first for address in node.addresses]
     if not addresses:
         others = {node.cluster_id for node in found} - {wanted, ""}
         raise ClusterError(
@@ -110,6 +106,22 @@ async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> Sequence[str
             + ": is its first node up? Where there is no multicast, add --peer HOST:PORT of that node"
         )
     return addresses
+
+
+async def first_node(identity: NodeIdentity) -> str:
+    """Return name and address of the node that began a node's cluster, "" where it is not heard of."""
+    _, first = await _look_for_first(_cluster_id(identity.authority_key_hash))
+    return f"{first[0].name} ({first[0].addresses[0]})" if first else ""
+
+
+async def _look_for_first(cluster_id: str) -> tuple[Sequence[Announcement], Sequence[Announcement]]:
+    """Return the nodes that announce themselves, and those among them that let others into a cluster."""
+
+    def lets_in(node: Announcement) -> bool:
+        return node.cluster_id == cluster_id and node.enrols
+
+    found = await look(LOOK_S, lets_in)
+    return found, list(filter(lets_in, found))
 
 
 async def _require_no_cluster(besides: str) -> None:

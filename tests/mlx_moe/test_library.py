@@ -183,6 +183,11 @@ def test_namesakes_are_looked_for_where_another_machine_may_have_none(folders: t
     assert next(library.namesakes(theirs, "hub/models--org--q3/snapshots/x")) == in_cache
 
 
+def test_a_name_that_only_plans_know_is_told_so() -> None:
+    with pytest.raises(InvalidRequestError, match=r"moe-cluster plan deepseek-v3\): give a directory"):
+        library.locate("deepseek-v3")
+
+
 @pytest.mark.parametrize("home_path", ["../../etc", "/etc", "a/../../../etc"])
 def test_a_path_below_the_home_directory_does_not_lead_out_of_it(folders: tuple[Path, Path], home_path: str) -> None:
     model_in(folders[0].parent / "etc")

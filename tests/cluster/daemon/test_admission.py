@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from cluster.daemon import admission as module
-from cluster.daemon.admission import Admission, admit, is_member
+from cluster.daemon.admission import Admission, admit, first_node, is_member
 from cluster.discovery import Announcement
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
-from cluster.trust import Authority, JoinToken, TokenStore, enrolment
+from cluster.trust import Authority, JoinToken, NodeIdentity, TokenStore, enrolment
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +111,15 @@ def test_a_token_whose_cluster_nobody_announces_says_whom_was_heard(tmp_path: Pa
         ClusterError, match=rf"cluster {first.cluster_id} was found .*only nodes of dddddddddddddddd.*--peer"
     ):
         admitted(tmp_path / "b", token_of(tmp_path / "a").text)
+
+
+def test_the_first_node_is_named_where_it_is_heard_of(tmp_path: Path, heard: list[Announcement]) -> None:
+    first = admitted(tmp_path / "a")
+    identity = NodeIdentity.load(Home(tmp_path / "a").identity)
+    heard.append(announcement(first.cluster_id, "10.0.0.2:7420", enrols=False))
+    assert asyncio.run(first_node(identity)) == ""
+    heard.append(announcement(first.cluster_id))
+    assert asyncio.run(first_node(identity)) == "mac-1 (10.0.0.1:7420)"
 
 
 def test_a_member_is_not_taken_into_another_cluster(tmp_path: Path) -> None:
