@@ -26,6 +26,8 @@ import os, signal, sys
 from importlib import import_module
 from unittest.mock import patch
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
