@@ -22,6 +22,7 @@ from cli.loading import POLL_S, Wanted, load, offers, settled
 from cli.nodes import NodeRow, holders, holders_table, node_rows
 from cli.options import AnswerOptions
 from cli.remote import ClusterModels, capacities, float_bytes
+from cli.units import span_text
 from cluster.client import OwnNode
 from cluster.daemon.admission import admit
 from cluster.daemon.node_options import NodeOptions
@@ -81,7 +82,7 @@ def _placed(status: pb.ClusterStatus) -> Placement:
 def _told(rows: list[NodeRow]) -> str:
     parts = []
     for row in holders(rows):
-        layers = f"layers {row.layers.start}-{row.layers.stop - 1}"
+        layers = f"layer{'s' * (len(row.layers) > 1)} {span_text(row.layers)}"
         parts.append(f"{row.name} {f'{row.experts} experts of {layers}' if row.role == 'experts' else layers}")
     parts[0] = parts[0].replace(" ", " holds ", 1)
     return f"{DEMO} runs on {len(parts)} node{'s' * (len(parts) > 1)} of this machine: {', '.join(parts)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.tables import HeadedTable
-from cli.units import bytes_text, tokens_text
+from cli.units import bytes_text, span_text, tokens_text
 from cli.visible import visible
 from mlx_moe.node_placement import NodePlacement
 
@@ -144,21 +144,17 @@ def placement_table(nodes: Sequence[NodePlacement]) -> HeadedTable:
     )
     for p in nodes:
         memory = bytes_text(p.weights_bytes), bytes_text(p.peak_memory_bytes)
-        table.add_row(visible(p.node), _span(p.layers), f"{p.experts:,}", *memory)
+        table.add_row(visible(p.node), span_text(p.layers), f"{p.experts:,}", *memory)
     return table
 
 
 def _held(row: NodeRow) -> tuple[str, str, str, str]:
     kv = "" if row.role == "experts" else tokens_text(row.kv_positions)
     peak = bytes_text(row.peak_memory_bytes) if row.peak_memory_bytes else ""
-    return _span(row.layers), f"{row.experts:,}", kv, peak
+    return span_text(row.layers), f"{row.experts:,}", kv, peak
 
 
 def _link(row: NodeRow) -> tuple[str, str]:
     if not row.latency_s or row.state != PRESENT:
         return "", ""
     return f"{row.latency_s * 1e3:.2f}", f"{row.bytes_per_s / 1e9:.2f}"
-
-
-def _span(layers: range) -> str:
-    return f"{layers.start}-{layers.stop - 1}"

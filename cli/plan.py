@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cli.show import context_text
 from cli.tables import HeadedTable, table_console
-from cli.units import bytes_text, count_text, duration_text, rate_text, tokens_text
+from cli.units import bytes_text, count_text, duration_text, rate_text, span_text, tokens_text
 from cli.visible import visible
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _nodes_table(made: Plan) -> HeadedTable:
 def _holdings(made: Plan, stage: StagePlacement, first: bool) -> list[tuple[str, str]]:
     """Return the nodes of a stage and what they hold, for people."""
     model = made.model
-    layers = f"layers {stage.layers.start}-{stage.layers.stop - 1}"
+    layers = f"layer{'s' * (len(stage.layers) > 1)} {span_text(stage.layers)}"
     dense = sum(not model.layers[layer].expert_bytes for layer in stage.layers)
     if dense:
         layers += f" ({dense} dense)"

@@ -40,6 +40,11 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
 
 
+def span_text(numbers: range) -> str:
+    """Return consecutive numbers, such as layers, as "0-8" or "4"."""
+    return str(numbers.start) if len(numbers) == 1 else f"{numbers.start}-{numbers.stop - 1}"
+
+
 def _scaled(count: int, units: tuple[tuple[str, int], ...], rest: str) -> str:
     for unit, size in units:
         if count >= size:

@@ -53,7 +53,7 @@ def test_bench_says_what_it_needs_where_that_is_not_installed() -> None:
     hidden = "import sys; sys.modules['mlx_lm'] = None; import bench.synthetic"
     result = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1
-    assert result.stderr == "bench needs mlx_lm, of the extra dev: pip install -e '.[dev]'\n"
+    assert result.stderr == f"bench needs mlx_lm, of the extra dev: {sys.executable} -m pip install -e '.[dev]'\n"
 
 
 @pytest.mark.parametrize("package", ["cli", "cluster", "mlx_moe"])

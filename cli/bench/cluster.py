@@ -21,7 +21,7 @@ from cli.loading import Wanted
 from cli.nodes import NodeRow, holders, node_rows
 from cli.remote import ClusterBackend
 from cli.tables import HeadedTable, table_console
-from cli.units import duration_text, rate_text
+from cli.units import duration_text, rate_text, span_text
 from cli.visible import visible
 from cluster.client import OwnNode, RemoteModel
 from cluster.home import Home
@@ -179,7 +179,7 @@ def _stages_table(measured: Measured) -> HeadedTable:
     for layers, stage in zip(measured.layers, measured.figures.stages, strict=True):
         table.add_row(
             visible(stage.node),
-            f"{layers.start}-{layers.stop - 1}",
+            span_text(layers),
             *(_ms(seconds) for seconds in (stage.token_s, stage.chunk_s, stage.hop_s)),
             *(_share(busy) for busy in (stage.prefill_busy, stage.decode_busy)),
         )

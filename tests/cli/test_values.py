@@ -12,7 +12,7 @@ from cli.chat.bar import bar_text
 from cli.chat.thinking import split_thinking
 from cli.exit_codes import ExitCode, exit_code_of
 from cli.failures import error_line
-from cli.units import bytes_text, count_text, duration_text, rate_text, tokens_text
+from cli.units import bytes_text, count_text, duration_text, rate_text, span_text, tokens_text
 from cli.visible import visible
 from cluster.errors import ClusterError, NoClusterError, NodeLostError, PlacementError, TrustError
 from cluster.home import VARIABLE, Home
@@ -106,3 +106,7 @@ def test_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp
     assert home.path.stat().st_mode & 0o077 == 0
     monkeypatch.setenv(VARIABLE, "")
     assert Home.default().path.name == "moe-cluster"
+
+
+def test_one_layer_is_not_shown_as_a_span() -> None:
+    assert (span_text(range(4, 5)), span_text(range(9))) == ("4", "0-8")
