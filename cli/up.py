@@ -167,7 +167,7 @@ def up_detached(manner: Manner, wanted: Wanted | None) -> None:
     _tell_remembered(options, manner.options, news)
     _settings(options)  # before anything is begun
     begins = manner.join is None and not is_member(home)
-    with Interrupt() as interrupt:  # until all is told: a node in the background must not be one that nobody knows of
+    with Interrupt() as interrupt:  # defers Ctrl-C until the user has been told of the node
         started = BackgroundNode(home, manner.options, manner.flags, token=manner.join, leash=False)
         with started.connect(interrupt.check) as node:
             _tell_background(node, begins, home, options.host, news)

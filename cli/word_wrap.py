@@ -1,4 +1,4 @@
-"""WordWrap: text that comes in pieces, broken between words on a terminal, whose own lines break amid them."""
+"""WordWrap: breaks streamed text between words; a terminal itself breaks lines within words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WordWrap:
 
     def __init__(self) -> None:
         self._column = 0
-        self._word = ""  # of the line's last word, what was written
+        self._word = ""  # the part of the last word that is on this line
 
     def feed(self, text: str, columns: int) -> str:
         """Return what to write for a piece of the text, on a terminal of so many columns."""
