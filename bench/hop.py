@@ -37,7 +37,7 @@ from cluster.worker.messages import Message
 from cluster.worker.parts import CoordinatorPart
 from cluster.worker.role import Role
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind
 
 HOST = "127.0.0.1"
 STAGES = (2, 4, 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_moe import families
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,13 @@ from cluster.client import OwnNode, RemoteModel
 from cluster.daemon.admission import admit
 from cluster.daemon.daemon import Daemon, Settings
 from cluster.errors import NoClusterError
-from cluster.hardware import Hardware
 from cluster.home import Home
+from cluster.membership.hardware import Hardware
 from cluster.placement import NodeCapacity, read_costs, spread
 from cluster.placement.chips import measured
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb
-from mlx_moe.request import Request
+from mlx_moe.decoding.request import Request
 
 START_S = 60.0
 STOP_S = 20.0

@@ -22,8 +22,8 @@ from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.measure import Answer, decoded, together
 from cluster.placement import Placement, read_costs, spread
 from cluster.placement.chips import parse_nodes
-from mlx_moe import library
-from mlx_moe.request import Request
+from mlx_moe.checkpoint import library
+from mlx_moe.decoding.request import Request
 
 PLAIN = "none"
 DRAFTS = (PLAIN, "mtp", "ngram", stretched.WRONG)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cli.progress import Progress
-from mlx_moe.library import DEMO
+from mlx_moe.checkpoint.library import DEMO
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
+    from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+    from mlx_moe.decoding.sampling import SamplingParams
     from mlx_moe.node_placement import NodePlacement
-    from mlx_moe.request import FinishReason, GenerationStats, Request, Token
-    from mlx_moe.sampling import SamplingParams
-    from mlx_moe.thought import ThoughtMarkers
+    from mlx_moe.text.thought import ThoughtMarkers
 
 
 class Answer(Protocol):

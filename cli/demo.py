@@ -26,12 +26,12 @@ from cli.units import span_text
 from cluster.client import OwnNode
 from cluster.daemon.admission import admit
 from cluster.daemon.node_options import NodeOptions
-from cluster.hardware import hardware
 from cluster.home import Home
+from cluster.membership.hardware import hardware
 from cluster.placement import Placement, read_costs, spread
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb
-from mlx_moe.library import DEMO
+from mlx_moe.checkpoint.library import DEMO
 
 HOST = "127.0.0.1"
 PROMPT = "Hello! Who are you?"

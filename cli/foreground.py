@@ -20,7 +20,7 @@ from cluster.daemon.daemon import Daemon, Settings
 from cluster.daemon.node_options import NodeOptions
 from cluster.errors import ClusterError
 from cluster.home import Home
-from cluster.membership import Change
+from cluster.membership.membership import Change
 from cluster.trust import Authority, TokenStore
 from mlx_moe.errors import MoeClusterError
 

@@ -11,10 +11,10 @@ from cli.visible import short_name, visible
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
+    from mlx_moe.decoding.request import Request
+    from mlx_moe.decoding.session import Session
     from mlx_moe.model import LocalModel
     from mlx_moe.node_placement import NodePlacement
-    from mlx_moe.request import Request
-    from mlx_moe.session import Session
 
 
 class LocalModels:

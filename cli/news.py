@@ -12,9 +12,9 @@ from rich.text import Text
 from cli.tokens import JOIN
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
-from cluster.address import is_loopback, is_scoped, join, split
-from cluster.membership import Change, Happening
-from cluster.node_info import NodeInfo
+from cluster.membership.address import is_loopback, is_scoped, join, split
+from cluster.membership.membership import Change, Happening
+from cluster.membership.node_info import NodeInfo
 from cluster.trust import JoinToken
 from cluster.trust.token_store import LIFETIME_S
 from cluster.wire import node_pb2 as pb

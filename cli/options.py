@@ -14,8 +14,8 @@ import typer
 from mlx_moe.known_models import KNOWN_MODELS
 
 if TYPE_CHECKING:
-    from mlx_moe.request import Request
-    from mlx_moe.sampling import SamplingParams
+    from mlx_moe.decoding.request import Request
+    from mlx_moe.decoding.sampling import SamplingParams
 
 PLANNED = ("demo", *KNOWN_MODELS)
 """What plan takes without any files."""
@@ -78,13 +78,13 @@ class AnswerOptions:
 
     def build(self, input_ids: tuple[int, ...], defaults: SamplingParams) -> Request:
         """Return the request. Raises InvalidRequestError for values out of range."""
-        from mlx_moe.request import Request
+        from mlx_moe.decoding.request import Request
 
         return Request(input_ids, sampling=replace(defaults, **self.sampling), **self.request)
 
     def check(self) -> None:
         """Raise InvalidRequestError for values that no model can serve, before one is loaded."""
-        from mlx_moe.sampling import SamplingParams
+        from mlx_moe.decoding.sampling import SamplingParams
 
         self.build((0,), SamplingParams())
 

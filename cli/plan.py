@@ -98,8 +98,8 @@ def this_machine() -> Target:
     """Return this machine as it measured itself; measures it if it did not."""
     import asyncio
 
-    from cluster.hardware import hardware
     from cluster.home import Home
+    from cluster.membership.hardware import hardware
     from cluster.placement import Links
     from cluster.placement.chips import measured
 
@@ -127,7 +127,7 @@ def make(
     `with_content` is for a placement that is to be loaded later.
     """
     from cluster.placement import CostReader, fit, predict
-    from mlx_moe.chunking import ChunkRule
+    from mlx_moe.decoding.chunking import ChunkRule
 
     reader = CostReader(model, float_bytes=target.float_bytes)
     costs = reader.at(bits)

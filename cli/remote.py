@@ -20,10 +20,10 @@ from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.placement import Links, NodeCapacity, Placement, predict, read_costs
 from cluster.wire import node_pb2 as pb
+from mlx_moe.decoding.request import Request
 from mlx_moe.errors import MoeClusterError, UnsupportedModelError
 from mlx_moe.node_placement import NodePlacement
-from mlx_moe.request import Request
-from mlx_moe.thought import ThoughtMarkers
+from mlx_moe.text.thought import ThoughtMarkers
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable

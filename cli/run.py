@@ -17,11 +17,11 @@ from cli.progress import progress_bar
 from cli.terminal import columns, moves_its_cursor
 from cli.visible import visible
 from cli.word_wrap import WordWrap
-from mlx_moe.chunking import cut
+from mlx_moe.decoding.chunking import cut
 from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from mlx_moe.request import GenerationStats, Request
+    from mlx_moe.decoding.request import GenerationStats, Request
 
 STDIN_LIMIT_BYTES = 32 * 2**20
 """A prompt from stdin may have this many bytes: far more than any context, far less than memory."""

@@ -21,7 +21,6 @@ from cli.loading import Wanted, load, meet_others
 from cli.news import News
 from cli.status import print_status
 from cli.tokens import token_store
-from cluster.address import is_loopback
 from cluster.client import OwnNode
 from cluster.daemon.admission import admit, is_member
 from cluster.daemon.daemon import Settings
@@ -29,10 +28,11 @@ from cluster.daemon.node_message import from_message
 from cluster.daemon.node_options import NodeOptions
 from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.listening import Listening
+from cluster.membership.address import is_loopback
+from cluster.membership.listening import Listening
 from cluster.placement import Placement
 from cluster.trust import Authority
-from mlx_moe import library
+from mlx_moe.checkpoint import library
 from mlx_moe.errors import InvalidRequestError
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|MB|MiB|GB|GiB)", re.IGNORECASE | re.ASCII)

@@ -9,27 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_moe.chunking import ChunkRule as ChunkRule
+    from mlx_moe.decoding.chunking import ChunkRule as ChunkRule
+    from mlx_moe.decoding.generation import Generation as Generation
+    from mlx_moe.decoding.request import Request as Request
+    from mlx_moe.decoding.request import Token as Token
+    from mlx_moe.decoding.sampling import SamplingParams as SamplingParams
     from mlx_moe.errors import MoeClusterError as MoeClusterError
-    from mlx_moe.generation import Generation as Generation
     from mlx_moe.model import Model as Model
     from mlx_moe.model import generate as generate
     from mlx_moe.model import load as load
-    from mlx_moe.request import Request as Request
-    from mlx_moe.request import Token as Token
-    from mlx_moe.sampling import SamplingParams as SamplingParams
     from mlx_moe.summary import ModelSummary as ModelSummary
     from mlx_moe.summary import describe as describe
 
 _HOMES = {
-    "ChunkRule": "chunking",
+    "ChunkRule": "decoding.chunking",
     "MoeClusterError": "errors",
-    "Generation": "generation",
+    "Generation": "decoding.generation",
     "Model": "model",
     "ModelSummary": "summary",
-    "Request": "request",
-    "SamplingParams": "sampling",
-    "Token": "request",
+    "Request": "decoding.request",
+    "SamplingParams": "decoding.sampling",
+    "Token": "decoding.request",
     "describe": "summary",
     "generate": "model",
     "load": "model",

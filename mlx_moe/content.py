@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mlx_moe import families
-from mlx_moe.checkpoint import Checkpoint, Piece
+from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
+from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.quantization import is_readable, sibling, unreadable
+from mlx_moe.checkpoint.tensor_file import TensorInfo
 from mlx_moe.config import ModelConfig
-from mlx_moe.parameter import Parameter
-from mlx_moe.quantization import is_readable, sibling, unreadable
-from mlx_moe.tensor_file import TensorInfo
 
 WHOLE_BYTES = 64 << 10
 """Tensors up to this size are read whole: vectors, scales of single experts."""

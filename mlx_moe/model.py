@@ -13,24 +13,25 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_moe import families, library, loader, memory
-from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.chunking import ChunkRule, position_bytes
+from mlx_moe import families, memory
+from mlx_moe.checkpoint import library, loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
-from mlx_moe.coordinator import Coordinator
+from mlx_moe.decoding.chunking import ChunkRule, position_bytes
+from mlx_moe.decoding.coordinator import Coordinator
+from mlx_moe.decoding.generation import Generation
+from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sampling import SamplingParams
+from mlx_moe.decoding.session import Session
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.generation import Generation
-from mlx_moe.generation_defaults import GenerationDefaults
-from mlx_moe.holding import Holding, load_holding
-from mlx_moe.link import LocalLink
 from mlx_moe.node_placement import NodePlacement
 from mlx_moe.notes import notes
-from mlx_moe.request import Request, Token
-from mlx_moe.sampling import SamplingParams
-from mlx_moe.session import Session
-from mlx_moe.shard import Shard, ShardSpec
-from mlx_moe.stage import Stage
-from mlx_moe.tokenizer import Tokenizer
+from mlx_moe.pipeline.holding import Holding, load_holding
+from mlx_moe.pipeline.link import LocalLink
+from mlx_moe.pipeline.shard import Shard, ShardSpec
+from mlx_moe.pipeline.stage import Stage
+from mlx_moe.text.generation_defaults import GenerationDefaults
+from mlx_moe.text.tokenizer import Tokenizer
 
 
 def load(

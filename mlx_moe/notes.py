@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mlx_moe import library, rope_config
-from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.generation_defaults import GenerationDefaults
+from mlx_moe import rope_config
+from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.text.generation_defaults import GenerationDefaults
 
 
 def notes(model: str, checkpoint: Checkpoint, defaults: GenerationDefaults) -> tuple[str, ...]:

@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_moe import families, library, loader, memory
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe import families, memory
+from mlx_moe.checkpoint import library, loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.quantization import QuantizationConfig
 from mlx_moe.config import ModelConfig
 from mlx_moe.content import read_content
 from mlx_moe.families import has_mtp, head_parameters, missing_mtp, mtp_parameters
-from mlx_moe.parameter import Parameter
-from mlx_moe.quantization import QuantizationConfig
-from mlx_moe.shard import ShardSpec
+from mlx_moe.pipeline.shard import ShardSpec
 
 log = logging.getLogger(__name__)
 

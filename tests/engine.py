@@ -10,19 +10,20 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_moe import families, loader
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe import families
+from mlx_moe.checkpoint import loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
-from mlx_moe.frame import Frame, FrameKind
-from mlx_moe.head import Head
 from mlx_moe.layers.expert_dispatch import Dispatch
 from mlx_moe.layers.experts import Experts
 from mlx_moe.layers.feed_forward import ExpertPeers
-from mlx_moe.link import LocalLink
-from mlx_moe.mtp import MultiTokenPrediction
-from mlx_moe.shard import ExpertShard, Shard, ShardSpec
-from mlx_moe.stage import Stage
+from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.head import Head
+from mlx_moe.pipeline.link import LocalLink
+from mlx_moe.pipeline.mtp import MultiTokenPrediction
+from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
+from mlx_moe.pipeline.stage import Stage
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mlx_moe.request import Request
+from mlx_moe.decoding.request import Request
 
 
 def request(vocabulary: Sequence[int], prompt_tokens: int, tokens: int, seed: int = 0) -> Request:

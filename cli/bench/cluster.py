@@ -27,8 +27,8 @@ from cluster.client import OwnNode, RemoteModel
 from cluster.home import Home
 from cluster.timeline import Timeline
 from cluster.worker.recording import MOST_SPANS
+from mlx_moe.decoding.request import GenerationStats, Request
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.request import GenerationStats, Request
 
 if TYPE_CHECKING:
     from rich.table import Table

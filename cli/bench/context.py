@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_moe.config import GQAConfig, MLAConfig
-from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.model import LocalModel
 
 STEPS = 24

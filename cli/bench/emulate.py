@@ -72,7 +72,7 @@ async def _traced(asked: Asked, scenario: Scenario, placement: Placement, prompt
     """Return what the stages do with one answer, and with the longest prompt that is timed."""
     from cluster.emulation.cluster import emulated_cluster
     from cluster.emulation.measure import together
-    from mlx_moe.request import Request
+    from mlx_moe.decoding.request import Request
 
     longest = [prompt[i % len(prompt)] for i in range(max(asked.prompts))]
     async with emulated_cluster(placement, lambda ids: scenario.on(ids).to_name()) as model:

@@ -17,8 +17,8 @@ from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from cli.bench.context import Grown
+    from mlx_moe.decoding.request import GenerationStats, Request
     from mlx_moe.model import LocalModel
-    from mlx_moe.request import GenerationStats, Request
 
 POSITIONS = (256, 1024, 4096, 16384)
 """Where a token is timed unless others are asked for, as far as the model's context goes."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cli.units import duration_text, rate_text, tokens_text
 
 if TYPE_CHECKING:
-    from mlx_moe.request import GenerationStats
+    from mlx_moe.decoding.request import GenerationStats
 
 
 def bar_text(label: str, stats: GenerationStats | None, context_used: int, context_tokens: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cli.chat.thinking import USUAL, ThoughtAndAnswer, split_thinking
-from mlx_moe.thought import ThoughtMarkers
+from mlx_moe.text.thought import ThoughtMarkers
 
 Role = Literal["user", "assistant"]
 

@@ -19,8 +19,8 @@ from cli.chat.writing import Writing
 from cli.interrupt import Interrupt
 from cli.options import AnswerOptions
 from cluster.errors import NodeLostError
+from mlx_moe.decoding.request import GenerationStats, Request
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
-from mlx_moe.request import GenerationStats, Request
 
 logger = logging.getLogger(__name__)
 

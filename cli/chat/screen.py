@@ -14,7 +14,7 @@ from cli.chat.region import Region, is_blank
 from cli.chat.thinking import USUAL, split_thinking
 from cli.units import duration_text
 from cli.visible import visible
-from mlx_moe.thought import ThoughtMarkers
+from mlx_moe.text.thought import ThoughtMarkers
 
 REDRAW_S = 0.04
 """Least time between two drawings of an answer."""

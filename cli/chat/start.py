@@ -22,8 +22,8 @@ from cli.units import tokens_text
 from cli.visible import short_name
 from cluster.errors import ClusterError
 from cluster.home import Home
+from mlx_moe.checkpoint.library import DEMO
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.library import DEMO
 
 
 def start(models: Models, model: str | None, go_on: bool, system: str | None, options: AnswerOptions) -> None:

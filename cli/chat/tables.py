@@ -17,8 +17,8 @@ from cli.units import duration_text, rate_text
 from cli.visible import visible
 
 if TYPE_CHECKING:
-    from mlx_moe.request import GenerationStats
-    from mlx_moe.sampling import SamplingParams
+    from mlx_moe.decoding.request import GenerationStats
+    from mlx_moe.decoding.sampling import SamplingParams
 
 
 def stats(s: GenerationStats, sitting: str, load_s: float) -> Table:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.discovery import Announcement, look
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
+from cluster.membership.discovery import Announcement, look
 from cluster.trust import Authority, Credentials, Insecure, JoinToken, MutualTLS, NodeIdentity, NodeKey, join
 from cluster.trust.identity import CERTIFICATES_FILE
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.wire import node_pb2 as pb
-from mlx_moe import families, json_file, library
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe import families
+from mlx_moe.checkpoint import json_file, library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.content import config_hash, read_content, read_part
 from mlx_moe.errors import CheckpointError, MoeClusterError

@@ -15,22 +15,22 @@ from importlib.metadata import version
 
 import grpc
 
-from cluster.address import join
-from cluster.contacts import Target
 from cluster.daemon.admission import Admission
 from cluster.daemon.control_service import ControlService
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
-from cluster.discovery import Announcement, discover
 from cluster.errors import ClusterError, HeldError
-from cluster.hardware import Hardware, hardware
 from cluster.home import Home
-from cluster.listening import Listening
 from cluster.lock import held
-from cluster.membership import Announced, Change, Hinted, Moved
-from cluster.node_info import NodeInfo
+from cluster.membership.address import join
+from cluster.membership.contacts import Target
+from cluster.membership.discovery import Announcement, discover
+from cluster.membership.hardware import Hardware, hardware
+from cluster.membership.listening import Listening
+from cluster.membership.membership import Announced, Change, Hinted, Moved
+from cluster.membership.node_info import NodeInfo
 from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment, private_file
 from cluster.wire import node_pb2_grpc
 

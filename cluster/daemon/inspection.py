@@ -11,7 +11,7 @@ from cluster.daemon.state import NodeState
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
-from mlx_moe import hub_cache, library
+from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.content import CONFIG, first_difference
 from mlx_moe.errors import CheckpointError
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 
 from cluster.errors import ClusterError
-from cluster.hardware import Hardware
-from cluster.membership import LinkSpeed
-from cluster.node_info import NodeInfo
+from cluster.membership.hardware import Hardware
+from cluster.membership.membership import LinkSpeed
+from cluster.membership.node_info import NodeInfo
 from cluster.wire import node_pb2 as pb
 
 MAX_LINKS = 256

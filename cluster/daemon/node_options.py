@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.address import is_address
 from cluster.errors import ClusterError
-from cluster.node_info import MAX_NAME_BYTES, is_name
+from cluster.membership.address import is_address
+from cluster.membership.node_info import MAX_NAME_BYTES, is_name
 from cluster.trust import private_file
 from mlx_moe.errors import InvalidRequestError
 

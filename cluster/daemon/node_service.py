@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 
-from cluster.address import of_caller, split
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
 from cluster.daemon.node_message import from_message
@@ -18,8 +17,9 @@ from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
 from cluster.errors import ClusterError, NodeLostError, TrustError
 from cluster.home import Home
-from cluster.listening import Listening
-from cluster.membership import Greeted, Left
+from cluster.membership.address import of_caller, split
+from cluster.membership.listening import Listening
+from cluster.membership.membership import Greeted, Left
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
 from cluster.wire import node_pb2, node_pb2_grpc

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
-from cluster.membership import LinkSpeed
-from cluster.node_info import NodeInfo
+from cluster.membership.membership import LinkSpeed
+from cluster.membership.node_info import NodeInfo
 from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, solve
 from cluster.placement.chips import measured
-from mlx_moe.chunking import ChunkRule
+from mlx_moe.decoding.chunking import ChunkRule
 
 CONTEXTS = (32768, 8192, 2048)
 """Positions of KV cache for one request that are tried, where nobody asks for a number."""

@@ -21,11 +21,12 @@ from cluster.placement import Placement, checkpoint_costs, validate
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
-from mlx_moe import families, library
-from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.chunking import ChunkRule
+from mlx_moe import families
+from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
-from mlx_moe.draft import wants_mtp
+from mlx_moe.decoding.chunking import ChunkRule
+from mlx_moe.decoding.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 
 log = logging.getLogger(__name__)

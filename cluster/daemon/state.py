@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cluster import address
 from cluster.errors import NodeLostError
-from cluster.membership import Change, Event, LinkSpeed, Member, Membership, State, changes
-from cluster.node_info import NodeInfo
+from cluster.membership import address
+from cluster.membership.membership import Change, Event, LinkSpeed, Member, Membership, State, changes
+from cluster.membership.node_info import NodeInfo
 from cluster.wire import node_pb2 as pb
 
 MEETING_S = 10.0

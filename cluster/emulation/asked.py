@@ -8,7 +8,7 @@ import mlx_moe
 from cluster.emulation.scenario import FLOAT_BYTES, WIRES, DraftKind, Scenario
 from cluster.placement import Placement, fit, read_costs
 from cluster.placement.chips import parse_nodes
-from mlx_moe import library
+from mlx_moe.checkpoint import library
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.known_models import KNOWN_MODELS
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from cluster.emulation.stage import Clock
-from mlx_moe.drafting import MTPDrafter
-from mlx_moe.drafting.drafter import Choose
-from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.decoding.drafting import MTPDrafter
+from mlx_moe.decoding.drafting.drafter import Choose
 from mlx_moe.model import LocalModel
+from mlx_moe.pipeline.frame import Frame, FrameKind
 
 
 class StatedDrafter:

@@ -16,15 +16,16 @@ from cluster.placement.prediction import StageTiming
 from cluster.placement.timing import draft_s, head_s
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
-from mlx_moe import families, json_file, library
+from mlx_moe import families
+from mlx_moe.checkpoint import json_file, library
+from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.config import ModelConfig
-from mlx_moe.drafting import Drafter, NgramDrafter
-from mlx_moe.generation_defaults import GenerationDefaults
+from mlx_moe.decoding.drafting import Drafter, NgramDrafter
+from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.known_models import KNOWN_MODELS
-from mlx_moe.loader import Progress
-from mlx_moe.sampling import SamplingParams
-from mlx_moe.shard import ExpertShard
-from mlx_moe.tokenizer import Tokenizer
+from mlx_moe.pipeline.shard import ExpertShard
+from mlx_moe.text.generation_defaults import GenerationDefaults
+from mlx_moe.text.tokenizer import Tokenizer
 
 GREEDY = GenerationDefaults(SamplingParams(temperature=0.0))
 

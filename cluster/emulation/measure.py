@@ -12,7 +12,7 @@ from cluster.client import RemoteModel
 from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.scenario import Scenario
 from cluster.placement import Placement, Prediction, predict
-from mlx_moe.request import GenerationStats, Request, Token
+from mlx_moe.decoding.request import GenerationStats, Request, Token
 
 WARM_TOKENS = 4
 

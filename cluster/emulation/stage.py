@@ -16,8 +16,8 @@ from cluster.emulation.scenario import FLOAT_BYTES
 from cluster.placement.capacity import Link
 from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
-from mlx_moe.frame import Frame, FrameKind
-from mlx_moe.stage import StageCounts
+from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.stage import StageCounts
 
 DIGIT = 128
 DIGITS = 3

@@ -15,10 +15,10 @@ from cluster.worker import loading
 from cluster.worker.loading import LoadedShard
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
-from mlx_moe.frame import Frame
-from mlx_moe.loader import Progress
-from mlx_moe.shard import Shard
-from mlx_moe.stage import Stage
+from mlx_moe.checkpoint.loader import Progress
+from mlx_moe.pipeline.frame import Frame
+from mlx_moe.pipeline.shard import Shard
+from mlx_moe.pipeline.stage import Stage
 
 KIND = "stretched"
 """A model's name that begins so goes on with the seconds of a frame in a stage, and with what the model is called."""

@@ -9,7 +9,7 @@ from cluster.errors import PlacementError
 from cluster.placement.capacity import HARD_LIMIT, NodeCapacity, size_text
 from cluster.placement.costs import LONGEST_CHUNK, ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
-from mlx_moe.chunking import DEFAULT_RULE, ChunkRule
+from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 
 MAX_CONTEXTS = 64
 """Positions reported as room are at most so many full contexts: a small model leaves room for absurdly many."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cluster.hardware import Hardware
+from cluster.membership.hardware import Hardware
 from cluster.placement.capacity import NodeCapacity
 from mlx_moe.errors import InvalidRequestError
 

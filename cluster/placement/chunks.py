@@ -11,7 +11,7 @@ from cluster.placement.capacity import Links, NodeCapacity
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.prediction import predict
-from mlx_moe.chunking import DEFAULT_RULE, ChunkRule
+from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 
 PROMPTS = (128, 512, 1024, 2048, 8192)
 """Prompts whose predicted times to the first token are made short, all alike in proportion."""

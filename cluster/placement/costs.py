@@ -9,17 +9,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mlx_moe import families, library
-from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.chunking import DEFAULT_RULE, position_bytes
+from mlx_moe import families
+from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.parameter import Layout, Parameter
+from mlx_moe.checkpoint.quantization import FLOATS, QuantizationConfig, is_readable, sibling, unreadable
+from mlx_moe.checkpoint.tensor_file import ITEM_BYTES
 from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig
 from mlx_moe.content import read_content
 from mlx_moe.context import Context
+from mlx_moe.decoding.chunking import DEFAULT_RULE, position_bytes
 from mlx_moe.errors import InvalidRequestError, MoeClusterError, UnsupportedModelError
 from mlx_moe.known_models import KNOWN_MODELS, refusal, suggestions, unsupported
-from mlx_moe.parameter import Layout, Parameter
-from mlx_moe.quantization import FLOATS, QuantizationConfig, is_readable, sibling, unreadable
-from mlx_moe.tensor_file import ITEM_BYTES
 
 DEFAULT_BITS = 4
 GROUP_SIZE = 64

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from mlx_moe.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.config import ModelConfig
+from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.errors import InvalidRequestError
 
 T = TypeVar("T")

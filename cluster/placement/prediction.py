@@ -10,7 +10,7 @@ from cluster.placement.capacity import Link, Links, NodeCapacity
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
 from cluster.placement.timing import Owner, decode_s, head_s, hop_s, prefill_s, slower_way
-from mlx_moe.chunking import ChunkRule, cut
+from mlx_moe.decoding.chunking import ChunkRule, cut
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from cluster.placement.chips import MAC_GIGABYTES, SYSTEM_BYTES
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.solver import Objective, Problem, can_hold, solve
-from mlx_moe.chunking import ChunkRule
+from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 
 FEWER_BITS = (8, 6, 5, 4, 3, 2)

@@ -25,7 +25,7 @@ from cluster.placement.search import NEVER, Integers, Run, Unit
 from cluster.placement.stages import make_stage
 from cluster.placement.striping import divide
 from cluster.placement.timing import Owner, decode_s, head_s, hop_s, slower_way
-from mlx_moe.chunking import ChunkRule
+from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 
 Objective = Literal["one_user", "many_users"]

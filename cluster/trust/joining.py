@@ -15,8 +15,8 @@ import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from cluster.address import join as join_address
 from cluster.errors import ClusterError, TrustError
+from cluster.membership.address import join as join_address
 from cluster.trust.authority import AUTHORITY_NAME
 from cluster.trust.credentials import CHANNEL_OPTIONS, server_name
 from cluster.trust.enrolment import enrolment_port

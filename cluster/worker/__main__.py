@@ -21,7 +21,7 @@ import grpc
 from cluster.emulation import emulated, scenario, stretched
 from cluster.errors import NodeLostError
 from cluster.home import Home
-from cluster.listening import Listening
+from cluster.membership.listening import Listening
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
 from cluster.trust.credentials import SERVER_OPTIONS, Credentials
 from cluster.wire import worker_pb2 as pb
@@ -30,8 +30,8 @@ from cluster.worker.connections import DATA_OPTIONS, Connections
 from cluster.worker.loading import Loaded, load
 from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
+from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.loader import Progress
 
 log = logging.getLogger("cluster.worker")
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from cluster.timeline import Span, SpanKind
 from cluster.worker.recording import Recording
+from mlx_moe.decoding.generation import Generation
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Token
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
-from mlx_moe.generation import Generation
-from mlx_moe.request import FinishReason, GenerationStats, Token
 
 MAX_UNREAD = 256
 """Tokens of one answer that its reader has not taken; then it waits, and the others go on."""

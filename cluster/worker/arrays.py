@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from cluster.worker.messages import ITEM_BYTES, Dtype, Kind, Message
 from mlx_moe.errors import FrameError
-from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind
 
 _KINDS = {FrameKind.PREFILL: Kind.PREFILL, FrameKind.DECODE: Kind.DECODE, FrameKind.DRAFT: Kind.DRAFT}
 _FRAME_KINDS = {kind: frame_kind for frame_kind, kind in _KINDS.items()}

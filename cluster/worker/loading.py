@@ -10,21 +10,22 @@ import mlx.core as mx
 
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
-from mlx_moe import families, library, memory
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe import families, memory
+from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.config import ModelConfig
-from mlx_moe.draft import wants_mtp
-from mlx_moe.drafting import Drafter, choose_drafter
+from mlx_moe.decoding.draft import wants_mtp
+from mlx_moe.decoding.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
-from mlx_moe.generation_defaults import GenerationDefaults
-from mlx_moe.head import TokenEnds
-from mlx_moe.holding import Holding, load_holding
-from mlx_moe.link import RunningStage
-from mlx_moe.loader import Progress
 from mlx_moe.notes import notes
-from mlx_moe.shard import ExpertShard, Shard
-from mlx_moe.stage import Stage
-from mlx_moe.tokenizer import Tokenizer
+from mlx_moe.pipeline.head import TokenEnds
+from mlx_moe.pipeline.holding import Holding, load_holding
+from mlx_moe.pipeline.link import RunningStage
+from mlx_moe.pipeline.shard import ExpertShard, Shard
+from mlx_moe.pipeline.stage import Stage
+from mlx_moe.text.generation_defaults import GenerationDefaults
+from mlx_moe.text.tokenizer import Tokenizer
 
 FREED_BYTES = 128 << 20
 """Of freed buffers MLX may keep so much: a worker's peak is its shard, its KV caches and little more."""

@@ -28,11 +28,11 @@ from cluster.worker.remote_experts import RemoteExperts, answer_pairs
 from cluster.worker.ring import RingLink, RingStage
 from cluster.worker.role import Role
 from mlx_moe import memory
-from mlx_moe.coordinator import Coordinator
+from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.link import Link, LocalLink, RunningStage
 from mlx_moe.model import Model
-from mlx_moe.shard import ExpertShard
+from mlx_moe.pipeline.link import Link, LocalLink, RunningStage
+from mlx_moe.pipeline.shard import ExpertShard
 
 
 class Part(Protocol):

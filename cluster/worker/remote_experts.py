@@ -19,7 +19,7 @@ from cluster.worker.messages import EXPERTS_METHOD, Kind, Message, failure, rais
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import Dispatch, Pairs
 from mlx_moe.layers.experts import Experts
-from mlx_moe.shard import ExpertShard
+from mlx_moe.pipeline.shard import ExpertShard
 
 LEADER = 0
 """The owner's number of the stage that asks; its peers follow."""

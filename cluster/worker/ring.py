@@ -19,8 +19,8 @@ from cluster.worker.arrays import is_frame, to_frame, to_message
 from cluster.worker.messages import Kind, Message, failure, raised_by
 from cluster.worker.recording import Recording
 from mlx_moe.errors import FrameError, NumericsError
-from mlx_moe.frame import Frame
-from mlx_moe.link import RunningStage
+from mlx_moe.pipeline.frame import Frame
+from mlx_moe.pipeline.link import RunningStage
 
 log = logging.getLogger(__name__)
 

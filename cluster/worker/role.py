@@ -12,7 +12,7 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from mlx_moe.shard import ShardSpec
+    from mlx_moe.pipeline.shard import ShardSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Role:
 
     def shard_spec(self) -> ShardSpec:
         """Return the layers and experts to hold."""
-        from mlx_moe.shard import ShardSpec  # MLX comes with it, and daemons ask for roles too
+        from mlx_moe.pipeline.shard import ShardSpec  # MLX comes with it, and daemons ask for roles too
 
         if self.leads:
             return ShardSpec(self.stage.layers, self.stage.owned_experts)

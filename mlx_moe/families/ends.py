@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.parameter import Parameter, linear, vector
+from mlx_moe.checkpoint.quantization import is_readable
 from mlx_moe.config import ModelConfig
 from mlx_moe.families.layer import layer_parameters
-from mlx_moe.parameter import Parameter, linear, vector
-from mlx_moe.quantization import is_readable
 
 
 def head_parameters(config: ModelConfig) -> list[Parameter]:

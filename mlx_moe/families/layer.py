@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mlx_moe.checkpoint.parameter import Parameter, experts, linear, vector
 from mlx_moe.config import ModelConfig
 from mlx_moe.families.registry import find
-from mlx_moe.parameter import Parameter, experts, linear, vector
 
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import DecoderLayer
     from mlx_moe.layers.experts import Experts
-    from mlx_moe.weights import LoadedParameters
+    from mlx_moe.layers.weights import LoadedParameters
 
 
 def layer_parameters(config: ModelConfig, layer: int, owned_experts: Sequence[int]) -> list[Parameter]:

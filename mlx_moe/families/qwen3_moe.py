@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_moe.checkpoint.parameter import Parameter, linear, vector
 from mlx_moe.config import GQAConfig, ModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
-from mlx_moe.parameter import Parameter, linear, vector
 from mlx_moe.rope_config import read_rope
 
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import Attention
-    from mlx_moe.weights import LoadedParameters
+    from mlx_moe.layers.weights import LoadedParameters
 
 
 def read_config(fields: ConfigFields) -> ModelConfig:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
 from mlx_moe.families import deepseek_v3, qwen3_moe
-from mlx_moe.parameter import Parameter
 
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import Attention
-    from mlx_moe.weights import LoadedParameters
+    from mlx_moe.layers.weights import LoadedParameters
 
 
 class Family(Protocol):

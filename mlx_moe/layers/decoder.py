@@ -6,9 +6,9 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_moe.kv_cache import KVCache
 from mlx_moe.layers.feed_forward import MLP, ExpertPeers, MoE
-from mlx_moe.weights import LoadedParameters
+from mlx_moe.layers.kv_cache import KVCache
+from mlx_moe.layers.weights import LoadedParameters
 
 
 class Attention(Protocol):

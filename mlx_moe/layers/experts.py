@@ -13,7 +13,7 @@ import numpy as np
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import SORT_FROM, Pairs
 from mlx_moe.layers.feed_forward import swiglu
-from mlx_moe.weights import LoadedParameters
+from mlx_moe.layers.weights import LoadedParameters
 
 
 class Experts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 
-from mlx_moe.weights import LoadedParameters
+from mlx_moe.layers.weights import LoadedParameters
 
 if TYPE_CHECKING:
     from mlx_moe.layers.experts import Experts

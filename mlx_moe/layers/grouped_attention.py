@@ -9,11 +9,11 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_moe.config import GQAConfig
-from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.layers.masking import blocks_of_queries
 from mlx_moe.layers.rope import Rope
+from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.rope_config import RopeConfig
-from mlx_moe.weights import LoadedParameters
 
 
 class GroupedQueryAttention:

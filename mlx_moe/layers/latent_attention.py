@@ -10,11 +10,11 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_moe.config import MLAConfig
-from mlx_moe.kv_cache import KVCache
+from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.layers.masking import blocks_of_queries, causal_mask
 from mlx_moe.layers.rope import Rope
+from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.rope_config import RopeConfig, yarn_mscale
-from mlx_moe.weights import LoadedParameters
 
 LATENT_NORM_EPS = 1e-6
 """The norms inside MLA have an epsilon of their own, whatever rms_norm_eps says (as transformers)."""

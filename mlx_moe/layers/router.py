@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_moe.config import MoEConfig
-from mlx_moe.weights import LoadedParameters
+from mlx_moe.layers.weights import LoadedParameters
 
 
 class Router:

@@ -14,11 +14,11 @@ from typing import Any
 from cli.nodes import placement_table
 from cli.progress import Progress
 from cli.tables import HeadedTable
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
 from mlx_moe.node_placement import NodePlacement
-from mlx_moe.request import FinishReason, GenerationStats, Request, Token
-from mlx_moe.sampling import SamplingParams
-from mlx_moe.thought import ThoughtMarkers
+from mlx_moe.text.thought import ThoughtMarkers
 
 END = 0
 NOTHING = 1

@@ -14,7 +14,7 @@ import pytest
 
 from bench import pictures
 from cli.bench.stages import remembered, ring_figures
-from cluster.hardware import hardware
+from cluster.membership.hardware import hardware
 from cluster.timeline import Timeline
 from tests.cli.test_cluster import moe_cluster, said
 from tests.cluster.running import running_cluster

@@ -22,7 +22,7 @@ from cli.chat.transcript import SavedChat, Transcripts
 from cli.options import AnswerOptions
 from cluster.errors import NodeLostError
 from mlx_moe.errors import InsufficientMemoryError, NumericsError
-from mlx_moe.thought import ThoughtMarkers
+from mlx_moe.text.thought import ThoughtMarkers
 from tests.cli.scripted import CTRL_C, ScriptedBackend, ScriptedModels, one_answer
 
 

@@ -12,7 +12,7 @@ from cli.up import wanted
 from cluster.errors import PlacementError
 from cluster.placement import Links, Placement, validate
 from cluster.placement.chips import parse_nodes
-from mlx_moe.chunking import ChunkRule
+from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
 from mlx_moe.known_models import DEEPSEEK_V3

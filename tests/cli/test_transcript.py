@@ -16,7 +16,7 @@ from cli.chat.saving import Saving
 from cli.chat.transcript import LISTED, SavedChat, TranscriptError, Transcripts, read_transcript, said
 from cli.whole_file import write_whole
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.thought import ThoughtMarkers
+from mlx_moe.text.thought import ThoughtMarkers
 
 QUESTION, ANSWER = Message("user", "hi \ud83d\n"), Message("assistant", "hello 日本", "stop")
 

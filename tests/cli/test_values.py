@@ -17,8 +17,8 @@ from cli.visible import visible
 from cluster.errors import ClusterError, NoClusterError, NodeLostError, PlacementError, TrustError
 from cluster.home import VARIABLE, Home
 from mlx_moe import errors
-from mlx_moe.request import GenerationStats
-from mlx_moe.thought import ThoughtMarkers
+from mlx_moe.decoding.request import GenerationStats
+from mlx_moe.text.thought import ThoughtMarkers
 
 
 @pytest.mark.parametrize(

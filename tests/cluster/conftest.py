@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import hardware
+from cluster.membership import hardware
 from tests.cluster.hosts import Hosts
 from tests.cluster.running import Cluster, running_cluster
 from tests.patience import PATIENCE_S

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from cluster.address import split
+from cluster.membership.address import split
 from tests.cluster.hosts import Hosts
 from tests.cluster.running import ROOT, RunningNode
 from tests.patience import PATIENCE_S

@@ -19,7 +19,7 @@ from cluster.home import Home
 from cluster.placement import ExpertPeer, Placement, StagePlacement
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb
-from mlx_moe.request import Request, Token
+from mlx_moe.decoding.request import Request, Token
 from tests.patience import PATIENCE_S, until
 
 ROOT = Path(__file__).parents[2]

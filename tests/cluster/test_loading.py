@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster.client import OwnNode
-from mlx_moe import library
+from mlx_moe.checkpoint import library
+from mlx_moe.decoding.request import Request
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.request import Request
 from tests.cluster.running import Cluster
 
 pytestmark = pytest.mark.slow

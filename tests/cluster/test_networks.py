@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.contacts import TIMEOUT_S
+from cluster.membership.contacts import TIMEOUT_S
 from cluster.placement import Placement, StagePlacement
 from tests.cluster.hosts import Hosts, ip
 from tests.cluster.machines import Machine

@@ -9,10 +9,10 @@ import mlx.core as mx
 import pytest
 
 from cluster.placement import Placement
-from mlx_moe import hub_cache, library
+from mlx_moe.checkpoint import hub_cache, library
+from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import CheckpointError
-from mlx_moe.request import Request, Token
-from mlx_moe.sampling import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
 
 pytestmark = pytest.mark.slow
@@ -159,7 +159,7 @@ def test_a_copy_that_changes_after_it_was_compared_is_not_loaded(cluster: Cluste
     """A worker checks the files that it opens against what its daemon read."""
     from cluster.worker.loading import load as load_shard
     from cluster.worker.role import Role
-    from mlx_moe.checkpoint import Checkpoint
+    from mlx_moe.checkpoint.checkpoint import Checkpoint
 
     directory = copied(machines[0].folder / "changing")
     with Checkpoint.open(directory) as checkpoint:

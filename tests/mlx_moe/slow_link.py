@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.frame import Frame
-from mlx_moe.stage import Stage
+from mlx_moe.pipeline.frame import Frame
+from mlx_moe.pipeline.stage import Stage
 
 
 @dataclass(frozen=True)

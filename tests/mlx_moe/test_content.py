@@ -10,8 +10,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_moe import families, library
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe import families
+from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.tensor_file import TensorInfo
 from mlx_moe.content import (
     CONFIG,
     SAMPLE_BYTES,
@@ -23,7 +25,6 @@ from mlx_moe.content import (
     samples,
 )
 from mlx_moe.errors import CheckpointError
-from mlx_moe.tensor_file import TensorInfo
 
 DEMO = library.locate("demo")
 Arrays = dict[str, mx.array]

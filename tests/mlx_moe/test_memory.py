@@ -16,9 +16,10 @@ from mlx_moe.errors import InvalidRequestError
 LOAD_A_SHARD = """
 import json, resource, sys
 import mlx.core as mx
-from mlx_moe import families, loader
-from mlx_moe.checkpoint import Checkpoint
-from mlx_moe.shard import Shard, ShardSpec
+from mlx_moe import families
+from mlx_moe.checkpoint import loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.pipeline.shard import Shard, ShardSpec
 
 path, layers, n_experts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 unit = 1 if sys.platform == "darwin" else 1024

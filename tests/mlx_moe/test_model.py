@@ -10,10 +10,10 @@ import mlx.core as mx
 import pytest
 
 import mlx_moe
-from mlx_moe import library
+from mlx_moe.checkpoint import library
 from mlx_moe.errors import CheckpointError, InvalidRequestError, NumericsError
+from mlx_moe.layers.weights import DenseWeight
 from mlx_moe.model import Model
-from mlx_moe.weights import DenseWeight
 
 
 @pytest.fixture(scope="module")

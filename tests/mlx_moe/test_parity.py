@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import mlx_moe
-from mlx_moe import library
-from mlx_moe.kv_cache import KVCache
+from mlx_moe.checkpoint import library
+from mlx_moe.layers.kv_cache import KVCache
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.daemon import admission as module
 from cluster.daemon.admission import Admission, admit, first_node, is_member
-from cluster.discovery import Announcement
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
+from cluster.membership.discovery import Announcement
 from cluster.trust import Authority, JoinToken, NodeIdentity, TokenStore, enrolment
 
 

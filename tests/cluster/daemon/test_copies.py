@@ -10,7 +10,7 @@ import pytest
 from cluster.daemon import copies as module
 from cluster.daemon.copies import Copies, Copy
 from cluster.wire import node_pb2 as pb
-from mlx_moe import library
+from mlx_moe.checkpoint import library
 from mlx_moe.content import CONFIG
 from mlx_moe.errors import CheckpointError
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from tests.cluster.test_membership import info
 
 from cluster.daemon.node_message import from_message, to_message
 from cluster.errors import ClusterError
-from tests.cluster.test_membership import info
 
 
 def test_a_nodes_info_arrives_as_it_was() -> None:

@@ -17,7 +17,7 @@ from cluster.placement.capacity import HOP_S
 from cluster.placement.chips import parse_nodes
 from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
-from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind
 
 SCRIPT = tuple(range(5, 205))
 SCENARIO = Scenario(

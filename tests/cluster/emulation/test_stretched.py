@@ -14,10 +14,10 @@ from cluster.errors import ClusterError
 from cluster.placement import Placement, StagePlacement
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
-from mlx_moe import library
-from mlx_moe.chunking import DEFAULT_RULE
-from mlx_moe.frame import Frame, FrameKind
-from mlx_moe.request import Request
+from mlx_moe.checkpoint import library
+from mlx_moe.decoding.chunking import DEFAULT_RULE
+from mlx_moe.decoding.request import Request
+from mlx_moe.pipeline.frame import Frame, FrameKind
 
 STAGE_S = 0.02
 PLACEMENT = Placement(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.hardware import Hardware
+from cluster.membership.hardware import Hardware
 from cluster.placement.chips import OTHER, find, gpu_memory_bytes, measured, parse_nodes
 from mlx_moe.errors import InvalidRequestError
 

@@ -9,7 +9,7 @@ import pytest
 from cluster.errors import PlacementError
 from cluster.placement import Links, Placement, fit, predict, read_costs, solve
 from cluster.placement.chips import parse_nodes
-from mlx_moe.chunking import ChunkRule
+from mlx_moe.decoding.chunking import ChunkRule
 
 QWEN3 = read_costs("qwen3-30b-a3b", float_bytes=2)
 MINI = parse_nodes("1xM4-Pro-64GB")

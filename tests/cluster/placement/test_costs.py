@@ -11,13 +11,14 @@ import pytest
 
 import mlx_moe
 from cluster.placement import CostReader, read_costs
-from mlx_moe import families, library, loader
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe import families
+from mlx_moe.checkpoint import library, loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.content import read_content
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.families import head_parameters, mtp_parameters
-from mlx_moe.parameter import Parameter
-from mlx_moe.shard import ShardSpec
+from mlx_moe.pipeline.shard import ShardSpec
 from tests import checkpoints
 from tests.checkpoints import Shape
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, placed, read_costs, spread, validate
 from cluster.placement.stages import make_stage
-from mlx_moe.chunking import ChunkRule
+from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
 from mlx_moe.known_models import QWEN3_30B

@@ -10,7 +10,7 @@ import pytest
 from cluster.placement import Link, Links, predict, read_costs, solve, spread
 from cluster.placement.chips import parse_nodes
 from cluster.placement.timing import Owner, decode_s
-from mlx_moe.chunking import ChunkRule
+from mlx_moe.decoding.chunking import ChunkRule
 from tests.cluster.placement.small import layer, model, node
 
 DEEPSEEK = read_costs("deepseek-v3", float_bytes=2)

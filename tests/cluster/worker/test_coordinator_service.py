@@ -15,7 +15,7 @@ from cluster.wire import coordinator_pb2 as pb
 from cluster.worker.answering import Answering
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.recording import Recording
-from mlx_moe import library
+from mlx_moe.checkpoint import library
 from mlx_moe.model import LocalModel
 
 TEMPLATE = "{% for m in messages %}{{ m.content.split('<|user|>')[-1] }}{% endfor %}"

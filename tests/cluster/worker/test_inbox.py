@@ -8,8 +8,8 @@ import mlx_moe
 from cluster.worker.inbox import Inbox
 from cluster.worker.messages import Kind, Message
 from cluster.worker.ring import RingLink
-from mlx_moe.chunking import DEFAULT_RULE
-from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.decoding.chunking import DEFAULT_RULE
+from mlx_moe.pipeline.frame import Frame, FrameKind
 
 A, B = "aa" * 16, "bb" * 16
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.worker.arrays import to_frame, to_message
 from cluster.worker.messages import HEADER_BYTES, Dtype, Kind, LinkError, Message, failure, raised_by
 from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
-from mlx_moe.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind
 
 REQUEST_ID = "0123456789abcdef" * 2
 WORDS = st.integers(0, 2**32 - 1)

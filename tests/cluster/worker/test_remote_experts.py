@@ -17,12 +17,13 @@ import pytest
 from cluster.errors import NodeLostError
 from cluster.worker.messages import EXPERTS_METHOD, Dtype, Kind, Message, raised_by
 from cluster.worker.remote_experts import ExpertLink, RemoteExperts, answer_pairs, pairs_message
-from mlx_moe import families, library
-from mlx_moe.checkpoint import Checkpoint
+from mlx_moe import families
+from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.errors import FrameError
-from mlx_moe.holding import load_holding
 from mlx_moe.layers.expert_dispatch import Pairs
-from mlx_moe.shard import ExpertShard, ShardSpec
+from mlx_moe.pipeline.holding import load_holding
+from mlx_moe.pipeline.shard import ExpertShard, ShardSpec
 from tests.patience import PATIENCE_S
 
 LAYER = 2

@@ -18,17 +18,17 @@ from cluster.timeline import FRAMES, SpanKind, Timeline
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.messages import Kind, Message
 from cluster.worker.ring import RingLink, RingStage
-from mlx_moe.chunking import DEFAULT_RULE
-from mlx_moe.coordinator import Coordinator
+from mlx_moe.decoding.chunking import DEFAULT_RULE
+from mlx_moe.decoding.coordinator import Coordinator
+from mlx_moe.decoding.generation import Generation
+from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sampling import SamplingParams
+from mlx_moe.decoding.session import Session
 from mlx_moe.errors import FrameError, NumericsError
-from mlx_moe.frame import Frame, FrameKind
-from mlx_moe.generation import Generation
 from mlx_moe.model import LocalModel
-from mlx_moe.request import Request, Token
-from mlx_moe.sampling import SamplingParams
-from mlx_moe.session import Session
-from mlx_moe.shard import Shard, ShardSpec
-from mlx_moe.stage import Stage
+from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.shard import Shard, ShardSpec
+from mlx_moe.pipeline.stage import Stage
 from tests import oracles
 
 EPOCH = 4

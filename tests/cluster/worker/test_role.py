@@ -7,7 +7,8 @@ import pytest
 from cluster.errors import PlacementError
 from cluster.placement import ExpertPeer, Placement, StagePlacement, read_costs
 from cluster.worker.role import Role
-from mlx_moe import families, json_file, library
+from mlx_moe import families
+from mlx_moe.checkpoint import json_file, library
 from mlx_moe.errors import InvalidRequestError
 
 PLACEMENT = Placement(

@@ -1,0 +1,1 @@
+"""Who is here: discovery, addresses, greetings, and what each node offers."""

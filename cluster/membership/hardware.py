@@ -1,0 +1,146 @@
+"""Hardware: what a node computes with, and how fast. A child process measures it, for the daemon imports no MLX."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.errors import ClusterError
+
+PROBE = (sys.executable, "-P", "-m", "cluster.membership.probe")
+DEADLINE_S = 30.0
+"""For a measurement of about a second: Metal may compile its kernels first."""
+
+MAX_TEXT = 200
+MAX_ERROR_CHARACTERS = 500
+
+_TYPES = {"str": str, "int": int, "float": float}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """One machine.
+
+    `chip` is "Apple M4 Pro" or a CPU's model; `backend` is "metal", "cuda" or "cpu"; `dtype` is what a bfloat16
+    checkpoint is computed in there. `budget_bytes` is what MLX may take of `memory_bytes`. `bandwidth_gbps` is the
+    rate in GB/s at which weights are read, `matmul_tflops` that of a large matrix product, both as measured.
+    """
+
+    chip: str
+    backend: str
+    dtype: str
+    memory_bytes: int
+    budget_bytes: int
+    bandwidth_gbps: float
+    matmul_tflops: float
+    platform: str
+    mlx_version: str
+    measured_at: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> Hardware:
+        """Return the hardware that a cache file or another node describes. Raises ClusterError."""
+        if not isinstance(value, dict):
+            raise ClusterError(f"hardware is described by a JSON object, not by {type(value).__name__}")
+        for field in dataclasses.fields(cls):
+            given = value.get(field.name)
+            if type(given) is not _TYPES[str(field.type)] or not _is_plausible(given):
+                raise ClusterError(f"hardware with {field.name}={str(given)[:40]!r}, which no machine has")
+        return cls(**{field.name: value[field.name] for field in dataclasses.fields(cls)})
+
+
+async def hardware(cache: Path) -> Hardware:
+    """Return this machine's hardware: from `cache` while machine and MLX are the same, else measured and kept there.
+
+    Raises:
+        ClusterError: it cannot be measured; says what the measuring process said.
+    """
+    machine = await _machine()
+    try:
+        kept = json.loads(cache.read_text())
+        if kept["machine"] == machine:
+            return Hardware.from_json(kept["hardware"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ClusterError) as exc:
+        log.debug("hardware is measured: cache=%s reason=%r", cache, exc)
+    measured = await _measure()
+    try:  # not atomically: a file cut short is no JSON, and measured again
+        cache.write_text(json.dumps({"machine": machine, "hardware": measured.to_json()}))
+    except OSError as exc:
+        log.warning("hardware is measured again at the next start: cache=%s error=%s", cache, exc)
+    return measured
+
+
+async def _machine() -> str:
+    """Return a text that changes when what was measured may no longer hold."""
+    if sys.platform == "darwin":
+        # The limit on the GPU's memory is raised by people who want larger models: the budget changes with it
+        chip = await _output("sysctl", "-n", "machdep.cpu.brand_string", "iogpu.wired_limit_mb")
+    else:
+        chip = cpu_name()
+    memory = psutil.virtual_memory().total
+    return f"{chip.strip()} | {memory} | {platform.platform()} | MLX {mlx_version()}"
+
+
+def mlx_version() -> str:
+    """Return the version of the installed MLX without importing it."""
+    return importlib.metadata.version("mlx")
+
+
+def cpu_name() -> str:
+    """Return the CPU's model, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+async def _measure() -> Hardware:
+    output = await _output(*PROBE)
+    try:
+        return Hardware.from_json(json.loads(output))
+    except ValueError as exc:
+        raise ClusterError(f"`{' '.join(PROBE)}` answered no JSON: {output[:MAX_ERROR_CHARACTERS]!r}") from exc
+
+
+async def _output(*command: str) -> str:
+    """Return what a program writes to stdout. Raises ClusterError if it fails or takes too long."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            output, errors = await process.communicate()
+    except TimeoutError as exc:
+        raise ClusterError(f"`{' '.join(command)}` did not finish within {DEADLINE_S:g} s; run it by hand") from exc
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        said = errors.decode(errors="replace").strip()[-MAX_ERROR_CHARACTERS:]
+        raise ClusterError(f"`{' '.join(command)}` ended with code {process.returncode}: {said}")
+    return output.decode(errors="replace")
+
+
+def _is_plausible(value: Any) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= MAX_TEXT and value.isprintable()
+    return bool(0 < value < 2**63)  # and so no NaN

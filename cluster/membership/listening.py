@@ -1,0 +1,138 @@
+"""Listening: what `--host` means: where servers bind, where this machine's own programs connect, what is announced.
+
+The three differ: one binds 0.0.0.0, connects to 127.0.0.1 and announces 10.0.0.7.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.errors import ClusterError
+from cluster.membership import ports
+from cluster.membership.address import (
+    MAX_ADDRESSES,
+    is_ip,
+    is_loopback,
+    is_own,
+    join,
+    own_ips,
+    resolve,
+    scoped_ips,
+    unmapped,
+)
+from cluster.membership.ports import ALL
+from mlx_moe.errors import InvalidRequestError
+
+LOOPBACK = "127.0.0.1"
+ALL_IPV4 = "0.0.0.0"
+
+TRIES = 20
+"""To find one port that is free on several hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The IP addresses to bind, `ALL` or `ALL_IPV4` alone for all that this machine has, now and later."""
+
+    hosts: tuple[str, ...]
+
+    @classmethod
+    def at(cls, host: str) -> Listening:
+        """Return how to listen at a host as a person names it; "" is everywhere.
+
+        Raises:
+            InvalidRequestError: it is no host, or not this machine.
+        """
+        host = host.strip()
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        if host in ("", ALL):
+            return cls((ALL if socket.has_dualstack_ipv6() else ALL_IPV4,))
+        if host == ALL_IPV4:
+            return cls((ALL_IPV4,))
+        found = _resolved(host)
+        if own := tuple(ip for ip in found if is_own(ip)):
+            return cls(own[:MAX_ADDRESSES])
+        named = "" if is_ip(host) else f" ({', '.join(found)})"
+        raise InvalidRequestError(
+            f"--host {host}{named} is not an address of this machine, which has {', '.join(own_ips())}; "
+            f"--host {ALL} listens at all of them"
+        )
+
+    def announced(self) -> tuple[str, ...]:
+        """Return the IP addresses at which others may reach this machine now, best first; else loopback."""
+        if self.hosts == (ALL,):
+            return own_ips()
+        if self.hosts == (ALL_IPV4,):
+            return tuple(ip for ip in own_ips() if ":" not in ip) or (LOOPBACK,)
+        unscoped = dict.fromkeys(host.partition("%")[0] for host in self.hosts)
+        return tuple(host for host in unscoped if not is_loopback(join(host, 0))) or tuple(unscoped)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether no other machine can reach it, whatever its networks."""
+        return all(is_loopback(join(host, 0)) for host in self.hosts)
+
+    def with_loopback(self, port: int) -> Listening:
+        """Return it with loopback, for this machine's own programs, unless that is in it or its port is taken.
+
+        Loopback stays when an interface loses its address.
+        """
+        if self.hosts[0] in (ALL, ALL_IPV4) or self.is_private or ports.refusal(LOOPBACK, port) is not None:
+            return self
+        return Listening((*self.hosts, LOOPBACK))
+
+    def now(self) -> Listening:
+        """Return it without hosts that this machine has lost, as long as one is left."""
+        return Listening(tuple(host for host in self.hosts if is_own(host)) or self.hosts)
+
+    @property
+    def own_host(self) -> str:
+        """Where this machine's own programs connect."""
+        if self.hosts[0] in (ALL, ALL_IPV4) or LOOPBACK in self.hosts:
+            return LOOPBACK
+        return self.hosts[0]
+
+    def bind(self, add_port: Callable[[str], int], port: int = 0) -> int:
+        """Let a server listen, by its `add_port(address)`, at one port of all hosts; 0 takes one that is free.
+
+        Raises:
+            ClusterError: the port is taken.
+        """
+        port = port or self.free_port()
+        self.require_free(port)
+        for host in self.hosts:
+            add_port(join(host, port))
+        return port
+
+    def require_free(self, *wanted: int) -> None:
+        """Raise ClusterError where a port cannot be opened; says by whom it is held, if that can be known."""
+        for port in wanted:
+            for host in self.hosts:
+                ports.require_free(host, port)
+
+    def free_port(self, *, neighbours: int = 0) -> int:
+        """Return a port that is free on all hosts, as so many after it are. Raises ClusterError where none is found."""
+        self.require_free(0)
+        for _ in range(TRIES):
+            port = ports.any_free(self.hosts[0])
+            wanted = range(port, port + 1 + neighbours)
+            if wanted.stop <= 1 << 16 and all(ports.refusal(host, p) is None for host in self.hosts for p in wanted):
+                return port
+        raise ClusterError(f"no port is free on {', '.join(self.hosts)}")
+
+
+def _resolved(host: str) -> list[str]:
+    """Return the IP addresses of a host, link-local ones with their scope. Raises InvalidRequestError."""
+    try:
+        ips = resolve(host)
+    except (OSError, UnicodeError) as exc:
+        port = ", without a port (that is --port)" if ":" in host else ""
+        raise InvalidRequestError(
+            f"--host {host[:80]!r} is neither an address nor a known host name ({exc}): give one of this "
+            f"machine{port}, which has {', '.join(own_ips())}; --host {ALL} listens at all of them"
+        ) from exc
+    scoped = {ip.partition("%")[0]: ip for ip in scoped_ips()}
+    return [ip if "%" in ip else scoped.get(ip, ip) for ip in map(unmapped, ips)]

@@ -1,0 +1,412 @@
+"""Membership: which nodes count, as a fold over events. Pure: time is passed in, nothing is sent or logged.
+
+    connecting ──both directions──> present ──silence in either──> lost ──both directions──> present
+                                       └──────it says so──────> left ──both directions──> present
+
+A node counts (`present`) while it answers this node's greetings *and* greets this node, each within TIMEOUT_S: a wire
+that is cut in one direction makes no half-joined node. A node that may not join is no member but in `refused`.
+Events are applied at times that never go back; those of the daemon's ticks let silence be noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from cluster.membership.address import is_loopback
+from cluster.membership.contacts import FORGET_S, HEARTBEAT_S, TIMEOUT_S, Contacts, Target
+from cluster.membership.node_info import NodeInfo
+
+MAX_MEMBERS = 64
+FORGET_REFUSED_S = 60.0
+
+ALIVE_S = 2.5 * HEARTBEAT_S
+"""A node that was silent longer may have been restarted elsewhere; before that, who has its id is a copy."""
+
+
+class State(StrEnum):
+    """How a member stands."""
+
+    CONNECTING = "connecting"
+    PRESENT = "present"
+    LOST = "lost"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpeed:
+    """A link to a node, as measured: seconds one way, and bytes a second."""
+
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Another node; times are the daemon's monotonic seconds."""
+
+    info: NodeInfo
+    heard_at: float
+    state: State = State.CONNECTING
+    answered_at: float | None = None
+    greeted_at: float | None = None
+    rtt_s: float | None = None
+    link: LinkSpeed | None = None
+
+    def is_here(self, now: float) -> bool:
+        """Whether both directions worked within the timeout."""
+        return all(at is not None and now - at <= TIMEOUT_S for at in (self.answered_at, self.greeted_at))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A node that may not join, and why; `is_theirs` if the reason is that it refuses this one."""
+
+    info: NodeInfo
+    reason: str
+    at: float
+    is_theirs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hinted:
+    """Somebody may be reached there: told by a peer, or `typed` by a person."""
+
+    target: Target
+    typed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """Somebody says by mDNS to be there from now on."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A greeting is on its way to a target."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The greeting was answered after `rtt_s`; `refusal` is what the node has against this one."""
+
+    target: Target
+    info: NodeInfo
+    rtt_s: float
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The greeting was not answered."""
+
+    target: Target
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """A node greeted this one; `at` is the address it may have, judged by where the greeting came from."""
+
+    info: NodeInfo
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The link to a node was measured."""
+
+    node_id: str
+    link: LinkSpeed
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A node says that it goes."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """This node's own addresses have changed."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Hinted | Announced | Sent | Answered | Failed | Greeted | Measured | Left | Moved | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What this node knows of the others; `members` and `refused` by node id. Immutable."""
+
+    own: NodeInfo
+    members: Mapping[str, Member] = field(default_factory=dict)
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    contacts: Contacts = field(default_factory=Contacts)
+
+    @property
+    def present(self) -> tuple[Member, ...]:
+        """The nodes that count, in the order of their ids."""
+        return tuple(m for _, m in sorted(self.members.items()) if m.state is State.PRESENT)
+
+    def apply(self, event: Event, now: float) -> Membership:
+        """Return the membership after an event."""
+        match event:
+            case Hinted(target, typed):
+                after = self if self._is_own(target) else self._with(self.contacts.hinted(target, typed, now))
+            case Announced(target):
+                after = self if self._is_own(target) else self._with(self.contacts.announced(target, now))
+            case Sent(target):
+                after = self._with(self.contacts.sent(target, now))
+            case Answered():
+                after = self._answered(event, now)
+            case Failed(target, failure):
+                after = self._with(self.contacts.failed(target, failure))
+            case Greeted(info, at):
+                after = self._greeted(info, at, now)
+            case Measured(node_id, link) if node_id in self.members:
+                after = self._with_member(replace(self.members[node_id], link=link))
+            case Left(node_id) if node_id in self.members:
+                member = replace(self.members[node_id], heard_at=now, answered_at=None, greeted_at=None)
+                after = self._with_member(replace(member, state=State.LEFT))
+            case Moved(addresses):
+                own = replace(self.own, addresses=addresses, revision=self.own.revision + 1)
+                after = replace(self, own=own, contacts=self.contacts.all_at_once(now))
+            case _:
+                after = self
+        return after._settled(now)
+
+    def whom_to_greet(self, now: float) -> tuple[Target, ...]:
+        """Return the targets whose turn it is; apply `Sent` for each that is greeted."""
+        return self.contacts.due({member.info.node_id for member in self.present}, now)
+
+    def refusal(self, info: NodeInfo) -> str:
+        """Return what to answer a node that greeted and may not join, "" if it may.
+
+        That it refuses this node is no answer to it: two that refuse each other for that would do so for ever.
+        """
+        refusal = self._refusal(info)
+        return refusal.reason if refusal is not None and not refusal.is_theirs else ""
+
+    def names(self) -> Mapping[str, str]:
+        """Return what to call each node, this one too: a name that several have gets a suffix, in the order of ids.
+
+        Nodes that know the same nodes call them the same.
+        """
+        infos = self._infos()
+        taken: set[str] = set()
+        given = {info.name for info in infos.values()}
+        names = {}
+        for node_id, info in sorted(infos.items()):
+            name, nth = info.name, 1
+            while name in taken or (nth > 1 and name in given):
+                nth += 1
+                name = f"{info.name}-{nth}"
+            taken.add(name)
+            names[node_id] = name
+        return names
+
+    def renamed(self) -> Mapping[str, str]:
+        """Return those of `names` that differ from what their node calls itself."""
+        infos = self._infos()
+        return {node_id: name for node_id, name in self.names().items() if name != infos[node_id].name}
+
+    def _infos(self) -> Mapping[str, NodeInfo]:
+        return {self.own.node_id: self.own} | {node_id: member.info for node_id, member in self.members.items()}
+
+    def _is_own(self, target: Target) -> bool:
+        return set(target.addresses) <= set(self.own.addresses)
+
+    def _with(self, contacts: Contacts) -> Membership:
+        return replace(self, contacts=contacts)
+
+    def _answered(self, event: Answered, now: float) -> Membership:
+        info = event.info
+        if _is_same_start(info, self.own):  # by an address of its own, which other hosts may have as well
+            return self._with(self.contacts.without(event.target))
+        refusal = None
+        if reason := self._objection(info, now):
+            refusal = Refusal(info, reason, now)
+        elif event.refusal:
+            reason = f"{info.name} ({info.addresses[0]}) refuses this node: {event.refusal}"
+            refusal = Refusal(info, reason, now, is_theirs=True)
+        # Whoever is refused is greeted without end, not taken for another way to the member whose id it may have
+        contacts = self.contacts.answered(event.target, "" if refusal else info.node_id, now)
+        after = self._with(contacts)
+        if refusal is not None:
+            return after._refusing(refusal)
+        member = replace(after._member(info, now), answered_at=now, rtt_s=event.rtt_s)
+        refused = {node_id: refusal for node_id, refusal in self.refused.items() if not _ends(refusal, info)}
+        return replace(after._with_member(member), refused=refused)
+
+    def _greeted(self, info: NodeInfo, at: str, now: float) -> Membership:
+        if _is_same_start(info, self.own):
+            return self
+        after = self._with(self._ways_to(info, at, now))
+        if reason := self._objection(info, now):
+            return after._refusing(Refusal(info, reason, now))
+        if refusal := self._refusal(info):  # it ends when the node answers, and not before
+            return after._refusing(replace(refusal, info=info, at=now))
+        return after._with_member(replace(after._member(info, now), greeted_at=now))
+
+    def _ways_to(self, info: NodeInfo, at: str, now: float) -> Contacts:
+        """Return the contacts with those of a node that greeted: where it says to be, and where it called from."""
+        ways = [info.addresses, (at,)] if at and at not in info.addresses else [info.addresses]
+        member = self.members.get(info.node_id)
+        contacts = self.contacts
+        for target in (Target(way, info.node_id) for way in ways):
+            if member is None or member.state is not State.PRESENT:
+                contacts = contacts.greeting_us(target, now)
+            elif (info.incarnation, info.revision) > (member.info.incarnation, member.info.revision):
+                contacts = contacts.announced(target, now)
+            else:
+                contacts = contacts.hinted(target, kept=False, now=now)
+        return contacts
+
+    def _refusal(self, info: NodeInfo) -> Refusal | None:
+        refusal = self.refused.get(info.node_id)
+        return refusal if refusal is not None and _is_same_start(refusal.info, info) else None
+
+    def _objection(self, info: NodeInfo, now: float) -> str:
+        """Return why a node may not join, with the cure, or ""."""
+        if info.node_id == self.own.node_id:
+            return _copied_folder(info, self.own)
+        if info.major_version != self.own.major_version:
+            return (
+                f"{info.name} ({info.addresses[0]}) runs moe-cluster {info.version}, this node {self.own.version}: "
+                "the first number must be the same; update the older one"
+            )
+        member = self.members.get(info.node_id)
+        if member is None and len(self.members) >= MAX_MEMBERS:
+            return f"{info.name} ({info.addresses[0]}) is one too many: a cluster has at most {MAX_MEMBERS + 1} nodes"
+        if member is not None and not _is_same_start(member.info, info):
+            is_alive = member.state is State.PRESENT and now - member.heard_at <= ALIVE_S
+            if is_alive and member.info.addresses[0] != info.addresses[0]:
+                return _copied_folder(info, member.info)
+        return ""
+
+    def _member(self, info: NodeInfo, now: float) -> Member:
+        """Return the member that a node is, or becomes; a new start of it has proved nothing yet."""
+        member = self.members.get(info.node_id)
+        if member is None:
+            return Member(info, heard_at=now)
+        if not _is_same_start(member.info, info):
+            member = replace(member, answered_at=None, greeted_at=None, rtt_s=None, link=None)
+        elif info.revision < member.info.revision:  # it was on its way for longer than what came before it
+            info = member.info
+        return replace(member, info=info, heard_at=now)
+
+    def _with_member(self, member: Member) -> Membership:
+        return replace(self, members={**self.members, member.info.node_id: member})
+
+    def _refusing(self, refusal: Refusal) -> Membership:
+        info = refusal.info
+        members = {node_id: m for node_id, m in self.members.items() if not _is_same_start(m.info, info)}
+        refused = {**self.refused, info.node_id: refusal}
+        if len(refused) > MAX_MEMBERS:
+            del refused[min(refused, key=lambda node_id: refused[node_id].at)]
+        return replace(self, members=members, refused=refused)
+
+    def _settled(self, now: float) -> Membership:
+        """Let every member's state say what holds now, and forget what is long over."""
+        members = {
+            node_id: replace(member, state=state) if (state := _state(member, now)) is not member.state else member
+            for node_id, member in self.members.items()
+            if now - member.heard_at <= FORGET_S
+        }
+        refused = {node_id: r for node_id, r in self.refused.items() if now - r.at <= FORGET_REFUSED_S}
+        return replace(self, members=members, refused=refused, contacts=self.contacts.without_silent(now))
+
+
+class Happening(StrEnum):
+    """What may be worth a line to a person."""
+
+    JOINED = "joined"
+    LOST = "lost"
+    BACK = "back"
+    LEFT = "left"
+    REFUSED = "refused"
+    RENAMED = "renamed"
+    UNREACHABLE = "unreachable"
+    MOVED = "moved"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to whom: a node's shown name, or an address; `reason` where there is more to say."""
+
+    happening: Happening
+    name: str
+    reason: str = ""
+
+
+def changes(before: Membership, after: Membership) -> list[Change]:
+    """Return what a person should hear of between two memberships."""
+    found = []
+    names = after.names()
+    if before.own.addresses != after.own.addresses:
+        is_alone = all(map(is_loopback, after.own.addresses))
+        where = f"this node is at {', '.join(after.own.addresses)} now"
+        reason = "this machine has no network now: other nodes cannot reach it" if is_alone else where
+        found.append(Change(Happening.MOVED, names[after.own.node_id], reason))
+    for node_id, member in after.members.items():
+        previous = before.members.get(node_id)
+        happening = _happening(State.CONNECTING if previous is None else previous.state, member.state)
+        if happening is not None:
+            found.append(Change(happening, names[node_id]))
+    renamed = before.renamed()
+    for node_id, name in after.renamed().items():
+        if renamed.get(node_id) != name:
+            found.append(Change(Happening.RENAMED, name, f"two nodes have one name: {node_id} is shown as {name}"))
+    for node_id, refusal in after.refused.items():
+        known = before.refused.get(node_id)
+        if known is None or known.reason != refusal.reason:
+            found.append(Change(Happening.REFUSED, refusal.info.name, refusal.reason))
+    for target, contact in after.contacts.by_target.items():
+        last = before.contacts.by_target.get(target)
+        if contact.kept and contact.failure and not contact.answered and (last is None or not last.failure):
+            found.append(Change(Happening.UNREACHABLE, target.addresses[0], contact.failure))
+    return found
+
+
+def _happening(before: State, after: State) -> Happening | None:
+    if State.PRESENT not in (before, after) or before is after:
+        return None
+    if after is State.PRESENT:
+        return Happening.JOINED if before is State.CONNECTING else Happening.BACK
+    return Happening.LEFT if after is State.LEFT else Happening.LOST
+
+
+def _state(member: Member, now: float) -> State:
+    if member.is_here(now):
+        return State.PRESENT
+    return State.LOST if member.state is State.PRESENT else member.state
+
+
+def _is_same_start(one: NodeInfo, other: NodeInfo) -> bool:
+    return (one.node_id, one.incarnation) == (other.node_id, other.incarnation)
+
+
+def _ends(refusal: Refusal, accepted: NodeInfo) -> bool:
+    """Whether a refusal is over now that a node was accepted: it is that node, or was before a restart."""
+    same_place = refusal.info.addresses[0] == accepted.addresses[0]
+    return refusal.info.node_id == accepted.node_id and (_is_same_start(refusal.info, accepted) or same_place)
+
+
+def _copied_folder(info: NodeInfo, first: NodeInfo) -> str:
+    return (
+        f"{info.name} ({info.addresses[0]}) has the node id {info.node_id} of {first.name} ({first.addresses[0]}), as "
+        "after copying its folder: on one of the two delete `identity` in MOE_CLUSTER_HOME, and join it again"
+    )

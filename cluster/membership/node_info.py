@@ -1,0 +1,76 @@
+"""NodeInfo: what a node says of itself. What is read from others is checked here, once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cluster.errors import ClusterError
+from cluster.membership.address import MAX_ADDRESSES, is_address
+from cluster.membership.hardware import Hardware
+
+MAX_NAME_BYTES = 63
+
+_NODE_ID = re.compile(r"[0-9a-f]{16}")
+_VERSION = re.compile(r"\d{1,6}(\.[0-9A-Za-z+-]{1,20}){0,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node: who it is, where it may be reached ("host:port", best first), and what it offers.
+
+    `incarnation` differs between any two starts of a node, so that a restart is told from a delay; `revision` is raised
+    whenever its addresses change, so that what it said before does not replace what it says now.
+    `offered_bytes` is the memory it gives to models, of its hardware's budget.
+
+    Raises:
+        ClusterError: a value that cannot be.
+    """
+
+    node_id: str
+    name: str
+    addresses: tuple[str, ...]
+    version: str
+    incarnation: int
+    offered_bytes: int
+    hardware: Hardware
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        valid = {
+            "node_id": is_node_id(self.node_id),
+            "name": is_name(self.name),
+            "addresses": are_addresses(self.addresses),
+            "version": is_version(self.version),
+            "incarnation": 0 <= self.incarnation < 2**63,
+            "offered_bytes": 0 <= self.offered_bytes < 2**63,
+            "revision": 0 <= self.revision < 2**32,
+        }
+        for field, is_valid in valid.items():
+            if not is_valid:
+                raise ClusterError(f"a node with {field}={str(getattr(self, field))[:80]!r}, which cannot be")
+
+    @property
+    def major_version(self) -> str:
+        """What two nodes must have in common to work together."""
+        return self.version.partition(".")[0]
+
+
+def is_node_id(text: str) -> bool:
+    """Whether it is 16 hexadecimal digits, as every node draws its own."""
+    return _NODE_ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether it may stand on a terminal and in a TXT record."""
+    return text.isprintable() and bool(text.strip()) and len(text.encode(errors="replace")) <= MAX_NAME_BYTES
+
+
+def is_version(text: str) -> bool:
+    """Whether it is a version such as 0.1.0."""
+    return _VERSION.fullmatch(text) is not None
+
+
+def are_addresses(addresses: tuple[str, ...]) -> bool:
+    """Whether they are some, not too many, each a host and a port."""
+    return 0 < len(addresses) <= MAX_ADDRESSES and all(is_address(address) for address in addresses)

@@ -1,0 +1,1 @@
+"""Checkpoints: files, headers and identity, parameters as byte ranges, and loading them."""

@@ -1,0 +1,248 @@
+"""Checkpoint: a model directory, its tensors by name, and byte ranges read into arrays.
+
+One rule decides what is a sound checkpoint: every tensor that is asked for is found, once, in a file whose header is
+sound. All headers are read when it is opened; a damaged file matters where a tensor that is asked for is in no other.
+Data is read only by `read_into`. Knows nothing of what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mlx_moe.checkpoint import hub_cache, json_file, other_formats, tensor_file
+from mlx_moe.checkpoint.regular_file import identity, open_regular
+from mlx_moe.checkpoint.tensor_file import TensorFile, TensorInfo
+from mlx_moe.checkpoint.weight_files import INDEX_NAME, WeightFiles
+from mlx_moe.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+log = logging.getLogger(__name__)
+
+MAX_READ_BYTES = 1 << 30
+"""Bytes of one read call: macOS refuses 2 GiB and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of bytes of a stored tensor, counted from the beginning of its data."""
+
+    name: str
+    start_byte: int
+    nbytes: int
+
+
+class Checkpoint:
+    """An open model directory. Close it, or use it as a context manager, to give its files back."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: dict[str, Any],
+        files: WeightFiles,
+        headers: Sequence[TensorFile],
+        damaged: CheckpointError | None,
+    ) -> None:
+        self.directory = directory
+        self.config = config
+        self._files = files
+        self._damaged = damaged
+        self._headers = {header.path: header for header in headers}
+        self._tensors, self._twice = _by_name(headers)
+        self._open_files: dict[Path, BinaryIO] = {}
+        self._opening = threading.Lock()
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Checkpoint:
+        """Open a directory with config.json and safetensors files, and read all their headers.
+
+        Raises:
+            CheckpointError: no file of weights that is sound, or an index that names files outside the directory.
+        """
+        directory = Path(directory)
+        config = json_file.read(directory / "config.json")
+        files = WeightFiles.of(directory)
+        if not files.own:
+            what = files.missing_text() if files.missing else "there are no safetensors files"
+            raise CheckpointError(
+                f"{directory}: {other_formats.beside(directory) or f'{what}: {hub_cache.cure(directory)}'}"
+            )
+        headers, damaged = _read_headers(files.own)
+        if not headers and damaged:
+            raise damaged
+        checkpoint = cls(directory, config, files, headers, damaged)
+        checkpoint._take_others()
+        checkpoint._compare_with_index()
+        return checkpoint
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors."""
+        return frozenset(self._tensors)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a tensor of this name is stored."""
+        return name in self._tensors
+
+    def info(self, name: str) -> TensorInfo:
+        """Return a tensor's dtype, shape and place. Raises CheckpointError if it is absent, or stored twice."""
+        if name in self._twice:
+            one, other = self._tensors[name].path.name, self._twice[name].path.name
+            raise CheckpointError(
+                f"{self.directory}: tensor {name} is both in {one} and in {other}: keep the files of one copy of the "
+                f"model here, and move the others away"
+            )
+        if name not in self._tensors:
+            raise self.absence(name)
+        return self._tensors[name]
+
+    def absence(self, *names: str) -> CheckpointError:
+        """Return the error that says why a tensor, of the first of these names, is not there, and what to do."""
+        if self._damaged:
+            return self._damaged
+        what = f"{self.directory}: no tensor {' or '.join(names)}"
+        if self._files.missing:
+            return CheckpointError(f"{what}; {self._files.missing_text()}: {hub_cache.cure(self.directory)}")
+        named = next((name for name in names if name in self._files.weight_map), None)
+        if named is not None:
+            file = self._files.weight_map[named]
+            return CheckpointError(
+                f"{what}; {INDEX_NAME} puts it into {file}, which does not have it: {hub_cache.cure(self.directory)}"
+            )
+        n_files = len(self._headers)
+        where = f"in {n_files} files" if n_files > 1 else f"in {next(iter(self._headers)).name}"
+        return CheckpointError(
+            f"{what} {where}: config.json describes another model than these weights, or a file of them is missing; "
+            f"{hub_cache.cure(self.directory)}"
+        )
+
+    def read_into(self, pieces: Sequence[Piece], array: mx.array | bytearray | memoryview) -> None:
+        """Fill the memory of an evaluated, contiguous array with pieces, in order. Threads may do so at once.
+
+        Raises:
+            CheckpointError: a file changed since its header was checked, or cannot be read.
+        """
+        memory = memoryview(array).cast("B")  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol
+        if sum(piece.nbytes for piece in pieces) != memory.nbytes:
+            raise ValueError(f"pieces of {sum(p.nbytes for p in pieces)} bytes for an array of {memory.nbytes}")
+        done = 0
+        for path, offset, nbytes in self._runs(pieces):
+            self._read(path, offset, memory[done : done + nbytes])
+            done += nbytes
+
+    def stamp(self) -> str:
+        """Return a hash of config.json and of each file's `identity`: it changes when one of them is written.
+
+        It means nothing on another machine, where the same files have other inodes.
+        """
+        seen = sorted((path.name, header.identity) for path, header in self._headers.items())
+        return hashlib.sha256(json.dumps([self.config, seen], sort_keys=True).encode()).hexdigest()
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._open_files.values():
+            file.close()
+        self._open_files.clear()
+
+    def __enter__(self) -> Checkpoint:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _take_others(self) -> None:
+        """Take the files that add to the model's own. One that is damaged, or has the same tensors, is passed over."""
+        headers = []
+        for header in _read_headers(self._files.others)[0]:
+            if header.tensors.keys() & self._tensors.keys():
+                log.debug("event=file_skipped path=%s reason=another_copy", header.path)
+            else:
+                headers.append(header)
+        tensors, twice = _by_name(headers)
+        self._headers |= {header.path: header for header in headers}
+        self._twice |= twice
+        self._tensors |= tensors
+
+    def _compare_with_index(self) -> None:
+        weight_map = self._files.weight_map
+        if weight_map and (differing := weight_map.keys() ^ self._tensors.keys()):
+            log.debug(
+                "event=index_differs directory=%s tensors=%d one=%s", self.directory, len(differing), min(differing)
+            )
+
+    def _runs(self, pieces: Sequence[Piece]) -> list[tuple[Path, int, int]]:
+        """Return (file, offset, bytes) of the pieces, neighbours joined."""
+        runs: list[tuple[Path, int, int]] = []
+        for piece in pieces:
+            info = self.info(piece.name)
+            if piece.start_byte < 0 or piece.start_byte + piece.nbytes > info.nbytes:
+                raise ValueError(f"{piece} is outside the {info.nbytes} bytes of its tensor")
+            offset = info.offset + piece.start_byte
+            if runs and runs[-1][0] is info.path and runs[-1][1] + runs[-1][2] == offset:
+                path, start, nbytes = runs[-1]
+                runs[-1] = (path, start, nbytes + piece.nbytes)
+            else:
+                runs.append((info.path, offset, piece.nbytes))
+        return runs
+
+    def _read(self, path: Path, offset: int, memory: memoryview) -> None:
+        fd = self._open(path)
+        done = 0
+        while done < memory.nbytes:
+            try:
+                n = os.preadv(fd, [memory[done : done + MAX_READ_BYTES]], offset + done)
+            except OSError as exc:
+                raise CheckpointError(f"{path} cannot be read at byte {offset + done}: {exc.strerror}") from exc
+            if n == 0:
+                raise CheckpointError(f"{path} ends at byte {offset + done}: it was truncated while loading")
+            done += n
+
+    def _open(self, path: Path) -> int:
+        with self._opening:
+            if path not in self._open_files:
+                file = open_regular(path)
+                if identity(file) != self._headers[path].identity:
+                    file.close()
+                    raise CheckpointError(f"{path} changed while it was being loaded; load it again")
+                self._open_files[path] = file
+            return self._open_files[path].fileno()
+
+
+def _read_headers(paths: Iterable[Path]) -> tuple[list[TensorFile], CheckpointError | None]:
+    """Return the headers of the files that are sound, two names of one file as one, and what is wrong with another."""
+    headers: dict[tuple[int, ...], TensorFile] = {}
+    damaged: CheckpointError | None = None
+    for path in paths:
+        try:
+            header = tensor_file.read(path)
+        except CheckpointError as error:
+            log.debug("event=file_skipped error=%s", error)
+            damaged = damaged or error
+        else:
+            headers[header.identity] = header
+    return [*headers.values()], damaged
+
+
+def _by_name(headers: Iterable[TensorFile]) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
+    """Return the tensors of files by name, and the second ones of those names that come twice."""
+    tensors: dict[str, TensorInfo] = {}
+    twice: dict[str, TensorInfo] = {}
+    for header in headers:
+        for name, info in header.tensors.items():
+            if tensors.setdefault(name, info) is not info:
+                twice.setdefault(name, info)
+    return tensors, twice

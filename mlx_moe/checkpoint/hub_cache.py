@@ -1,0 +1,128 @@
+"""The Hugging Face cache: where huggingface_hub keeps it, which snapshot of a repo is meant, and what completes one."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from mlx_moe.checkpoint.weight_files import WeightFiles
+from mlx_moe.errors import CheckpointError, InvalidRequestError
+
+MAIN = "main"
+
+
+def directory() -> Path:
+    """Return the cache's directory, as huggingface_hub takes it from the environment as it is now."""
+    return Path(_constants().HF_HUB_CACHE)
+
+
+def find(repo_id: str, revision: str = "") -> Path:
+    """Return a snapshot of a repo: of `revision`, a branch, a tag or (the beginning of) a commit.
+
+    Without one, the snapshot of the branch main; if that is not complete, the newest one that is.
+
+    Raises:
+        InvalidRequestError: there is none; says which others are there, and how to download it.
+    """
+    repo = _repo(repo_id)
+    commits, found = _refs(repo), snapshots(repo_id)
+    if revision:
+        commit = commits.get(revision, revision)
+        named = [path for path in found if path.name.startswith(commit)]
+        if len(named) == 1:
+            return named[0]
+        here = ", ".join(path.name for path in found) or "none"
+        raise InvalidRequestError(
+            f"revision {revision} of {repo_id} is not on this machine (in {repo}: {here}): download it with "
+            f"`{download_command(repo_id, '--revision', revision)}`"
+        )
+    if not found:
+        raise InvalidRequestError(
+            f"{repo_id} is not on this machine (looked for {repo}): download it with `{download_command(repo_id)}`"
+        )
+    main = [path for path in found if path.name == commits.get(MAIN)]
+    complete = [path for path in (*main, *found) if _is_complete(path)]
+    return (complete or main or found)[0]
+
+
+def note(repo_id: str, snapshot: Path) -> str:
+    """Return, for people, why `find` chose a snapshot of several that is not main's; "" where it did not."""
+    if len(snapshots(repo_id)) < 2 or _refs(_repo(repo_id)).get(MAIN) == snapshot.name:
+        return ""
+    return f"{repo_id}: main is not complete on this machine, the newest complete snapshot is used: {snapshot.name}"
+
+
+def snapshots(repo_id: str) -> list[Path]:
+    """Return the snapshots of a repo that have at least a config.json, newest first."""
+    found = [path.parent for path in _repo(repo_id).glob("snapshots/*/config.json")]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def repo_of(path: Path) -> str:
+    """Return the id of the repo that a path is a snapshot of, by the names of its directories; "" if of none."""
+    separator = _constants().REPO_ID_SEPARATOR
+    kind, _, name = path.parent.parent.name.partition(separator)
+    return name.replace(separator, "/") if path.parent.name == "snapshots" and kind == "models" else ""
+
+
+def cure(path: Path) -> str:
+    """Return how to complete a model's directory, as a command to paste where it is a snapshot of the cache."""
+    repo_id, repo = repo_of(path), path.parent.parent
+    if not repo_id:
+        return "copy or download its files again"
+    names = [name for name, commit in _refs(repo).items() if commit == path.name]
+    revision = [] if MAIN in names else ["--revision", min(names, default=path.name)]
+    cache = [] if repo.parent == directory() else ["--cache-dir", str(repo.parent)]
+    return f"download it with `{download_command(repo_id, *revision, *cache)}`"
+
+
+def download_command(*arguments: str) -> str:
+    """Return a command to paste that downloads with huggingface_hub's program, which comes with this package.
+
+    Unless it is on the PATH, it is named by its place beside Python, from the home directory: that is the same on
+    machines where the package was installed alike.
+    """
+    path, home = Path(sys.executable).parent / "hf", Path.home()
+    if shutil.which("hf"):
+        program = "hf"
+    elif path.is_relative_to(home):
+        program = f"~/{shlex.quote(str(path.relative_to(home)))}"
+    else:
+        program = shlex.quote(str(path))
+    return f"{program} download {shlex.join(arguments)}"
+
+
+def _refs(repo: Path) -> dict[str, str]:
+    """Return the commits of the branches and tags that were downloaded by name."""
+    refs = repo / "refs"
+    try:
+        return {str(p.relative_to(refs)): p.read_text().strip() for p in refs.rglob("*") if p.is_file()}
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidRequestError(f"{refs} cannot be read: {exc}") from exc
+
+
+def _repo(repo_id: str) -> Path:
+    separator: str = _constants().REPO_ID_SEPARATOR
+    return directory() / separator.join(("models", *repo_id.split("/")))
+
+
+def _is_complete(snapshot: Path) -> bool:
+    try:
+        files = WeightFiles.of(snapshot)
+    except CheckpointError:
+        return False
+    return bool(files.own) and not files.missing
+
+
+def _constants() -> ModuleType:
+    """Return huggingface_hub's constants for the environment of now: they are fixed when their module is imported."""
+    spec = importlib.util.find_spec("huggingface_hub.constants")
+    assert spec is not None  # it is a dependency
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

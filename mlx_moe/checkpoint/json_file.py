@@ -1,0 +1,80 @@
+"""Bounded reading of JSON that came from elsewhere: size, depth, duplicate keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mlx_moe.checkpoint.regular_file import open_regular
+from mlx_moe.errors import CheckpointError
+
+MAX_BYTES = 64 << 20
+MAX_DEPTH = 64
+
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
+
+
+def read(path: Path, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        CheckpointError: missing, not a regular file, too large, too deep, a key twice, not JSON, not an object.
+    """
+    return parse(read_bytes(path, max_bytes), str(path), max_depth)
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return a regular file's bytes. Raises CheckpointError."""
+    with open_regular(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise CheckpointError(f"{path} is larger than the limit of {max_bytes:,} bytes")
+    return data
+
+
+def parse(data: bytes, source: str, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """Return the JSON object in `data`. Raises CheckpointError that names `source`."""
+    try:
+        text = data.decode("utf-8-sig")  # some editors write the mark at the beginning
+    except UnicodeDecodeError as exc:
+        raise CheckpointError(f"{source} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+    if _depth(text) > max_depth:
+        raise CheckpointError(f"{source} is nested deeper than {max_depth} levels")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except _DuplicateKeyError as exc:
+        raise CheckpointError(f"{source} has the key {str(exc)[:200]!r} twice") from exc
+    except ValueError as exc:  # JSONDecodeError, and integers of thousands of digits
+        raise CheckpointError(f"{source} is not JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{source} is not a JSON object but {type(value).__name__}")
+    return value
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateKeyError(key)
+            seen.add(key)
+    return values
+
+
+def _depth(text: str) -> int:
+    """Return how deep `text` nests, looking past strings."""
+    depth = deepest = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        if match.group() in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match.group() in "}]":
+            depth -= 1
+    return deepest

@@ -1,0 +1,299 @@
+"""Loading: from parameters to byte ranges of a checkpoint, to arrays in MLX memory.
+
+Only what a shard owns is read, straight into the array that keeps it: peak memory is the shard and one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Semaphore
+from types import TracebackType
+from typing import cast
+
+import mlx.core as mx
+
+from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
+from mlx_moe.checkpoint.pages import populate
+from mlx_moe.checkpoint.parameter import Layout, Parameter
+from mlx_moe.checkpoint.quantization import QuantizationConfig, is_packed, quantization_of, sibling, unreadable
+from mlx_moe.errors import CheckpointError, MoeClusterError, UnsupportedModelError
+from mlx_moe.layers.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes read so far and the bytes to read."""
+
+_FLOATS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+_DTYPES = {**_FLOATS, "U32": mx.uint32, "U8": mx.uint8}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+RELEASE_S = 1.0
+"""For MLX's threads to let go of the files they have read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """One array as it lies in the files: the pieces, in order, fill `shape` of `dtype`."""
+
+    dtype: mx.Dtype
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredParameter:
+    """A parameter found in a checkpoint: a plain array, or a quantized matrix with its scales and biases."""
+
+    parameter: Parameter
+    transposed: bool
+    weight: StoredArray
+    scales: StoredArray | None = None
+    biases: StoredArray | None = None
+    quantization: QuantizationConfig | None = None
+
+    @property
+    def arrays(self) -> list[StoredArray]:
+        """Its weight, scales and biases, as far as it has them."""
+        return [array for array in (self.weight, self.scales, self.biases) if array is not None]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def memory_bytes(self, dtype: mx.Dtype) -> int:
+        """Return the bytes it takes in memory when computing in `dtype`."""
+        kept = mx.float32 if self.parameter.float32 else dtype
+        total = 0
+        for array in self.arrays:
+            floating = array.dtype in _FLOATS.values()
+            total += array.nbytes // array.dtype.size * (kept.size if floating else array.dtype.size)
+        return total
+
+
+def find(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> list[StoredParameter]:
+    """Find parameters in a checkpoint by its headers alone.
+
+    Raises:
+        CheckpointError: one is missing, or its shape is not what config.json says.
+        UnsupportedModelError: one is quantized in a form that is not run.
+    """
+    return [_find(checkpoint, parameter) for parameter in parameters]
+
+
+def load(
+    checkpoint: Checkpoint,
+    stored: Sequence[StoredParameter],
+    dtype: mx.Dtype,
+    progress: Progress | None = None,
+) -> LoadedParameters:
+    """Read parameters into memory, floats cast to `dtype`.
+
+    Raises:
+        CheckpointError: a file cannot be read, or changed since its header was checked.
+    """
+    weights: dict[str, tuple[Weight, bool]] = {}
+    vectors: dict[str, mx.array] = {}
+    wanted = [(array, mx.float32 if s.parameter.float32 else dtype) for s in stored for array in s.arrays]
+    with _Reader(checkpoint, sum(array.nbytes for array, _ in wanted), progress) as reader:
+        arrays = reader.read(wanted)
+        for s in stored:
+            array = next(arrays)
+            if not s.parameter.matrix:
+                vectors[s.parameter.name] = array
+            elif s.quantization is None:
+                weights[s.parameter.name] = (DenseWeight(array), s.transposed)
+            else:
+                scales = next(arrays)
+                biases = None if s.biases is None else next(arrays)
+                weights[s.parameter.name] = (QuantizedWeight(array, scales, biases, s.quantization), s.transposed)
+    return LoadedParameters(weights, vectors)
+
+
+class _Reader:
+    """Reads arrays from a checkpoint, some at once.
+
+    MLX makes an array's memory and asks a file for what goes in: so the memory is touched once. Filling it with zeros
+    before, to have it, costs half as much as reading what the system has cached (page faults). `mx.load` of a file
+    object returns when the array is full: threads call it, so that several are read at once.
+    """
+
+    AT_ONCE = 4
+
+    def __init__(self, checkpoint: Checkpoint, total_bytes: int, progress: Progress | None) -> None:
+        self._checkpoint = checkpoint
+        self._total_bytes = total_bytes
+        self._progress = progress
+        self._done_bytes = 0
+        self._released = Semaphore(0)
+        self._n_files = 0
+
+    def read(self, wanted: Iterable[tuple[StoredArray, mx.Dtype]]) -> Iterator[mx.array]:
+        """Yield arrays in order, floats cast to the dtype beside them: one tensor at a time exists twice."""
+        reading: deque[tuple[Future[mx.array], mx.Dtype]] = deque()
+        with ThreadPoolExecutor(self.AT_ONCE, thread_name_prefix="read") as pool:
+            for stored, dtype in wanted:
+                reading.append((pool.submit(self._filled, self._file(stored)), dtype))
+                if len(reading) > self.AT_ONCE:
+                    yield self._settled(*reading.popleft())
+            while reading:
+                yield self._settled(*reading.popleft())
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ends_at = time.monotonic() + RELEASE_S
+        for _ in range(self._n_files):  # MLX's threads let go of a file late; at exit they would abort the process
+            self._released.acquire(timeout=max(0.0, ends_at - time.monotonic()))
+
+    def _file(self, stored: StoredArray) -> _ArrayFile:
+        self._n_files += 1
+        return _ArrayFile(self._checkpoint, stored, self._released)
+
+    @staticmethod
+    def _filled(file: _ArrayFile) -> mx.array:
+        array = cast(dict[str, mx.array], mx.load(file, format="safetensors"))[_ArrayFile.NAME]  # type: ignore[arg-type]
+        mx.eval(array)
+        if file.error is not None:
+            raise file.error
+        return array
+
+    def _settled(self, reading: Future[mx.array], dtype: mx.Dtype) -> mx.array:
+        array = reading.result()
+        self._done_bytes += array.nbytes
+        if array.dtype in _FLOATS.values() and array.dtype != dtype:
+            array = array.astype(dtype)
+            mx.eval(array)
+        if self._progress is not None:
+            self._progress(self._done_bytes, self._total_bytes)
+        return array
+
+
+class _ArrayFile:
+    """A safetensors file of one array whose bytes are pieces of a checkpoint. MLX reads it, on a thread of its own."""
+
+    NAME = "array"
+
+    def __init__(self, checkpoint: Checkpoint, stored: StoredArray, released: Semaphore) -> None:
+        entry = {"dtype": _NAMES[stored.dtype], "shape": stored.shape, "data_offsets": (0, stored.nbytes)}
+        header = json.dumps({self.NAME: entry}).encode()
+        self._header = len(header).to_bytes(8, "little") + header
+        self._checkpoint = checkpoint
+        self._stored = stored
+        self._released = released
+        self._position = 0
+        self.closed = False
+        self.error: MoeClusterError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset."""
+        end = len(self._header) + self._stored.nbytes
+        self._position = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: end}[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the offset."""
+        return self._position
+
+    def readinto(self, memory: memoryview) -> int:
+        """Fill memory with the header, a part of it, or all of the array. MLX ignores what is raised: see `error`."""
+        start, end = self._position, self._position + memory.nbytes
+        if end <= len(self._header):
+            memory.cast("B")[:] = self._header[start:end]
+        else:
+            try:
+                populate(memory)
+                self._checkpoint.read_into(self._stored.pieces, memory)
+            except MoeClusterError as error:
+                self.error = error
+        self._position = end
+        return memory.nbytes
+
+    def __del__(self) -> None:
+        self._released.release()
+
+
+def quantization(stored: Iterable[StoredParameter]) -> QuantizationConfig | None:
+    """Return how most bytes are quantized; None: not at all."""
+    nbytes: Counter[QuantizationConfig | None] = Counter()
+    for s in stored:
+        if s.parameter.matrix:
+            nbytes[s.quantization] += s.nbytes
+    return max(nbytes, key=lambda how: nbytes[how], default=None)
+
+
+def stored_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
+    """Return the dtype a checkpoint computes in: that of its norms."""
+    for s in stored:
+        if not s.parameter.matrix and not s.parameter.float32:
+            return s.weight.dtype
+    return mx.float32
+
+
+def _find(checkpoint: Checkpoint, parameter: Parameter) -> StoredParameter:
+    layout = next((lo for lo in parameter.layouts if lo.sources[0].tensor in checkpoint), None)
+    if layout is None:
+        raise unreadable(checkpoint, parameter)
+    first = layout.sources[0].tensor
+    if parameter.matrix and is_packed(checkpoint, first):
+        return _find_quantized(checkpoint, parameter, layout)
+    dtype = checkpoint.info(first).dtype
+    if dtype not in _FLOATS:
+        raise unreadable(checkpoint, parameter)
+    weight = _stack(checkpoint, layout, layout.shape[-1], dtype, None)
+    return StoredParameter(parameter, layout.transposed, weight)
+
+
+def _find_quantized(checkpoint: Checkpoint, parameter: Parameter, layout: Layout) -> StoredParameter:
+    first = layout.sources[0].tensor
+    quantization = quantization_of(checkpoint, layout.sources[0])
+    for source in layout.sources[1:]:
+        if source.tensor not in checkpoint:
+            raise unreadable(checkpoint, parameter)
+        if not is_packed(checkpoint, source.tensor) or quantization_of(checkpoint, source) != quantization:
+            raise UnsupportedModelError(
+                f"{checkpoint.directory}: {source.tensor} is not quantized as {first}, {quantization}; "
+                f"experts of one stack must agree"
+            )
+    in_features = layout.shape[-1]
+    n_groups = in_features // quantization.group_size
+    scales_dtype = checkpoint.info(sibling(first, "scales")).dtype
+    return StoredParameter(
+        parameter,
+        layout.transposed,
+        _stack(checkpoint, layout, in_features * quantization.bits // 32, "U32", None),
+        _stack(checkpoint, layout, n_groups, scales_dtype, "scales"),
+        _stack(checkpoint, layout, n_groups, scales_dtype, "biases") if quantization.mode == "affine" else None,
+        quantization,
+    )
+
+
+def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, part: str | None) -> StoredArray:
+    """Return the array that a layout's sources (or their scales or biases) make, rows of `width` numbers."""
+    pieces: list[Piece] = []
+    for source in layout.sources:
+        name = source.tensor if part is None else sibling(source.tensor, part)
+        if name not in checkpoint:
+            raise checkpoint.absence(name)
+        info = checkpoint.info(name)
+        if info.dtype != dtype or info.shape != (*source.shape[:-1], width):
+            raise CheckpointError(
+                f"{info.path}: tensor {name} is {info.dtype} {list(info.shape)}, config.json asks for "
+                f"{dtype} {[*source.shape[:-1], width]}"
+            )
+        row_bytes = width * _DTYPES[dtype].size
+        pieces += [Piece(name, rows.start * row_bytes, len(rows) * row_bytes) for rows in source.rows]
+    return StoredArray(_DTYPES[dtype], (*layout.shape[:-1], width), tuple(pieces))

@@ -1,0 +1,129 @@
+"""The header of a safetensors file, checked by our own rules before any byte is trusted.
+
+MLX's and the official reader accept gaps, overlaps, trailing bytes and duplicate keys (measured); we do not.
+Format: 8 bytes of little-endian header length, a JSON object of tensors, the data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_moe.checkpoint import json_file, other_formats
+from mlx_moe.checkpoint.regular_file import identity, open_regular
+from mlx_moe.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000
+MAX_RANK = 8
+MAX_DTYPE_LETTERS = 16
+MAX_SIZE = 1 << 40
+
+ITEM_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
+    "F8_E8M0": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+}
+"""Bytes of one number, by dtype. Of others, which no model here is run in, only the place in the file is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies: `offset` counts from the beginning of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """A file's checked header, and what the file was when it was checked."""
+
+    path: Path
+    tensors: dict[str, TensorInfo]
+    identity: tuple[int, int, int, int]
+
+
+def read(path: Path) -> TensorFile:
+    """Read and check a header.
+
+    Raises:
+        CheckpointError: names the file, the tensor and the numbers.
+    """
+    with open_regular(path) as file:
+        file_identity = identity(file)
+        size = file_identity[1]
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > size - 8:
+            if other := other_formats.by_beginning(prefix):
+                raise CheckpointError(f"{path} is {other}")
+            raise CheckpointError(
+                f"{path} is truncated: {size} bytes, of which its header claims {length}; download it again"
+            )
+        if length > MAX_HEADER_BYTES:
+            raise CheckpointError(f"{path}: its header has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
+        header = file.read(length)
+    tensors = _parse(path, header, size - 8 - length)
+    return TensorFile(path, tensors, file_identity)
+
+
+def _parse(path: Path, header: bytes, data_bytes: int) -> dict[str, TensorInfo]:
+    entries = json_file.parse(header, f"{path}: header", max_depth=3)
+    entries.pop("__metadata__", None)  # MLX writes null; nothing in it is needed
+    data_start = 8 + len(header)
+    tensors = [_tensor(path, name, entry, data_start) for name, entry in entries.items()]
+    end = data_start
+    for tensor in sorted(tensors, key=lambda t: (t.offset, t.nbytes)):
+        if tensor.offset != end:
+            kind = "overlaps the one before" if tensor.offset < end else "leaves a gap before it"
+            raise CheckpointError(f"{path}: tensor {tensor.name} at byte {tensor.offset} {kind}, which ends at {end}")
+        end += tensor.nbytes
+    if end != data_start + data_bytes:
+        kind = "truncated" if end > data_start + data_bytes else "longer than its tensors"
+        raise CheckpointError(
+            f"{path} is {kind}: {data_start + data_bytes} bytes, its tensors end at {end}; download it again"
+        )
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{path}: tensor {name} must have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or len(dtype) > MAX_DTYPE_LETTERS:
+        raise CheckpointError(f"{path}: tensor {name} has the dtype {str(dtype)[:40]!r}")
+    if not _sizes(shape) or len(shape) > MAX_RANK or math.prod(shape) > MAX_SIZE:
+        raise CheckpointError(f"{path}: tensor {name} has the shape {str(shape)[:80]}")
+    if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"{path}: tensor {name} has the data_offsets {str(offsets)[:80]}")
+    nbytes = offsets[1] - offsets[0]
+    if dtype in ITEM_BYTES and nbytes != (expected := math.prod(shape) * ITEM_BYTES[dtype]):
+        raise CheckpointError(
+            f"{path}: tensor {name} is {dtype} {shape}, {expected} bytes, but its offsets span {nbytes}"
+        )
+    return TensorInfo(name, dtype, tuple(shape), path, data_start + offsets[0], nbytes)
+
+
+def _sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= MAX_SIZE for v in values
+    )

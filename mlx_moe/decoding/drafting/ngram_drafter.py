@@ -1,0 +1,81 @@
+"""NgramDrafter: drafts what followed, earlier in prompt and answer, when the last few tokens stood there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from mlx_moe.decoding.drafting.drafter import Choose
+
+LONGEST = 4
+"""Tokens to compare at most; the longest suffix that is found wins, of equal ones the latest."""
+
+CANDIDATES = 64
+"""Earlier places to look at, the latest first."""
+
+
+class NgramDrafter:
+    """An index of the places of each token, as in LZ77: the last one by token, and from each one the one before.
+
+    It grows with the session's tokens and costs a step each; a draft costs CANDIDATES comparisons at most.
+    """
+
+    observes = False
+
+    def __init__(self) -> None:
+        self._token_ids: list[int] = []
+        self._before: list[int] = []  # by position: the last earlier one of the same token, or -1
+        self._last: dict[int, int] = {}
+
+    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
+        """See Drafter. It needs none."""
+
+    def catch_up(self, token_ids: Sequence[int]) -> None:
+        """See Drafter. It observes nothing."""
+
+    def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:  # noqa: ARG002
+        """See Drafter."""
+        for token_id in token_ids[len(self._token_ids) :]:
+            self._index(token_id)
+        known = self._token_ids
+        suffix = [*known[-LONGEST:], *in_flight][-LONGEST:]
+        found, longest = None, 0
+        place = self._last.get(suffix[-1], -1)
+        for _ in range(CANDIDATES):
+            if place < 0:
+                break
+            length = _common_suffix(known, place, suffix)
+            if length > longest:
+                after = place + 1
+                found, longest = known[after] if after < len(known) else in_flight[0], length
+            if longest == LONGEST:
+                break
+            place = self._before[place]
+        return found
+
+    def rewind(self, position: int) -> None:
+        """See Drafter."""
+        while len(self._token_ids) > position:
+            token_id, before = self._token_ids.pop(), self._before.pop()
+            if before < 0:
+                del self._last[token_id]
+            else:
+                self._last[token_id] = before
+
+    def fork(self, positions: int) -> NgramDrafter:  # noqa: ARG002
+        """See Drafter. What it begins with is indexed at its first draft."""
+        return NgramDrafter()
+
+    def _index(self, token_id: int) -> None:
+        self._before.append(self._last.get(token_id, -1))
+        self._last[token_id] = len(self._token_ids)
+        self._token_ids.append(token_id)
+
+
+def _common_suffix(token_ids: Sequence[int], place: int, suffix: Sequence[int]) -> int:
+    """Return how many tokens up to `place` are the last ones of `suffix`."""
+    length = 0
+    while length < len(suffix) and place >= length and token_ids[place - length] == suffix[-1 - length]:
+        length += 1
+    return length

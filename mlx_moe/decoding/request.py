@@ -1,0 +1,127 @@
+"""Request: what is asked of the model; Token and GenerationStats: what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mlx_moe.decoding.sampling import SamplingParams, is_integer, shown
+from mlx_moe.errors import InvalidRequestError
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 256
+
+FinishReason = Literal["stop", "length", "loop", "cancelled"]
+"""stop: the model ended its turn, or wrote a stop string. length: max_tokens, or the context is full.
+loop: the answer repeated itself. cancelled: somebody closed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt in token ids, and how to answer it.
+
+    Attributes:
+        max_tokens: None: no limit but the context.
+        stop: strings that end the answer; they are not part of it.
+        ignore_eos: go on after the model ended its turn.
+        detect_loops: end an answer that repeats itself.
+
+    Raises:
+        InvalidRequestError: a field out of range; says which, and the range.
+    """
+
+    input_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    detect_loops: bool = True
+
+    @classmethod
+    def exactly(cls, input_ids: Iterable[int], tokens: int) -> Request:
+        """Return a greedy request whose answer has so many tokens, whatever they are: to be measured."""
+        sampling = SamplingParams(temperature=0.0)
+        return cls(tuple(input_ids), sampling, max_tokens=tokens, ignore_eos=True, detect_loops=False)
+
+    def __post_init__(self) -> None:
+        """Check all fields."""
+        if not isinstance(self.input_ids, tuple):
+            raise InvalidRequestError(f"input_ids must be a tuple of token ids, got {shown(self.input_ids)}")
+        if not self.input_ids:
+            raise InvalidRequestError("the prompt is empty: it needs at least one token")
+        for token_id in self.input_ids:
+            if not is_integer(token_id) or token_id < 0:
+                raise InvalidRequestError(f"token ids must be integers of 0 or more, got {shown(token_id)}")
+        if not isinstance(self.sampling, SamplingParams):
+            raise InvalidRequestError(f"sampling must be SamplingParams, got {shown(self.sampling)}")
+        if self.max_tokens is not None and not (is_integer(self.max_tokens) and self.max_tokens >= 1):
+            raise InvalidRequestError(f"max_tokens must be 1 or more, got {shown(self.max_tokens)}")
+        self._check_stop()
+        for name in ("ignore_eos", "detect_loops"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequestError(f"{name} must be True or False, got {shown(getattr(self, name))}")
+
+    def _check_stop(self) -> None:
+        if not isinstance(self.stop, tuple):  # one string would be read as its characters
+            raise InvalidRequestError(f"stop must be a tuple of strings, got {shown(self.stop)}")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidRequestError(f"at most {MAX_STOP_STRINGS} stop strings are allowed, got {len(self.stop)}")
+        for stop in self.stop:
+            if not isinstance(stop, str):
+                raise InvalidRequestError(f"stop must contain strings, got {shown(stop)}")
+            if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+                length = f"1 to {MAX_STOP_CHARACTERS} characters, got {len(stop)}"
+                raise InvalidRequestError(f"a stop string must have {length}")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer.
+
+    Attributes:
+        text: what it added to the text that may be shown; empty while it is half a character, or may yet
+            become a stop string.
+        logprob: log-probability under the model's own distribution, before temperature and penalties.
+        position: its place in the sequence, the prompt's first token being 0.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    position: int
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """Counts and seconds of one answer. `cached_tokens` of the prompt were still in the KV cache.
+
+    Attributes:
+        chunk_length: the rest of the prompt was run in chunks that end at multiples of it.
+        drafted: drafts that were sent; many are invalidated before the model's token at their position is known.
+        compared_by_depth: drafts that were compared with it, by how many positions they lay ahead of what was known.
+        accepted_by_depth: those of them that were right; `accepted` is their sum.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    ttft_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    total_s: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+    compared_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
+    chunk_length: int = 0
+
+    @property
+    def prefill_tps(self) -> float:
+        """Prompt tokens that were run, a second."""
+        return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tps(self) -> float:
+        """Tokens a second after the first."""
+        return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0

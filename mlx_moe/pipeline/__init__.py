@@ -1,0 +1,1 @@
+"""Hidden states: frames, links, and the stages that run a shard's layers."""

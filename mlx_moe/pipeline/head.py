@@ -1,0 +1,54 @@
+"""Head: the two ends of the model that the coordinator owns, token embedding and output projection.
+
+Shapes: L positions, D hidden_size, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+
+from mlx_moe.config import ModelConfig
+from mlx_moe.layers.weights import LoadedParameters, Weight
+
+
+class TokenEnds(Protocol):
+    """What the coordinator needs of the two ends: Head, or one that only takes as long."""
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """Map input_ids `[L]` to hidden states `[L, D]`."""
+
+    def logits(self, hidden_states: mx.array) -> mx.array:
+        """Map hidden_states `[L, D]` after the last layer to logits `[L, V]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Tokens to hidden states, hidden states to logits."""
+
+    embed_tokens: Weight
+    norm: mx.array
+    norm_eps: float
+    lm_head: Weight
+    dtype: mx.Dtype
+
+    @classmethod
+    def build(cls, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Head:
+        """Return the head over its loaded parameters."""
+        embed_tokens = loaded.weight("model.embed_tokens")
+        lm_head = embed_tokens if config.tie_word_embeddings else loaded.weight("lm_head")
+        return cls(embed_tokens, loaded.vector("model.norm.weight"), config.rms_norm_eps, lm_head, dtype)
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """Map input_ids `[L]` to hidden states `[L, D]`."""
+        return self.embed_tokens.rows(input_ids).astype(self.dtype)
+
+    def normed(self, hidden_states: mx.array) -> mx.array:
+        """Apply the final norm to hidden_states `[L, D]` after the last layer."""
+        return mx.fast.rms_norm(hidden_states, self.norm, self.norm_eps)
+
+    def logits(self, hidden_states: mx.array) -> mx.array:
+        """Map hidden_states `[L, D]` after the last layer to logits `[L, V]`."""
+        return self.lm_head.matmul(self.normed(hidden_states))

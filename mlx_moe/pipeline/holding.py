@@ -1,0 +1,62 @@
+"""Holding: what one process has in memory of a model, its shard and, where the coordinator is, the two ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_moe import memory
+from mlx_moe.checkpoint import loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.config import ModelConfig
+from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
+from mlx_moe.pipeline.head import Head
+from mlx_moe.pipeline.mtp import MultiTokenPrediction
+from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A shard, or an expert peer's part of one. `head` and `mtp` are the coordinator's, if it is here."""
+
+    shard: Shard | ExpertShard
+    head: Head | None
+    mtp: MultiTokenPrediction | None
+    dtype: mx.Dtype
+    weights_bytes: int
+
+
+def load_holding(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    spec: ShardSpec,
+    *,
+    coordinates: bool,
+    with_mtp: bool = False,
+    memory_share: float = memory.SOFT_LIMIT,
+    progress: loader.Progress | None = None,
+) -> Holding:
+    """Load a shard; with the coordinator's ends if it `coordinates`. Weights may take `memory_share` of the budget.
+
+    `with_mtp` adds the MTP layer to these ends, if the checkpoint has one.
+
+    Raises:
+        CheckpointError: files that are damaged or contradict each other.
+        InsufficientMemoryError: before anything is read.
+    """
+    ends = head_parameters(config)
+    dtype = memory.compute_dtype(loader.stored_dtype(loader.find(checkpoint, ends)))
+    parameters = spec.parameters(config)
+    if coordinates:
+        parameters = [*ends, *parameters]
+    if with_mtp := coordinates and with_mtp and has_mtp(checkpoint, config):
+        parameters += mtp_parameters(config)
+    stored = loader.find(checkpoint, parameters)
+    memory.require(sum(s.memory_bytes(dtype) for s in stored), f"model {checkpoint.directory}", memory_share)
+    loaded = loader.load(checkpoint, stored, dtype, progress)
+    head = Head.build(config, loaded, dtype) if coordinates else None
+    mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None
+    kind = ExpertShard if spec.experts_only else Shard
+    shard = kind.build(spec, config, loaded, dtype)
+    return Holding(shard, head, mtp, dtype, loaded.nbytes)

@@ -1,0 +1,71 @@
+"""MultiTokenPrediction: the layer that drafts the token after the next.
+
+Source: DeepSeek-V3, arXiv 2412.19437, section 2.2; transformers' `MtpLayer` for which norms stand where. The layer's
+own copies of the embedding and the lm_head are those of the model, so the model's are used.
+Shapes: L positions, D hidden_size, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_moe import families
+from mlx_moe.config import ModelConfig
+from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.kv_cache import KVCache
+from mlx_moe.layers.weights import Linear, LoadedParameters
+from mlx_moe.pipeline.head import Head
+
+
+@dataclass(frozen=True, slots=True)
+class MultiTokenPrediction:
+    """One more decoder layer, over a position's hidden state and the token that follows it."""
+
+    head: Head
+    enorm: mx.array
+    hnorm: mx.array
+    eh_proj: Linear
+    layer: DecoderLayer
+    layer_index: int
+    output_norm: mx.array
+    norm_eps: float
+
+    @classmethod
+    def build(cls, config: ModelConfig, loaded: LoadedParameters, head: Head) -> MultiTokenPrediction:
+        """Return the layer over its loaded parameters; the embedding and the lm_head are those of `head`."""
+        index = config.num_hidden_layers
+        owned = range(config.moe.n_routed_experts) if index in config.moe_layers else ()
+        scope = loaded.scope(f"model.layers.{index}")
+        return cls(
+            head=head,
+            enorm=scope.vector("enorm.weight"),
+            hnorm=scope.vector("hnorm.weight"),
+            eh_proj=scope.linear("eh_proj"),
+            layer=families.build_layer(config, index, owned, loaded),
+            layer_index=index,
+            output_norm=scope.vector("shared_head.norm.weight"),
+            norm_eps=config.rms_norm_eps,
+        )
+
+    def __call__(
+        self, hidden_states: mx.array, next_ids: mx.array, cache: KVCache, outputs: int | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Predict the token after each next one.
+
+        Args:
+            hidden_states: `[L, D]` of consecutive positions, after the model's final norm (`Head.normed`).
+            next_ids: `[L]`, the token that follows each position.
+            cache: this layer's KV cache; it stands at the first of the positions.
+            outputs: of how many of the last positions the predictions are wanted; None for all.
+
+        Returns:
+            Normed hidden states `[outputs, D]`, to chain deeper drafts from, and logits `[outputs, V]`.
+        """
+        embedded = mx.fast.rms_norm(self.head.embed(next_ids), self.enorm, self.norm_eps)
+        previous = mx.fast.rms_norm(hidden_states, self.hnorm, self.norm_eps)
+        joined = self.eh_proj(mx.concatenate([embedded, previous], axis=-1))
+        hidden_states = self.layer(joined, cache, self.layer_index, outputs=outputs)
+        hidden_states = mx.fast.rms_norm(hidden_states, self.output_norm, self.norm_eps)
+        return hidden_states, self.head.lm_head.matmul(hidden_states)

@@ -1,0 +1,78 @@
+"""Shard: what one worker holds, a range of layers and the experts it owns of each.
+
+Knows nothing of requests: `stage` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from mlx_moe import families
+from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.config import ModelConfig
+from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.experts import Experts
+from mlx_moe.layers.weights import LoadedParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """A half-open range of layers, and for each MoE layer the experts owned; all of them where none are named.
+
+    `experts_only` is an expert peer's: it holds nothing of its layers but the owned experts.
+    """
+
+    layers: range
+    owned_experts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    experts_only: bool = False
+
+    def experts_of(self, config: ModelConfig, layer: int) -> tuple[int, ...]:
+        """Return the owned experts of a layer, ascending; none of a dense one."""
+        if layer not in config.moe_layers:
+            return ()
+        return tuple(sorted(self.owned_experts.get(layer, range(config.moe.n_routed_experts))))
+
+    def parameters(self, config: ModelConfig) -> list[Parameter]:
+        """Return the parameters of all its layers."""
+        parameters_of = families.expert_parameters if self.experts_only else families.layer_parameters
+        return [
+            parameter
+            for layer in self.layers
+            for parameter in parameters_of(config, layer, self.experts_of(config, layer))
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Built layers, in order."""
+
+    spec: ShardSpec
+    config: ModelConfig
+    layers: tuple[DecoderLayer, ...]
+    dtype: mx.Dtype
+
+    @classmethod
+    def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Shard:
+        """Return the shard over its loaded parameters."""
+        layers = (families.build_layer(config, layer, spec.experts_of(config, layer), loaded) for layer in spec.layers)
+        return cls(spec, config, tuple(layers), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShard:
+    """An expert peer's part: owned experts by layer, and nothing else. Layers without any are left out."""
+
+    spec: ShardSpec
+    config: ModelConfig
+    experts: Mapping[int, Experts]
+    dtype: mx.Dtype
+
+    @classmethod
+    def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> ExpertShard:
+        """Return the experts over their loaded parameters."""
+        owned = {layer: spec.experts_of(config, layer) for layer in spec.layers}
+        built = {layer: families.build_experts(config, layer, own, loaded) for layer, own in owned.items() if own}
+        return cls(spec, config, built, dtype)

@@ -1,0 +1,154 @@
+"""Stage: a running shard. It takes frames in order and keeps a KV cache a request."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+
+from mlx_moe.errors import FrameError, NumericsError
+from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.feed_forward import ExpertPeers
+from mlx_moe.layers.kv_cache import KVCache
+from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.shard import Shard
+
+LONG_CHUNK = 32
+"""From this many positions on, each layer is evaluated before the next is built: only its temporaries are alive."""
+
+
+@dataclass(slots=True)
+class StageCounts:
+    """What a stage has done."""
+
+    frames: int = 0
+    positions: int = 0
+
+
+class Stage:
+    """Runs frames through a shard's layers on node `node`; `peers` own the experts that the shard lacks."""
+
+    def __init__(self, shard: Shard, node: str, peers: ExpertPeers | None = None) -> None:
+        self.shard = shard
+        self.node = node
+        self.counts = StageCounts()
+        self._peers = peers
+        self._caches: dict[str, list[KVCache]] = {}
+
+    def run(self, frame: Frame) -> Frame:
+        """Return the frame with the hidden states after the shard's last layer. Raises as `steps`."""
+        steps = self.steps(frame)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                result: Frame = done.value
+                return result
+
+    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
+        """Run a frame, with a pause after each layer of a long chunk: other requests' frames may run then.
+
+        A prefill frame is evaluated here, so that no more than one chunk's activations are alive; a decode frame is
+        returned lazy, its evaluation under way.
+
+        Raises:
+            FrameError: a hole before the frame, or a wrong shape or dtype; nothing changed.
+            NumericsError: NaN or Inf; names the node and the layer.
+        """
+        self._check(frame)
+        caches = self._caches_of(frame.request_id)
+        for cache in caches:
+            cache.rewind(frame.position)
+        hidden_states = frame.hidden_states
+        last = self.shard.config.num_hidden_layers - 1
+        for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
+            if index == last and frame.outputs is None and hidden_states.shape[0] > 1:
+                hidden_states = self._all_outputs(layer, hidden_states, cache, index)
+            else:
+                outputs = frame.outputs if index == last else None
+                hidden_states = layer(hidden_states, cache, index, self._peers, outputs)
+            if frame.kind is not FrameKind.PREFILL:
+                mx.async_eval(hidden_states)  # the next layer is built while this one is computed
+            elif frame.hidden_states.shape[0] >= LONG_CHUNK:
+                mx.eval(hidden_states)
+                yield
+            if frame.checked and not mx.isfinite(hidden_states).all().item():
+                raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
+        if frame.kind is FrameKind.PREFILL and not self._settle(hidden_states, caches) and not frame.checked:
+            self.run(replace(frame, checked=True))
+        self.counts.frames += 1
+        self.counts.positions += frame.hidden_states.shape[0]
+        end = frame.position + frame.hidden_states.shape[0]
+        return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
+
+    def fork(self, source_id: str, request_id: str, positions: int) -> None:
+        """Let a request's KV caches begin as the first `positions` of another's, in place of what they were.
+
+        Raises:
+            FrameError: the other keeps less.
+        """
+        kept = self._kept(source_id)
+        if positions > kept:
+            raise FrameError(f"node {self.node}: a fork of {positions} positions, but only {kept} are kept")
+        self._caches[request_id] = [cache.fork(positions) for cache in self._caches[source_id]]
+
+    def release(self, request_id: str) -> None:
+        """Free a request's KV cache."""
+        self._caches.pop(request_id, None)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all KV caches."""
+        return sum(cache.nbytes for caches in self._caches.values() for cache in caches)
+
+    @property
+    def kv_positions(self) -> int:
+        """Positions that all requests keep."""
+        return sum(self._kept(request_id) for request_id in self._caches)
+
+    def _kept(self, request_id: str) -> int:
+        caches = self._caches.get(request_id)
+        return min(cache.length for cache in caches) if caches else 0
+
+    def _caches_of(self, request_id: str) -> list[KVCache]:
+        if request_id not in self._caches:
+            self._caches[request_id] = [KVCache() for _ in self.shard.layers]
+        return self._caches[request_id]
+
+    def _check(self, frame: Frame) -> None:
+        shape, dtype = frame.hidden_states.shape, frame.hidden_states.dtype
+        width, room = self.shard.config.hidden_size, self.shard.config.context.longest
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != width or dtype != self.shard.dtype:
+            raise FrameError(
+                f"node {self.node}: a frame must be {self.shard.dtype} [positions, {width}], got {dtype} {list(shape)}"
+            )
+        if frame.outputs is not None and not 1 <= frame.outputs <= shape[0]:
+            raise FrameError(f"node {self.node}: a frame of {shape[0]} positions asks for {frame.outputs} outputs")
+        kept = self._kept(frame.request_id)
+        if not 0 <= frame.position <= kept:
+            raise FrameError(
+                f"node {self.node}: a frame starts at position {frame.position}, but only {kept} positions are kept"
+            )
+        if frame.position + shape[0] > room:
+            raise FrameError(
+                f"node {self.node}: a frame ends at position {frame.position + shape[0]}, the model has {room}"
+            )
+
+    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: KVCache, index: int) -> mx.array:
+        """Run the last layer for all positions; the last one has the bits it has where only that one is asked for.
+
+        It costs one more position of one layer. So a prompt ends alike whether a drafter wants the rest or not.
+        """
+        start = cache.length
+        asked_alone = layer(hidden_states, cache, index, self._peers, outputs=1)
+        cache.rewind(start)
+        outputs = layer(hidden_states, cache, index, self._peers)
+        return mx.concatenate([outputs[:-1], asked_alone])
+
+    def _settle(self, hidden_states: mx.array, caches: list[KVCache]) -> bool:
+        """Evaluate a chunk with its KV, give temporaries back, and say whether all of it is finite."""
+        finite = mx.isfinite(hidden_states).all()
+        mx.eval(finite, hidden_states, [cache.buffers for cache in caches])
+        mx.clear_cache()
+        return bool(finite.item())

@@ -1,0 +1,161 @@
+"""Tokenizer: text to ids and back, and conversations to ids, from a checkpoint's tokenizer files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlx_moe.checkpoint import json_file
+from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.text.chat_template import ChatTemplate
+from mlx_moe.text.detokenizer import Detokenizer
+from mlx_moe.text.generation_defaults import GenerationDefaults
+from mlx_moe.text.stated_tokens import optional
+from mlx_moe.text.thought import ThoughtMarkers
+from mlx_moe.text.vocabulary import Vocabulary, library_errors
+
+MAX_TEXT_CHARACTERS = 32 << 20
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Attributes:
+        eos_token_ids: all that end a turn.
+        thought_markers: what stands around a thought in this model's answers.
+        failure: why there is none that can be used: texts are refused with it, ids have no text.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        eos_token_ids: frozenset[int],
+        chat_template: ChatTemplate | None,
+        failure: CheckpointError | None = None,
+    ) -> None:
+        tokenizer = vocabulary.tokenizer
+        bos_token = vocabulary.special_tokens.get("bos_token")
+        self.bos_token_id: int | None = None if bos_token is None else tokenizer.token_to_id(bos_token)
+        self.special_tokens = vocabulary.special_tokens
+        self.eos_token_ids = eos_token_ids
+        self.failure = failure
+        self.chat_template = chat_template
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        template = "" if chat_template is None else chat_template.source
+        self.thought_markers = ThoughtMarkers.find(map(str, added.values()), template)
+        shown = (self.thought_markers.open, self.thought_markers.close)
+        self._hidden_ids = frozenset(i for i, token in added.items() if token.special and str(token) not in shown)
+
+    @classmethod
+    def load(cls, directory: Path) -> Tokenizer:
+        """Read a checkpoint's tokenizer files, its chat template, and what ends a turn.
+
+        A turn ends with any of the `eos_token_id` of generation_config.json and config.json, and with the `eos_token`
+        of tokenizer_config.json and special_tokens_map.json.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or of a format that is not read.
+        """
+        config = optional(directory / "tokenizer_config.json")
+        vocabulary = Vocabulary.read(directory, config)
+        jinja = _template_source(directory, config)
+        template = None if jinja is None else ChatTemplate(jinja, vocabulary.special_tokens)
+        ends = GenerationDefaults.read(directory).eos_token_ids | vocabulary.eos_token_ids
+        return cls(vocabulary, ends, template)
+
+    @classmethod
+    def load_if_usable(cls, directory: Path) -> Tokenizer:
+        """Do the same; where that fails, return one with the `failure`: the model still answers token ids."""
+        try:
+            return cls.load(directory)
+        except CheckpointError as exc:
+            return cls(Vocabulary.empty(), GenerationDefaults.read(directory).eos_token_ids, None, exc)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Return the ids of a text. The text of a special token becomes that token, as in transformers.
+
+        So does what a person types in a message: who writes `<|end|>` there ends the turn. A server that
+        must not allow that has to look for it before.
+
+        Raises:
+            InvalidRequestError: half of a surrogate pair, or too long a text.
+            CheckpointError: the tokenizer cannot encode it, or there is none.
+        """
+        self._require_usable()
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise InvalidRequestError(f"the text has {len(text):,} characters; the limit is {MAX_TEXT_CHARACTERS:,}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            where = f"at character {exc.start}"
+            raise InvalidRequestError(f"the text has half of a surrogate pair {where}") from exc
+        with library_errors("the tokenizer cannot encode this text"):
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of ids; ids that are no token have none."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of an answer: special tokens are left out, but for the markers of a thought."""
+        one = self.detokenizer()
+        return "".join(map(one.add, token_ids)) + one.finish()
+
+    def format_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+    ) -> list[int]:
+        """Return the ids of a conversation by the chat template, up to where the answer begins.
+
+        They are those of transformers' `apply_chat_template`: the template writes all special tokens itself.
+
+        Raises:
+            InvalidRequestError: the checkpoint has no chat template, or the messages are no JSON.
+            TemplateError: the template failed.
+            CheckpointError: there is no tokenizer.
+        """
+        self._require_usable()
+        if self.chat_template is None:
+            raise InvalidRequestError("this checkpoint has no chat template: use --raw, and a plain prompt")
+        text = self.chat_template.render(messages, add_generation_prompt, **variables)
+        return self.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def takes_thoughts_apart(self) -> bool:
+        """Whether the chat template wants what was thought in earlier turns apart from what was answered."""
+        return self.chat_template is None or self.chat_template.takes_thoughts_apart(self.thought_markers)
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The token ids by the tokens' spelling, added ones too. Raises CheckpointError where there is no tokenizer."""
+        self._require_usable()
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
+    def detokenizer(self) -> Detokenizer:
+        """Return a detokenizer for one answer."""
+        return Detokenizer(self._tokenizer, self._hidden_ids)
+
+    def _require_usable(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
+    """Return chat_template.jinja, or tokenizer_config.json's: a template, or the default of several."""
+    path = directory / "chat_template.jinja"
+    if path.exists():
+        try:
+            return json_file.read_bytes(path).decode("utf-8")
+        except UnicodeDecodeError as exc:
+            raise CheckpointError(f"{path} is not UTF-8") from exc
+    template = config.get("chat_template")
+    if isinstance(template, list) and template:
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default", next(iter(named.values()), template))
+    if template is not None and not isinstance(template, str):
+        source = directory / "tokenizer_config.json"
+        raise CheckpointError(f"{source}: chat_template must be text, got {str(template)[:80]}")
+    return template

@@ -1,0 +1,216 @@
+"""Layouts: the same numbers from every form in which a checkpoint may lie on disk, plain and quantized.
+
+Quantized checkpoints are held to transformers with their dequantized weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_moe.checkpoint import loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.quantization import QuantizationConfig
+from mlx_moe.families import read_config
+from mlx_moe.summary import model_parameters
+from tests import checkpoints, oracles
+from tests.checkpoints import Shape
+from tests.engine import load_engine
+from tests.oracles import TOLERANCE, Answer, relative_difference
+
+FAMILIES = ["deepseek_v3", "qwen3_moe"]
+YARN = {
+    "deepseek_v3": {"mscale": 1.0, "mscale_all_dim": 0.8},
+    "qwen3_moe": {},
+}
+
+
+def shape(family: str, **changes: Any) -> Shape:
+    """Return a shape with yarn, which the two dialects of config.json write differently."""
+    rope = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+    return Shape(family, {"rope_parameters": rope | YARN[family]} | changes)
+
+
+def plain(family: str, **changes: Any) -> Shape:
+    """Return a shape without yarn, which mlx-lm ignores in qwen3_moe, and with an embed_q for groups of 64."""
+    return Shape(family, ({"qk_nope_head_dim": 64} if family == "deepseek_v3" else {}) | changes)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a model answers, and its logits of prompt and answer."""
+
+    answer: Answer
+    logits: oracles.Logits
+
+    @classmethod
+    def of(cls, oracle: checkpoints.Model) -> Wanted:
+        answer = oracles.clear_answer(oracle, n_prompt=64, n_answer=32)
+        return cls(answer, oracles.logits(oracle, answer.prompt + answer.token_ids))
+
+
+def assert_parity(directory: Path, wanted: Wanted) -> None:
+    """Hold logits and greedy tokens to the oracle's."""
+    answer, engine = wanted.answer, load_engine(directory)
+    assert relative_difference(engine.logits(answer.prompt + answer.token_ids), wanted.logits) <= TOLERANCE
+    assert engine.greedy(answer.prompt, len(answer.token_ids)) == answer.token_ids
+
+
+def dequantized(directory: Path) -> Wanted:
+    """Return what transformers answers with the dequantized weights of a checkpoint."""
+    return Wanted.of(oracles.transformers_model(oracles.dequantize(directory, directory.with_name("dequantized"))))
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Wanted]:
+    """Return what transformers answers for a family in a dtype, once for all layouts."""
+
+    @cache
+    def answered(family: str, dtype: str) -> Wanted:
+        directory = checkpoints.save(shape(family).model(), tmp_path_factory.mktemp("wanted"), dtype=dtype)
+        return Wanted.of(oracles.transformers_model(directory))
+
+    return answered
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fused", [False, True], ids=["per expert", "fused"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("hub_dialect", [False, True], ids=["transformers 5", "hub"])
+def test_what_transformers_saves(
+    family: str, fused: bool, dtype: str, hub_dialect: bool, tmp_path: Path, wanted: Callable[[str, str], Wanted]
+) -> None:
+    directory = checkpoints.save(shape(family).model(), tmp_path / "model", fused=fused, dtype=dtype)
+    if hub_dialect:
+        checkpoints.to_hub_dialect(directory)
+    assert_parity(directory, wanted(family, dtype))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fused", [False, True], ids=["per expert", "fused"])
+def test_a_checkpoint_in_many_files(
+    family: str, fused: bool, tmp_path: Path, wanted: Callable[[str, str], Wanted]
+) -> None:
+    directory = checkpoints.save(shape(family).model(), tmp_path, fused=fused, shard_size="300KB")
+    assert len(list(directory.glob("*.safetensors"))) > 5
+    assert_parity(directory, wanted(family, "float32"))
+
+
+CONVERSIONS: dict[str, dict[str, Any]] = {
+    "unquantized": {},
+    "unquantized bf16": {"dtype": "bfloat16"},
+    "4 bit": {"bits": 4, "group_size": 64},
+    "4 bit in groups of 32": {"bits": 4, "group_size": 32},
+    "8 bit": {"bits": 8, "group_size": 64},
+    "8 bit in groups of 32, bf16": {"bits": 8, "group_size": 32, "dtype": "bfloat16"},
+    "4 bit, f16": {"bits": 4, "group_size": 64, "dtype": "float16"},
+    "3 bit": {"bits": 3, "group_size": 64},
+    "mxfp4": {"bits": 4, "group_size": 32, "mode": "mxfp4"},
+    "mxfp4, bf16": {"bits": 4, "group_size": 32, "mode": "mxfp4", "dtype": "bfloat16"},
+}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return where a family's conversion lies, made when first asked for."""
+
+    @cache
+    def source(family: str) -> Path:
+        directory = tmp_path_factory.mktemp("source")
+        return checkpoints.to_hub_dialect(checkpoints.save(plain(family).model(), directory))
+
+    @cache
+    def made(family: str, name: str) -> Path:
+        directory = tmp_path_factory.mktemp("converted") / "mlx"
+        return checkpoints.convert_with_mlx_lm(source(family), directory, **CONVERSIONS[name])
+
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_conversions_of_mlx_lm(family: str, name: str, converted: Callable[[str, str], Path]) -> None:
+    directory = converted(family, name)
+    assert_parity(directory, dequantized(directory))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["unquantized", "4 bit", "mxfp4"])
+def test_conversions_in_float32_run_alike_in_mlx_lm(
+    family: str, name: str, converted: Callable[[str, str], Path]
+) -> None:
+    directory = converted(family, name)
+    ids = oracles.random_ids(96, 256)
+    difference = relative_difference(load_engine(directory).logits(ids), oracles.mlx_lm_logits(directory, ids))
+    assert difference <= TOLERANCE
+
+
+def convert(model: Shape, tmp_path: Path, **options: Any) -> Path:
+    source = checkpoints.to_hub_dialect(checkpoints.save(model.model(), tmp_path / "source"))
+    return checkpoints.convert_with_mlx_lm(source, tmp_path / "mlx", **options)
+
+
+def test_an_embed_q_too_narrow_for_a_group_stays_plain_beside_a_quantized_unembed_out(tmp_path: Path) -> None:
+    directory = convert(Shape("deepseek_v3"), tmp_path, bits=4, group_size=64)
+    with Checkpoint.open(directory) as checkpoint:
+        assert "model.layers.1.self_attn.embed_q.scales" not in checkpoint
+        assert "model.layers.1.self_attn.unembed_out.scales" in checkpoint
+    assert_parity(directory, dequantized(directory))
+
+
+@pytest.mark.parametrize("mode", ["affine", "mxfp4"])
+def test_the_gate_of_qwen3_moe_is_8_bit_beside_4_bit_experts(mode: str, tmp_path: Path) -> None:
+    directory = convert(plain("qwen3_moe"), tmp_path, bits=4, group_size=32, mode=mode)
+    with Checkpoint.open(directory) as checkpoint:
+        config = read_config(checkpoint.config)
+        stored = {s.parameter.name: s for s in loader.find(checkpoint, model_parameters(config))}
+    assert stored["model.layers.2.mlp.experts.up_proj"].quantization == QuantizationConfig(32, 4, mode)
+    assert stored["model.layers.2.mlp.gate"].quantization == QuantizationConfig(64, 8, "affine")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_modules_with_quantizations_of_their_own(family: str, tmp_path: Path) -> None:
+    def predicate(path: str, _module: object) -> bool | dict[str, Any]:
+        if path.endswith("embed_tokens") or "layers.3.self_attn" in path:
+            return False
+        if path.endswith(("down_proj", "lm_head")):
+            return {"group_size": 32, "bits": 6}
+        return {"group_size": 64, "bits": 8} if "layers.1." in path else True
+
+    directory = convert(plain(family), tmp_path, bits=4, group_size=64, predicate=predicate)
+    assert_parity(directory, dequantized(directory))
+
+
+def test_quantized_tied_embeddings_are_the_lm_head(tmp_path: Path) -> None:
+    directory = convert(plain("qwen3_moe", tie_word_embeddings=True), tmp_path, bits=4, group_size=64)
+    assert_parity(directory, dequantized(directory))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_an_older_conversion_with_a_quantized_kv_b_proj(bits: int, group_size: int, tmp_path: Path) -> None:
+    source = checkpoints.to_hub_dialect(checkpoints.save(Shape("deepseek_v3").model(), tmp_path / "source"))
+    newer = checkpoints.convert_with_mlx_lm(source, tmp_path / "newer", bits=bits, group_size=group_size)
+    older = checkpoints.with_older_kv_b_proj(newer, source, tmp_path / "older")
+    assert_parity(older, dequantized(older))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layout_counts_the_same_parameters(family: str, tmp_path: Path) -> None:
+    model = shape(family).model()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    count += sum(b.numel() for name, b in model.named_buffers() if name.endswith("e_score_correction_bias"))
+    for fused in (False, True):
+        directory = checkpoints.save(model, tmp_path / str(fused), fused=fused)
+        assert stored_bytes(directory) == 4 * count
+
+
+def stored_bytes(directory: Path) -> int:
+    with Checkpoint.open(directory) as checkpoint:
+        config = read_config(checkpoint.config)
+        return sum(stored.nbytes for stored in loader.find(checkpoint, model_parameters(config)))

@@ -1,0 +1,170 @@
+"""The demo model in a pipeline, its answers with drafts and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import cycle
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_moe.checkpoint import library
+from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
+from mlx_moe.decoding.coordinator import Coordinator
+from mlx_moe.decoding.drafting import Drafter, MTPDrafter
+from mlx_moe.decoding.drafting.drafter import Choose
+from mlx_moe.decoding.generation import Generation
+from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sampling import SamplingParams
+from mlx_moe.decoding.session import Session
+from mlx_moe.decoding.speculation import Acceptance
+from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.pipeline.link import LocalLink
+from mlx_moe.text.tokenizer import Tokenizer
+from tests.engine import Engine, load_engine
+from tests.mlx_moe.slow_link import SlowLink
+
+GREEDY = SamplingParams(temperature=0.0)
+SAMPLED = SamplingParams(temperature=1.0, top_p=1.0)
+PENALIZED = SamplingParams(temperature=0.8, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5)
+LAYERS = {1: [range(6)], 2: [range(3), range(3, 6)], 3: [range(2), range(2, 4), range(4, 6)]} | {
+    6: [range(i, i + 1) for i in range(6)]
+}
+STORY = "Tell me a story."
+
+
+@cache
+def engine(n_stages: int) -> Engine:
+    return load_engine(library.locate("demo"), LAYERS[n_stages])
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(library.locate("demo"))
+
+
+@cache
+def prompt(text: str) -> tuple[int, ...]:
+    return tuple(tokenizer().format_chat([{"role": "user", "content": text}]))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Look, after each test of a module that imports it, whether all KV caches are free."""
+    yield
+    for n_stages in LAYERS:
+        assert [stage.kv_positions for stage in engine(n_stages).link.stages] == [0] * n_stages
+
+
+@pytest.fixture
+def shapes_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every layer round by the number of its rows, as kernels of another shape do on a GPU."""
+    run_layer = DecoderLayer.__call__
+
+    def rounded(*args: Any, **outputs: Any) -> mx.array:
+        rows = run_layer(*args, **outputs)
+        return rows * (1 + 1e-3 * rows.shape[0])
+
+    monkeypatch.setattr(DecoderLayer, "__call__", rounded)
+
+
+def mtp_drafter() -> MTPDrafter:
+    layer = engine(3).mtp
+    assert layer is not None
+    return MTPDrafter(layer)
+
+
+class Pipeline:
+    """The demo model in stages behind a SlowLink."""
+
+    def __init__(
+        self,
+        n_stages: int,
+        new_drafter: Callable[[], Drafter] | None = None,
+        kv_positions: int | None = None,
+        chunks: ChunkRule = DEFAULT_RULE,
+    ) -> None:
+        self.engine = engine(n_stages)
+        self.link = SlowLink(self.engine.link.stages)
+        head, vocab_size = self.engine.head, self.engine.config.vocab_size
+        self.coordinator = Coordinator(head, self.link, vocab_size, kv_positions, new_drafter, chunks)
+
+    def ask(self, request: Request, session: Session | None = None, seed: int = 5) -> Generation:
+        return answer(self.coordinator, request, session, seed)
+
+    def finish(self, *answers: Generation, steps: Sequence[int | None] = (None,)) -> list[list[Token]]:
+        """Advance answers in turns until all have ended; after each turn the stages named next in `steps` work."""
+        tokens: list[list[Token]] = [[] for _ in answers]
+        stages = cycle(steps)
+        while any(a.finish_reason is None for a in answers):
+            for a, written in zip(answers, tokens, strict=True):
+                if a.finish_reason is None and (token := a.advance()) is not None:
+                    written.append(token)
+                self.link.step(next(stages))
+        return tokens
+
+    def close(self) -> None:
+        for session in list(self.coordinator._sessions.values()):
+            session.close()
+        self.link.settle()
+
+
+def answer(coordinator: Coordinator, request: Request, session: Session | None = None, seed: int = 5) -> Generation:
+    assert request.max_tokens is not None
+    return Generation(
+        coordinator,
+        tokenizer(),
+        request,
+        session or coordinator.new_session(),
+        seed=seed,
+        limit=request.max_tokens,
+        close_session=session is None,
+    )
+
+
+def ask_for(
+    input_ids: Sequence[int], max_tokens: int = 24, sampling: SamplingParams = GREEDY, *, ignore_eos: bool = True
+) -> Request:
+    return Request(tuple(input_ids), sampling, max_tokens, ignore_eos=ignore_eos, detect_loops=False)
+
+
+@cache
+def plain(request: Request, seed: int = 5) -> list[Token]:
+    """Return what the model writes alone, in one stage."""
+    one = engine(1)
+    return list(answer(Coordinator(one.head, LocalLink(one.link.stages), one.config.vocab_size), request, seed=seed))
+
+
+class Scripted:
+    """A drafter that knows the answer, and is right where the script says so."""
+
+    observes = False
+
+    def __init__(self, known: Sequence[int], right: Sequence[bool | None]) -> None:
+        self._known = known
+        self._script = cycle(right)
+
+    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:  # noqa: ARG002
+        raise AssertionError("it asks for none")
+
+    def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
+        assert in_flight[0] == self._known[len(token_ids)]
+        choose(mx.zeros(engine(1).config.vocab_size))  # as real ones do; the sampler keeps counts
+        right = next(self._script)
+        true = self._known[len(token_ids) + len(in_flight)]
+        return None if right is None else true if right else (true + 1) % 1000
+
+    def rewind(self, position: int) -> None:
+        pass
+
+    def fork(self, positions: int) -> Scripted:  # noqa: ARG002
+        return self
+
+
+class Certain(Acceptance):
+    """Trusts every draft, so that as many are made as there are stages."""
+
+    def rate(self, depth: int) -> float:  # noqa: ARG002
+        return 1.0
