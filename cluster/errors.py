@@ -1,13 +1,27 @@
-"""The cluster's part of the error tree; what the engine raises is in `mlx_moe.errors`.
+"""The whole error tree, and the cluster's part of it; the engine's is in `mlx_moe.errors`.
 
-MoeClusterError
-└── ClusterError
-├── TrustError       a stranger, a wrong or spent token, a certificate that does not fit
-├── PlacementError   the model does not fit the nodes; says what would make it fit
-├── NodeLostError    a node that was counted on does not answer
-├── NoClusterError   no node runs on this machine
-├── HeldError        another process does not let go of a lock
-└── OccupiedError    the cluster serves another model, which is not to be replaced unasked
+    MoeClusterError
+    ├── InvalidRequestError          what the person or client asked for cannot be served as asked
+    ├── CheckpointError              the model's files are missing, damaged or contradict each other
+    │   ├── UnsupportedModelError    sound files of a kind this version does not run
+    │   └── TemplateError            the chat template failed, or would not stop
+    ├── InsufficientMemoryError      the shard or the KV cache does not fit the memory budget
+    │   ├── TooLargeError            one request needs more KV cache than there is in all
+    │   ├── BusyError                other requests have the KV cache now                           retryable
+    │   └── EvictedError             an older request took the KV cache of this one                 retryable
+    ├── FrameError                   a frame that may not run: a hole, a wrong shape or dtype       retryable
+    ├── NumericsError                NaN or Inf where numbers should be; names the node and the layer
+    ├── LinkError                    bytes on a link that are no message (cluster.worker.messages)  retryable
+    └── ClusterError                 a failure of the cluster rather than of a model or a request
+        ├── TrustError               a stranger, a wrong or spent token, a certificate that does not fit
+        ├── PlacementError           the model does not fit the nodes; says what would make it fit
+        ├── NodeLostError            a node does not answer, or ended                               retryable
+        ├── NoClusterError           no node runs on this machine, or it serves no model
+        ├── HeldError                another process holds a lock and does not release it           retryable
+        └── OccupiedError            the cluster serves another, idle model; asks before replacing it
+
+Each carries `node_id`, `sequence_id` and `request_id` where they are known, and travels over gRPC as it is: see
+`cluster.rpc_errors`. Retryable means that the same request, sent again unchanged, may succeed.
 """
 
 from __future__ import annotations
@@ -37,6 +51,7 @@ class NodeLostError(ClusterError):
     """A node that does not answer."""
 
     code = "node_lost"
+    retryable = True
 
 
 class NoClusterError(ClusterError):
@@ -49,6 +64,7 @@ class HeldError(ClusterError):
     """Another process holds a lock, and does not let go of it."""
 
     code = "held"
+    retryable = True
 
 
 class OccupiedError(ClusterError):

@@ -9,9 +9,22 @@ from typing import Any, cast
 import grpc
 
 from cluster.errors import NodeLostError, PlacementError, TrustError
-from mlx_moe.errors import CheckpointError, InsufficientMemoryError, InvalidRequestError, MoeClusterError
+from mlx_moe.errors import (
+    CheckpointError,
+    InsufficientMemoryError,
+    InvalidRequestError,
+    MoeClusterError,
+    TooLargeError,
+)
 
 _CODE_KEY = "moe-cluster-code"
+_ABOUT_KEYS = {
+    "node_id": "moe-cluster-node-id",
+    "sequence_id": "moe-cluster-sequence-id",
+    "request_id": "moe-cluster-request-id",
+}
+"""Metadata that carries what an error is about, by its attribute."""
+
 _MAX_DETAILS = 4000
 """Characters of a message: gRPC carries it in a header, which has 8 KiB."""
 
@@ -22,6 +35,7 @@ _STATUS: tuple[tuple[type[MoeClusterError], grpc.StatusCode], ...] = (
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (CheckpointError, grpc.StatusCode.FAILED_PRECONDITION),
     (PlacementError, grpc.StatusCode.FAILED_PRECONDITION),
+    (TooLargeError, grpc.StatusCode.INVALID_ARGUMENT),
     (InsufficientMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (TrustError, grpc.StatusCode.PERMISSION_DENIED),
     (NodeLostError, grpc.StatusCode.UNAVAILABLE),
@@ -35,24 +49,28 @@ async def reported(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
         yield
     except MoeClusterError as error:
         status = next((s for kind, s in _STATUS if isinstance(error, kind)), grpc.StatusCode.ABORTED)
-        await context.abort(status, str(error)[:_MAX_DETAILS], ((_CODE_KEY, error.code),))
+        about = ((key, vars(error)[name]) for name, key in _ABOUT_KEYS.items())
+        metadata = ((_CODE_KEY, error.code), *((key, value) for key, value in about if value is not None))
+        await context.abort(status, str(error)[:_MAX_DETAILS], metadata)
 
 
 @contextmanager
-def translated(callee: str) -> Iterator[None]:
+def translated(callee: str, node_id: str | None = None) -> Iterator[None]:
     """Make a call: a failure of it is raised as what `reported` caught, or as NodeLostError that names `callee`."""
     try:
         yield
     except grpc.RpcError as error:
-        raise error_of(error, callee) from error
+        raise error_of(error, callee, node_id) from error
 
 
-def error_of(error: grpc.RpcError, callee: str) -> MoeClusterError:
-    """Return the failure of a call."""
+def error_of(error: grpc.RpcError, callee: str, node_id: str | None = None) -> MoeClusterError:
+    """Return the failure of a call to a node."""
     details = details_of(error)
     metadata = dict(cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ()))
     code = metadata.get(_CODE_KEY)
-    return NodeLostError(f"{callee} does not answer: {details}") if code is None else error_named(code, details)
+    if code is None:
+        return NodeLostError(f"{callee} does not answer: {details}", node_id=node_id)
+    return error_named(code, details, **{name: metadata.get(key) for name, key in _ABOUT_KEYS.items()})
 
 
 def details_of(error: grpc.RpcError) -> str:
@@ -61,10 +79,10 @@ def details_of(error: grpc.RpcError) -> str:
     return details.rpartition(": ")[2] if details.startswith(_NOT_CONNECTED) else details
 
 
-def error_named(code: str, message: str) -> MoeClusterError:
-    """Return the error of a code that was sent from elsewhere."""
+def error_named(code: str, message: str, **about: str | None) -> MoeClusterError:
+    """Return the error of a code that was sent from elsewhere; `about` has its ids, as MoeClusterError takes them."""
     kinds = {kind.code: kind for kind in _descendants(MoeClusterError)}
-    return kinds.get(code, MoeClusterError)(message)
+    return kinds.get(code, MoeClusterError)(message, **about)
 
 
 def _descendants(kind: type[MoeClusterError]) -> Iterator[type[MoeClusterError]]:

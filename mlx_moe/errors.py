@@ -1,22 +1,45 @@
-"""The one error tree of the project.
+"""The engine's part of the error tree; the whole tree, with the cluster's classes, is drawn in `cluster.errors`.
 
     MoeClusterError
-    ├── InvalidRequestError      what the person or client asked for cannot be served as asked
-    ├── CheckpointError          the model's files are missing, damaged or contradict each other
+    ├── InvalidRequestError          what the person or client asked for cannot be served as asked
+    ├── CheckpointError              the model's files are missing, damaged or contradict each other
     │   ├── UnsupportedModelError    sound files of a kind this version does not run
     │   └── TemplateError            the chat template failed, or would not stop
-    ├── InsufficientMemoryError  the shard or the KV cache does not fit the memory budget
-    ├── FrameError               a frame that may not run: a hole, a wrong shape or dtype
-    └── NumericsError            NaN or Inf where numbers should be; names the node and the layer
+    ├── InsufficientMemoryError      the shard or the KV cache does not fit the memory budget
+    │   ├── TooLargeError            one request needs more KV cache than there is in all
+    │   ├── BusyError                other requests have the KV cache now                           retryable
+    │   └── EvictedError             an older request took the KV cache of this one                 retryable
+    ├── FrameError                   a frame that may not run: a hole, a wrong shape or dtype       retryable
+    └── NumericsError                NaN or Inf where numbers should be; names the node and the layer
 
 Every message says what happened, to whom, with which numbers, and what to do.
 """
 
+from __future__ import annotations
+
 
 class MoeClusterError(Exception):
-    """Any failure a caller may want to catch; `code` is stable and meant for machines."""
+    """Any failure a caller may want to catch.
+
+    `code` is stable and meant for machines. `retryable` tells whether the same request, sent again unchanged, may
+    succeed. `node_id`, `sequence_id` and `request_id` say what the error is about, where that is known.
+    """
 
     code = "error"
+    retryable = False
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        node_id: str | None = None,
+        sequence_id: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.node_id = node_id
+        self.sequence_id = sequence_id
+        self.request_id = request_id
 
 
 class InvalidRequestError(MoeClusterError):
@@ -49,10 +72,31 @@ class InsufficientMemoryError(MoeClusterError):
     code = "insufficient_memory"
 
 
+class TooLargeError(InsufficientMemoryError):
+    """A request that needs more KV cache than there is, even alone: shorten it, or give it more memory."""
+
+    code = "too_large"
+
+
+class BusyError(InsufficientMemoryError):
+    """A request that found no room in the KV cache: other requests have it until they end."""
+
+    code = "busy"
+    retryable = True
+
+
+class EvictedError(InsufficientMemoryError):
+    """An answer that was ended because an older request needed its room in the KV cache."""
+
+    code = "evicted"
+    retryable = True
+
+
 class FrameError(MoeClusterError):
-    """A frame that a stage refuses."""
+    """A frame that a stage refuses. Frames are damaged or lost on their way, whatever the request."""
 
     code = "bad_frame"
+    retryable = True
 
 
 class NumericsError(MoeClusterError):

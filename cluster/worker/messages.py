@@ -55,6 +55,7 @@ class LinkError(MoeClusterError):
     """Bytes on a link that are no message: the link is not to be trusted any more."""
 
     code = "bad_link"
+    retryable = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 
+import cluster.errors
 from cluster.errors import ClusterError, NodeLostError
 from cluster.rpc_errors import error_named, reported, translated
 from cluster.worker.messages import LinkError
@@ -27,6 +29,17 @@ def test_codes_are_unique() -> None:
     codes = [kind.code for kind in kinds()]
     assert LinkError.code in codes
     assert len(set(codes)) == len(codes)
+
+
+def test_the_whole_tree_is_drawn_as_it_is() -> None:
+    drawn, above = {}, [Exception.__name__]
+    for line in (cluster.errors.__doc__ or "").splitlines():
+        if found := re.match(r"    ([│├└─ ]*)(\w+Error)", line):
+            depth = 1 + len(found[1]) // 4
+            above[depth:] = [found[2]]
+            drawn[found[2]] = (above[depth - 1], line.endswith("retryable"))
+    parents = {kind: kind.__mro__[1].__name__ for kind in kinds()}
+    assert drawn == {kind.__name__: (parent, kind.retryable) for kind, parent in parents.items()}
 
 
 def call_that_raises(error: Exception) -> None:
@@ -58,9 +71,11 @@ def call_that_raises(error: Exception) -> None:
 @pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
 def test_an_error_comes_back_as_its_own_kind_with_its_text(kind: type[MoeClusterError]) -> None:
     with pytest.raises(MoeClusterError) as caught:
-        call_that_raises(kind("needs 64.0 GiB, größer als 61,2"))
-    assert type(caught.value) is kind
-    assert str(caught.value) == "needs 64.0 GiB, größer als 61,2"
+        call_that_raises(kind("needs 64.0 GiB, größer als 61,2", node_id="3f" * 16, request_id="0a" * 16))
+    error = caught.value
+    assert type(error) is kind
+    assert str(error) == "needs 64.0 GiB, größer als 61,2"
+    assert (error.node_id, error.sequence_id, error.request_id) == ("3f" * 16, None, "0a" * 16)
 
 
 def test_a_text_longer_than_a_header_is_cut() -> None:
