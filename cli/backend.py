@@ -13,8 +13,8 @@ from mlx_moe.checkpoint.library import DEMO
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
     from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
-    from mlx_moe.decoding.sampling import SamplingParams
     from mlx_moe.node_placement import NodePlacement
+    from mlx_moe.sampling_params import SamplingParams
     from mlx_moe.text.thought import ThoughtMarkers
 
 

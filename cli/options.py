@@ -15,7 +15,7 @@ from mlx_moe.known_models import KNOWN_MODELS
 
 if TYPE_CHECKING:
     from mlx_moe.decoding.request import Request
-    from mlx_moe.decoding.sampling import SamplingParams
+    from mlx_moe.sampling_params import SamplingParams
 
 PLANNED = ("demo", *KNOWN_MODELS)
 """What plan takes without any files."""
@@ -84,7 +84,7 @@ class AnswerOptions:
 
     def check(self) -> None:
         """Raise InvalidRequestError for values that no model can serve, before one is loaded."""
-        from mlx_moe.decoding.sampling import SamplingParams
+        from mlx_moe.sampling_params import SamplingParams
 
         self.build((0,), SamplingParams())
 

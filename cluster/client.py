@@ -25,7 +25,7 @@ from cluster.trust import Credentials, Insecure, MutualTLS, NodeIdentity
 from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc
 from cluster.wire import node_pb2 as pb
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
+from mlx_moe.sampling_params import SamplingParams
 
 CALL_S = 30.0
 """For calls that only ask."""

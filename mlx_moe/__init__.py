@@ -9,15 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlx_moe.checkpoint import library as library
     from mlx_moe.decoding.chunking import ChunkRule as ChunkRule
     from mlx_moe.decoding.generation import Generation as Generation
     from mlx_moe.decoding.request import Request as Request
     from mlx_moe.decoding.request import Token as Token
-    from mlx_moe.decoding.sampling import SamplingParams as SamplingParams
     from mlx_moe.errors import MoeClusterError as MoeClusterError
     from mlx_moe.model import Model as Model
     from mlx_moe.model import generate as generate
     from mlx_moe.model import load as load
+    from mlx_moe.sampling_params import SamplingParams as SamplingParams
     from mlx_moe.summary import ModelSummary as ModelSummary
     from mlx_moe.summary import describe as describe
 
@@ -28,17 +29,20 @@ _HOMES = {
     "Model": "model",
     "ModelSummary": "summary",
     "Request": "decoding.request",
-    "SamplingParams": "decoding.sampling",
+    "SamplingParams": "sampling_params",
     "Token": "decoding.request",
     "describe": "summary",
     "generate": "model",
     "load": "model",
 }
+_MODULES = {"library": "checkpoint.library"}
 
-__all__ = sorted(_HOMES)
+__all__ = sorted({*_HOMES, *_MODULES})
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

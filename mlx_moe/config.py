@@ -69,6 +69,15 @@ class MoEConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizationConfig:
+    """How a matrix is packed, read from its header: `bits` a weight, one scale (affine: and one bias) per `group_size` inputs."""
+
+    group_size: int
+    bits: int
+    mode: str = "affine"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A checkpoint's configuration. Layer indices are global; `moe_layers` are those with routed experts."""
 

@@ -21,7 +21,6 @@ from mlx_moe.decoding.chunking import ChunkRule, position_bytes
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.decoding.session import Session
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.node_placement import NodePlacement
@@ -30,6 +29,7 @@ from mlx_moe.pipeline.holding import Holding, load_holding
 from mlx_moe.pipeline.link import LocalLink
 from mlx_moe.pipeline.shard import Shard, ShardSpec
 from mlx_moe.pipeline.stage import Stage
+from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.tokenizer import Tokenizer
 

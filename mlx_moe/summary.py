@@ -12,8 +12,7 @@ from mlx_moe import families, memory
 from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.checkpoint.quantization import QuantizationConfig
-from mlx_moe.config import ModelConfig
+from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
 from mlx_moe.families import has_mtp, head_parameters, missing_mtp, mtp_parameters
 from mlx_moe.pipeline.shard import ShardSpec

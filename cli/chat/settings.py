@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cli.options import AnswerOptions
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling_params import SamplingParams
 
 _DEFAULT = ("default", "none")
 _FLAGS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}

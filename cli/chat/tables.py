@@ -18,7 +18,7 @@ from cli.visible import visible
 
 if TYPE_CHECKING:
     from mlx_moe.decoding.request import GenerationStats
-    from mlx_moe.decoding.sampling import SamplingParams
+    from mlx_moe.sampling_params import SamplingParams
 
 
 def stats(s: GenerationStats, sitting: str, load_s: float) -> Table:

@@ -21,9 +21,9 @@ from mlx_moe.checkpoint import json_file, library
 from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, NgramDrafter
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.known_models import KNOWN_MODELS
 from mlx_moe.pipeline.shard import ExpertShard
+from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.tokenizer import Tokenizer
 

@@ -13,9 +13,9 @@ from mlx_moe import families
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Layout, Parameter
-from mlx_moe.checkpoint.quantization import FLOATS, QuantizationConfig, is_readable, sibling, unreadable
+from mlx_moe.checkpoint.quantization import FLOATS, is_readable, sibling, unreadable
 from mlx_moe.checkpoint.tensor_file import ITEM_BYTES
-from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig
+from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
 from mlx_moe.context import Context
 from mlx_moe.decoding.chunking import DEFAULT_RULE, position_bytes

@@ -15,10 +15,10 @@ from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
 from cluster.worker.answering import Answering, News, Progress, Written
 from mlx_moe.decoding.request import Request
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.decoding.session import Session
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.model import Model
+from mlx_moe.sampling_params import SamplingParams
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -21,7 +21,8 @@ import mlx.core as mx
 from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
 from mlx_moe.checkpoint.pages import populate
 from mlx_moe.checkpoint.parameter import Layout, Parameter
-from mlx_moe.checkpoint.quantization import QuantizationConfig, is_packed, quantization_of, sibling, unreadable
+from mlx_moe.checkpoint.quantization import is_packed, quantization_of, sibling, unreadable
+from mlx_moe.config import QuantizationConfig
 from mlx_moe.errors import CheckpointError, MoeClusterError, UnsupportedModelError
 from mlx_moe.layers.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
 

@@ -7,10 +7,10 @@ words and scales leave nothing open. Reads headers only.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Layout, Parameter, Source
+from mlx_moe.config import QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 
 FLOATS = ("F32", "F16", "BF16")
@@ -27,15 +27,6 @@ _FOREIGN = {
     ".SCB": "bitsandbytes",
 }
 """Other libraries' quantizations, by a tensor that stands beside or in place of a matrix."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizationConfig:
-    """How a matrix is packed: `bits` a weight, one scale (affine: and one bias) per `group_size` inputs."""
-
-    group_size: int
-    bits: int
-    mode: str = "affine"
 
 
 def sibling(tensor: str, name: str) -> str:

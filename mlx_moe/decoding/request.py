@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mlx_moe.decoding.sampling import SamplingParams, is_integer, shown
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling_params import SamplingParams, is_integer, shown
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256

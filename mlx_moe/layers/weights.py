@@ -11,7 +11,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_moe.checkpoint.quantization import QuantizationConfig
+from mlx_moe.config import QuantizationConfig
 
 DEQUANTIZE_FROM = 32
 """On the CPU backend, from this many rows on, unpacking a matrix once and multiplying floats is 1.35 times faster."""

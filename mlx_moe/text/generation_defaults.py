@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_moe.checkpoint import json_file
-from mlx_moe.decoding.sampling import SamplingParams, is_integer, shown
 from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.sampling_params import SamplingParams, is_integer, shown
 
 _OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 """What a negative number means, with which many tools say that a filter is off."""

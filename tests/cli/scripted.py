@@ -15,9 +15,9 @@ from cli.nodes import placement_table
 from cli.progress import Progress
 from cli.tables import HeadedTable
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
 from mlx_moe.node_placement import NodePlacement
+from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.thought import ThoughtMarkers
 
 END = 0

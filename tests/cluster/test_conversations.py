@@ -11,9 +11,9 @@ from cluster.client import RemoteConversation, RemoteModel
 from cluster.wire import coordinator_pb2
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError
 from mlx_moe.model import Model
+from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 from tests.cluster.running import Cluster, answer, answers
 from tests.patience import PATIENCE_S, until

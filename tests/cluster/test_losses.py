@@ -16,8 +16,8 @@ from cluster.errors import NoClusterError, NodeLostError
 from cluster.wire import node_pb2 as pb
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import CheckpointError, MoeClusterError, NumericsError
+from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
 from tests.patience import PATIENCE_S, until
 

@@ -11,8 +11,8 @@ import pytest
 from cluster.placement import Placement
 from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import CheckpointError
+from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,8 @@ import mlx_moe
 from cluster.client import RemoteModel
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.model import LocalModel
+from mlx_moe.sampling_params import SamplingParams
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.cluster.running import Cluster

@@ -9,7 +9,7 @@ import pytest
 from bench.synthetic import DEEPSEEK, write_checkpoint
 from cluster.client import RemoteModel
 from mlx_moe.decoding.request import Request
-from mlx_moe.decoding.sampling import SamplingParams
+from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import ROOT, Cluster, answer, until
 
 pytestmark = pytest.mark.slow

@@ -17,11 +17,11 @@ from mlx_moe.decoding.drafting import Drafter, MTPDrafter
 from mlx_moe.decoding.drafting.drafter import Choose
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.decoding.session import Session
 from mlx_moe.decoding.speculation import Acceptance
 from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.pipeline.link import LocalLink
+from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.tokenizer import Tokenizer
 from tests.engine import Engine, load_engine
 from tests.mlx_moe.slow_link import SlowLink

@@ -11,9 +11,9 @@ from cluster.worker.answering import MAX_UNREAD, Answering, News, Written
 from cluster.worker.recording import Recording
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import InvalidRequestError, NumericsError
 from mlx_moe.model import Model
+from mlx_moe.sampling_params import SamplingParams
 from tests.patience import PATIENCE_S
 
 

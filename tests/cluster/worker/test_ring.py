@@ -22,13 +22,13 @@ from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.decoding.session import Session
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.model import LocalModel
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.shard import Shard, ShardSpec
 from mlx_moe.pipeline.stage import Stage
+from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 
 EPOCH = 4

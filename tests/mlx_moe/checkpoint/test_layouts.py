@@ -15,7 +15,7 @@ import pytest
 
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.quantization import QuantizationConfig
+from mlx_moe.config import QuantizationConfig
 from mlx_moe.families import read_config
 from mlx_moe.summary import model_parameters
 from tests import checkpoints, oracles

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mlx_moe
 from cluster.placement import read_costs
-from mlx_moe.checkpoint.quantization import QuantizationConfig
+from mlx_moe.config import QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from tests import checkpoints
 from tests.checkpoints import Shape

@@ -14,11 +14,11 @@ from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.decoding.session import Session
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, NumericsError
 from mlx_moe.layers.kv_cache import GROWTH
 from mlx_moe.model import Model
+from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 from tests.mlx_moe.slow_link import SlowLink
 

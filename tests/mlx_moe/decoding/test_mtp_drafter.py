@@ -6,9 +6,9 @@ import mlx.core as mx
 import pytest
 
 from mlx_moe.decoding.drafting import MTPDrafter, backlog
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
+from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 from tests.mlx_moe.demo_pipeline import (
     GREEDY,

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from mlx_moe.decoding.request import GenerationStats, Request
-from mlx_moe.decoding.sampling import SamplingParams
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling_params import SamplingParams
 
 FINE = (1, 2, 3)
 

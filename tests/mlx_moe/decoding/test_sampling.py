@@ -19,8 +19,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mlx_moe.decoding.sampling import MAX_SEED, Sampler, SamplingParams, _filtered, _gumbel, _mix, shown
+from mlx_moe.decoding.sampling import Sampler, _filtered, _gumbel, _mix
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling_params import MAX_SEED, SamplingParams, shown
 
 VOCAB = 40
 
