@@ -69,15 +69,25 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(
-    home: Path, node_id: str, name: str, hosts: Sequence[str], *, insecure: bool, log_path: Path
+    home: Path,
+    node_id: str,
+    name: str,
+    hosts: Sequence[str],
+    *,
+    insecure: bool,
+    log_path: Path,
+    module: str = "cluster.worker",
 ) -> AsyncIterator[WorkerProcess]:
-    """Start a worker that listens on `hosts`; leaving the block ends it, gently first, and its memory is given back."""
+    """Start a worker that listens on `hosts`; leaving the block ends it, gently first, and its memory is given back.
+
+    `module` is what runs in it.
+    """
     arguments = (str(home), node_id, name, ",".join(hosts), *(["--insecure"] if insecure else []))
     with log_path.open("ab") as output:
         if output.tell() > _LOG_BYTES:
             output.truncate(0)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "cluster.worker", *arguments),
+            *(sys.executable, "-P", "-m", module, *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=output,

@@ -23,6 +23,9 @@ from cluster.wire import worker_pb2 as pb
 
 HOST = "127.0.0.1"
 
+MODULE = "cluster.emulation.worker"
+"""What the worker processes run."""
+
 
 @dataclass(slots=True)
 class _Worker:
@@ -67,9 +70,13 @@ async def emulated_cluster(
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         workers = {}
         for name, home in homes.items():
-            process = await stack.enter_async_context(
-                worker_process(home.path, ids[name], name, (HOST,), insecure=False, log_path=home.logs / "worker.log")
+            started = worker_process(
+                *(home.path, ids[name], name, (HOST,)),
+                insecure=False,
+                log_path=home.logs / "worker.log",
+                module=MODULE,
             )
+            process = await stack.enter_async_context(started)
             workers[ids[name]] = _Worker(process, loop.create_future(), loop.create_future())
         listening = [tasks.create_task(worker.listen()) for worker in workers.values()]
         load = pb.LoadShard(model=named(ids), epoch=1, placement=json.dumps(placed.to_json()), draft=draft)

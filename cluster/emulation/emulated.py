@@ -18,7 +18,6 @@ from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe import families
 from mlx_moe.checkpoint import json_file, library
-from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, NgramDrafter
 from mlx_moe.known_models import KNOWN_MODELS
@@ -89,7 +88,7 @@ class EmulatedShard:
         return self._nodes[self.role.node_id]
 
 
-def load(name: str, role: Role, _progress: Progress, _draft: str) -> EmulatedShard:
+def load(name: str, role: Role) -> EmulatedShard:
     """Return a role's part of a scenario, which says who drafts. Raises ClusterError, InvalidRequestError."""
     scenario = Scenario.from_name(name)
     demo = library.locate(library.DEMO)

@@ -1,0 +1,28 @@
+"""python -m cluster.emulation.worker HOME NODE_ID NAME HOST,...: a worker of models that are not there, or not so slow.
+
+It loads the others as every worker does.
+"""
+
+from __future__ import annotations
+
+from cluster.emulation import emulated, scenario, stretched
+from cluster.worker import loading
+from cluster.worker.loading import Loaded
+from cluster.worker.process import main
+from cluster.worker.role import Role
+from mlx_moe.checkpoint.loader import Progress
+
+
+def load(model: str, role: Role, progress: Progress, draft: str, stamp: str) -> Loaded:
+    """Load a role's part of a model, or what stands for it: the beginning of its name says which."""
+    match model.partition(":")[0]:
+        case scenario.KIND:
+            return emulated.load(model, role)
+        case stretched.KIND:
+            return stretched.load(model, role, progress, draft)
+        case _:
+            return loading.load(model, role, progress, draft, stamp)
+
+
+if __name__ == "__main__":
+    main(load)
