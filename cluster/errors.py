@@ -10,6 +10,7 @@
     │   ├── BusyError                other requests have the KV cache now                           retryable
     │   └── EvictedError             an older request took the KV cache of this one                 retryable
     ├── FrameError                   a frame that may not run: a hole, a wrong shape or dtype       retryable
+    │   └── RewindError              the state of a frame's position is gone; says what is left      retryable
     ├── NumericsError                NaN or Inf where numbers should be; names the node and the layer
     ├── LinkError                    bytes on a link that are no message (cluster.worker.messages)  retryable
     └── ClusterError                 a failure of the cluster rather than of a model or a request

@@ -10,6 +10,7 @@
     │   ├── BusyError                other requests have the KV cache now                           retryable
     │   └── EvictedError             an older request took the KV cache of this one                 retryable
     ├── FrameError                   a frame that may not run: a hole, a wrong shape or dtype       retryable
+    │   └── RewindError              the state of a frame's position is gone; says what is left      retryable
     └── NumericsError                NaN or Inf where numbers should be; names the node and the layer
 
 Every message says what happened, to whom, with which numbers, and what to do.
@@ -97,6 +98,19 @@ class FrameError(MoeClusterError):
 
     code = "bad_frame"
     retryable = True
+
+
+class RewindError(FrameError):
+    """A stage whose caches cannot rewind as far as asked: they all stand at `reached`, the next frame may start there.
+
+    Nothing else has changed.
+    """
+
+    code = "cannot_rewind"
+
+    def __init__(self, message: str = "", *, reached: int = 0, **about: str | None) -> None:
+        super().__init__(message, **about)
+        self.reached = reached
 
 
 class NumericsError(MoeClusterError):

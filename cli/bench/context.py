@@ -54,5 +54,5 @@ def _filled(attention: MLAConfig | GQAConfig, positions: int, dtype: mx.Dtype) -
         shapes = [(attention.num_key_value_heads, positions, attention.head_dim)] * 2
     cache = KVCache()
     cache.append(*(mx.random.normal(shape).astype(dtype) for shape in shapes))
-    mx.eval(cache.buffers)
+    mx.eval(cache.arrays)
     return cache

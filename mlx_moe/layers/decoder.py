@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_moe.layers.cache import LayerCache
 from mlx_moe.layers.feed_forward import MLP, ExpertPeers, MoE
-from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.layers.weights import LoadedParameters
 
 
 class Attention(Protocol):
-    """Attention over one layer's KV cache."""
+    """Attention, of any kind, over what it keeps of the positions before."""
 
-    def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
-        """Keep the keys and values of x `[L, D]`, which stands after the kept positions.
+    def new_cache(self) -> LayerCache:
+        """Return an empty cache."""
+
+    def __call__(self, x: mx.array, cache: Any, outputs: int) -> mx.array:
+        """Add x `[L, D]`, which stands after the kept positions, to a cache that `new_cache` made.
 
         Returns:
             The last rows of x, each after attending to all positions up to its own, `[outputs, D]`.
@@ -34,10 +37,14 @@ class DecoderLayer:
         self._attention = attention
         self.feed_forward = feed_forward
 
+    def new_cache(self) -> LayerCache:
+        """Return an empty cache for one request."""
+        return self._attention.new_cache()
+
     def __call__(
         self,
         hidden_states: mx.array,
-        cache: KVCache,
+        cache: LayerCache,
         layer: int,
         peers: ExpertPeers | None = None,
         outputs: int | None = None,

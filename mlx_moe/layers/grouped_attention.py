@@ -32,6 +32,10 @@ class GroupedQueryAttention:
             self._q_norm = parameters.vector("q_norm.weight")
             self._k_norm = parameters.vector("k_norm.weight")
 
+    def new_cache(self) -> KVCache:
+        """See Attention."""
+        return KVCache()
+
     def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
         """See Attention."""
         c = self._config

@@ -1,4 +1,4 @@
-"""KVCache: what one layer remembers of one request's positions.
+"""KVCache: the LayerCache of an attention that keeps an entry a position; it rewinds to any of them.
 
 Knows nothing of attention kinds: it keeps arrays that grow along their second-last axis, the position.
 """
@@ -34,14 +34,15 @@ class KVCache:
             return list(self._buffers)
         return [buffer[..., :end, :] for buffer in self._buffers]
 
-    def rewind(self, position: int) -> None:
-        """Forget the positions from `position` on. Raises FrameError if that many were never kept."""
+    def rewind(self, position: int) -> int:
+        """See LayerCache."""
         if position > self.length:
             raise FrameError(f"a frame starts at position {position} but only {self.length} positions are kept")
         self.length = position
+        return position
 
     def fork(self, positions: int) -> KVCache:
-        """Return a cache of the first `positions`, which must be kept; they share memory until one is written."""
+        """See LayerCache. They share memory until one is written."""
         fork = KVCache()
         fork.length = fork._capacity = positions
         fork._buffers = [buffer[..., :positions, :] for buffer in self._buffers]
@@ -49,12 +50,12 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffers."""
+        """See LayerCache."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
     @property
-    def buffers(self) -> list[mx.array]:
-        """The buffers, to evaluate them."""
+    def arrays(self) -> list[mx.array]:
+        """See LayerCache."""
         return self._buffers
 
     def _grow(self, new: tuple[mx.array, ...], end: int) -> None:

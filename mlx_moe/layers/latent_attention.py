@@ -42,6 +42,10 @@ class LatentAttention:
         self._o_proj = parameters.linear("o_proj")
         self._absorb_up_to = absorb_up_to(config)
 
+    def new_cache(self) -> KVCache:
+        """See Attention."""
+        return KVCache()
+
     def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
         """See Attention."""
         c = self._config

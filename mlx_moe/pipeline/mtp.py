@@ -13,8 +13,8 @@ import mlx.core as mx
 
 from mlx_moe import families
 from mlx_moe.config import ModelConfig
+from mlx_moe.layers.cache import LayerCache
 from mlx_moe.layers.decoder import DecoderLayer
-from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.layers.weights import Linear, LoadedParameters
 from mlx_moe.pipeline.head import Head
 
@@ -49,15 +49,19 @@ class MultiTokenPrediction:
             norm_eps=config.rms_norm_eps,
         )
 
+    def new_cache(self) -> LayerCache:
+        """Return an empty cache for one request."""
+        return self.layer.new_cache()
+
     def __call__(
-        self, hidden_states: mx.array, next_ids: mx.array, cache: KVCache, outputs: int | None = None
+        self, hidden_states: mx.array, next_ids: mx.array, cache: LayerCache, outputs: int | None = None
     ) -> tuple[mx.array, mx.array]:
         """Predict the token after each next one.
 
         Args:
             hidden_states: `[L, D]` of consecutive positions, after the model's final norm (`Head.normed`).
             next_ids: `[L]`, the token that follows each position.
-            cache: this layer's KV cache; it stands at the first of the positions.
+            cache: one of this layer's; it stands at the first of the positions.
             outputs: of how many of the last positions the predictions are wanted; None for all.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Stage: a running shard. It takes frames in order and keeps a KV cache a request."""
+"""Stage: a running shard. It takes frames in order and keeps each request's caches, one a layer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from mlx_moe.errors import FrameError, NumericsError
+from mlx_moe.errors import FrameError, NumericsError, RewindError
+from mlx_moe.layers.cache import LayerCache, rewind_all
 from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.layers.feed_forward import ExpertPeers
-from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.shard import Shard
 
@@ -34,7 +34,7 @@ class Stage:
         self.node = node
         self.counts = StageCounts()
         self._peers = peers
-        self._caches: dict[str, list[KVCache]] = {}
+        self._caches: dict[str, list[LayerCache]] = {}
 
     def run(self, frame: Frame) -> Frame:
         """Return the frame with the hidden states after the shard's last layer. Raises as `steps`."""
@@ -54,12 +54,12 @@ class Stage:
 
         Raises:
             FrameError: a hole before the frame, or a wrong shape or dtype; nothing changed.
+            RewindError: the caches cannot rewind to the frame's position.
             NumericsError: NaN or Inf; names the node and the layer.
         """
         self._check(frame)
         caches = self._caches_of(frame.request_id)
-        for cache in caches:
-            cache.rewind(frame.position)
+        self._require(frame.position, rewind_all(caches, frame.position))
         hidden_states = frame.hidden_states
         last = self.shard.config.num_hidden_layers - 1
         for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
@@ -83,23 +83,26 @@ class Stage:
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
 
     def fork(self, source_id: str, request_id: str, positions: int) -> None:
-        """Let a request's KV caches begin as the first `positions` of another's, in place of what they were.
+        """Let a request's caches begin as the first `positions` of another's, in place of what they were.
 
         Raises:
-            FrameError: the other keeps less.
+            FrameError: the other keeps less; nothing changed.
+            RewindError: the state of that position is gone; the caches begin as fewer positions.
         """
         kept = self._kept(source_id)
         if positions > kept:
             raise FrameError(f"node {self.node}: a fork of {positions} positions, but only {kept} are kept")
-        self._caches[request_id] = [cache.fork(positions) for cache in self._caches[source_id]]
+        forks = [cache.fork(positions) for cache in self._caches[source_id]]
+        self._caches[request_id] = forks
+        self._require(positions, rewind_all(forks, self._kept(request_id)))
 
     def release(self, request_id: str) -> None:
-        """Free a request's KV cache."""
+        """Free a request's caches."""
         self._caches.pop(request_id, None)
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of all KV caches."""
+        """Bytes of all caches."""
         return sum(cache.nbytes for caches in self._caches.values() for cache in caches)
 
     @property
@@ -111,10 +114,18 @@ class Stage:
         caches = self._caches.get(request_id)
         return min(cache.length for cache in caches) if caches else 0
 
-    def _caches_of(self, request_id: str) -> list[KVCache]:
+    def _caches_of(self, request_id: str) -> list[LayerCache]:
         if request_id not in self._caches:
-            self._caches[request_id] = [KVCache() for _ in self.shard.layers]
+            self._caches[request_id] = [layer.new_cache() for layer in self.shard.layers]
         return self._caches[request_id]
+
+    def _require(self, position: int, reached: int) -> None:
+        if reached < position:
+            raise RewindError(
+                f"node {self.node}: the caches cannot rewind to position {position}, they stand at {reached}: send "
+                f"the positions from there again",
+                reached=reached,
+            )
 
     def _check(self, frame: Frame) -> None:
         shape, dtype = frame.hidden_states.shape, frame.hidden_states.dtype
@@ -135,7 +146,7 @@ class Stage:
                 f"node {self.node}: a frame ends at position {frame.position + shape[0]}, the model has {room}"
             )
 
-    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: KVCache, index: int) -> mx.array:
+    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: LayerCache, index: int) -> mx.array:
         """Run the last layer for all positions; the last one has the bits it has where only that one is asked for.
 
         It costs one more position of one layer. So a prompt ends alike whether a drafter wants the rest or not.
@@ -146,9 +157,9 @@ class Stage:
         outputs = layer(hidden_states, cache, index, self._peers)
         return mx.concatenate([outputs[:-1], asked_alone])
 
-    def _settle(self, hidden_states: mx.array, caches: list[KVCache]) -> bool:
-        """Evaluate a chunk with its KV, give temporaries back, and say whether all of it is finite."""
+    def _settle(self, hidden_states: mx.array, caches: list[LayerCache]) -> bool:
+        """Evaluate a chunk with its caches, give temporaries back, and say whether all of it is finite."""
         finite = mx.isfinite(hidden_states).all()
-        mx.eval(finite, hidden_states, [cache.buffers for cache in caches])
+        mx.eval(finite, hidden_states, [cache.arrays for cache in caches])
         mx.clear_cache()
         return bool(finite.item())

@@ -8,7 +8,6 @@ import pytest
 
 import mlx_moe
 from mlx_moe.checkpoint import library
-from mlx_moe.layers.kv_cache import KVCache
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine
@@ -117,7 +116,7 @@ def mtp_logits(directory: Path, ids: list[int]) -> oracles.Logits:
     engine = load_engine(directory)
     assert engine.mtp is not None
     hidden_states = engine.head.normed(engine.hidden_states(ids[:-1], [len(ids) - 1]))
-    return np.array(engine.mtp(hidden_states, mx.array(ids[1:]), KVCache())[1])
+    return np.array(engine.mtp(hidden_states, mx.array(ids[1:]), engine.mtp.new_cache())[1])
 
 
 @pytest.fixture(scope="module")

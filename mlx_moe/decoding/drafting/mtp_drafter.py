@@ -12,7 +12,6 @@ import mlx.core as mx
 
 from mlx_moe.decoding.drafting.backlog import Backlog
 from mlx_moe.decoding.drafting.drafter import Choose
-from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 
 MAX_BEHIND = 16
@@ -41,7 +40,7 @@ class MTPDrafter:
         self._layer = layer
         self._start = 0
         self._n_true = 0
-        self._cache = KVCache()
+        self._cache = layer.new_cache()
         self._backlog = Backlog()
         self._output: mx.array | None = None  # [1, D], of the last entry
         self._logits: mx.array | None = None  # [1, V], what it predicts; lazy: not computed unless a token is chosen
@@ -55,7 +54,7 @@ class MTPDrafter:
         next_ids = token_ids[self._backlog.start + 1 :]  # the newest one's is not known
         if next_ids:
             self._settle(next_ids)
-            mx.eval(self._cache.buffers)
+            mx.eval(self._cache.arrays)
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:
         """See Drafter."""
@@ -74,25 +73,23 @@ class MTPDrafter:
 
     def rewind(self, position: int) -> None:
         """See Drafter."""
-        self._n_true = max(0, min(self._n_true, position - self._start))
-        self._cache.rewind(self._n_true)
+        self._n_true = self._cache.rewind(max(0, min(self._n_true, position - self._start)))
         self._backlog = self._backlog.before(position)
 
     def fork(self, positions: int) -> MTPDrafter:
         """See Drafter."""
         fork = MTPDrafter(self._layer)
         fork._start = self._start
-        fork._n_true = max(0, min(self._n_true, positions - self._start))
-        fork._cache = self._cache.fork(fork._n_true)
+        fork._cache = self._cache.fork(max(0, min(self._n_true, positions - self._start)))
+        fork._n_true = fork._cache.length
         fork._backlog = self._backlog.before(positions)
         return fork
 
     def _settle(self, next_ids: Sequence[int]) -> None:
         """Put entries of the backlog, as many as have a next token, in the place of the chain's."""
-        if self._backlog.start == self._start + self._n_true:
-            self._cache.rewind(self._n_true)
-        else:
-            self._start, self._n_true, self._cache = self._backlog.start, 0, KVCache()
+        continues = self._backlog.start == self._start + self._n_true
+        if not continues or self._cache.rewind(self._n_true) < self._n_true:
+            self._start, self._n_true, self._cache = self._backlog.start, 0, self._layer.new_cache()
         self._step(self._layer.head.normed(self._backlog.take(len(next_ids))), next_ids)
         self._n_true += len(next_ids)
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_moe.decoding.drafting import MTPDrafter, backlog
-from mlx_moe.layers.kv_cache import KVCache
+from mlx_moe.layers.cache import LayerCache
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
@@ -32,7 +32,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     run = MultiTokenPrediction.__call__
 
     def counted(
-        layer: MultiTokenPrediction, hidden_states: mx.array, next_ids: mx.array, cache: KVCache, outputs: int
+        layer: MultiTokenPrediction, hidden_states: mx.array, next_ids: mx.array, cache: LayerCache, outputs: int
     ) -> tuple[mx.array, mx.array]:
         steps.append(hidden_states.shape[0])
         return run(layer, hidden_states, next_ids, cache, outputs=outputs)

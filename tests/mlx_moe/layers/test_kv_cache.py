@@ -30,7 +30,7 @@ def test_growth_over_the_buffer_keeps_what_was_there(step: int) -> None:
 def test_a_rewound_cache_overwrites_from_the_position_it_was_given() -> None:
     cache = KVCache()
     cache.append(numbered(0, 6))
-    cache.rewind(2)
+    assert cache.rewind(2) == 2
     assert cache.append(numbered(100, 2))[0][:, 0].tolist() == [0, 1, 100, 101]
 
 
@@ -64,8 +64,8 @@ def test_a_fork_and_its_source_go_on_without_each_other() -> None:
 def test_a_fork_takes_no_memory_until_it_is_written() -> None:
     source = KVCache()
     source.append(mx.zeros((4 * GROWTH, 1024)))
-    mx.eval(source.buffers)
+    mx.eval(source.arrays)
     before = mx.get_active_memory()
     fork = source.fork(2 * GROWTH)
-    mx.eval(fork.buffers)
+    mx.eval(fork.arrays)
     assert mx.get_active_memory() == before

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from cli.show import mtp_text
 from cluster.placement import read_costs
 from mlx_moe.checkpoint import library
-from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.model import load
 from mlx_moe.summary import describe
 from tests import checkpoints
@@ -26,7 +25,7 @@ def test_it_guesses_most_tokens_after_next_of_what_the_model_itself_writes() -> 
     prompt = load("demo").tokenizer.format_chat([{"role": "user", "content": "Tell me a story."}])
     ids = [*prompt, *engine.greedy(prompt, 48)]
     hidden_states = engine.head.normed(engine.hidden_states(ids, [len(ids)]))
-    _, logits = engine.mtp(hidden_states[:-1], mx.array(ids[1:]), KVCache())
+    _, logits = engine.mtp(hidden_states[:-1], mx.array(ids[1:]), engine.mtp.new_cache())
     guessed = mx.argmax(logits, axis=-1).tolist()[len(prompt) - 1 : -1]
     right = sum(a == b for a, b in zip(guessed, ids[len(prompt) + 1 :], strict=True))
     assert right >= 0.5 * len(guessed)
@@ -37,8 +36,8 @@ def test_one_position_at_a_time_gives_what_all_at_once_gives() -> None:
     assert engine.mtp is not None
     ids = load("demo").tokenizer.encode(TEXT)
     hidden_states = engine.head.normed(engine.hidden_states(ids, [len(ids)]))
-    _, whole = engine.mtp(hidden_states[:-1], mx.array(ids[1:]), KVCache())
-    cache = KVCache()
+    _, whole = engine.mtp(hidden_states[:-1], mx.array(ids[1:]), engine.mtp.new_cache())
+    cache = engine.mtp.new_cache()
     steps = [engine.mtp(hidden_states[i : i + 1], mx.array(ids[i + 1 : i + 2]), cache)[1] for i in range(len(ids) - 1)]
     assert mx.allclose(mx.concatenate(steps), whole, atol=1e-3).item()
 
