@@ -6,7 +6,6 @@ Child processes with homes of their own; a daemon's worker inherits its cores.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import subprocess
@@ -24,9 +23,9 @@ from bench.measurement import prompt_ids
 from cluster.client import OwnNode, RemoteModel
 from cluster.daemon.admission import admit
 from cluster.daemon.daemon import Daemon, Settings
+from cluster.daemon.node_message import from_message
 from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.membership.hardware import Hardware
 from cluster.placement import NodeCapacity, read_costs, spread
 from cluster.placement.chips import measured
 from cluster.trust import Authority, TokenStore
@@ -126,8 +125,7 @@ def _present(own: OwnNode) -> list[pb.NodeStatus]:
 
 
 def _capacity(node: pb.NodeStatus) -> NodeCapacity:
-    hardware = Hardware.from_json(json.loads(node.info.hardware))
-    capacity = measured(node.info.node_id, node.shown_name, hardware)
+    capacity = measured(node.info.node_id, node.shown_name, from_message(node.info).hardware)
     return replace(capacity, memory_bytes=node.info.offered_bytes)
 
 

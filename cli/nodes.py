@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,7 +77,7 @@ def _row(node: pb.NodeStatus) -> NodeRow:
         node_id=node.info.node_id,
         addresses=tuple(node.info.addresses),
         state=node.state,
-        chip=str(json.loads(node.info.hardware)["chip"]),
+        chip=node.info.hardware.chip,
         offered_bytes=node.info.offered_bytes,
         role=_role(holding),
         stage=holding.stage,

@@ -6,12 +6,11 @@ Plain calls that wait, for threads and scripts; it shows the node's own certific
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import grpc
 
@@ -19,13 +18,13 @@ from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.lock import POLL_S, is_held
 from cluster.placement import Placement
+from cluster.request_message import from_sampling_message, from_token_message, to_request_message
 from cluster.rpc_errors import translated
 from cluster.timeline import Timeline
 from cluster.trust import Credentials, Insecure, MutualTLS, NodeIdentity
 from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc
 from cluster.wire import node_pb2 as pb
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
-from mlx_moe.sampling_params import SamplingParams
 
 CALL_S = 30.0
 """For calls that only ask."""
@@ -173,7 +172,7 @@ class RemoteModel:
             self.description: coordinator_pb2.ModelDescription = self._stub.Describe(
                 coordinator_pb2.DescribeRequest(), timeout=CALL_S
             )
-        self.sampling = SamplingParams(**json.loads(self.description.sampling))
+        self.sampling = from_sampling_message(self.description.sampling)
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
         """Return the prompt of a chat, up to where the answer begins."""
@@ -222,15 +221,7 @@ class RemoteConversation:
         Raises:
             InvalidRequestError: before any work.
         """
-        message = coordinator_pb2.AnswerRequest(
-            conversation_id=self._id,
-            input_ids=request.input_ids,
-            sampling=json.dumps(dataclasses.asdict(request.sampling)),
-            max_tokens=request.max_tokens,
-            stop=request.stop,
-            ignore_eos=request.ignore_eos,
-            detect_loops=request.detect_loops,
-        )
+        message = to_request_message(request, self._id, uuid.uuid4().bytes)
         return RemoteAnswer(self._stub.Answer(message), len(request.input_ids), progress, self._callee)
 
     def close(self) -> None:
@@ -282,8 +273,5 @@ class RemoteAnswer:
         self._call.cancel()
 
     def _take(self, token: coordinator_pb2.AnswerToken) -> Token:
-        for field in dataclasses.fields(GenerationStats):
-            value = getattr(token.stats, field.name)
-            setattr(self.stats, field.name, tuple(value) if field.name.endswith("_by_depth") else value)
-        self.finish_reason = cast("FinishReason | None", token.finish_reason or None)
-        return Token(token.id, token.text, token.logprob, token.position)
+        written, self.stats, self.finish_reason = from_token_message(token)
+        return written

@@ -18,6 +18,9 @@ Every message says what happened, to whom, with which numbers, and what to do.
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 
 class MoeClusterError(Exception):
     """Any failure a caller may want to catch.
@@ -41,6 +44,12 @@ class MoeClusterError(Exception):
         self.node_id = node_id
         self.sequence_id = sequence_id
         self.request_id = request_id
+
+    def about(self, **ids: str) -> Self:
+        """Return a copy with ids that this one lacks, such as `request_id`."""
+        copied = copy.copy(self)
+        vars(copied).update({name: value for name, value in ids.items() if vars(self)[name] is None})
+        return copied
 
 
 class InvalidRequestError(MoeClusterError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Iterable, Mapping
 
-from cluster.errors import ClusterError
 from cluster.membership.hardware import Hardware
 from cluster.membership.membership import LinkSpeed
 from cluster.membership.node_info import NodeInfo
@@ -26,17 +25,14 @@ def to_message(info: NodeInfo) -> pb.NodeInfo:
         version=info.version,
         incarnation=info.incarnation,
         offered_bytes=info.offered_bytes,
-        hardware=json.dumps(info.hardware.to_json()),
+        hardware=pb.Hardware(**info.hardware.to_json()),
         revision=info.revision,
     )
 
 
 def from_message(message: pb.NodeInfo) -> NodeInfo:
     """Return what another node says of itself. Raises ClusterError for values that cannot be."""
-    try:
-        hardware = json.loads(message.hardware)
-    except (ValueError, RecursionError) as exc:
-        raise ClusterError(f"node {message.node_id[:40]!r} describes its hardware, but not in JSON") from exc
+    hardware = {field.name: getattr(message.hardware, field.name) for field in dataclasses.fields(Hardware)}
     return NodeInfo(
         node_id=message.node_id,
         name=message.name,

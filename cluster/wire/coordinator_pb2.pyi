@@ -26,7 +26,7 @@ class ModelDescription(_message.Message):
     THOUGHT_CLOSE_FIELD_NUMBER: _ClassVar[int]
     THOUGHTS_APART_FIELD_NUMBER: _ClassVar[int]
     model: str
-    sampling: str
+    sampling: Sampling
     context_tokens: int
     kv_bytes_per_token: int
     has_chat_template: bool
@@ -37,7 +37,7 @@ class ModelDescription(_message.Message):
     thought_open: str
     thought_close: str
     thoughts_apart: bool
-    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[str] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ..., vocab_size: _Optional[int] = ..., text_failure: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., thought_open: _Optional[str] = ..., thought_close: _Optional[str] = ..., thoughts_apart: bool = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ..., vocab_size: _Optional[int] = ..., text_failure: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., thought_open: _Optional[str] = ..., thought_close: _Optional[str] = ..., thoughts_apart: bool = ...) -> None: ...
 
 class FormatChatRequest(_message.Message):
     __slots__ = ("messages", "variables")
@@ -89,8 +89,37 @@ class TimelineRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Sampling(_message.Message):
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "seed")
+    class LogitBiasEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: _containers.ScalarMap[int, float]
+    seed: int
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., seed: _Optional[int] = ...) -> None: ...
+
 class AnswerRequest(_message.Message):
-    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops")
+    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id")
     CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -98,14 +127,16 @@ class AnswerRequest(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     DETECT_LOOPS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     conversation_id: bytes
     input_ids: _containers.RepeatedScalarFieldContainer[int]
-    sampling: str
+    sampling: Sampling
     max_tokens: int
     stop: _containers.RepeatedScalarFieldContainer[str]
     ignore_eos: bool
     detect_loops: bool
-    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[str] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ...) -> None: ...
+    request_id: bytes
+    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
     __slots__ = ("begun", "prefill", "token")
@@ -118,10 +149,12 @@ class AnswerEvent(_message.Message):
     def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ...) -> None: ...
 
 class AnswerBegun(_message.Message):
-    __slots__ = ("seed",)
+    __slots__ = ("seed", "request_id")
     SEED_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     seed: int
-    def __init__(self, seed: _Optional[int] = ...) -> None: ...
+    request_id: bytes
+    def __init__(self, seed: _Optional[int] = ..., request_id: _Optional[bytes] = ...) -> None: ...
 
 class PrefillProgress(_message.Message):
     __slots__ = ("done", "total")

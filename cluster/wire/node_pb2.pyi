@@ -24,9 +24,33 @@ class NodeInfo(_message.Message):
     version: str
     incarnation: int
     offered_bytes: int
-    hardware: str
+    hardware: Hardware
     revision: int
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., incarnation: _Optional[int] = ..., offered_bytes: _Optional[int] = ..., hardware: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., incarnation: _Optional[int] = ..., offered_bytes: _Optional[int] = ..., hardware: _Optional[_Union[Hardware, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class Hardware(_message.Message):
+    __slots__ = ("chip", "backend", "dtype", "memory_bytes", "budget_bytes", "bandwidth_gbps", "matmul_tflops", "platform", "mlx_version", "measured_at")
+    CHIP_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_GBPS_FIELD_NUMBER: _ClassVar[int]
+    MATMUL_TFLOPS_FIELD_NUMBER: _ClassVar[int]
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    MLX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
+    chip: str
+    backend: str
+    dtype: str
+    memory_bytes: int
+    budget_bytes: int
+    bandwidth_gbps: float
+    matmul_tflops: float
+    platform: str
+    mlx_version: str
+    measured_at: float
+    def __init__(self, chip: _Optional[str] = ..., backend: _Optional[str] = ..., dtype: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., bandwidth_gbps: _Optional[float] = ..., matmul_tflops: _Optional[float] = ..., platform: _Optional[str] = ..., mlx_version: _Optional[str] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class Greeting(_message.Message):
     __slots__ = ("info", "refusal", "known", "holding", "serving", "links")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 
+from cluster.request_message import from_request_message, to_sampling_message, to_token_message
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
 from cluster.worker.answering import Answering, News, Progress, Written
-from mlx_moe.decoding.request import Request
 from mlx_moe.decoding.session import Session
-from mlx_moe.errors import InvalidRequestError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.model import Model
-from mlx_moe.sampling_params import SamplingParams
+
+log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,8 +30,6 @@ MAX_CONVERSATIONS = 256
 
 _NO_VARIABLES = {"self", "messages", "add_generation_prompt"}
 """Names that `Tokenizer.format_chat` has for something else."""
-
-_SAMPLING_FIELDS = {field.name for field in dataclasses.fields(SamplingParams)}
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
@@ -48,7 +49,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         thoughts_apart = await asyncio.to_thread(lambda: model.tokenizer.takes_thoughts_apart)
         return pb.ModelDescription(
             model=model.name,
-            sampling=json.dumps(dataclasses.asdict(model.sampling)),
+            sampling=to_sampling_message(model.sampling),
             context_tokens=model.context_tokens,
             kv_bytes_per_token=model.kv_bytes_per_position,
             has_chat_template=model.tokenizer.chat_template is not None,
@@ -92,20 +93,31 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802
         """Stream an answer. However the call ends, the answer does too, and its conversation stays sound."""
         async with reported(context):
-            news = News()
+            news, request_id = News(), _request_id(request)
             session = self._conversation(request.conversation_id)
             generation = self._model.generate(
-                _request(request), session=session, progress=lambda done, total: news.say((done, total))
+                from_request_message(request), session=session, progress=lambda done, total: news.say((done, total))
             )
             self._answering.begin(session.id, generation, news)
+            ids = {"request_id": request_id, "sequence_id": session.id}
+            log.info("event=answer_begun %s prompt_tokens=%d", _pairs(ids), len(request.input_ids))
+            began_s, outcome = time.monotonic(), "cancelled"
             try:
-                yield pb.AnswerEvent(begun=pb.AnswerBegun(seed=generation.seed))
+                begun = pb.AnswerBegun(seed=generation.seed, request_id=bytes.fromhex(request_id))
+                yield pb.AnswerEvent(begun=begun)
                 async for item in news.read():
                     yield _event(item)
+                outcome = generation.finish_reason or outcome
+            except MoeClusterError as error:
+                outcome = error.code
+                raise error.about(**ids) from error
             finally:
                 self._answering.end(session.id, generation)
                 if not request.conversation_id:
                     session.close()
+                stats = generation.stats
+                ended = {"reason": outcome, "cached_tokens": stats.cached_tokens, "tokens": stats.generated_tokens}
+                log.info("event=answer_ended %s seconds=%.3f", _pairs(ids | ended), time.monotonic() - began_s)
 
     async def CloseConversation(self, request: pb.ConversationId, _context: Context) -> pb.ConversationClosed:  # noqa: N802
         """Free what a conversation keeps."""
@@ -141,34 +153,21 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
                 return
 
 
-def _request(request: pb.AnswerRequest) -> Request:
-    sampling = _json(request.sampling, dict)
-    if unknown := sampling.keys() - _SAMPLING_FIELDS:
-        raise InvalidRequestError(f"there is no sampling parameter {min(unknown)[:80]!r}")
-    return Request(
-        tuple(request.input_ids),
-        sampling=SamplingParams(**sampling),
-        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
-        stop=tuple(request.stop),
-        ignore_eos=request.ignore_eos,
-        detect_loops=request.detect_loops,
-    )
-
-
 def _event(item: Progress | Written) -> pb.AnswerEvent:
     if not isinstance(item, Written):
         done, total = item
         return pb.AnswerEvent(prefill=pb.PrefillProgress(done=done, total=total))
-    return pb.AnswerEvent(
-        token=pb.AnswerToken(
-            id=item.token.id,
-            text=item.token.text,
-            logprob=item.token.logprob,
-            position=item.token.position,
-            stats=pb.AnswerStats(**dataclasses.asdict(item.stats)),
-            finish_reason=item.finish_reason or "",
-        )
-    )
+    return pb.AnswerEvent(token=to_token_message(item.token, item.stats, item.finish_reason))
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _request_id(message: pb.AnswerRequest) -> str:
+    if message.request_id and len(message.request_id) != 16:
+        raise InvalidRequestError(f"a request id must have 16 bytes, got {len(message.request_id)}")
+    return message.request_id.hex() or uuid.uuid4().hex
 
 
 def _json(text: str, kind: type[Any]) -> Any:

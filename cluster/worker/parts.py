@@ -211,13 +211,14 @@ class CoordinatorPart:
 
     async def _all_timelines(self) -> pb.Timelines:
         """Return what all stages did since the last time, this one's first."""
-        own = self._ring.recording.take()
+        timelines = pb.Timelines.FromString(self._ring.recording.take())
         if self._next is None:
-            return pb.Timelines.FromString(own)
+            return timelines
         asked_id = uuid.uuid4().hex
         told = self._timelines[asked_id] = asyncio.get_running_loop().create_future()
         self._ring.ask_timelines(asked_id)
-        return pb.Timelines.FromString(own + await told)
+        timelines.MergeFromString(await told)
+        return timelines
 
     async def _come_back(self, message: Message) -> None:
         if told := self._timelines.pop(message.request_id, None):

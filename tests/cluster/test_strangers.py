@@ -1,6 +1,7 @@
 """Strangers at a running cluster, and nodes of it that go beyond what is theirs."""
 
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from cluster.client import OwnNode
 from cluster.errors import NodeLostError, TrustError
 from cluster.rpc_errors import translated
 from cluster.trust import Authority, Insecure, MutualTLS, NodeIdentity, NodeKey
-from cluster.wire import coordinator_pb2, node_pb2_grpc
+from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc
 from cluster.wire import node_pb2 as pb
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Kind, Message
-from mlx_moe.errors import MoeClusterError
+from mlx_moe.errors import InvalidRequestError
 from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
 from tests.cluster.test_losses import request
 from tests.patience import PATIENCE_S, until
@@ -140,23 +141,34 @@ def test_bytes_that_are_no_tls_and_half_open_connections_harm_nobody(cluster: Cl
 @pytest.mark.parametrize(
     ("sampling", "said"),
     [
-        ('{"temperature": NaN}', "temperature"),
-        ('{"heat": 1}', "heat"),
-        ("[" * 100_000, "not JSON"),
-        ("[]", "must be dict, got list"),
-        ('{"logit_bias": [[1, 1e9]]}', "logit_bias"),
+        (coordinator_pb2.Sampling(temperature=math.nan), "temperature"),
+        (coordinator_pb2.Sampling.FromString(bytes((0b1111_0000, 1, 1))), "does not have"),  # a field 30
+        (coordinator_pb2.Sampling(logit_bias={1: 1e9}), "logit_bias"),
     ],
 )
-def test_fields_that_cannot_be_are_refused_before_any_work(cluster: Cluster, sampling: str, said: str) -> None:
+def test_fields_that_cannot_be_are_refused_before_any_work(
+    cluster: Cluster, sampling: coordinator_pb2.Sampling, said: str
+) -> None:
     assert cluster.model is not None
-    stub = cluster.model._stub
-    with pytest.raises(MoeClusterError, match=said), translated("it"):
+    stub = _stub(cluster)
+    with pytest.raises(InvalidRequestError, match=said), translated("it"):
         next(stub.Answer(coordinator_pb2.AnswerRequest(input_ids=[1], sampling=sampling), timeout=PATIENCE_S))
-    for conversation_id, ids in ((b"short", [1]), (b"", []), (b"", [2**31])):
-        asked = coordinator_pb2.AnswerRequest(conversation_id=conversation_id, input_ids=ids, sampling="{}")
-        with pytest.raises(MoeClusterError), translated("it"):
+    for fields in ({"conversation_id": b"short"}, {"request_id": b"short"}, {"input_ids": []}, {"input_ids": [2**31]}):
+        asked = coordinator_pb2.AnswerRequest(**{"input_ids": [1], **fields})
+        with pytest.raises(InvalidRequestError), translated("it"):
             list(stub.Answer(asked, timeout=PATIENCE_S))
     assert len(answer(cluster.model, request())) == 8
+
+
+@pytest.mark.parametrize(("messages", "said"), [("[" * 100_000, "not JSON"), ("{}", "must be list, got dict")])
+def test_messages_that_cannot_be_are_refused(cluster: Cluster, messages: str, said: str) -> None:
+    with pytest.raises(InvalidRequestError, match=said), translated("it"):
+        _stub(cluster).FormatChat(coordinator_pb2.FormatChatRequest(messages=messages), timeout=PATIENCE_S)
+
+
+def _stub(cluster: Cluster) -> coordinator_pb2_grpc.CoordinatorStub:
+    assert cluster.model is not None
+    return cluster.model._stub
 
 
 def _answers_anew(node: RunningNode) -> bool:

@@ -1,12 +1,14 @@
 """Node messages: what a node says of itself arrives, and what no node says is refused."""
 
+import math
 from typing import Any
 
 import pytest
-from tests.cluster.test_membership import info
+from tests.cluster.membership.test_membership import info
 
 from cluster.daemon.node_message import from_message, to_message
 from cluster.errors import ClusterError
+from cluster.wire import node_pb2 as pb
 
 
 def test_a_nodes_info_arrives_as_it_was() -> None:
@@ -21,10 +23,10 @@ def test_a_nodes_info_arrives_as_it_was() -> None:
         {"addresses": ["nowhere"]},
         {"addresses": []},
         {"version": "one"},
-        {"hardware": ""},
-        {"hardware": "[]"},
-        {"hardware": "[" * 100_000},
-        {"hardware": '{"chip": 3}'},
+        {"hardware": {}},
+        {"hardware": {"chip": "\x1b]0;title\x07"}},
+        {"hardware": {"bandwidth_gbps": math.nan}},
+        {"hardware": {"memory_bytes": 2**64 - 1}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -34,6 +36,9 @@ def test_what_no_node_says_is_refused(changes: dict[str, Any]) -> None:
         if isinstance(value, list):
             del getattr(message, name)[:]
             getattr(message, name).extend(value)
+        elif isinstance(value, dict):
+            whole = {**info(1).hardware.to_json(), **value} if value else {}
+            message.hardware.CopyFrom(pb.Hardware(**whole))
         else:
             setattr(message, name, value)
     with pytest.raises(ClusterError):

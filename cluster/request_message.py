@@ -1,0 +1,85 @@
+"""Request messages: requests and answers on the wire. The client writes what the coordinator reads, and the reverse."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from cluster.wire import coordinator_pb2 as pb
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling_params import SamplingParams
+
+MAX_UINT32 = (1 << 32) - 1
+
+
+def to_sampling_message(params: SamplingParams) -> pb.Sampling:
+    """Return sampling parameters as they are sent. Raises InvalidRequestError for a token id above MAX_UINT32."""
+    bias = dict(params.logit_bias)
+    _require_uint32("logit_bias", max(bias, default=0))
+    return pb.Sampling(**{**dataclasses.asdict(params), "logit_bias": bias})
+
+
+def from_sampling_message(message: pb.Sampling) -> SamplingParams:
+    """Return sampling parameters that were sent. Raises InvalidRequestError for values or fields that cannot be."""
+    if len(UnknownFieldSet(message)):
+        raise InvalidRequestError("the request has a sampling parameter that this version does not have")
+    given = {field.name: value for field, value in message.ListFields()}
+    if "logit_bias" in given:
+        given["logit_bias"] = dict(message.logit_bias)
+    return SamplingParams(**given)
+
+
+def to_request_message(request: Request, conversation_id: bytes, request_id: bytes) -> pb.AnswerRequest:
+    """Return a request as it is sent. Raises InvalidRequestError for a token id above MAX_UINT32."""
+    _require_uint32("input_ids", max(request.input_ids))
+    return pb.AnswerRequest(
+        conversation_id=conversation_id,
+        input_ids=request.input_ids,
+        sampling=to_sampling_message(request.sampling),
+        max_tokens=None if request.max_tokens is None else min(request.max_tokens, MAX_UINT32),
+        stop=request.stop,
+        ignore_eos=request.ignore_eos,
+        detect_loops=request.detect_loops,
+        request_id=request_id,
+    )
+
+
+def from_request_message(message: pb.AnswerRequest) -> Request:
+    """Return a request that was sent. Raises InvalidRequestError for values that cannot be."""
+    return Request(
+        tuple(message.input_ids),
+        sampling=from_sampling_message(message.sampling),
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        stop=tuple(message.stop),
+        ignore_eos=message.ignore_eos,
+        detect_loops=message.detect_loops,
+    )
+
+
+def to_token_message(token: Token, stats: GenerationStats, finish_reason: FinishReason | None) -> pb.AnswerToken:
+    """Return a token as it is sent, with the answer's counts and times when it was written."""
+    return pb.AnswerToken(
+        id=token.id,
+        text=token.text,
+        logprob=token.logprob,
+        position=token.position,
+        stats=pb.AnswerStats(**dataclasses.asdict(stats)),
+        finish_reason=finish_reason or "",
+    )
+
+
+def from_token_message(message: pb.AnswerToken) -> tuple[Token, GenerationStats, FinishReason | None]:
+    """Return a token that was sent, and how the answer stood."""
+    stats = {field.name: getattr(message.stats, field.name) for field in dataclasses.fields(GenerationStats)}
+    for name in ("compared_by_depth", "accepted_by_depth"):
+        stats[name] = tuple(stats[name])
+    token = Token(message.id, message.text, message.logprob, message.position)
+    return token, GenerationStats(**stats), cast("FinishReason | None", message.finish_reason or None)
+
+
+def _require_uint32(name: str, token_id: int) -> None:
+    if token_id > MAX_UINT32:
+        raise InvalidRequestError(f"{name} has token {token_id}; no vocabulary has so many tokens")
