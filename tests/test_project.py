@@ -1,6 +1,7 @@
-"""What holds for the whole project: no code from data, a start without heavy imports, a package with its model."""
+"""What holds for the whole project: no code from data, few imports at start, a package with its model, sound links."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,17 @@ from mlx_moe import tokenizer
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for package in ("cli", "cluster", "mlx_moe") for path in sorted((ROOT / package).rglob("*.py"))]
+DOCUMENTS = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "CHANGELOG.md",
+        ".github/CONTRIBUTING.md",
+        "bench/README.md",
+        "cluster/DESIGN.md",
+        "mlx_moe/DESIGN.md",
+    )
+]
 HEAVY = (
     "mlx",
     "numpy",
@@ -67,3 +79,18 @@ def test_the_embedded_model_stays_small() -> None:
     files = list((ROOT / "mlx_moe" / "demo").iterdir())
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {file.name for file in files}
     assert sum(file.stat().st_size for file in files) <= 8 * 10**6
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_documents_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    for path, _, anchor in (link.partition("#") for link in links if "://" not in link):
+        target = document.parent / path if path else document
+        assert target.exists(), f"{document.name} links to {path}"
+        assert not anchor or anchor in anchors(target), f"{document.name} links to {path}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
