@@ -18,8 +18,8 @@ from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.layers.expert_dispatch import Dispatch
 from mlx_moe.layers.experts import Experts
 from mlx_moe.layers.feed_forward import ExpertPeers
+from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.frame import Frame, FrameKind
-from mlx_moe.pipeline.head import Head
 from mlx_moe.pipeline.link import LocalLink
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
@@ -31,7 +31,7 @@ class Engine:
     """A model in stages, one behind the other."""
 
     config: ModelConfig
-    head: Head
+    head: LoadedEmbeddingAndLMHead
     link: LocalLink
     mtp: MultiTokenPrediction | None = None
 
@@ -85,7 +85,7 @@ def load_engine(
         if with_mtp:
             parameters += mtp_parameters(config)
         loaded = loader.load(checkpoint, loader.find(checkpoint, parameters), mx.float32)
-        head = Head.build(config, loaded, mx.float32)
+        head = LoadedEmbeddingAndLMHead.build(config, loaded, mx.float32)
         stages = []
         for number, spec in enumerate(specs):
             shard = loader.load(checkpoint, loader.find(checkpoint, spec.parameters(config)), mx.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import mlx_moe
 from cluster.emulation.drafters import ShadowDrafter, StatedDrafter
-from cluster.emulation.head import EmulatedHead
+from cluster.emulation.embedding_and_lm_head import EmulatedEmbeddingAndLMHead
 from cluster.emulation.scenario import FLOAT_BYTES, GRAPH_S, WIRES, Scenario
 from cluster.emulation.stage import Clock, EmulatedStage
 from cluster.errors import PlacementError
@@ -45,11 +45,13 @@ class EmulatedShard:
     float_bytes: int = FLOAT_BYTES
 
     @property
-    def ends(self) -> EmulatedHead:
+    def ends(self) -> EmulatedEmbeddingAndLMHead:
         """See Loaded."""
         wire_s = WIRES[self.scenario.wire].seconds(self.costs.hidden_size * FLOAT_BYTES)  # on which it came back
         seconds = head_s(self.costs, self._node) + (wire_s if len(self.role.placement.stages) > 1 else 0.0)
-        return EmulatedHead(self.scenario.script, self.config.vocab_size, self.costs.hidden_size, seconds, self.clock)
+        return EmulatedEmbeddingAndLMHead(
+            self.scenario.script, self.config.vocab_size, self.costs.hidden_size, seconds, self.clock
+        )
 
     @property
     def new_drafter(self) -> Callable[[], Drafter] | None:

@@ -19,7 +19,7 @@ from mlx_moe.decoding.draft import wants_mtp
 from mlx_moe.decoding.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
 from mlx_moe.notes import notes
-from mlx_moe.pipeline.head import TokenEnds
+from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
 from mlx_moe.pipeline.holding import Holding, load_holding
 from mlx_moe.pipeline.link import RunningStage
 from mlx_moe.pipeline.shard import ExpertShard, Shard
@@ -39,7 +39,7 @@ class Loaded(Protocol):
         """The model's configuration."""
 
     @property
-    def ends(self) -> TokenEnds | None:
+    def ends(self) -> EmbeddingAndLMHead | None:
         """Embedding and output head."""
 
     @property
@@ -84,7 +84,7 @@ class LoadedShard:
     new_drafter: Callable[[], Drafter] | None
 
     @property
-    def ends(self) -> TokenEnds | None:
+    def ends(self) -> EmbeddingAndLMHead | None:
         """See Loaded."""
         return self.holding.head
 

@@ -25,8 +25,8 @@ from mlx_moe.decoding.sampling import KEPT_POSITIONS, Sampler
 from mlx_moe.decoding.session import Session
 from mlx_moe.decoding.speculation import Acceptance, Speculation, worth_of
 from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, NumericsError
+from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
 from mlx_moe.pipeline.frame import Frame, FrameKind
-from mlx_moe.pipeline.head import TokenEnds
 from mlx_moe.pipeline.link import Link
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Coordinator:
 
     def __init__(
         self,
-        head: TokenEnds,
+        head: EmbeddingAndLMHead,
         link: Link,
         vocab_size: int,
         kv_positions: int | None = None,

@@ -11,7 +11,7 @@ from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
-from mlx_moe.pipeline.head import Head
+from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
 
@@ -21,7 +21,7 @@ class Holding:
     """A shard, or an expert peer's part of one. `head` and `mtp` are the coordinator's, if it is here."""
 
     shard: Shard | ExpertShard
-    head: Head | None
+    head: LoadedEmbeddingAndLMHead | None
     mtp: MultiTokenPrediction | None
     dtype: mx.Dtype
     weights_bytes: int
@@ -55,7 +55,7 @@ def load_holding(
     stored = loader.find(checkpoint, parameters)
     memory.require(sum(s.memory_bytes(dtype) for s in stored), f"model {checkpoint.directory}", memory_share)
     loaded = loader.load(checkpoint, stored, dtype, progress)
-    head = Head.build(config, loaded, dtype) if coordinates else None
+    head = LoadedEmbeddingAndLMHead.build(config, loaded, dtype) if coordinates else None
     mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None
     kind = ExpertShard if spec.experts_only else Shard
     shard = kind.build(spec, config, loaded, dtype)

@@ -16,14 +16,14 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.layers.cache import LayerCache
 from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.layers.weights import Linear, LoadedParameters
-from mlx_moe.pipeline.head import Head
+from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 
 
 @dataclass(frozen=True, slots=True)
 class MultiTokenPrediction:
     """One more decoder layer, over a position's hidden state and the token that follows it."""
 
-    head: Head
+    head: LoadedEmbeddingAndLMHead
     enorm: mx.array
     hnorm: mx.array
     eh_proj: Linear
@@ -33,7 +33,9 @@ class MultiTokenPrediction:
     norm_eps: float
 
     @classmethod
-    def build(cls, config: ModelConfig, loaded: LoadedParameters, head: Head) -> MultiTokenPrediction:
+    def build(
+        cls, config: ModelConfig, loaded: LoadedParameters, head: LoadedEmbeddingAndLMHead
+    ) -> MultiTokenPrediction:
         """Return the layer over its loaded parameters; the embedding and the lm_head are those of `head`."""
         index = config.num_hidden_layers
         owned = range(config.moe.n_routed_experts) if index in config.moe_layers else ()
@@ -59,7 +61,7 @@ class MultiTokenPrediction:
         """Predict the token after each next one.
 
         Args:
-            hidden_states: `[L, D]` of consecutive positions, after the model's final norm (`Head.normed`).
+            hidden_states: `[L, D]` of consecutive positions, after the model's final norm (`head.normed`).
             next_ids: `[L]`, the token that follows each position.
             cache: one of this layer's; it stands at the first of the positions.
             outputs: of how many of the last positions the predictions are wanted; None for all.

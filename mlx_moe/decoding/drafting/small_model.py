@@ -12,8 +12,8 @@ from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.decoding.drafting.drafter import Choose
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.frame import Frame, FrameKind
-from mlx_moe.pipeline.head import Head
 from mlx_moe.pipeline.holding import load_holding
 from mlx_moe.pipeline.shard import Shard, ShardSpec
 from mlx_moe.pipeline.stage import Stage
@@ -26,7 +26,7 @@ MAX_POSITIONS = 128
 class SmallModel:
     """A model that is loaded whole beside a shard, to draft for the one that the shard is of."""
 
-    def __init__(self, stage: Stage, head: Head) -> None:
+    def __init__(self, stage: Stage, head: LoadedEmbeddingAndLMHead) -> None:
         self.stage = stage
         self.head = head
 

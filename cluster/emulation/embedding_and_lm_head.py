@@ -1,4 +1,7 @@
-"""EmulatedHead: writes the script, as slowly as the emulated lm_head would. Shapes: L positions, D, V vocab_size."""
+"""EmulatedEmbeddingAndLMHead: writes the script, as slowly as the emulated lm_head would.
+
+Shapes: L positions, D hidden_size, V vocab_size.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ SURE = 40.0
 """The logit of the token in the script; all others are 0."""
 
 
-class EmulatedHead:
-    """Stands where the engine's Head does."""
+class EmulatedEmbeddingAndLMHead:
+    """An EmbeddingAndLMHead that knows what will be written."""
 
     def __init__(
         self, script: tuple[int, ...], vocab_size: int, hidden_size: int, seconds: float, clock: Clock

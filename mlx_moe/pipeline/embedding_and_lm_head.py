@@ -1,4 +1,4 @@
-"""Head: the two ends of the model that the coordinator owns, token embedding and output projection.
+"""EmbeddingAndLMHead: the two ends of the model, which the coordinator owns: tokens in, logits out.
 
 Shapes: L positions, D hidden_size, V vocab_size.
 """
@@ -14,8 +14,8 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.layers.weights import LoadedParameters, Weight
 
 
-class TokenEnds(Protocol):
-    """What the coordinator needs of the two ends: Head, or one that only takes as long."""
+class EmbeddingAndLMHead(Protocol):
+    """The embedding and, after the final norm, the lm_head: loaded, or emulated."""
 
     def embed(self, input_ids: mx.array) -> mx.array:
         """Map input_ids `[L]` to hidden states `[L, D]`."""
@@ -25,8 +25,8 @@ class TokenEnds(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """Tokens to hidden states, hidden states to logits."""
+class LoadedEmbeddingAndLMHead:
+    """Both in memory; one matrix where their weights are tied."""
 
     embed_tokens: Weight
     norm: mx.array
@@ -35,14 +35,14 @@ class Head:
     dtype: mx.Dtype
 
     @classmethod
-    def build(cls, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Head:
-        """Return the head over its loaded parameters."""
+    def build(cls, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> LoadedEmbeddingAndLMHead:
+        """Return them over their loaded parameters."""
         embed_tokens = loaded.weight("model.embed_tokens")
         lm_head = embed_tokens if config.tie_word_embeddings else loaded.weight("lm_head")
         return cls(embed_tokens, loaded.vector("model.norm.weight"), config.rms_norm_eps, lm_head, dtype)
 
     def embed(self, input_ids: mx.array) -> mx.array:
-        """Map input_ids `[L]` to hidden states `[L, D]`."""
+        """See EmbeddingAndLMHead."""
         return self.embed_tokens.rows(input_ids).astype(self.dtype)
 
     def normed(self, hidden_states: mx.array) -> mx.array:
@@ -50,5 +50,5 @@ class Head:
         return mx.fast.rms_norm(hidden_states, self.norm, self.norm_eps)
 
     def logits(self, hidden_states: mx.array) -> mx.array:
-        """Map hidden_states `[L, D]` after the last layer to logits `[L, V]`."""
+        """See EmbeddingAndLMHead."""
         return self.lm_head.matmul(self.normed(hidden_states))
