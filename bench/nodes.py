@@ -23,7 +23,7 @@ from bench.measurement import prompt_ids
 from cluster.client import OwnNode, RemoteModel
 from cluster.daemon.admission import admit
 from cluster.daemon.daemon import Daemon, Settings
-from cluster.daemon.node_message import from_message
+from cluster.membership.node_message import from_message
 from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.placement import NodeCapacity, read_costs, spread

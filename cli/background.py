@@ -13,9 +13,9 @@ from pathlib import Path
 import typer
 
 from cluster.client import OwnNode
-from cluster.daemon.node_options import NodeOptions
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import VARIABLE, Home
+from cluster.node.options import NodeOptions
 
 UP_S = 60.0
 """For a node to be up: it may have to measure its machine."""

@@ -25,9 +25,9 @@ from cli.remote import ClusterModels, capacities, float_bytes
 from cli.units import span_text
 from cluster.client import OwnNode
 from cluster.daemon.admission import admit
-from cluster.daemon.node_options import NodeOptions
 from cluster.home import Home
 from cluster.membership.hardware import hardware
+from cluster.node.options import NodeOptions
 from cluster.placement import Placement, read_costs, spread
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb

@@ -17,10 +17,10 @@ from cli.news import News
 from cluster.client import OwnNode
 from cluster.daemon.admission import Admission
 from cluster.daemon.daemon import Daemon, Settings
-from cluster.daemon.node_options import NodeOptions
 from cluster.errors import ClusterError
 from cluster.home import Home
 from cluster.membership.membership import Change
+from cluster.node.options import NodeOptions
 from cluster.trust import Authority, TokenStore
 from mlx_moe.errors import MoeClusterError
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from cli.asking import ask
 from cluster.client import OwnNode
 from cluster.daemon.daemon import only_daemon_of
-from cluster.daemon.node_options import NodeOptions
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
+from cluster.node.options import NodeOptions
 from cluster.trust import Authority, TokenStore
 from cluster.trust.identity import CERTIFICATES_FILE
 from mlx_moe.errors import InvalidRequestError

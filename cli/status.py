@@ -16,9 +16,9 @@ from cli.tables import table_console
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
 from cluster.client import OwnNode
-from cluster.daemon.node_options import NodeOptions
 from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
+from cluster.node.options import NodeOptions
 from cluster.wire import node_pb2 as pb
 from cluster.wire.worker_pb2 import WorkerStats
 

@@ -24,12 +24,12 @@ from cli.tokens import token_store
 from cluster.client import OwnNode
 from cluster.daemon.admission import admit, is_member
 from cluster.daemon.daemon import Settings
-from cluster.daemon.node_message import from_message
-from cluster.daemon.node_options import NodeOptions
 from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.membership.address import is_loopback
 from cluster.membership.listening import Listening
+from cluster.membership.node_message import from_message
+from cluster.node.options import NodeOptions
 from cluster.placement import Placement
 from cluster.trust import Authority
 from mlx_moe.checkpoint import library

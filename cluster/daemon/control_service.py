@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 
-from cluster.daemon.node_message import links_to_messages, to_message
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import TrustError
+from cluster.membership.node_message import links_to_messages, to_message
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
 from cluster.wire import node_pb2 as pb

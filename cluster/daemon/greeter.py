@@ -10,13 +10,13 @@ from contextlib import suppress
 
 import grpc
 
-from cluster.daemon.node_message import from_message, links_from_messages, links_to_messages, to_message
 from cluster.daemon.state import Gossip, NodeState
 from cluster.errors import ClusterError, NodeLostError
 from cluster.membership.address import is_address, is_ip, is_loopback, join, resolve, split
 from cluster.membership.contacts import HEARTBEAT_S, Target
 from cluster.membership.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
 from cluster.membership.node_info import NodeInfo
+from cluster.membership.node_message import from_message, links_from_messages, links_to_messages, to_message
 from cluster.rpc_errors import details_of
 from cluster.trust.credentials import Credentials
 from cluster.trust.identity import ANY_NODE

@@ -11,7 +11,6 @@ import grpc
 
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
-from cluster.daemon.node_message import from_message
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
@@ -20,6 +19,7 @@ from cluster.home import Home
 from cluster.membership.address import of_caller, split
 from cluster.membership.listening import Listening
 from cluster.membership.membership import Greeted, Left
+from cluster.membership.node_message import from_message
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
 from cluster.wire import node_pb2, node_pb2_grpc

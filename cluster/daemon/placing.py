@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
-from cluster.membership.membership import LinkSpeed
-from cluster.membership.node_info import NodeInfo
-from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, solve
-from cluster.placement.chips import measured
+from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, solve
+from cluster.placement.nodes import capacity, links_from
 from mlx_moe.decoding.chunking import ChunkRule
 
 CONTEXTS = (32768, 8192, 2048)
@@ -23,34 +18,10 @@ def capacities(state: NodeState) -> list[NodeCapacity]:
     return [capacity(info, state.name(info.node_id)) for info in infos]
 
 
-def capacity(info: NodeInfo, name: str) -> NodeCapacity:
-    """Return what a node offers."""
-    whole = measured(info.node_id, name, info.hardware)
-    if info.offered_bytes >= whole.memory_bytes:
-        return replace(whole, memory_bytes=info.offered_bytes)
-    withheld = whole.memory_bytes - info.offered_bytes
-    return replace(whole, memory_bytes=info.offered_bytes, withheld_bytes=withheld, raised_memory_bytes=0)
-
-
 def links(state: NodeState) -> Links:
     """Return the links between the nodes that are here, as they have measured them."""
     own = state.own.node_id
     return links_from(own, {node_id: state.links_of(node_id) for node_id in (own, *state.present)})
-
-
-def links_from(own: str, told: Mapping[str, Mapping[str, LinkSpeed]]) -> Links:
-    """Return the links that nodes told of; a way that only the other end has measured is taken to be like that.
-
-    Two nodes that have not measured theirs yet are taken to have one like the slower of this node's links to them.
-    """
-
-    def between(a: str, b: str) -> LinkSpeed | None:
-        found = told[a].get(b) or told[b].get(a)
-        ours = [told[own][node_id] for node_id in (a, b) if node_id in told[own]]
-        return found or (max(ours, key=lambda link: link.latency_s) if len(ours) == 2 else None)
-
-    ways = {(a, b): between(a, b) for a in told for b in told if a != b}
-    return Links(measured={way: Link(link.latency_s, link.bytes_per_s) for way, link in ways.items() if link})
 
 
 def float_bytes(state: NodeState) -> int:

@@ -17,8 +17,8 @@ import typer
 
 import mlx_moe
 from cli import app
-from cluster.daemon.node_options import NodeOptions
 from cluster.home import Home
+from cluster.node.options import NodeOptions
 from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
 from tests.patience import PATIENCE_S
 

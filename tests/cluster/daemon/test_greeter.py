@@ -7,18 +7,18 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.cluster.test_membership import info
 
 from cluster.daemon import greeter
 from cluster.daemon.greeter import ECHO_BYTES, Channels, Greeter, link_speed
-from cluster.daemon.node_message import to_message
 from cluster.daemon.state import NodeState
 from cluster.membership.contacts import Target
 from cluster.membership.membership import Hinted
 from cluster.membership.node_info import NodeInfo
+from cluster.membership.node_message import to_message
 from cluster.trust import SERVER_OPTIONS, Insecure
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
+from tests.cluster.membership.test_membership import info
 from tests.patience import PATIENCE_S
 
 

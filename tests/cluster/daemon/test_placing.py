@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 import pytest
-from tests.cluster.test_membership import HARDWARE, info, target
 
 from cluster.daemon import placing
-from cluster.daemon.node_message import links_from_messages
 from cluster.daemon.state import Gossip, NodeState
 from cluster.errors import ClusterError, PlacementError
 from cluster.membership.membership import Answered, Greeted, LinkSpeed, Measured
 from cluster.membership.node_info import NodeInfo
+from cluster.membership.node_message import links_from_messages
 from cluster.placement import Link, read_costs
 from cluster.wire import node_pb2 as pb
+from tests.cluster.membership.test_membership import HARDWARE, info, target
 
 
 def state_with(*others: NodeInfo) -> NodeState:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.daemon.node_options import NodeOptions
 from cluster.errors import ClusterError
+from cluster.node.options import NodeOptions
 from mlx_moe.errors import InvalidRequestError
 
 OPTIONS = NodeOptions("my mac", "10.0.0.1", 0, 48 * 10**9, ("10.0.0.2:7420", "[fd00::1]:7420"))

@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import pytest
-from tests.cluster.membership.test_membership import info
 
-from cluster.daemon.node_message import from_message, to_message
 from cluster.errors import ClusterError
+from cluster.membership.node_message import from_message, to_message
 from cluster.wire import node_pb2 as pb
+from tests.cluster.membership.test_membership import info
 
 
 def test_a_nodes_info_arrives_as_it_was() -> None:
