@@ -1,4 +1,4 @@
-"""ChatTemplate: a conversation to the one text that a model reads, rendered in a limited child process."""
+"""ChatTemplate: turns a conversation into the text that the model reads, in a child process with limits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mlx_moe.errors import InvalidRequestError, TemplateError
 from mlx_moe.text.thought import ThoughtMarkers
 
 DEADLINE_S = 1.5
-"""For one rendering; with the start of a child and its end that is less than 2 s."""
+"""For one rendering; including the start and end of a child, a call takes less than 2 s."""
 
 START_DEADLINE_S = 10.0
-"""A cold disk may be slow; the start itself runs no template."""
+"""For the child's start on a cold disk; no template runs in it."""
 
 MEMORY_BYTES = 640 << 20
-"""Resident memory at which the child is stopped. Its own limit is lower; macOS does not hold that one."""
+"""Resident memory at which the parent stops the child. The child's own limit is lower; macOS does not enforce it."""
 
 POLL_S = 0.02
 MAX_SOURCE_CHARACTERS = 1 << 20
@@ -43,10 +43,10 @@ _INHERITED = ("PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"
 
 
 class ChatTemplate:
-    """A jinja2 template and the special tokens it may name (`bos_token`, ...).
+    """A jinja2 template and the special tokens that it may use (`bos_token`, ...).
 
     Raises:
-        TemplateError: the template is too large. Whether it is valid shows when it is rendered.
+        TemplateError: the template is too large. An invalid template fails only when it is rendered.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -62,12 +62,12 @@ class ChatTemplate:
     ) -> str:
         """Return the text of a conversation, byte for byte that of transformers' `apply_chat_template`.
 
-        Like there, keys of a message that are None are left out, and what the model thought is passed by all
-        names that templates know it under.
+        As in transformers, keys of a message that are None are left out. The model's earlier thoughts are passed
+        under all names that templates use for them.
 
         Raises:
-            InvalidRequestError: messages or variables are no JSON, or too large.
-            TemplateError: the template refused the messages, is invalid, or was stopped at its limits.
+            InvalidRequestError: messages or variables cannot be written as JSON, or are too large.
+            TemplateError: the template refused the messages, is invalid, or exceeded its limits.
         """
         values = {
             **self._special_tokens,
@@ -80,9 +80,9 @@ class ChatTemplate:
         return _CHILD.render(self.source, values)
 
     def takes_thoughts_apart(self, markers: ThoughtMarkers) -> bool:
-        """Whether what was thought in earlier turns belongs into `reasoning_content`, and not into `content`.
+        """Whether thoughts of earlier turns belong in `reasoning_content` instead of `content`.
 
-        Not so for templates that know no such key and take the thought out of `content` themselves.
+        False for templates that know no such key and remove the thought from `content` themselves.
         """
         if _READS_REASONING.search(self.source):
             return True
@@ -95,7 +95,7 @@ class ChatTemplate:
 
 
 class _Child:
-    """The rendering process: started when first needed, kept, and replaced after it was stopped."""
+    """The rendering process: started at the first call, reused, and started again after it was stopped."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,11 +103,11 @@ class _Child:
         self._lock = threading.Lock()
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        """Return the rendered text. Threads take turns."""
+        """Return the rendered text. One thread at a time; others wait."""
         question = _question(source, variables)
         with self._lock:
             answer = self._ask(question)
-            if answer.get("kind") == "memory":  # it may not get all of it back
+            if answer.get("kind") == "memory":  # the child may not release all of its memory
                 self._stop()
         if "text" in answer:
             return str(answer["text"])
@@ -116,7 +116,7 @@ class _Child:
         raise TemplateError(f"the chat template failed: {answer['error']}; use --raw, or another template")
 
     def stop(self) -> None:
-        """End the process; the next rendering starts another."""
+        """End the process; the next rendering starts a new one."""
         with self._lock:
             self._stop()
 
@@ -148,7 +148,7 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
-                start_new_session=True,  # Ctrl-C in a chat is not for it
+                start_new_session=True,  # so that Ctrl-C in a chat does not reach it
             )
             self._owner = os.getpid()
             self._exchange(_question("", {}), START_DEADLINE_S)
@@ -159,7 +159,7 @@ class _Child:
         process, self._process = self._process, None
         if process is None:
             return
-        if self._owner == os.getpid():  # after a fork it is the other process's
+        if self._owner == os.getpid():  # after a fork the process belongs to the parent
             process.kill()
             process.wait()
         for stream in (process.stdin, process.stdout):
@@ -168,7 +168,7 @@ class _Child:
                     stream.close()
 
     def _exchange(self, question: bytes, deadline_s: float) -> dict[str, Any]:
-        """Return the answer to a question. Whatever interrupts it, the process is stopped with its answer."""
+        """Return the answer to a question. On any exception the process is stopped, so that no stale answer is left."""
         assert self._process is not None
         try:
             answer = json.loads(_converse(self._process, question, time.monotonic() + deadline_s))
@@ -181,11 +181,13 @@ class _Child:
 
 
 def _converse(process: subprocess.Popen[bytes], line: bytes, deadline: float) -> bytes:
-    """Write a line and read one, whichever the process is ready for.
+    """Write a line to the process and read its answer, as the pipes become ready.
 
     Raises:
-        TimeoutError, MemoryError: the deadline has passed, or the process has become too large.
-        EOFError: it ended. OSError: so it did, while it was written to. ValueError: it says too much.
+        TimeoutError: the deadline (of `time.monotonic`) has passed.
+        MemoryError: the process uses more than MEMORY_BYTES.
+        EOFError, OSError: the process ended.
+        ValueError: the answer is longer than MAX_BYTES.
     """
     assert process.stdin is not None
     assert process.stdout is not None
@@ -249,7 +251,7 @@ def _question(source: str, variables: Mapping[str, Any]) -> bytes:
 
 
 def _package_directories() -> list[str]:
-    """Return where the child finds what it imports; not the working directory, which may hold anything."""
+    """Return the directories of the packages that the child imports, without the working directory (not trusted)."""
     specs = [importlib.util.find_spec(name) for name in ("mlx_moe", "jinja2", "markupsafe")]
     return list(dict.fromkeys(str(Path(s.origin).absolute().parents[1]) for s in specs if s and s.origin))
 

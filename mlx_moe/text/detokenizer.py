@@ -1,8 +1,7 @@
-"""Detokenizer: an answer's token ids to text, piece by piece, never half a character.
+"""Detokenizer: turns an answer's token ids into text, token by token, and never returns part of a character.
 
-Knows nothing of stop strings. The library's own DecodeStream is not used: it cannot give out what it holds
-back at the end, raises on a broken character after a whole one, and decodes more and more while bytes are no
-text.
+Knows nothing about stop strings. tokenizers' DecodeStream is not used: it cannot return the text that it holds back at
+the end, raises on a broken character after a complete one, and decodes an ever longer window while bytes form no text.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Detokenizer:
-    """Turns the tokens of one answer into text. A token costs the same however long the answer is.
+    """Turns the tokens of one answer into text. The cost of a token does not depend on the answer's length.
 
-    Tokens of `hidden_ids` have no text: special ones, but for those that a reader needs.
+    Tokens in `hidden_ids` produce no text: special tokens, except those that a reader needs.
     """
 
     def __init__(self, tokenizer: TokenizersTokenizer, hidden_ids: frozenset[int]) -> None:
@@ -34,27 +33,27 @@ class Detokenizer:
         self._text = _ByteLevelText() if kinds == ["ByteLevel"] else _WindowText(tokenizer, kinds)
 
     def add(self, token_id: int) -> str:
-        """Return the text that is complete with this token; what was given out never changes."""
+        """Return the text that this token completes. Text that was returned never changes."""
         if token_id in self._hidden_ids:
             return ""
         token: str | None = self._id_to_token(token_id)
         return "" if token is None else self._text.add(token_id, token)
 
     def finish(self) -> str:
-        """Return what was held back: a character that was never completed."""
+        """Return the text held back: replacement characters for a character that was never completed."""
         return self._text.finish()
 
 
 class _ByteLevelText:
-    """Text of a byte-level vocabulary, where each character of a token stands for a byte."""
+    """Text of a byte-level vocabulary, in which each character of a token stands for one byte."""
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def add(self, token_id: int, token: str) -> str:  # noqa: ARG002 - the other kind of text needs it
+    def add(self, token_id: int, token: str) -> str:  # noqa: ARG002 - _WindowText needs it
         try:
             return self._utf8.decode(bytes(map(BYTE_OF.__getitem__, token)))
-        except KeyError:  # an added token, spelled as it is
+        except KeyError:  # an added token, which is spelled in plain text
             return self._utf8.decode(token.encode())
 
     def finish(self) -> str:
@@ -62,12 +61,12 @@ class _ByteLevelText:
 
 
 class _WindowText:
-    """Text of any other vocabulary: the library decodes a short window; what that adds to the context is new.
+    """Text of any other vocabulary: the library decodes a short window of tokens; the text after the context is new.
 
-    The window is the tokens of the last piece, for context (a token may decode differently at the start of a
-    text), and those that added nothing since. Where bytes stand for characters without a token (`<0xE2>`),
-    the library spoils a whole run of them for one that is broken; here whole characters are given out at
-    once, and each byte that belongs to none becomes one replacement character.
+    The window consists of the tokens of the last piece as context, because a token may decode differently at the start
+    of a text, and the tokens that added no text since. Byte tokens (`<0xE2>`) are decoded here: the library replaces a
+    whole run of them if one byte is invalid. Complete characters are returned at once, and each byte that belongs to no
+    character becomes one replacement character.
     """
 
     def __init__(self, tokenizer: TokenizersTokenizer, kinds: list[str]) -> None:
@@ -94,7 +93,7 @@ class _WindowText:
         return held + self._broken(len(self._bytes))
 
     def _decoded(self, token_id: int) -> str:
-        """Return what a token that is no byte adds."""
+        """Return the text that a token adds that is not a byte token."""
         self._window.append(token_id)
         text = self._decode()
         held = self._half_characters and text.endswith(REPLACEMENT)
@@ -105,7 +104,7 @@ class _WindowText:
         return piece
 
     def _whole(self) -> str:
-        """Return the characters that the bytes spell, and keep those that may be the beginning of one."""
+        """Return the characters that the bytes form; keep trailing bytes that may begin a character."""
         piece = ""
         while self._bytes:
             try:
@@ -122,7 +121,7 @@ class _WindowText:
         return piece
 
     def _broken(self, count: int) -> str:
-        """Give up the first bytes; return a replacement character for each."""
+        """Drop the first `count` bytes; return one replacement character for each."""
         if count:
             self._keep(self._byte_ids[:1])
             del self._bytes[:count], self._byte_ids[:count]
@@ -138,7 +137,7 @@ class _WindowText:
 
 
 def _decoder_kinds(tokenizer: TokenizersTokenizer) -> list[str]:
-    """Return the types of the steps that tokenizer.json's `decoder` lists, in order."""
+    """Return the types of the decoding steps in tokenizer.json's `decoder`, in order."""
     if tokenizer.decoder is None:
         return []
     steps: list[dict[str, Any]] = [json.loads(tokenizer.decoder.__getstate__())]

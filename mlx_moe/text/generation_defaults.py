@@ -1,7 +1,7 @@
-"""GenerationDefaults: how a checkpoint wants to be sampled, and what ends its turns.
+"""GenerationDefaults: a checkpoint's default sampling parameters and its end-of-turn tokens.
 
-Both stand in generation_config.json; config.json may name what ends a turn too. People edit these files and tools
-write them: a value that cannot be used is ignored, with a note, and never a reason not to load a model.
+Both are in generation_config.json; config.json may list end-of-turn tokens too. A value that cannot be used is ignored
+and noted; it never prevents loading, because people and tools edit these files.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams, is_integer, shown
 
 _OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""What a negative number means, with which many tools say that a filter is off."""
+"""The values that switch a filter off; many tools write a negative number for them."""
 
 _FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """A checkpoint's defaults; `notes` say for people which values are ignored, and why."""
+    """A checkpoint's defaults; `notes` tells people which values are ignored, and why."""
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     eos_token_ids: frozenset[int] = frozenset()
@@ -51,7 +51,7 @@ def _values(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _sampling(values: Mapping[str, Any], notes: list[str]) -> SamplingParams:
-    """Return the sampling parameters: do_sample false is greedy, what is missing or ignored is this project's."""
+    """Return the sampling parameters: greedy if do_sample is false, this project's defaults for missing values."""
     params = SamplingParams()
     for name in _FIELDS:
         if values.get(name) is not None:
@@ -66,7 +66,7 @@ def _sampling(values: Mapping[str, Any], notes: list[str]) -> SamplingParams:
 
 
 def _meant(name: str, value: Any) -> Any:
-    """Return 50 for 50.0, and for a negative number what switches the filter off."""
+    """Return the value to use: 50 for a top_k of 50.0; for a negative number the one that switches the filter off."""
     if name in _OFF and isinstance(value, int | float) and value < 0:
         return _OFF[name]
     return _whole(value) if name == "top_k" else value
@@ -77,7 +77,7 @@ def _whole(value: Any) -> Any:
 
 
 def _eos_ids(values: Mapping[str, Any], source: str, notes: list[str]) -> set[int]:
-    """Return the ids of `eos_token_id`, one or a list. Negative ones mean that there is none."""
+    """Return the ids in `eos_token_id`, an integer or a list. Negative ids mean "none" and are left out."""
     value = values.get("eos_token_id")
     ids = [_whole(i) for i in (value if isinstance(value, list) else [] if value is None else [value])]
     if unusable := [i for i in ids if not is_integer(i)]:

@@ -1,8 +1,8 @@
-"""Rank file: the vocabulary of the Kimi models as published, `tiktoken.model`, as a tokenizer of the library.
+"""Rank file: reads `tiktoken.model`, the published vocabulary of the Kimi models, as a tokenizers.Tokenizer.
 
-A line has a token's bytes in base64 and its rank, which is its id: of two neighbours that make a token together, those
-of the lowest rank are merged first. The file does not say how a text is split before that; the publisher's Python
-class does, which is not run. So it is read for the models whose split is known.
+Each line has a token's bytes in base64 and its rank, which is also its id. Encoding repeatedly merges the neighbouring
+pair whose merged token has the lowest rank. The file does not say how a text is split before that: the publisher's
+Python class does, and it is not run. So only files of models whose split is known are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_BYTES = 8 << 20
 MAX_TOKEN_BYTES = 1024
 
 _KIMI_MODULES = ("tokenization_kimi", "tokenization_moonshot")
-"""The publisher's modules; all of them split alike."""
+"""The publisher's modules; all of them split texts in the same way."""
 
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
@@ -44,7 +44,7 @@ _KIMI_SPLIT = "|".join(
 
 
 def is_kimi(config: Mapping[str, Any], model_config: Mapping[str, Any]) -> bool:
-    """Whether a model's texts are split as here, by its tokenizer_config.json and config.json."""
+    """Whether a model, by its tokenizer_config.json and config.json, splits texts with _KIMI_SPLIT."""
     auto_map = config.get("auto_map")
     classes = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
     names = classes if isinstance(classes, list) else [classes]
@@ -70,7 +70,11 @@ def read(path: Path) -> TokenizersTokenizer:
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Return the tokens in the order of their ranks, which are 0, 1, 2, …; every byte is one of them."""
+    """Return the tokens in the order of their ranks 0, 1, 2, …; every single byte is a token.
+
+    Raises:
+        CheckpointError: a line is damaged, or a rank or a byte is missing.
+    """
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(json_file.read_bytes(path, MAX_BYTES).splitlines(), start=1):
         if not line.strip():
@@ -97,7 +101,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Return all pairs of tokens that make a token, in the order of its rank."""
+    """Return all pairs of tokens whose bytes joined are a token, in the order of the joined token's rank."""
     return [
         (token[:at], token[at:])
         for token in ranks

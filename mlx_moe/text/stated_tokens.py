@@ -1,9 +1,10 @@
-"""StatedTokens: the added and special tokens that the files beside tokenizer.json name.
+"""StatedTokens: the added and special tokens stated in the files beside tokenizer.json.
 
-tokenizer_config.json has the names (`eos_token`) and mostly lists all added tokens (`added_tokens_decoder`). Where it
-does not, special_tokens_map.json, added_tokens.json and tokenizer.json's own list count, as in older checkpoints.
+tokenizer_config.json names special tokens (`eos_token`) and usually lists all added tokens (`added_tokens_decoder`). If
+that list is missing, as in older checkpoints, special_tokens_map.json, added_tokens.json and tokenizer.json's own list
+are used.
 
-Source: `_from_pretrained` and `TokenizersBackend.__init__` of transformers 5, which decide what wins.
+Source: `_from_pretrained` and `TokenizersBackend.__init__` of transformers 5, which define the precedence.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""Special tokens that every tokenizer has a name for; there may be others, `image_token` say."""
+"""Names of special tokens that every tokenizer knows; a model may have others, for example `image_token`."""
 
 _EXTRA = "extra_special_tokens"
 _OLD_EXTRA = "additional_special_tokens"
@@ -30,13 +31,13 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True, slots=True)
 class StatedTokens:
-    """What the files say.
+    """The tokens that the files state.
 
     Attributes:
-        added: by the id that is stated. The library gives ids in this order; gaps are closed.
+        added: added tokens by stated id. The library assigns ids in this order without gaps.
         named: special tokens by name, in the order in which missing ones are added.
         extra: special tokens without a name.
-        eos_tokens: every text that a file has as `eos_token`, also where another file wins.
+        eos_tokens: every text that any file states as `eos_token`, even if another file has precedence.
     """
 
     added: dict[int, AddedToken]
@@ -48,16 +49,16 @@ class StatedTokens:
     def read(
         cls, directory: Path, config: Mapping[str, Any], defaults: Mapping[str, str], own: Mapping[int, AddedToken]
     ) -> StatedTokens:
-        """Read what is stated.
+        """Read the files of a checkpoint.
 
         Args:
-            directory: the checkpoint's.
-            config: tokenizer_config.json.
-            defaults: named tokens that count where no file has their name.
-            own: the added tokens of tokenizer.json.
+            directory: the checkpoint's directory.
+            config: the content of tokenizer_config.json.
+            defaults: named tokens to use if no file has their name.
+            own: the added tokens of tokenizer.json, by id.
 
         Raises:
-            CheckpointError: a token is no text, or its flags or its id are none.
+            CheckpointError: a token is not text, or its flags or its id are invalid.
         """
         values, named = _modern(config)
         decoder = config.get("added_tokens_decoder")
@@ -80,7 +81,7 @@ class StatedTokens:
         )
 
     def without_gaps(self, first: int) -> StatedTokens:
-        """Return the same with a reserved token for each id from `first` on that has none."""
+        """Return a copy that has a reserved token for each missing id from `first` to the highest stated one."""
         from tokenizers import AddedToken
 
         reserved = range(first, max(self.added, default=first))
@@ -88,23 +89,23 @@ class StatedTokens:
         return replace(self, added=filled | self.added)
 
     def missing(self, present: Mapping[int, AddedToken]) -> list[AddedToken]:
-        """Return what is to be added to a tokenizer that has the added tokens `present`, in order."""
+        """Return the tokens to add, in order, to a tokenizer that has the added tokens `present`."""
         tokens: list[str | AddedToken] = [token for _, token in sorted(self.added.items())]
         known = {str(token) for token in (*present.values(), *tokens)}
         for token in (*self.named.values(), *self.extra):
-            if str(token) not in known and token not in tokens:  # one text with other flags counts again
+            if str(token) not in known and token not in tokens:  # the same text with other flags is another token
                 tokens.append(token)
         names = {str(token) for token in self.named.values()}
         return [_special(token, always=str(token) in names) for token in tokens]
 
 
 def optional(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, an empty one where the file is missing. Raises CheckpointError."""
+    """Return the JSON object in a file, an empty one if the file is missing. Raises CheckpointError."""
     return json_file.read(path) if path.exists() else {}
 
 
 def _modern(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a config's values by today's keys, and the tokens that it gives names of their own."""
+    """Return a config's values under transformers 5's keys, and the tokens that it gives model-specific names."""
     values = dict(config)
     if _OLD_EXTRA in values and not values.get(_EXTRA):
         values[_EXTRA] = values.pop(_OLD_EXTRA)
@@ -115,7 +116,7 @@ def _modern(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _merge_map(values: dict[str, Any], named: dict[str, Any], older: Mapping[str, Any], source: str) -> None:
-    """Let special_tokens_map.json override a config's values. What it lists is special."""
+    """Override a config's values with those of special_tokens_map.json, whose tokens are all special."""
     for key, value in older.items():
         if key == _EXTRA and isinstance(value, dict):
             values.pop(_EXTRA, None)
@@ -136,7 +137,7 @@ def _decoder(decoder: Any, source: str) -> dict[int, AddedToken]:
 
 
 def _legacy(values: Mapping[str, Any], path: Path) -> dict[int, AddedToken]:
-    """Return the tokens of added_tokens.json, which has ids alone."""
+    """Return the tokens of added_tokens.json, which maps texts to ids and has no flags."""
     from tokenizers import AddedToken
 
     special = {str(values[name]) for name in NAMED if values.get(name)}
@@ -156,7 +157,7 @@ def _listed(value: Any, source: str) -> list[Any]:
 
 
 def _is_named(key: str, value: Any) -> bool:
-    """Whether a key gives a token a name of the model's own."""
+    """Whether a key is a model-specific name of a token."""
     from tokenizers import AddedToken
 
     is_token = isinstance(value, str | AddedToken) or (isinstance(value, dict) and value.get("__type") == "AddedToken")
@@ -164,7 +165,7 @@ def _is_named(key: str, value: Any) -> bool:
 
 
 def _special(token: str | AddedToken, always: bool) -> AddedToken:
-    """Return a token; a text without flags is a special one, and so is what has a name."""
+    """Return a token, special if it is a plain text, if its flag says so, or if `always`."""
     from tokenizers import AddedToken
 
     if isinstance(token, str):

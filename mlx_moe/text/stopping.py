@@ -1,4 +1,4 @@
-"""What ends an answer before the model does: stop strings, and repeating itself."""
+"""Stopping: ends an answer before the model does, at a stop string or when the answer repeats itself."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Feeds on pieces of text, and holds back what may be the beginning of a stop string.
+    """Searches a text that arrives in pieces for stop strings; holds back text that may begin one.
 
-    The answer ends where the first stop string is complete, and is the text before it; of several that end at
-    the same character the longest counts. That does not depend on how the text is cut into pieces.
+    The answer ends at the first stop string that is complete, and consists of the text before it. If several end at the
+    same character, the longest is used. The result does not depend on how the text is cut into pieces.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -19,7 +19,7 @@ class StopStrings:
         self._stopped = False
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """Return the text that may be shown, and whether a stop string was found; it is not shown."""
+        """Return the text that may be shown, without the stop string, and whether a stop string was found."""
         if self._stopped or not self._stop:
             return ("", True) if self._stopped else (text, False)
         text = self._held + text
@@ -32,13 +32,13 @@ class StopStrings:
         return text[: len(text) - held], False
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that is a beginning of `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop` (but not all of it)."""
     start = text.find(stop[0], max(len(text) - len(stop) + 1, 0))
     while start >= 0 and not stop.startswith(text[start:]):
         start = text.find(stop[0], start + 1)
@@ -46,11 +46,11 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class LoopDetector:
-    """Says when an answer repeats itself.
+    """Detects that an answer repeats itself.
 
-    It does when its last tokens are one block, of up to 320 tokens, at least 5 times in a row and over at
-    least 256 tokens. So no more than 1600 tokens are wasted, and a single token or a phrase wastes 256.
-    Counting, lists and tables differ from row to row; refrains, rulers and a row of zeros are shorter.
+    It does if it ends with at least 5 copies of one block of up to 320 tokens, which together have at least 256 tokens.
+    So at most 1,600 tokens are wasted, and 256 if a single token or a phrase is repeated. Counting, lists and tables
+    differ from row to row and are not detected; refrains, rulers and rows of zeros are shorter than 256 tokens.
     """
 
     MAX_PERIOD = 320
@@ -64,12 +64,12 @@ class LoopDetector:
         self._run: dict[int, int] = {}
 
     def feed(self, token_id: int) -> bool:
-        """Add a token of the answer; return whether it now repeats itself.
+        """Add a token of the answer; return whether the answer now repeats itself.
 
-        Looks only at the periods that the token's earlier places allow: few in ordinary text, 320 at worst.
+        Only periods that the token's earlier positions allow are examined: few in ordinary text, at most 320.
         """
         places = self._places.setdefault(token_id, deque())
-        # the tokens so far that were equal, one after the other, to the one a period before them
+        # by period p: how many tokens at the end equal the token p before them
         self._run = {p: self._run.get(p, 0) + 1 for p in (self._fed - place for place in places)}
         places.append(self._fed)
         self._recent.append(token_id)
@@ -79,7 +79,7 @@ class LoopDetector:
         return any(p + run >= max(self.MIN_TOKENS, self.MIN_REPEATS * p) for p, run in self._run.items())
 
     def _forget(self, token_id: int) -> None:
-        """Drop the oldest place, which was this token's."""
+        """Drop the oldest position, which belongs to this token."""
         places = self._places[token_id]
         places.popleft()
         if not places:

@@ -1,8 +1,8 @@
 """The child process that renders chat templates: python -m mlx_moe.text.template_process.
 
-A template comes with the checkpoint and is not trusted. jinja2's sandbox keeps it from Python's objects, but
-stops neither an endless loop nor a gigabyte of text; so it runs here, under limits that the operating system
-holds. Reads one JSON object a line from stdin and answers with one a line on stdout; ends when stdin closes.
+A template comes with the checkpoint and is not trusted. jinja2's sandbox denies it access to Python's objects, but
+stops neither an endless loop nor a gigabyte of output; so it runs here, within limits that the operating system
+enforces. Reads one JSON object per line from stdin, writes one answer per line to stdout, ends when stdin closes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY_BYTES = 512 << 20
 CPU_S = 3
-"""For one rendering, should there be no parent any more to stop it."""
+"""For one rendering, in case no parent is left that would stop it."""
 
 KEPT_TEMPLATES = 8
 MAX_ERROR_CHARACTERS = 500
 
 
 class _RefusedError(jinja2.TemplateError):
-    """What a template says itself, by `raise_exception`."""
+    """A template called `raise_exception`; carries its message."""
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """Accepts `{% generation %}`, which marks the assistant's part for training, and renders what is in it.
+    """Accepts `{% generation %}`, which marks the assistant's text for training, and renders its body.
 
-    The body is a scope of its own, as of a call block: what it sets is not seen after it.
+    The body is a scope of its own, like a call block: variables set in it are not visible after it.
     """
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's interface
@@ -50,9 +50,9 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """jinja2's `namespace` without names that could mean Python's own attributes."""
+    """jinja2's `namespace`, which refuses names that begin with an underscore, such as Python's own attributes."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # so that `self` may be one of the names
+    def __init__(*args: Any, **kwargs: Any) -> None:  # without `self`, which a template may use as a name
         self, *rest = args
         values = dict(*rest, **kwargs)
         _check_names(values)
@@ -64,13 +64,13 @@ class _Namespace(jinja2.utils.Namespace):
 
 
 class _Dict:
-    """`dict` in a template: makes dictionaries, and is no class whose attributes lead anywhere."""
+    """`dict` in a template: makes dictionaries, without giving access to the class and its attributes."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
 
     def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
-        """Return a dictionary in which every key has the same value."""
+        """Return a dictionary that maps every key to the same value."""
         return dict.fromkeys(keys, value)
 
 
@@ -88,14 +88,14 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 class Renderer:
-    """Renders, and keeps the last few templates compiled."""
+    """Renders templates, and caches the last few compiled ones."""
 
     def __init__(self) -> None:
         self._environment = environment()
         self._templates: dict[str, jinja2.Template] = {}
 
     def answer(self, asked: Mapping[str, Any]) -> bytes:
-        """Return the line that answers a question: `text`, or `error` with its `kind`."""
+        """Return the JSON line that answers a request: `text`, or `error` and its `kind`."""
         try:
             text = self._template(asked["source"]).render(**asked["variables"])
             line = json.dumps({"text": text}).encode()
@@ -106,7 +106,7 @@ class Renderer:
             answer = {"kind": "refused", "error": str(exc)[:MAX_ERROR_CHARACTERS]}
         except MemoryError:
             answer = {"kind": "memory", "error": f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"}
-        except Exception as exc:  # the process boundary: whatever a template does is an answer
+        except Exception as exc:  # the process boundary: any failure of a template is an answer
             answer = {"kind": "failed", "error": f"{type(exc).__name__}: {exc}"[:MAX_ERROR_CHARACTERS]}
         return json.dumps(answer).encode() + b"\n"
 
@@ -129,16 +129,16 @@ def main() -> None:
 
 
 def _limit_process() -> None:
-    """Bound memory; forbid files and processes, which rendering needs none of."""
+    """Limit memory; forbid writing files and starting processes, which rendering does not need."""
     limits = {"AS": MEMORY_BYTES, "DATA": MEMORY_BYTES, "CORE": 0, "FSIZE": 0, "NPROC": 0}
     for name, limit in limits.items():
-        # macOS refuses or ignores some: there the parent looks at the memory
+        # macOS refuses or ignores some limits: there the parent watches the memory
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
 
 
 def _limit_rendering() -> None:
-    """Let the process live for another few seconds of computing."""
+    """Allow the process another CPU_S seconds of CPU time."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, highest = resource.getrlimit(resource.RLIMIT_CPU)
     with contextlib.suppress(OSError, ValueError):
@@ -160,7 +160,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return JSON that is not escaped for HTML, as jinja2's own filter would."""
+    """Return JSON without the HTML escapes of jinja2's own filter."""
     options: dict[str, Any] = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 

@@ -1,4 +1,4 @@
-"""Thought: what a model thinks before it answers, and the markers that it writes around it."""
+"""Thought: the reasoning that a model writes before its answer, and the markers around it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _CLOSING = re.compile(rf"[<\[◁]/[\w:|]*(?:{'|'.join(_WORDS)})\w*[>\]▷]", re.
 
 @dataclass(frozen=True, slots=True)
 class ThoughtMarkers:
-    """The texts that begin and end a thought."""
+    """The texts that a model writes before and after a thought."""
 
     open: str = "<think>"
     close: str = "</think>"
 
     @classmethod
     def find(cls, added_tokens: Iterable[str], template: str) -> ThoughtMarkers:
-        """Return a model's markers: a pair of its added tokens, else one that its chat template names, else the usual.
+        """Return a model's markers: a pair of its added tokens, else one that its chat template contains, else <think>.
 
-        A pair is like <think> and </think>, [THINK] and [/THINK], <|START_THINKING|> and <|END_THINKING|>. Of several
-        pairs of tokens that counts which the template names.
+        Examples of pairs: <think> and </think>, [THINK] and [/THINK], <|START_THINKING|> and <|END_THINKING|>. Of
+        several pairs of tokens the one in the template is used.
         """
         tokens = list(dict.fromkeys(added_tokens))
         pairs = [cls(token, close) for token in tokens for close in _closings(token) if close in tokens]
@@ -34,7 +34,7 @@ class ThoughtMarkers:
 
 
 def _closings(token: str) -> Iterator[str]:
-    """Yield what may end what a token begins, where it may begin a thought."""
+    """Yield the possible end markers for a token that may begin a thought; none for other tokens."""
     if any(word in token.lower() for word in _WORDS):
         yield f"{token[0]}/{token[1:]}"
         for beginning, end in _ENDINGS:

@@ -1,4 +1,4 @@
-"""Tokenizer: text to ids and back, and conversations to ids, from a checkpoint's tokenizer files."""
+"""Tokenizer: converts text to token ids and back, and conversations to ids, by a checkpoint's tokenizer files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Tokenizer:
     """A checkpoint's tokenizer.
 
     Attributes:
-        eos_token_ids: all that end a turn.
-        thought_markers: what stands around a thought in this model's answers.
-        failure: why there is none that can be used: texts are refused with it, ids have no text.
+        eos_token_ids: all tokens that end a turn.
+        thought_markers: the texts around a thought in this model's answers.
+        failure: why the tokenizer files cannot be used, or None. If set, encoding raises it and ids have no text.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read a checkpoint's tokenizer files, its chat template, and what ends a turn.
+        """Read a checkpoint's tokenizer files, chat template and end-of-turn tokens.
 
-        A turn ends with any of the `eos_token_id` of generation_config.json and config.json, and with the `eos_token`
-        of tokenizer_config.json and special_tokens_map.json.
+        A turn ends with any `eos_token_id` of generation_config.json and config.json, and with the `eos_token` of
+        tokenizer_config.json and special_tokens_map.json.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or of a format that is not read.
+            CheckpointError: a file is missing or damaged, or has a format that is not supported.
         """
         config = optional(directory / "tokenizer_config.json")
         vocabulary = Vocabulary.read(directory, config)
@@ -69,7 +69,7 @@ class Tokenizer:
 
     @classmethod
     def load_if_usable(cls, directory: Path) -> Tokenizer:
-        """Do the same; where that fails, return one with the `failure`: the model still answers token ids."""
+        """Call `load`; if it fails, return a tokenizer with the `failure`: the model still answers token ids."""
         try:
             return cls.load(directory)
         except CheckpointError as exc:
@@ -78,11 +78,11 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of a text. The text of a special token becomes that token, as in transformers.
 
-        So does what a person types in a message: who writes `<|end|>` there ends the turn. A server that
-        must not allow that has to look for it before.
+        This includes text that a person types in a message: `<|end|>` there ends the turn. A server that must not allow
+        this has to search for it first.
 
         Raises:
-            InvalidRequestError: half of a surrogate pair, or too long a text.
+            InvalidRequestError: the text contains half of a surrogate pair, or is too long.
             CheckpointError: the tokenizer cannot encode it, or there is none.
         """
         self._require_usable()
@@ -97,23 +97,23 @@ class Tokenizer:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of ids; ids that are no token have none."""
+        """Return the text of ids. Unknown ids have no text."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
     def answer_text(self, token_ids: Sequence[int]) -> str:
-        """Return the text of an answer: special tokens are left out, but for the markers of a thought."""
+        """Return the text of an answer without its special tokens, except the markers of a thought."""
         one = self.detokenizer()
         return "".join(map(one.add, token_ids)) + one.finish()
 
     def format_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
     ) -> list[int]:
-        """Return the ids of a conversation by the chat template, up to where the answer begins.
+        """Return the ids of a conversation, formatted by the chat template, up to where the answer begins.
 
-        They are those of transformers' `apply_chat_template`: the template writes all special tokens itself.
+        The ids equal those of transformers' `apply_chat_template`. The template writes all special tokens itself.
 
         Raises:
-            InvalidRequestError: the checkpoint has no chat template, or the messages are no JSON.
+            InvalidRequestError: the checkpoint has no chat template, or the messages cannot be written as JSON.
             TemplateError: the template failed.
             CheckpointError: there is no tokenizer.
         """
@@ -125,12 +125,12 @@ class Tokenizer:
 
     @cached_property
     def takes_thoughts_apart(self) -> bool:
-        """Whether the chat template wants what was thought in earlier turns apart from what was answered."""
+        """Whether the chat template takes thoughts of earlier turns in a key of their own, apart from the answer."""
         return self.chat_template is None or self.chat_template.takes_thoughts_apart(self.thought_markers)
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The token ids by the tokens' spelling, added ones too. Raises CheckpointError where there is no tokenizer."""
+        """The id of each token, added tokens included, by its spelling. Raises CheckpointError without a tokenizer."""
         self._require_usable()
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
@@ -144,7 +144,11 @@ class Tokenizer:
 
 
 def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
-    """Return chat_template.jinja, or tokenizer_config.json's: a template, or the default of several."""
+    """Return chat_template.jinja's text, else tokenizer_config.json's template (the default one of several), else None.
+
+    Raises:
+        CheckpointError: a template is not text.
+    """
     path = directory / "chat_template.jinja"
     if path.exists():
         try:

@@ -1,6 +1,6 @@
 """Vocabulary: the tokenizer that a checkpoint's files describe together, merged as transformers merges them.
 
-Knows the formats that are read: tokenizer.json, and the rank file of the Kimi models.
+Knows the supported formats: tokenizer.json, and the rank file of the Kimi models.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _QWEN2_SPLIT = (
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The library's tokenizer with every added token, the special tokens by their names, and what ends a turn."""
+    """A tokenizers.Tokenizer with every added token, the special tokens by name, and the ids that end a turn."""
 
     tokenizer: TokenizersTokenizer
     special_tokens: dict[str, str]
@@ -44,7 +44,7 @@ class Vocabulary:
         """Read and merge a checkpoint's tokenizer files; `config` is its tokenizer_config.json.
 
         Raises:
-            CheckpointError: a file is missing, damaged, or of a format that is not read.
+            CheckpointError: a file is missing or damaged, or has a format that is not supported.
         """
         model_config = optional(directory / "config.json")
         path = _find(directory, config, model_config)
@@ -56,16 +56,16 @@ class Vocabulary:
             else:
                 tokenizer, stated = _from_tokenizer_json(path, config, model_config)
             tokenizer.encode_special_tokens = config.get("split_special_tokens") is True
-            tokenizer.no_truncation()  # training's settings, which the file keeps
+            tokenizer.no_truncation()  # the file may contain the settings of training
             tokenizer.no_padding()
-            tokenizer.decode(tokenizer.encode("a").ids)  # some damage shows only in use
+            tokenizer.decode(tokenizer.encode("a").ids)  # some damage is found only by use
             special_tokens = {name: str(token) for name, token in stated.named.items()}
             ends = {tokenizer.token_to_id(text) for text in stated.eos_tokens}
         return cls(tokenizer, special_tokens, frozenset(i for i in ends if i is not None))
 
     @classmethod
     def empty(cls) -> Vocabulary:
-        """Return a vocabulary without a token."""
+        """Return a vocabulary without tokens."""
         from tokenizers import Tokenizer, models
 
         return cls(Tokenizer(models.BPE()), {}, frozenset())
@@ -73,7 +73,7 @@ class Vocabulary:
 
 @contextlib.contextmanager
 def library_errors(what: str) -> Iterator[None]:
-    """Turn the library's bare exceptions and panics into CheckpointError."""
+    """Raise CheckpointError in place of the tokenizers library's exceptions and panics."""
     try:
         yield
     except CheckpointError:
@@ -81,13 +81,13 @@ def library_errors(what: str) -> Iterator[None]:
     except Exception as exc:
         raise CheckpointError(f"{what}: {str(exc)[:200]}") from exc
     except BaseException as exc:
-        if type(exc).__name__ != "PanicException":  # Rust's; it cannot be imported, and is no Exception
+        if type(exc).__name__ != "PanicException":  # a Rust panic; the type cannot be imported, nor is it an Exception
             raise
         raise CheckpointError(f"{what}: {str(exc)[:200]}") from exc
 
 
 def _find(directory: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> Path:
-    """Return the file with the vocabulary. Raises CheckpointError with the cure where none can be read."""
+    """Return the file with the vocabulary. Raises CheckpointError, which names the cure, if none is supported."""
     for name in ("tokenizer.json", *_OTHER_FORMATS):
         path = directory / name
         if not path.exists():
@@ -124,7 +124,7 @@ def _from_tokenizer_json(
 
 
 def _is_qwen2(tokenizer: TokenizersTokenizer, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> bool:
-    """Whether transformers takes the vocabulary alone from tokenizer.json, and the rest from its Qwen2Tokenizer."""
+    """Whether transformers takes only the vocabulary from tokenizer.json and everything else from Qwen2Tokenizer."""
     declared = config.get("tokenizer_class") or model_config.get("tokenizer_class")
     named = str(declared).removesuffix("Fast") == "Qwen2Tokenizer"
     implied = declared is None and model_config.get("model_type") == "qwen3_moe"
