@@ -30,11 +30,11 @@ from cluster.home import Home
 from cluster.placement import Placement, StagePlacement
 from cluster.trust import SERVER_OPTIONS, Authority, Insecure, MutualTLS, NodeIdentity, NodeKey
 from cluster.wire import worker_pb2 as pb
-from cluster.worker.process import SWITCH_S
 from cluster.worker.connections import DATA_OPTIONS, Connections
 from cluster.worker.loading import load
 from cluster.worker.messages import Message
 from cluster.worker.parts import CoordinatorPart
+from cluster.worker.process import SWITCH_S
 from cluster.worker.role import Role
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.pipeline.frame import Frame, FrameKind

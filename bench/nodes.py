@@ -21,12 +21,13 @@ import psutil
 
 from bench.measurement import prompt_ids
 from cluster.client import OwnNode, RemoteModel
+from cluster.cost_reader import read_costs
 from cluster.daemon.admission import admit
 from cluster.daemon.daemon import Daemon, Settings
-from cluster.membership.node_message import from_message
 from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.placement import NodeCapacity, read_costs, spread
+from cluster.membership.node_message import from_message
+from cluster.placement import NodeCapacity, spread
 from cluster.placement.chips import measured
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb

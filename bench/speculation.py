@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 from bench.measurement import layer_shares
 from cluster.client import RemoteModel
+from cluster.cost_reader import read_costs
 from cluster.emulation import stretched
 from cluster.emulation.asked import REPEATED, STORY
 from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.measure import Answer, decoded, together
-from cluster.placement import Placement, read_costs, spread
+from cluster.placement import Placement, spread
 from cluster.placement.chips import parse_nodes
 from mlx_moe.checkpoint import library
 from mlx_moe.decoding.request import Request

@@ -24,11 +24,12 @@ from cli.options import AnswerOptions
 from cli.remote import ClusterModels, capacities, float_bytes
 from cli.units import span_text
 from cluster.client import OwnNode
+from cluster.cost_reader import read_costs
 from cluster.daemon.admission import admit
 from cluster.home import Home
 from cluster.membership.hardware import hardware
 from cluster.node.options import NodeOptions
-from cluster.placement import Placement, read_costs, spread
+from cluster.placement import Placement, spread
 from cluster.trust import Authority, TokenStore
 from cluster.wire import node_pb2 as pb
 from mlx_moe.checkpoint.library import DEMO

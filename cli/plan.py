@@ -126,7 +126,8 @@ def make(
 
     `with_content` is for a placement that is to be loaded later.
     """
-    from cluster.placement import CostReader, fit, predict
+    from cluster.cost_reader import CostReader
+    from cluster.placement import fit, predict
     from mlx_moe.decoding.chunking import ChunkRule
 
     reader = CostReader(model, float_bytes=target.float_bytes)

@@ -14,10 +14,11 @@ from cli.nodes import PRESENT, cluster_table, holders, holders_table, node_rows
 from cli.progress import Progress
 from cli.units import rate_text, tokens_text
 from cluster.client import OwnNode, RemoteConversation, RemoteModel
+from cluster.cost_reader import read_costs
 from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.membership.node_message import from_message, links_from_messages
-from cluster.placement import Links, NodeCapacity, Placement, predict, read_costs
+from cluster.placement import Links, NodeCapacity, Placement, predict
 from cluster.placement.nodes import capacity, links_from
 from cluster.wire import node_pb2 as pb
 from mlx_moe.decoding.request import Request

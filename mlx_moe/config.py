@@ -70,7 +70,7 @@ class MoEConfig:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationConfig:
-    """How a matrix is packed, read from its header: `bits` a weight, one scale (affine: and one bias) per `group_size` inputs."""
+    """How a matrix is packed: `bits` a weight, one scale (affine: and one bias) per `group_size` inputs."""
 
     group_size: int
     bits: int

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_moe import families, memory
+from mlx_moe import families
 from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.stored_parameter import find, quantization_of_most
 from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
 from mlx_moe.families import has_mtp, head_parameters, missing_mtp, mtp_parameters
@@ -55,9 +56,9 @@ def describe(name_or_path: str | Path) -> ModelSummary:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         main = model_parameters(config)
         mtp = mtp_parameters(config) if has_mtp(checkpoint, config) else []
-        stored = loader.find(checkpoint, [*main, *mtp])
-        quantization = loader.quantization(stored)
-        float_bytes = memory.compute_dtype(loader.stored_dtype(stored)).size
+        stored = find(checkpoint, [*main, *mtp])
+        quantization = quantization_of_most(stored)
+        float_bytes = loader.compute_dtype(stored).size
         section = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
         if section and quantization is None:
             log.debug("event=quantization_section_ignored section=%.200s reason=tensors_are_plain", section)

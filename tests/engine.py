@@ -13,6 +13,7 @@ import numpy as np
 from mlx_moe import families
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.layers.expert_dispatch import Dispatch
@@ -84,11 +85,11 @@ def load_engine(
         with_mtp = has_mtp(checkpoint, config)
         if with_mtp:
             parameters += mtp_parameters(config)
-        loaded = loader.load(checkpoint, loader.find(checkpoint, parameters), mx.float32)
+        loaded = loader.load(checkpoint, find(checkpoint, parameters), mx.float32)
         head = LoadedEmbeddingAndLMHead.build(config, loaded, mx.float32)
         stages = []
         for number, spec in enumerate(specs):
-            shard = loader.load(checkpoint, loader.find(checkpoint, spec.parameters(config)), mx.float32)
+            shard = loader.load(checkpoint, find(checkpoint, spec.parameters(config)), mx.float32)
             stages.append(Stage(Shard.build(spec, config, shard, mx.float32), f"node-{number}", peers))
         mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
         return Engine(config, head, LocalLink(stages, slice_s=math.inf), mtp)  # every frame whole, however slow
@@ -126,6 +127,6 @@ def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:
         shards = []
         for experts in owned[1:]:
             spec = ShardSpec(range(config.num_hidden_layers), experts, experts_only=True)
-            loaded = loader.load(checkpoint, loader.find(checkpoint, spec.parameters(config)), mx.float32)
+            loaded = loader.load(checkpoint, find(checkpoint, spec.parameters(config)), mx.float32)
             shards.append(ExpertShard.build(spec, config, loaded, mx.float32))
         return LocalPeers(shards, owned)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
+from cluster.cost_reader import checkpoint_costs
 from cluster.daemon import placing
 from cluster.daemon.copies import Copies, Copy
 from cluster.daemon.deployment import Deployment
@@ -17,7 +18,7 @@ from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, OccupiedError
-from cluster.placement import Placement, checkpoint_costs, validate
+from cluster.placement import Placement, validate
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc

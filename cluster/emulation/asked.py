@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import mlx_moe
+from cluster.cost_reader import read_costs
 from cluster.emulation.scenario import FLOAT_BYTES, WIRES, DraftKind, Scenario
-from cluster.placement import Placement, fit, read_costs
+from cluster.placement import Placement, fit
 from cluster.placement.chips import parse_nodes
 from mlx_moe.checkpoint import library
 from mlx_moe.errors import InvalidRequestError

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from cluster.cost_reader import read_costs
 from cluster.errors import ClusterError
-from cluster.placement import Links, ModelCosts, NodeCapacity, read_costs
+from cluster.placement import Links, ModelCosts, NodeCapacity
 from cluster.placement.capacity import Link
 
 KIND = "emulated"

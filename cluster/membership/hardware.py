@@ -24,7 +24,18 @@ DEADLINE_S = 30.0
 MAX_TEXT = 200
 MAX_ERROR_CHARACTERS = 500
 
-_TYPES = {"str": str, "int": int, "float": float}
+_TYPES = {
+    "chip": str,
+    "backend": str,
+    "dtype": str,
+    "memory_bytes": int,
+    "budget_bytes": int,
+    "bandwidth_gbps": float,
+    "matmul_tflops": float,
+    "platform": str,
+    "mlx_version": str,
+    "measured_at": float,
+}
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +69,11 @@ class Hardware:
         """Return the hardware that a cache file or another node describes. Raises ClusterError."""
         if not isinstance(value, dict):
             raise ClusterError(f"hardware is described by a JSON object, not by {type(value).__name__}")
-        for field in dataclasses.fields(cls):
-            given = value.get(field.name)
-            if type(given) is not _TYPES[str(field.type)] or not _is_plausible(given):
-                raise ClusterError(f"hardware with {field.name}={str(given)[:40]!r}, which no machine has")
-        return cls(**{field.name: value[field.name] for field in dataclasses.fields(cls)})
+        for name, kind in _TYPES.items():
+            given = value.get(name)
+            if type(given) is not kind or not _is_plausible(given):
+                raise ClusterError(f"hardware with {name}={str(given)[:40]!r}, which no machine has")
+        return cls(**{name: value[name] for name in _TYPES})
 
 
 async def hardware(cache: Path) -> Hardware:

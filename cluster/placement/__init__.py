@@ -1,11 +1,11 @@
 """Placement: which node holds which layers and experts, how fast that answers, and what to do if it does not fit.
 
-Pure: it reads a checkpoint's headers (`costs.read_costs`) and nothing else. Imports no MLX.
+Pure: it opens no files (`cluster.cost_reader` does) and imports no MLX.
 """
 
 from cluster.placement.accounting import Load, loads, placed
 from cluster.placement.capacity import Link, Links, NodeCapacity
-from cluster.placement.costs import CostReader, ModelCosts, checkpoint_costs, read_costs
+from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, validate
 from cluster.placement.prediction import Prediction, predict
 from cluster.placement.remedy import Fit, Remedy, Wish, fit, remedies
@@ -13,7 +13,6 @@ from cluster.placement.solver import Objective, solve
 from cluster.placement.stages import spread
 
 __all__ = [
-    "CostReader",
     "ExpertPeer",
     "Fit",
     "Link",
@@ -27,12 +26,10 @@ __all__ = [
     "Remedy",
     "StagePlacement",
     "Wish",
-    "checkpoint_costs",
     "fit",
     "loads",
     "placed",
     "predict",
-    "read_costs",
     "remedies",
     "solve",
     "spread",

@@ -1,6 +1,6 @@
 """ModelCosts: what a model asks of the nodes that hold it, in bytes of memory and in work for each position.
 
-Made from a configuration and either a checkpoint's headers or a quantization that is assumed. Imports no MLX.
+Made from a configuration and the sizes of its parameters: `cost_reader` reads them. Opens no files, imports no MLX.
 """
 
 from __future__ import annotations
@@ -10,21 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mlx_moe import families
-from mlx_moe.checkpoint import library
-from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.parameter import Layout, Parameter
-from mlx_moe.checkpoint.quantization import FLOATS, is_readable, sibling, unreadable
-from mlx_moe.checkpoint.tensor_file import ITEM_BYTES
+from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig, QuantizationConfig
-from mlx_moe.content import read_content
 from mlx_moe.context import Context
 from mlx_moe.decoding.chunking import DEFAULT_RULE, position_bytes
-from mlx_moe.errors import InvalidRequestError, MoeClusterError, UnsupportedModelError
-from mlx_moe.known_models import KNOWN_MODELS, refusal, suggestions, unsupported
-
-DEFAULT_BITS = 4
-GROUP_SIZE = 64
-"""Affine groups of 64: 4 bits become 4.5 with their scales and biases, as mlx-community's conversions are stored."""
 
 LONGEST_CHUNK = DEFAULT_RULE.longest
 """Positions of a prefill chunk whose temporaries `temporary_bytes` has room for; longer ones need more."""
@@ -136,78 +125,6 @@ class ModelCosts:
         )
 
 
-def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> ModelCosts:
-    """Read what `model` costs, as CostReader does."""
-    return CostReader(model, float_bytes=float_bytes).at(bits)
-
-
-class CostReader:
-    """What a model costs, at any number of bits: a known model's name, a directory, a repo id or "demo".
-
-    Its headers are read once, when it is made.
-
-    Raises:
-        InvalidRequestError: there is no such model; says which known ones it may mean.
-        UnsupportedModelError: it is of a family that is not run, as far as its name says it.
-        CheckpointError: its config.json or its headers are damaged.
-    """
-
-    def __init__(self, model: str, *, float_bytes: int) -> None:
-        self._model = model
-        self._float_bytes = float_bytes
-        known = KNOWN_MODELS.get(model.lower())
-        if known is not None:
-            self._checkpoint = None
-            self._config = families.read_config(known, model)
-            return
-        try:
-            directory = library.locate(model)
-        except InvalidRequestError as exc:
-            raise _not_here(model, exc) from exc
-        self._checkpoint = Checkpoint.open(directory)
-        self._config = families.read_config(self._checkpoint.config, str(directory / "config.json"))
-
-    def at(self, bits: int | None = None) -> ModelCosts:
-        """Return the costs as stored, known models at 4 bits; or as if it were quantized in affine groups of 64."""
-        if self._checkpoint is not None:
-            return checkpoint_costs(
-                self._model, self._checkpoint, self._config, float_bytes=self._float_bytes, bits=bits
-            )
-        size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), self._float_bytes)
-        has_mtp = self._config.num_nextn_predict_layers > 0
-        return model_costs(self._model.lower(), self._config, size_of, float_bytes=self._float_bytes, has_mtp=has_mtp)
-
-    def content_hash(self) -> str:
-        """Return which model it is, by samples of all tensors; "" of one that is known by its name alone."""
-        if self._checkpoint is None:
-            return ""
-        with self._checkpoint:
-            return read_content(self._checkpoint, self._config).hash
-
-
-def checkpoint_costs(
-    model: str, checkpoint: Checkpoint, config: ModelConfig, *, float_bytes: int, bits: int | None = None
-) -> ModelCosts:
-    """Return what an open checkpoint costs. Raises CheckpointError."""
-    float_bytes = max(float_bytes, stored_float_bytes(checkpoint, config))
-    if bits is None:
-        size_of = stored_sizes(checkpoint, float_bytes)
-    else:
-        size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits), float_bytes)
-    has_mtp = families.has_mtp(checkpoint, config)
-    return model_costs(model, config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
-
-
-def _not_here(model: str, error: InvalidRequestError) -> MoeClusterError:
-    """Return the error for a model that is not on this machine: what it may mean, or which plans need no files."""
-    if unsupported(model):
-        return UnsupportedModelError(refusal(model))
-    names = suggestions(model) or list(KNOWN_MODELS)
-    return InvalidRequestError(
-        f"{error}; to plan without its files: " + " or ".join(f"moe-cluster plan {name}" for name in names)
-    )
-
-
 def model_costs(
     name: str,
     config: ModelConfig,
@@ -261,39 +178,6 @@ def assumed_sizes(quantization: QuantizationConfig | None, float_bytes: int) -> 
         return count * q.bits // 8 + count // q.group_size * scale_bytes
 
     return size_of
-
-
-def stored_float_bytes(checkpoint: Checkpoint, config: ModelConfig) -> int:
-    """Return the bytes of a number that a checkpoint is computed in where it is computed as it is stored."""
-    _, norm, *_ = families.head_parameters(config)
-    return ITEM_BYTES[checkpoint.info(_stored_layout(checkpoint, norm).sources[0].tensor).dtype]
-
-
-def stored_sizes(checkpoint: Checkpoint, float_bytes: int) -> SizeOf:
-    """Return the sizes that a checkpoint's parameters will have in memory."""
-
-    def size_of(parameter: Parameter) -> int:
-        layout = _stored_layout(checkpoint, parameter)
-        kept = 4 if parameter.float32 else float_bytes
-        total = 0
-        for source in layout.sources:
-            for tensor in (source.tensor, sibling(source.tensor, "scales"), sibling(source.tensor, "biases")):
-                if tensor != source.tensor and (not parameter.matrix or tensor not in checkpoint):
-                    continue
-                info = checkpoint.info(tensor)
-                numbers = sum(map(len, source.rows)) * info.shape[-1]
-                stored = info.nbytes // max(1, math.prod(info.shape))
-                total += numbers * (kept if info.dtype in FLOATS else stored)
-        return total
-
-    return size_of
-
-
-def _stored_layout(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
-    for layout in parameter.layouts:
-        if is_readable(checkpoint, layout):
-            return layout
-    raise unreadable(checkpoint, parameter)
 
 
 def _layer_costs(config: ModelConfig, layer: int, size_of: SizeOf, float_bytes: int) -> LayerCosts:

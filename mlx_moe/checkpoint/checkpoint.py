@@ -16,16 +16,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from mlx_moe.checkpoint import hub_cache, json_file, other_formats, tensor_file
 from mlx_moe.checkpoint.regular_file import identity, open_regular
 from mlx_moe.checkpoint.tensor_file import TensorFile, TensorInfo
 from mlx_moe.checkpoint.weight_files import INDEX_NAME, WeightFiles
 from mlx_moe.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import mlx.core as mx
 
 log = logging.getLogger(__name__)
 
@@ -126,15 +123,15 @@ class Checkpoint:
             f"{hub_cache.cure(self.directory)}"
         )
 
-    def read_into(self, pieces: Sequence[Piece], array: mx.array | bytearray | memoryview) -> None:
-        """Fill the memory of an evaluated, contiguous array with pieces, in order. Threads may do so at once.
+    def read_into(self, pieces: Sequence[Piece], buffer: bytearray | memoryview) -> None:
+        """Fill a buffer with pieces, in order. Threads may do so at once.
 
         Raises:
             CheckpointError: a file changed since its header was checked, or cannot be read.
         """
-        memory = memoryview(array).cast("B")  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol
+        memory = memoryview(buffer).cast("B")
         if sum(piece.nbytes for piece in pieces) != memory.nbytes:
-            raise ValueError(f"pieces of {sum(p.nbytes for p in pieces)} bytes for an array of {memory.nbytes}")
+            raise ValueError(f"pieces of {sum(p.nbytes for p in pieces)} bytes for a buffer of {memory.nbytes}")
         done = 0
         for path, offset, nbytes in self._runs(pieces):
             self._read(path, offset, memory[done : done + nbytes])

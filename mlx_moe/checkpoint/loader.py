@@ -1,4 +1,4 @@
-"""Loading: from parameters to byte ranges of a checkpoint, to arrays in MLX memory.
+"""Loading: from byte ranges of a checkpoint to arrays in MLX memory.
 
 Only what a shard owns is read, straight into the array that keeps it: peak memory is the shard and one tensor.
 """
@@ -8,88 +8,35 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Semaphore
 from types import TracebackType
 from typing import cast
 
 import mlx.core as mx
 
-from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
+from mlx_moe import memory
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.dtype import Dtype
 from mlx_moe.checkpoint.pages import populate
-from mlx_moe.checkpoint.parameter import Layout, Parameter
-from mlx_moe.checkpoint.quantization import is_packed, quantization_of, sibling, unreadable
-from mlx_moe.config import QuantizationConfig
-from mlx_moe.errors import CheckpointError, MoeClusterError, UnsupportedModelError
+from mlx_moe.checkpoint.stored_parameter import StoredArray, StoredParameter, stored_dtype
+from mlx_moe.errors import MoeClusterError
 from mlx_moe.layers.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read."""
 
-_FLOATS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
-_DTYPES = {**_FLOATS, "U32": mx.uint32, "U8": mx.uint8}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MX_FLOATS = {Dtype.F32: mx.float32, Dtype.F16: mx.float16, Dtype.BF16: mx.bfloat16}
 
 RELEASE_S = 1.0
 """For MLX's threads to let go of the files they have read."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredArray:
-    """One array as it lies in the files: the pieces, in order, fill `shape` of `dtype`."""
-
-    dtype: mx.Dtype
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes to read."""
-        return sum(piece.nbytes for piece in self.pieces)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredParameter:
-    """A parameter found in a checkpoint: a plain array, or a quantized matrix with its scales and biases."""
-
-    parameter: Parameter
-    transposed: bool
-    weight: StoredArray
-    scales: StoredArray | None = None
-    biases: StoredArray | None = None
-    quantization: QuantizationConfig | None = None
-
-    @property
-    def arrays(self) -> list[StoredArray]:
-        """Its weight, scales and biases, as far as it has them."""
-        return [array for array in (self.weight, self.scales, self.biases) if array is not None]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes to read."""
-        return sum(array.nbytes for array in self.arrays)
-
-    def memory_bytes(self, dtype: mx.Dtype) -> int:
-        """Return the bytes it takes in memory when computing in `dtype`."""
-        kept = mx.float32 if self.parameter.float32 else dtype
-        total = 0
-        for array in self.arrays:
-            floating = array.dtype in _FLOATS.values()
-            total += array.nbytes // array.dtype.size * (kept.size if floating else array.dtype.size)
-        return total
-
-
-def find(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> list[StoredParameter]:
-    """Find parameters in a checkpoint by its headers alone.
-
-    Raises:
-        CheckpointError: one is missing, or its shape is not what config.json says.
-        UnsupportedModelError: one is quantized in a form that is not run.
-    """
-    return [_find(checkpoint, parameter) for parameter in parameters]
+def compute_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
+    """Return the dtype that a checkpoint is computed in on this machine."""
+    return memory.compute_dtype(_MX_FLOATS[stored_dtype(stored)])
 
 
 def load(
@@ -175,7 +122,7 @@ class _Reader:
     def _settled(self, reading: Future[mx.array], dtype: mx.Dtype) -> mx.array:
         array = reading.result()
         self._done_bytes += array.nbytes
-        if array.dtype in _FLOATS.values() and array.dtype != dtype:
+        if array.dtype in _MX_FLOATS.values() and array.dtype != dtype:
             array = array.astype(dtype)
             mx.eval(array)
         if self._progress is not None:
@@ -189,7 +136,7 @@ class _ArrayFile:
     NAME = "array"
 
     def __init__(self, checkpoint: Checkpoint, stored: StoredArray, released: Semaphore) -> None:
-        entry = {"dtype": _NAMES[stored.dtype], "shape": stored.shape, "data_offsets": (0, stored.nbytes)}
+        entry = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": (0, stored.nbytes)}
         header = json.dumps({self.NAME: entry}).encode()
         self._header = len(header).to_bytes(8, "little") + header
         self._checkpoint = checkpoint
@@ -225,76 +172,3 @@ class _ArrayFile:
 
     def __del__(self) -> None:
         self._released.release()
-
-
-def quantization(stored: Iterable[StoredParameter]) -> QuantizationConfig | None:
-    """Return how most bytes are quantized; None: not at all."""
-    nbytes: Counter[QuantizationConfig | None] = Counter()
-    for s in stored:
-        if s.parameter.matrix:
-            nbytes[s.quantization] += s.nbytes
-    return max(nbytes, key=lambda how: nbytes[how], default=None)
-
-
-def stored_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
-    """Return the dtype a checkpoint computes in: that of its norms."""
-    for s in stored:
-        if not s.parameter.matrix and not s.parameter.float32:
-            return s.weight.dtype
-    return mx.float32
-
-
-def _find(checkpoint: Checkpoint, parameter: Parameter) -> StoredParameter:
-    layout = next((lo for lo in parameter.layouts if lo.sources[0].tensor in checkpoint), None)
-    if layout is None:
-        raise unreadable(checkpoint, parameter)
-    first = layout.sources[0].tensor
-    if parameter.matrix and is_packed(checkpoint, first):
-        return _find_quantized(checkpoint, parameter, layout)
-    dtype = checkpoint.info(first).dtype
-    if dtype not in _FLOATS:
-        raise unreadable(checkpoint, parameter)
-    weight = _stack(checkpoint, layout, layout.shape[-1], dtype, None)
-    return StoredParameter(parameter, layout.transposed, weight)
-
-
-def _find_quantized(checkpoint: Checkpoint, parameter: Parameter, layout: Layout) -> StoredParameter:
-    first = layout.sources[0].tensor
-    quantization = quantization_of(checkpoint, layout.sources[0])
-    for source in layout.sources[1:]:
-        if source.tensor not in checkpoint:
-            raise unreadable(checkpoint, parameter)
-        if not is_packed(checkpoint, source.tensor) or quantization_of(checkpoint, source) != quantization:
-            raise UnsupportedModelError(
-                f"{checkpoint.directory}: {source.tensor} is not quantized as {first}, {quantization}; "
-                f"experts of one stack must agree"
-            )
-    in_features = layout.shape[-1]
-    n_groups = in_features // quantization.group_size
-    scales_dtype = checkpoint.info(sibling(first, "scales")).dtype
-    return StoredParameter(
-        parameter,
-        layout.transposed,
-        _stack(checkpoint, layout, in_features * quantization.bits // 32, "U32", None),
-        _stack(checkpoint, layout, n_groups, scales_dtype, "scales"),
-        _stack(checkpoint, layout, n_groups, scales_dtype, "biases") if quantization.mode == "affine" else None,
-        quantization,
-    )
-
-
-def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: str, part: str | None) -> StoredArray:
-    """Return the array that a layout's sources (or their scales or biases) make, rows of `width` numbers."""
-    pieces: list[Piece] = []
-    for source in layout.sources:
-        name = source.tensor if part is None else sibling(source.tensor, part)
-        if name not in checkpoint:
-            raise checkpoint.absence(name)
-        info = checkpoint.info(name)
-        if info.dtype != dtype or info.shape != (*source.shape[:-1], width):
-            raise CheckpointError(
-                f"{info.path}: tensor {name} is {info.dtype} {list(info.shape)}, config.json asks for "
-                f"{dtype} {[*source.shape[:-1], width]}"
-            )
-        row_bytes = width * _DTYPES[dtype].size
-        pieces += [Piece(name, rows.start * row_bytes, len(rows) * row_bytes) for rows in source.rows]
-    return StoredArray(_DTYPES[dtype], (*layout.shape[:-1], width), tuple(pieces))

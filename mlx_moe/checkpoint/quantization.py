@@ -9,12 +9,10 @@ from __future__ import annotations
 import shlex
 
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.dtype import FLOATS, Dtype
 from mlx_moe.checkpoint.parameter import Layout, Parameter, Source
 from mlx_moe.config import QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
-
-FLOATS = ("F32", "F16", "BF16")
-"""Dtypes of matrices that are not quantized."""
 
 WORD_BITS = 32
 
@@ -36,7 +34,9 @@ def sibling(tensor: str, name: str) -> str:
 
 def is_packed(checkpoint: Checkpoint, tensor: str) -> bool:
     """Whether a matrix is stored in one of MLX's quantized forms."""
-    return sibling(tensor, "scales") in checkpoint and tensor in checkpoint and checkpoint.info(tensor).dtype == "U32"
+    return (
+        sibling(tensor, "scales") in checkpoint and tensor in checkpoint and checkpoint.info(tensor).dtype == Dtype.U32
+    )
 
 
 def is_readable(checkpoint: Checkpoint, layout: Layout) -> bool:
@@ -63,7 +63,7 @@ def quantization_of(checkpoint: Checkpoint, source: Source) -> QuantizationConfi
     if found.mode == "affine":
         is_run = found.bits in (2, 3, 4, 5, 6, 8) and found.group_size in (32, 64, 128)
     else:
-        is_run = (found.bits, found.group_size) == (4, 32)
+        is_run = (found.mode, found.bits, found.group_size) == ("mxfp4", 4, 32)
     if not is_run:
         raise UnsupportedModelError(
             f"{checkpoint.directory}: {source.tensor} is quantized to {found.bits} bits in groups of "
@@ -84,7 +84,7 @@ def unreadable(checkpoint: Checkpoint, parameter: Parameter) -> CheckpointError:
     foreign = next((name for end, name in _FOREIGN.items() for path in paths if path + end in checkpoint), None)
     if foreign is None and stored is None:
         return checkpoint.absence(*(layout.sources[0].tensor for layout in parameter.layouts))
-    if foreign is None and stored is not None and checkpoint.info(stored).dtype == "U32":
+    if foreign is None and stored is not None and checkpoint.info(stored).dtype == Dtype.U32:
         return checkpoint.absence(sibling(stored, "scales"))
     what = f"tensor {stored or tensors[0]}" + ("" if stored is None else f" has dtype {checkpoint.info(stored).dtype}")
     how = "" if foreign is None else f": {foreign} quantization"
@@ -102,12 +102,12 @@ def _is_readable(checkpoint: Checkpoint, source: Source) -> bool:
 
 
 def _mode(checkpoint: Checkpoint, tensor: str) -> str:
-    if sibling(tensor, "biases") in checkpoint:
-        return "affine"
     dtype = checkpoint.info(sibling(tensor, "scales")).dtype
+    if sibling(tensor, "biases") in checkpoint:
+        return "affine" if dtype in FLOATS else dtype
     if dtype in FLOATS:
         raise checkpoint.absence(sibling(tensor, "biases"))
-    return "mxfp4" if dtype == "U8" else dtype
+    return "mxfp4" if dtype == Dtype.U8 else dtype
 
 
 def _cure(checkpoint: Checkpoint, foreign: str | None) -> str:

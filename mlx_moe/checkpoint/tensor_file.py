@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_moe.checkpoint import json_file, other_formats
+from mlx_moe.checkpoint.dtype import Dtype
 from mlx_moe.checkpoint.regular_file import identity, open_regular
 from mlx_moe.errors import CheckpointError
 
@@ -19,26 +20,6 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
 MAX_DTYPE_LETTERS = 16
 MAX_SIZE = 1 << 40
-
-ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "F8_E8M0": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F64": 8,
-}
-"""Bytes of one number, by dtype. Of others, which no model here is run in, only the place in the file is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +97,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(f"{path}: tensor {name} has the data_offsets {str(offsets)[:80]}")
     nbytes = offsets[1] - offsets[0]
-    if dtype in ITEM_BYTES and nbytes != (expected := math.prod(shape) * ITEM_BYTES[dtype]):
+    if dtype in Dtype.__members__ and nbytes != (expected := math.prod(shape) * Dtype[dtype].item_bytes):
         raise CheckpointError(
             f"{path}: tensor {name} is {dtype} {shape}, {expected} bytes, but its offsets span {nbytes}"
         )

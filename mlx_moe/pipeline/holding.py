@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx_moe import memory
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
@@ -46,14 +47,14 @@ def load_holding(
         InsufficientMemoryError: before anything is read.
     """
     ends = head_parameters(config)
-    dtype = memory.compute_dtype(loader.stored_dtype(loader.find(checkpoint, ends)))
+    dtype = loader.compute_dtype(find(checkpoint, ends))
     parameters = spec.parameters(config)
     if coordinates:
         parameters = [*ends, *parameters]
     if with_mtp := coordinates and with_mtp and has_mtp(checkpoint, config):
         parameters += mtp_parameters(config)
-    stored = loader.find(checkpoint, parameters)
-    memory.require(sum(s.memory_bytes(dtype) for s in stored), f"model {checkpoint.directory}", memory_share)
+    stored = find(checkpoint, parameters)
+    memory.require(sum(s.memory_bytes(dtype.size) for s in stored), f"model {checkpoint.directory}", memory_share)
     loaded = loader.load(checkpoint, stored, dtype, progress)
     head = LoadedEmbeddingAndLMHead.build(config, loaded, dtype) if coordinates else None
     mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None

@@ -19,6 +19,7 @@ import mlx.core as mx
 from mlx_moe import families
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.pipeline.shard import Shard, ShardSpec
 
 path, layers, n_experts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -27,13 +28,13 @@ mx.eval(mx.zeros(1))
 with Checkpoint.open(path) as checkpoint:
     config = families.read_config(checkpoint.config)
     spec = ShardSpec(range(layers), {layer: tuple(range(n_experts)) for layer in range(layers)})
-    stored = loader.find(checkpoint, spec.parameters(config))
+    stored = find(checkpoint, spec.parameters(config))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     loaded = loader.load(checkpoint, stored, mx.float32)
     shard = Shard.build(spec, config, loaded, mx.float32)
 print(json.dumps({
     "shard": loaded.nbytes,
-    "largest": max(s.memory_bytes(mx.float32) for s in stored),
+    "largest": max(s.memory_bytes(mx.float32.size) for s in stored),
     "mlx_peak": mx.get_peak_memory(),
     "process_growth": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before,
 }))

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.cost_reader import read_costs
 from cluster.daemon import placing
 from cluster.daemon.state import Gossip, NodeState
 from cluster.errors import ClusterError, PlacementError
 from cluster.membership.membership import Answered, Greeted, LinkSpeed, Measured
 from cluster.membership.node_info import NodeInfo
 from cluster.membership.node_message import links_from_messages
-from cluster.placement import Link, read_costs
+from cluster.placement import Link
 from cluster.wire import node_pb2 as pb
 from tests.cluster.membership.test_membership import HARDWARE, info, target
 

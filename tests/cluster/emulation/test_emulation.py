@@ -7,12 +7,13 @@ from dataclasses import replace
 import mlx.core as mx
 import pytest
 
+from cluster.cost_reader import read_costs
 from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.measure import measure, predicted, without_drafts
 from cluster.emulation.scenario import FLOAT_BYTES, GRPC, WIRES, DraftKind, Scenario
 from cluster.emulation.stage import DIGIT, Clock, EmulatedStage, position_of
 from cluster.errors import ClusterError
-from cluster.placement import Placement, StagePlacement, read_costs, solve
+from cluster.placement import Placement, StagePlacement, solve
 from cluster.placement.capacity import HOP_S
 from cluster.placement.chips import parse_nodes
 from cluster.placement.prediction import StageTiming

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.cost_reader import read_costs
 from cluster.errors import PlacementError
-from cluster.placement import Links, Placement, fit, predict, read_costs, solve
+from cluster.placement import Links, Placement, fit, predict, solve
 from cluster.placement.chips import parse_nodes
 from mlx_moe.decoding.chunking import ChunkRule
 

@@ -10,11 +10,12 @@ import mlx.core as mx
 import pytest
 
 import mlx_moe
-from cluster.placement import CostReader, read_costs
+from cluster.cost_reader import CostReader, read_costs
 from mlx_moe import families
-from mlx_moe.checkpoint import library, loader
+from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.content import read_content
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.families import head_parameters, mtp_parameters
@@ -55,7 +56,7 @@ def test_a_checkpoint_costs_what_the_engine_will_take(dtype: mx.Dtype, float_byt
         config = families.read_config(checkpoint.config)
 
         def taken(parameters: list[Parameter]) -> int:
-            return sum(s.memory_bytes(dtype) for s in loader.find(checkpoint, parameters))
+            return sum(s.memory_bytes(dtype.size) for s in find(checkpoint, parameters))
 
         for i, layer in enumerate(costs.layers):
             for owned in ((), (3,), tuple(range(16))):
@@ -131,8 +132,12 @@ def test_a_family_that_is_not_run_is_refused_before_anybody_downloads_it(name: s
             refuse()
 
 
-def test_planning_imports_no_mlx() -> None:
-    script = "import sys, cluster.placement as p; p.read_costs('demo', float_bytes=2); print('mlx.core' in sys.modules)"
+def test_planning_and_a_nodes_daemon_import_no_mlx() -> None:
+    script = (
+        "import sys, cluster.client, cluster.cost_reader, cluster.daemon.daemon\n"
+        "cluster.cost_reader.read_costs('demo', float_bytes=2)\n"
+        "print('mlx' in sys.modules)"
+    )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "False"
 

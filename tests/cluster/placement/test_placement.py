@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, placed, read_costs, spread, validate
+from cluster.cost_reader import read_costs
+from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, placed, spread, validate
 from cluster.placement.stages import make_stage
 from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.placement import Link, Links, predict, read_costs, solve, spread
+from cluster.cost_reader import read_costs
+from cluster.placement import Link, Links, predict, solve, spread
 from cluster.placement.chips import parse_nodes
 from cluster.placement.timing import Owner, decode_s
 from mlx_moe.decoding.chunking import ChunkRule

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.cost_reader import read_costs
 from cluster.errors import PlacementError
-from cluster.placement import Links, ModelCosts, NodeCapacity, Wish, fit, placed, read_costs, remedies, solve, validate
+from cluster.placement import Links, ModelCosts, NodeCapacity, Wish, fit, placed, remedies, solve, validate
 from cluster.placement.chips import parse_nodes
 from cluster.placement.remedy import raise_command
 from mlx_moe import families

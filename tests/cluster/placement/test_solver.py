@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.cost_reader import read_costs
 from cluster.errors import PlacementError
 from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Objective, Placement, loads, predict, solve
 from cluster.placement.accounting import budget
 from cluster.placement.chips import parse_nodes
-from cluster.placement.costs import read_costs
 from cluster.placement.stages import spread
 from mlx_moe.errors import InvalidRequestError
 from tests.cluster.placement.small import (

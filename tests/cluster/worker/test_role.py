@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from cluster.cost_reader import read_costs
 from cluster.errors import PlacementError
-from cluster.placement import ExpertPeer, Placement, StagePlacement, read_costs
+from cluster.placement import ExpertPeer, Placement, StagePlacement
 from cluster.worker.role import Role
 from mlx_moe import families
 from mlx_moe.checkpoint import json_file, library

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from mlx_moe import families
-from mlx_moe.checkpoint import json_file, loader, tensor_file
+from mlx_moe.checkpoint import json_file, tensor_file
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.errors import CheckpointError, MoeClusterError
 from mlx_moe.layers.rope import Rope
 from mlx_moe.summary import model_parameters
@@ -70,7 +71,7 @@ def find_all(path: Path, config: dict[str, Any]) -> None:
         read = families.read_config(config)
         if read.num_hidden_layers <= 64 and read.moe.n_routed_experts <= 1024:
             Rope(read.rope)
-            loader.find(checkpoint, model_parameters(read))
+            find(checkpoint, model_parameters(read))
 
 
 @SETTINGS

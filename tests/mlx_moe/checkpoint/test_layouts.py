@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import QuantizationConfig
 from mlx_moe.families import read_config
 from mlx_moe.summary import model_parameters
@@ -168,7 +168,7 @@ def test_the_gate_of_qwen3_moe_is_8_bit_beside_4_bit_experts(mode: str, tmp_path
     directory = convert(plain("qwen3_moe"), tmp_path, bits=4, group_size=32, mode=mode)
     with Checkpoint.open(directory) as checkpoint:
         config = read_config(checkpoint.config)
-        stored = {s.parameter.name: s for s in loader.find(checkpoint, model_parameters(config))}
+        stored = {s.parameter.name: s for s in find(checkpoint, model_parameters(config))}
     assert stored["model.layers.2.mlp.experts.up_proj"].quantization == QuantizationConfig(32, 4, mode)
     assert stored["model.layers.2.mlp.gate"].quantization == QuantizationConfig(64, 8, "affine")
 
@@ -213,4 +213,4 @@ def test_every_layout_counts_the_same_parameters(family: str, tmp_path: Path) ->
 def stored_bytes(directory: Path) -> int:
     with Checkpoint.open(directory) as checkpoint:
         config = read_config(checkpoint.config)
-        return sum(stored.nbytes for stored in loader.find(checkpoint, model_parameters(config)))
+        return sum(stored.nbytes for stored in find(checkpoint, model_parameters(config)))

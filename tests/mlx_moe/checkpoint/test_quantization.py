@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mlx_moe
-from cluster.placement import read_costs
+from cluster.cost_reader import read_costs
 from mlx_moe.config import QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from tests import checkpoints
@@ -136,4 +136,16 @@ def test_a_part_of_a_packed_matrix_that_is_missing_is_told_as_missing(packed: Pa
 def test_words_that_no_number_of_bits_makes_are_refused_with_the_numbers(packed: Path, tmp_path: Path) -> None:
     directory = with_config(packed, tmp_path / "model", hidden_size=160)
     with pytest.raises(CheckpointError, match="16 words and 2 scales for a row of 160 inputs"):
+        mlx_moe.describe(directory)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
+def test_scales_that_are_no_floats_are_refused(packed: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    directory = with_config(packed, tmp_path / "model")
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.embed_tokens.scales"] = tensors["model.embed_tokens.scales"].to(dtype)
+    path.unlink()
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"embed_tokens\.weight is quantized to 4 bits .*\(I(8|32)\)"):
         mlx_moe.describe(directory)

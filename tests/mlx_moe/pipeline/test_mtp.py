@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cli.show import mtp_text
-from cluster.placement import read_costs
+from cluster.cost_reader import read_costs
 from mlx_moe.checkpoint import library
 from mlx_moe.model import load
 from mlx_moe.summary import describe
