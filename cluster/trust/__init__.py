@@ -1,8 +1,8 @@
-"""Trust: who may come into a cluster, and how its nodes know each other afterwards.
+"""Trust: decides who may join a cluster, and authenticates its nodes to each other.
 
-The first node makes the `Authority` and gives out join tokens. A machine with a token proves nothing but that it has
-it, and checks the authority's key before it does; it gets a certificate for its own key, and from then on every port
-and channel is opened through `Credentials`.
+The first node creates the `Authority` and issues join tokens. A machine that joins checks the authority's key, then
+proves only that it has a token, and receives a certificate for its own key. From then on it opens every port and
+channel through `Credentials`.
 """
 
 from cluster.trust.authority import Authority

@@ -1,6 +1,6 @@
-"""Authority: the key that makes a certificate a node of this cluster. It lives on the first node only.
+"""Authority: the key that signs the certificates of a cluster's nodes. Only the first node has it.
 
-Knows nothing of tokens: whoever calls `certify` has decided that the node may come in.
+Knows nothing about join tokens: the caller of `certify` has decided that the node may join.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from cluster.trust.identity import (
     private_pem,
 )
 
-AUTHORITY_NAME = dns_name("authority")  # no node id: those are hex digits
+AUTHORITY_NAME = dns_name("authority")  # cannot be a node id: those are hex digits
 LIFETIME = timedelta(days=3652)
-CLOCK_SLACK = timedelta(days=1)  # a Mac whose clock is behind must not find a new certificate "not yet valid"
+CLOCK_SLACK = timedelta(days=1)  # so that a new certificate is valid for a Mac whose clock is behind
 FILE = "authority.pem"
 
 
@@ -52,13 +52,13 @@ class Authority:
 
     @classmethod
     def new(cls, now: Callable[[], datetime] = _utc_now) -> Authority:
-        """Return the authority of a new cluster, which is not kept yet."""
+        """Return the authority of a new cluster without writing it to disk."""
         private_key = ec.generate_private_key(ec.SECP256R1())
         return cls(private_key, _self_signed(private_key, now()), now)
 
     @classmethod
     def create(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
-        """Make the authority of a new cluster, and keep it. Raises TrustError where there is one already."""
+        """Create the authority of a new cluster and write it to disk. Raises TrustError if the directory has one."""
         if cls.is_in(directory):
             raise TrustError(f"{directory / FILE} exists: this node holds the authority of a cluster already")
         authority = cls.new(now)
@@ -67,12 +67,12 @@ class Authority:
 
     @classmethod
     def is_in(cls, directory: Path) -> bool:
-        """Whether an authority is kept there."""
+        """Whether a directory has an authority."""
         return (directory / FILE).exists()
 
     @classmethod
     def load(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
-        """Read the authority. Raises TrustError: none is there, it is damaged, or others may read it."""
+        """Read the authority. Raises TrustError if it is missing, damaged, or readable by other users."""
         path = directory / FILE
         try:
             pem = private_file.read(path)
@@ -84,11 +84,11 @@ class Authority:
             ) from exc
 
     def keep(self, directory: Path) -> None:
-        """Write it down."""
+        """Write the authority to a directory."""
         private_file.write(directory / FILE, self.private_key + self.certificate)
 
     def certify(self, public_key: ec.EllipticCurvePublicKey) -> bytes:
-        """Return a certificate (PEM) that names the node id which follows from the key."""
+        """Return a certificate (PEM) for a key; it names the node id derived from the key."""
         node_id = node_id_of(public_key)
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         names = [x509.DNSName(dns_name(name)) for name in (node_id, ANY_NODE)]
@@ -108,7 +108,7 @@ class Authority:
 
 
 def _self_signed(private_key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
-    """Return the certificate that signs the nodes', and that the enrolment port shows as its own."""
+    """Return the authority's certificate: it issues the nodes' certificates, and the enrolment port presents it."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, AUTHORITY_NAME)])
     return (
         _builder(AUTHORITY_NAME, private_key.public_key(), subject, now)

@@ -1,7 +1,6 @@
-"""Credentials: how this node opens its ports and its channels, and who called.
+"""Credentials: open this node's ports and channels, and tell which node called.
 
-Two kinds: mutual TLS, where both ends show a certificate of the cluster's authority; and none, which somebody has
-typed `--insecure` for.
+Two kinds: mutual TLS, in which both ends present a certificate of the cluster's authority; and none, for `--insecure`.
 """
 
 from __future__ import annotations
@@ -22,77 +21,77 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any] | grpc.ServicerContext
 _CLAIM = re.compile(r"(?:^| )moe-cluster-node/([0-9a-f]{16})$")
 
 PING_MS = 3500
-"""For a ping to be answered. A process that is stopped, or kept waiting by others, for 3 s is only slow; whoever is
-gone is missed within the 5 s after which membership takes a node for lost."""
+"""Timeout of a ping. It tolerates a process that is stopped, or gets no CPU, for 3 s, and detects a lost peer within
+the 5 s after which membership counts a node as lost."""
 
 _KEEPALIVE: Options = (
-    # A peer that is stopped or unplugged sends no RST: without pings an idle connection to it looks alive for ever.
+    # A peer that is stopped or unplugged sends no RST: without pings an idle connection to it never fails.
     ("grpc.keepalive_time_ms", 1000),
-    # Bounds an unanswered ping through TCP_USER_TIMEOUT only, which macOS does not have, and which a stopped process
-    # whose kernel still acknowledges does not trip (seen after 60 s) ...
+    # Limits an unanswered ping only through TCP_USER_TIMEOUT, which macOS does not have, and which does not expire for
+    # a stopped process whose kernel still acknowledges (observed for 60 s) ...
     ("grpc.keepalive_timeout_ms", PING_MS),
-    # ... so this one, undocumented, does it.
+    # ... so this undocumented option sets the limit.
     ("grpc.http2.ping_timeout_ms", PING_MS),
-    # Links wait for minutes between requests, channels between calls.
+    # Also between calls: links and channels are idle for minutes.
     ("grpc.keepalive_permit_without_calls", 1),
-    # By default no more pings are sent after two without data between them.
+    # By default gRPC stops after two pings without data between them.
     ("grpc.http2.max_pings_without_data", 0),
 )
 
 CHANNEL_OPTIONS: Options = (
     *_KEEPALIVE,
-    # A node that is back is used within 0.4 s; with the default back-off after 14 s.
+    # Reconnects within 0.4 s to a node that is back; with the default back-off it takes 14 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # How long one attempt to connect may take: 20 s by default, which a black-holed address uses up.
+    # Timeout of one attempt to connect. The default of 20 s is spent on each address that does not answer at all.
     ("grpc.min_reconnect_backoff_ms", 1000),
-    # Nodes are neighbours. $http_proxy is for the way out, and is no one to carry hidden states.
+    # Nodes are on the local network: do not send hidden states through $http_proxy.
     ("grpc.enable_http_proxy", 0),
 )
 
 SERVER_OPTIONS: Options = (
     *_KEEPALIVE,
-    # By default a server says GOAWAY to a client that pings every second, after 2.5 s.
+    # By default a server disconnects a client that pings every second, after 2.5 s.
     ("grpc.http2.max_ping_strikes", 0),
-    # By default a second server binds the same port in silence, and they share the callers.
+    # By default a second server can bind the same port, and each gets a part of the calls.
     ("grpc.so_reuseport", 0),
-    # Strangers that connect and say nothing are dropped after 5 s, not after 120, and cannot use up the 256 files that
-    # a process on macOS may open.
+    # Connections without a handshake are closed after 5 s instead of 120, and their number is limited: a process on
+    # macOS may open 256 files.
     ("grpc.server_handshake_timeout_ms", 5000),
     ("grpc.max_allowed_incoming_connections", 128),
 )
 
 
 def max_message(size_bytes: int) -> Options:
-    """Return the options for a larger or smaller message than gRPC's default of 4 MiB, each way."""
+    """Return the options that set the largest message in both directions (gRPC's default is 4 MiB)."""
     return (("grpc.max_send_message_length", size_bytes), ("grpc.max_receive_message_length", size_bytes))
 
 
 class Credentials(Protocol):
-    """What a node opens ports and channels with; asyncio or threads, the same."""
+    """Opens a node's ports and channels, for asyncio and for threads."""
 
     @property
     def insecure(self) -> bool:
-        """Whether anybody who reaches a port is believed."""
+        """Whether every caller that reaches a port is accepted."""
 
     def add_port(self, server: Server, address: str) -> int:
-        """Let a server (made with SERVER_OPTIONS) listen; return the port. Raises ClusterError if it is taken."""
+        """Add a port to a server made with SERVER_OPTIONS; return its number. Raises ClusterError if it is taken."""
 
     def aio_channel(self, target: str, node_id: str, options: Options = ()) -> grpc.aio.Channel:
-        """Return a channel to a node (ANY_NODE: of this cluster); no call gets through to any other.
+        """Return a channel that accepts only the node `node_id`, or any node of this cluster for ANY_NODE.
 
-        `options` go over CHANNEL_OPTIONS.
+        `options` override CHANNEL_OPTIONS.
         """
 
     def channel(self, target: str, node_id: str, options: Options = ()) -> grpc.Channel:
-        """Return a channel for threads; else as `aio_channel`."""
+        """Return the same channel as `aio_channel`, for threads."""
 
     def peer_id(self, context: Context) -> str:
         """Return the id of the node that called."""
 
 
 class MutualTLS:
-    """Credentials from a node's identity: the other end is the node that was meant, or nothing is said."""
+    """Credentials from a node's identity: a call is sent only after the other end proved that it is the right node."""
 
     insecure = False
 
@@ -116,19 +115,19 @@ class MutualTLS:
         return grpc.secure_channel(target, self._channel, (*CHANNEL_OPTIONS, *server_name(dns_name(node_id)), *options))
 
     def peer_id(self, context: Context) -> str:
-        """See Credentials. From the certificate, which the handshake has verified."""
+        """See Credentials. Read from the certificate, which the handshake has verified."""
         (name,) = context.auth_context()["x509_common_name"]
         assert isinstance(name, bytes)
         return name.decode()
 
 
 class Insecure:
-    """No credentials: whoever reaches a port is believed, and so is the id that a caller gives as its own."""
+    """No credentials: every caller is accepted, with the node id that it claims."""
 
     insecure = True
 
     def __init__(self, node_id: str) -> None:
-        # Goes out with every call, without an interceptor for each of its kinds.
+        # Sent with every call, without an interceptor for each kind of call.
         self._options: Options = (*CHANNEL_OPTIONS, ("grpc.secondary_user_agent", f"moe-cluster-node/{node_id}"))
 
     def add_port(self, server: Server, address: str) -> int:
@@ -144,19 +143,19 @@ class Insecure:
         return grpc.insecure_channel(target, (*self._options, *options))
 
     def peer_id(self, context: Context) -> str:
-        """See Credentials. A claim, no proof; "" if there is none."""
+        """See Credentials. The id is claimed, not proven; "" if the caller claims none."""
         metadata = dict(context.invocation_metadata() or ())
         match = _CLAIM.search(str(metadata.get("user-agent", "")))
         return match[1] if match else ""
 
 
 def server_name(name: str) -> Options:
-    """Return the option that makes a TLS channel accept certificates with this DNS name only, at any address."""
+    """Return the option that makes a TLS channel accept only certificates with this DNS name, at any address."""
     return (("grpc.ssl_target_name_override", name),)
 
 
 def listen(address: str, add_port: Callable[[], int]) -> int:
-    """Return the port that gRPC's `add_..._port` opened at `address`. Raises ClusterError if it did not."""
+    """Return the port that gRPC's `add_..._port` opened at `address`. Raises ClusterError if it could not."""
     try:
         return add_port()
     except RuntimeError as exc:

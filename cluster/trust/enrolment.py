@@ -1,4 +1,4 @@
-"""Enrolment: the port at which strangers with a join token become nodes. Open on the authority's node only."""
+"""Enrolment: the port where a machine exchanges a join token for a certificate. Open on the authority's node only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REFUSAL = "the join token is not valid, or not any more; make another with `moe-
 _OPTIONS: Options = (
     *SERVER_OPTIONS,
     *max_message(MAX_MESSAGE_BYTES),
-    # A stranger has one thing to say, and no reason to stay.
+    # A joining machine makes one call.
     ("grpc.max_connection_age_ms", 30_000),
     ("grpc.max_connection_age_grace_ms", 5_000),
     ("grpc.max_concurrent_streams", 4),
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def enrolment_port(port: int) -> int:
-    """Return where a node that listens at `port` lets strangers with a token in."""
+    """Return the enrolment port of a node that listens at `port`."""
     return port + 1
 
 
@@ -47,7 +47,7 @@ def enrolment_port(port: int) -> int:
 async def serve(
     authority: Authority, tokens: TokenStore, addresses: Sequence[str], now_s: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[int]:
-    """Let nodes in at `addresses` while the context lasts; gives the last one's port.
+    """Serve enrolment at `addresses` while the context lasts; yields the port of the last address.
 
     Raises:
         ClusterError: a port is taken.
@@ -65,7 +65,7 @@ async def serve(
 
 
 class Enrolment(enrolment_pb2_grpc.EnrolmentServicer):
-    """Redeems join tokens for certificates. Tells a stranger who fails nothing but that."""
+    """Exchanges join tokens for certificates. The reply to a failure does not say its reason."""
 
     def __init__(self, authority: Authority, tokens: TokenStore, now_s: Callable[[], float]) -> None:
         self._authority = authority
@@ -79,14 +79,14 @@ class Enrolment(enrolment_pb2_grpc.EnrolmentServicer):
     ) -> enrolment_pb2.EnrolReply:
         """See enrolment.proto."""
         peer = context.peer()
-        address = peer.rpartition(":")[0]  # less the port, which is another at each try
+        address = peer.rpartition(":")[0]  # without the port, which differs at each try
         wait_s = self._failures.wait_s(address, self._now_s())
         if wait_s:
             details = f"too many failed tries; wait {math.ceil(wait_s)} s"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
         try:
             async with self._one_at_a_time:
-                certificate = await asyncio.to_thread(self._admit, request, peer)  # it may wait for the tokens' file
+                certificate = await asyncio.to_thread(self._admit, request, peer)  # may wait for the lock of the tokens
             return enrolment_pb2.EnrolReply(certificate=certificate)
         except TrustError as exc:
             self._failures.failed(address, self._now_s())

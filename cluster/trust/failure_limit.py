@@ -1,4 +1,4 @@
-"""Failure limit: how often strangers may fail before they have to wait. Pure; the caller brings the time."""
+"""Failure limit: how often enrolment may fail before a caller has to wait. Pure; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ OVERALL = 60
 
 
 class FailureLimit:
-    """Failures of the last minute: 5 an address, 60 of all. Remembers no more than those."""
+    """Counts failures of the last minute: at most 5 per address and 60 overall. Stores at most 60."""
 
     def __init__(self) -> None:
         self._failures: deque[tuple[float, str]] = deque(maxlen=OVERALL)
 
     def wait_s(self, address: str, now_s: float) -> float:
-        """Return for how long this address is refused, 0 if it may try. `now_s` is monotonic."""
+        """Return how many seconds this address must wait, 0 if it may try. `now_s` is monotonic."""
         while self._failures and self._failures[0][0] <= now_s - WINDOW_S:
             self._failures.popleft()
         own = [at_s for at_s, failed in self._failures if failed == address]

@@ -1,8 +1,8 @@
-"""Identity: a node's key, the id that follows from it, and the certificate that a cluster gave to both.
+"""Identity: a node's key, the node id derived from it, and the certificate that a cluster issued for both.
 
-A node id is the beginning of its public key's hash. So nobody can claim the id of another key, and no list of who
-has which id is needed: the authority computes the id it signs. (Another key for a given id takes 2^64 tries, and
-then still a join token.)
+A node id is the beginning of the public key's hash. So no node can claim the id of another key, and no list of ids is
+needed: the authority computes the id that it signs. (Finding another key with a given id takes 2^64 tries, and joining
+with it still takes a join token.)
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from cluster.trust import private_file
 KEY_FILE = "node.key"
 DOMAIN = ".moe-cluster"
 ANY_NODE = "any"
-"""In place of an id: whoever it is, of this cluster. Every certificate has both names."""
+"""In place of a node id: any node of this cluster. Every certificate has both names."""
 
 CERTIFICATES_FILE = "certificates.pem"  # the node's, then the authority's
 
 
 @dataclass(frozen=True, slots=True)
 class NodeKey:
-    """A node's private key, kept in `directory`. Made once; all that an insecure cluster needs."""
+    """A node's private key, stored in `directory`. Created once. An insecure cluster needs nothing else."""
 
     directory: Path
     private_key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
     def load(cls, directory: Path) -> NodeKey:
-        """Read the key. Raises TrustError: none is there, it is damaged, or others may read it."""
+        """Read the key. Raises TrustError if it is missing, damaged, or readable by other users."""
         path = directory / KEY_FILE
         try:
             return cls(directory, load_private_key(private_file.read(path)))
@@ -47,7 +47,7 @@ class NodeKey:
 
     @classmethod
     def open(cls, directory: Path) -> NodeKey:
-        """Read the key, or make one if there is none yet. Raises TrustError as `load` does."""
+        """Read the key, or create it if there is none. Raises TrustError as `load` does."""
         path = directory / KEY_FILE
         if not path.exists():
             private_file.write(path, private_pem(ec.generate_private_key(ec.SECP256R1())))
@@ -55,7 +55,7 @@ class NodeKey:
 
     @property
     def is_certified(self) -> bool:
-        """Whether some cluster has given it a certificate."""
+        """Whether a cluster has issued a certificate for the key."""
         return (self.directory / CERTIFICATES_FILE).exists()
 
     @property
@@ -64,19 +64,19 @@ class NodeKey:
         return node_id_of(self.private_key.public_key())
 
     def certificate_request(self) -> bytes:
-        """Return a PEM request that proves possession of the key; `proven_key` reads it."""
+        """Return a PEM certificate request, which proves possession of the key; `proven_key` reads it."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.node_id)])
         request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self.private_key, hashes.SHA256())
         return request.public_bytes(serialization.Encoding.PEM)
 
     def adopt(self, certificate: bytes, ca_certificate: bytes) -> NodeIdentity:
-        """Keep the certificates (PEM) in place of any before them. Raises TrustError if they do not fit the key."""
+        """Store the certificates (PEM), replacing older ones. Raises TrustError if they do not match the key."""
         identity = self.with_certificates(certificate + ca_certificate)
         private_file.write(self.directory / CERTIFICATES_FILE, certificate + ca_certificate)
         return identity
 
     def identity(self) -> NodeIdentity:
-        """Read the certificates. Raises TrustError: none are there, or they do not fit the key."""
+        """Read the certificates. Raises TrustError if they are missing or do not match the key."""
         path = self.directory / CERTIFICATES_FILE
         try:
             certificates = private_file.read(path)
@@ -87,7 +87,11 @@ class NodeKey:
         return self.with_certificates(certificates)
 
     def with_certificates(self, pem: bytes) -> NodeIdentity:
-        """Return the identity by the node's and the authority's certificate. Raises TrustError if they do not fit."""
+        """Return the identity made of the key and the node's and authority's certificates (PEM, in this order).
+
+        Raises:
+            TrustError: they do not match the key or each other.
+        """
         try:
             certificate, ca_certificate = load_certificates(pem)
             certificate.verify_directly_issued_by(ca_certificate)
@@ -106,7 +110,7 @@ class NodeKey:
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """What a node proves itself with, and knows others by: all PEM."""
+    """The key and certificates with which a node authenticates itself and verifies others; all PEM."""
 
     node_id: str
     private_key: bytes = field(repr=False)
@@ -115,7 +119,7 @@ class NodeIdentity:
 
     @property
     def authority_key_hash(self) -> str:
-        """The authority's, as in a join token."""
+        """The hash of the authority's key, as in a join token."""
         return key_hash(x509.load_pem_x509_certificate(self.ca_certificate).public_key())
 
     @classmethod
@@ -130,7 +134,7 @@ def node_id_of(public_key: ec.EllipticCurvePublicKey) -> str:
 
 
 def dns_name(node_id: str) -> str:
-    """Return the name in a node's certificate, which the TLS client compares."""
+    """Return the DNS name in a node's certificate, which the TLS client checks."""
     return node_id + DOMAIN
 
 
@@ -141,14 +145,15 @@ def key_hash(public_key: CertificatePublicKeyTypes) -> str:
 
 
 def proven_key(certificate_request: bytes) -> ec.EllipticCurvePublicKey:
-    """Return the key of a PEM request; the names in it are ignored.
+    """Return the key in a PEM certificate request; the request's names are ignored.
 
-    Raises TrustError unless it is a P-256 key and its owner has signed the request.
+    Raises:
+        TrustError: it is not a P-256 key, or the request is not signed with it.
     """
     try:
         request = x509.load_pem_x509_csr(certificate_request)
         public_key = request.public_key()
-        # Before the signature: to check one of an enormous key of another kind is work for nothing.
+        # Checked before the signature: verifying one of a huge key of another kind would cost time.
         if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
             raise ValueError("its key is not a P-256 key")
         if not request.is_signature_valid:

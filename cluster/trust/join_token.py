@@ -1,4 +1,4 @@
-"""Join token: the line that is typed on a Mac to let it into a cluster. Says whom to trust, and why to be trusted."""
+"""Join token: the text with which a Mac joins a cluster. It identifies the authority and contains a secret."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TEXT = re.compile(r"MC1([0-9a-f]{64})::([A-Za-z0-9_-]{32})")
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """SHA-256 of the authority's public key, in hex digits, and a secret of 192 bits, in URL-safe characters.
+    """The SHA-256 of the authority's public key in hex digits, and a secret of 192 bits in URL-safe characters.
 
-    Only `text` gives the secret away; neither `str` nor `repr` does.
+    Only `text` contains the secret; `str` and `repr` do not.
     """
 
     authority_key_hash: str
@@ -22,12 +22,12 @@ class JoinToken:
 
     @property
     def text(self) -> str:
-        """The token as it is typed."""
+        """The token as people type it."""
         return f"MC1{self.authority_key_hash}::{self.secret}"
 
     @classmethod
     def parse(cls, text: str) -> JoinToken:
-        """Read a token as it was typed. Raises TrustError, which does not repeat it."""
+        """Parse a typed token. Raises TrustError, whose message does not contain it."""
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise TrustError(

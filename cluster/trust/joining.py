@@ -1,4 +1,4 @@
-"""Joining: how a machine with a join token becomes a node of the cluster that made the token."""
+"""Joining: exchanges a join token for a certificate of the cluster that issued the token."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _CURE = (
 async def join(
     addresses: Sequence[str], token: JoinToken, identity_directory: Path, timeout_s: float = TIMEOUT_S
 ) -> NodeIdentity:
-    """Get a certificate from the token's authority, on the first node of `addresses` that has it, and keep it.
+    """Get a certificate from the token's authority, at the first of `addresses` that presents its key, and store it.
 
-    An address is a hint: whoever answers there must show the authority's key before anything is sent. To look at one
-    takes at most `timeout_s`, and so does asking for the certificate.
+    An address is a hint: nothing is sent before the other end has proven the authority's key. Each address takes at
+    most `timeout_s`, and the request for the certificate too.
 
     Raises:
-        TrustError: the authority refused the token, or others were found at the addresses.
-        ClusterError: nobody was found, or the authority was lost while it was asked.
+        TrustError: the authority refused the token, or the addresses belong to other authorities.
+        ClusterError: no address answered, or the connection to the authority was lost during the request.
     """
     key = NodeKey.open(identity_directory)
     failures: list[ClusterError] = []
@@ -63,7 +63,7 @@ async def join(
 
 @dataclass(frozen=True, slots=True)
 class _AuthorityPort:
-    """An enrolment port as it was found: a gRPC target, and the certificate (PEM) with the token's key."""
+    """An enrolment port that was found: its gRPC target, and its certificate (PEM) with the token's key."""
 
     address: str
     target: str
@@ -71,7 +71,12 @@ class _AuthorityPort:
 
 
 async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityPort:
-    """Look at the certificate at `address` in a handshake after which nothing is sent."""
+    """Check the certificate at `address` in a TLS handshake that sends nothing else.
+
+    Raises:
+        TrustError: the certificate belongs to another authority, or cannot be read.
+        ClusterError: no node answered.
+    """
     try:
         split = urlsplit(f"//{address}")
         if split.hostname is None or split.port is None:
@@ -86,7 +91,7 @@ async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityP
         raise ClusterError(f"{address} does not answer as a node: {exc.reason}") from exc
     except socket.gaierror as exc:
         raise ClusterError(f"{address} cannot be found: {exc.strerror}") from exc
-    except OSError as exc:  # without a number it tells of several addresses of a name
+    except OSError as exc:  # without an errno it combines the errors of several addresses
         reason = f": {os.strerror(exc.errno)}" if exc.errno else ""
         raise ClusterError(f"{address} does not answer{reason}") from exc
     except ValueError as exc:  # a port or a host name that cannot be one
@@ -106,13 +111,13 @@ async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityP
             f"{address} is not of the cluster that made the join token: its key is {found[:12]}..., the token's "
             f"{token.authority_key_hash[:12]}...; nothing was sent to it"
         )
-    # The address itself, not its name: gRPC's resolver does not know every name that the system's does (`.local`).
-    host, _ = socket.getnameinfo(peer, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)  # a link-local one with its scope
+    # The numeric address: gRPC's resolver does not know every name that the system's does (`.local`).
+    host, _ = socket.getnameinfo(peer, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)  # with the scope if link-local
     return _AuthorityPort(address, join_address(host, peer[1]), certificate_pem(certificate))
 
 
 async def _ask(port: _AuthorityPort, token: JoinToken, key: NodeKey, timeout_s: float) -> bytes:
-    """Return a certificate (PEM) for the key. The channel accepts no other certificate than the one that was found."""
+    """Return a certificate (PEM) for the key. The channel accepts only the certificate that `_find` returned."""
     request = enrolment_pb2.EnrolRequest(secret=token.secret, certificate_request=key.certificate_request())
     credentials = grpc.ssl_channel_credentials(port.certificate)
     options = (*CHANNEL_OPTIONS, *server_name(AUTHORITY_NAME))
@@ -127,7 +132,7 @@ async def _ask(port: _AuthorityPort, token: JoinToken, key: NodeKey, timeout_s: 
 
 
 def _accept_any() -> ssl.SSLContext:
-    """Return the settings of a handshake that shows a certificate and checks nothing; the caller does."""
+    """Return a TLS context that verifies nothing; the caller checks the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

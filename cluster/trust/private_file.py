@@ -1,4 +1,4 @@
-"""Private file: readable by its owner alone, and never half written."""
+"""Private file: readable only by its owner, and replaced atomically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.errors import ClusterError, TrustError
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace the file, or make it and its directory; after a power cut either the old or the new content is there.
+    """Replace the file, creating it and its directory if needed; a power cut leaves the old or the new content.
 
     Raises:
         ClusterError: the disk is full or cannot be written.
@@ -34,7 +34,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def _to_disk(descriptor: int) -> None:
-    """Return when the file is on the disk; macOS' fsync leaves it in the drive's own cache."""
+    """Wait until the file is on the disk; on macOS fsync leaves it in the drive's cache."""
     if hasattr(fcntl, "F_FULLFSYNC"):
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
@@ -42,7 +42,7 @@ def _to_disk(descriptor: int) -> None:
 
 
 def read(path: Path) -> bytes:
-    """Return the content. Raises TrustError for a file that others may read, OSError where there is none."""
+    """Return the content. Raises TrustError if other users may read the file, OSError if it cannot be read."""
     with path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & 0o077:

@@ -1,6 +1,6 @@
-"""Token store: the join tokens that the authority's node has given out, kept in a private file.
+"""Token store: the join tokens that the authority's node has issued, in a private file.
 
-Secrets are not kept, only their hashes: who reads the file cannot join with it. One process, the node daemon, owns it.
+The file has hashes instead of secrets: reading it is not enough to join. The daemon and the command line share it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LIFETIME_S = 24 * 3600.0
 MAX_USES = 32  # one line is typed on several Macs
 
 LOCK_S = 2.0
-"""For another process that changes the file; it does so within milliseconds."""
+"""How long to wait for another process that changes the file, which takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """What is known of a token that was given out. Times are Unix time: they outlive the process."""
+    """A token that was issued. Times are Unix time, because they outlive the process."""
 
     secret_hash: str
     expires_at_s: float
@@ -44,13 +44,13 @@ class StoredToken:
 
     @property
     def token_id(self) -> str:
-        """A short name for people, which says nothing about the secret."""
+        """A short name for people, which does not reveal the secret."""
         return self.secret_hash[:8]
 
     def refusal(self, node_id: str, now_s: float) -> str | None:
-        """Return why the node may not come in with this token, None if it may.
+        """Return why the node may not join with this token, None if it may.
 
-        A node that did come in with it may do so again: its reply was lost.
+        A node that has joined with it may use it again, since the reply may have been lost.
         """
         if self.revoked:
             return "revoked"
@@ -62,9 +62,10 @@ class StoredToken:
 
 
 class TokenStore:
-    """The tokens in one file, which the daemon and the command line share: each verb reads and writes it anew.
+    """The tokens in one file, which the daemon and the command line share: each method reads and writes it again.
 
-    What changes it may wait for LOCK_S, in its thread. Raises ClusterError where another process does not let go of it.
+    Methods that change the file block their thread for up to LOCK_S, and raise ClusterError if another process holds
+    the lock for longer.
     """
 
     def __init__(self, path: Path, authority_key_hash: str, now_s: Callable[[], float] = time.time) -> None:
@@ -74,11 +75,11 @@ class TokenStore:
 
     @property
     def tokens(self) -> tuple[StoredToken, ...]:
-        """The tokens, oldest first; expired ones that let nobody in until the next is made."""
+        """The tokens, oldest first; expired ones that were never used stay until the next token is made."""
         return _read(self._path)
 
     def create(self, lifetime_s: float = LIFETIME_S, max_uses: int = MAX_USES) -> JoinToken:
-        """Make a token, and forget those that have expired and let nobody in."""
+        """Make a token, and delete those that have expired without being used."""
         token = JoinToken(self._authority_key_hash, secrets.token_urlsafe(24))
         now_s = self._now_s()
         stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses)
@@ -87,7 +88,7 @@ class TokenStore:
         return token
 
     def revoke(self, token_id: str) -> None:
-        """Let nobody in with this token any more. Raises TrustError for an unknown id."""
+        """Refuse this token from now on. Raises TrustError for an unknown id."""
         with self._alone():
             tokens = self.tokens
             if token_id not in {token.token_id for token in tokens}:
@@ -96,7 +97,11 @@ class TokenStore:
             self._write(*(replace(token, revoked=True) if token.token_id == token_id else token for token in tokens))
 
     def redeem(self, secret: str, node_id: str) -> None:
-        """Count a node that comes in. Raises TrustError, not to be told to the stranger, for a token not valid."""
+        """Record that a node joins with a token.
+
+        Raises:
+            TrustError: the token is not valid; the reason must not be sent to the caller.
+        """
         with self._alone():
             by_hash = {token.secret_hash: token for token in self.tokens}
             token = by_hash.get(_hash(secret))
@@ -111,7 +116,7 @@ class TokenStore:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other processes from changing the file meanwhile."""
+        """Hold the file's lock, so that no other process changes it."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with held(self._path.with_suffix(".lock"), LOCK_S):
             yield
