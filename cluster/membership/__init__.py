@@ -1,1 +1,1 @@
-"""Who is here: discovery, addresses, greetings, and what each node offers."""
+"""Membership: which nodes are in the cluster: discovery, greetings, addresses, and the hardware of each."""

@@ -1,6 +1,6 @@
-"""Address: where a node listens, "host:port", an IPv6 host in brackets; and which of them this machine has.
+"""Address: "host:port" at which a node listens, with an IPv6 host in brackets; and the addresses of this machine.
 
-An IPv6 link-local host may have a scope ("fe80::1%en0"), which means something on this machine only.
+An IPv6 link-local host may have a scope ("fe80::1%en0"), which is valid only on this machine.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from urllib.parse import unquote
 import psutil
 
 MAX_ADDRESSES = 16
-"""Of one node."""
+"""Most addresses of one node."""
 
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]{2,45}(?:%[0-9A-Za-z._-]{1,15})?\]|[0-9A-Za-z._-]{1,253}):(\d{1,5})")
 
 _PEER_TO_PEER = ("awdl", "llw")
-"""Apple's interfaces between devices: they are always up and lead to no node."""
+"""Prefixes of Apple's device-to-device interfaces, which are always up and reach no node."""
 
 
 def is_address(text: str) -> bool:
-    """Whether it is a host and a port."""
+    """Whether a text is a host and a port."""
     match = _ADDRESS.fullmatch(text)
     return match is not None and 0 < int(match.group(1)) < 2**16
 
@@ -33,13 +33,13 @@ def join(host: str, port: int) -> str:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Return host and port of what `is_address`."""
+    """Return the host, without brackets, and the port of an address for which `is_address` is true."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address leads to the machine that uses it."""
+    """Whether an address is a loopback address or "localhost"."""
     host, _ = split(address)
     return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
@@ -54,34 +54,34 @@ def is_ip(host: str) -> bool:
 
 
 def is_scoped(ip: str) -> bool:
-    """Whether an IP address needs a scope: it is IPv6's link-local kind."""
+    """Whether an IP address needs a scope, because it is an IPv6 link-local address."""
     address = ipaddress.ip_address(ip)
     return address.version == 6 and address.is_link_local
 
 
 def unmapped(ip: str) -> str:
-    """Return the IPv4 address that is written as an IPv6 one (::ffff:10.0.0.7); any other as it is."""
+    """Return the IPv4 address inside an IPv4-mapped IPv6 address (::ffff:10.0.0.7); any other address unchanged."""
     address = ipaddress.ip_address(ip)
     return str(address.ipv4_mapped or ip) if isinstance(address, ipaddress.IPv6Address) else ip
 
 
 def resolve(host: str) -> list[str]:
-    """Return the IP addresses of a host, as the system knows it: itself, if it is one. Raises OSError."""
+    """Return the IP addresses of a host name, or of an IP address itself, by the system's resolver. Raises OSError."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
     return list(dict.fromkeys(socket.getnameinfo(where, numeric)[0] for *_, where in found))
 
 
 def of_caller(peer: str, port: int) -> str:
-    """Return the address of a port on the machine that called, from gRPC's `context.peer()`; "" if that has none."""
+    """Return the address of `port` on the machine that called, from gRPC's `context.peer()`; "" if it has no IP."""
     host = unquote(unquote(peer)).partition(":")[2].rpartition(":")[0].strip("[]")
     return join(host, port) if is_ip(host) else ""
 
 
 def own_ips() -> tuple[str, ...]:
-    """Return the IP addresses of this machine that others may reach now, IPv4 first.
+    """Return the IP addresses at which other machines may reach this one now, IPv4 first.
 
-    Where there is no other, IPv6's link-local ones, without their scope; and where there are none of these, loopback.
+    If there are none, IPv6 link-local addresses without their scope; if there are none either, loopback.
     """
     ips = [ipaddress.ip_address(ip) for ip in scoped_ips()]
     outward = [ip for ip in ips if not ip.is_loopback]
@@ -92,7 +92,7 @@ def own_ips() -> tuple[str, ...]:
 
 
 def scoped_ips() -> tuple[str, ...]:
-    """Return all IP addresses that programs of this machine can listen at now, link-local ones with their scope."""
+    """Return all IP addresses at which programs of this machine can listen now, link-local ones with their scope."""
     interfaces = {name: stats for name, stats in psutil.net_if_stats().items() if stats.isup}
     return tuple(
         address.address
@@ -110,9 +110,10 @@ def _leads_to_neighbours(name: str, flags: str) -> bool:
 
 
 def is_own(ip: str) -> bool:
-    """Whether programs of this machine can listen at an IP address; not while a new one is checked for duplicates.
+    """Whether programs of this machine can listen at an IP address.
 
-    Addresses of many machines can be bound, too, but nobody connects to one.
+    False while the system still checks a new IPv6 address for duplicates. False for multicast and broadcast addresses,
+    which can be bound but to which nobody connects.
     """
     if ipaddress.ip_address(ip).is_multicast or ip == "255.255.255.255":
         return False

@@ -1,4 +1,4 @@
-"""Contacts: whom this node greets and when. Pure: time is passed in, and greeting is somebody else's."""
+"""Contacts: which addresses this node greets, and when. Pure: time is passed in; the caller sends the greetings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 HEARTBEAT_S = 1.0
 TIMEOUT_S = 5.0
-"""A node that was silent so long is lost."""
+"""A node that was silent for longer is lost."""
 
 MAX_WAIT_S = 10.0
-"""Between greetings of somebody who never answers, and so the time after which a healed network is noticed."""
+"""Longest time between greetings to a target that does not answer; a repaired network is noticed within it."""
 
 FORGET_S = 3600.0
 MAX_CONTACTS = 256
@@ -18,12 +18,12 @@ MAX_CONTACTS = 256
 _PATIENCE = int(TIMEOUT_S / HEARTBEAT_S)
 
 _DOUBT = 2
-"""Greetings without an answer after which other ways to a node are tried: the first may still be on its way."""
+"""Number of unanswered greetings after which other addresses of a node are tried. One may still be on its way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where somebody may be reached: the addresses of one host, and who is said to be there ("" if nobody said)."""
+    """The addresses of one host, and the id of the node that is said to be there ("" if unknown)."""
 
     addresses: tuple[str, ...]
     node_id: str = ""
@@ -31,9 +31,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """What is known of a target: who answered there (before that, who is said to), and when to greet it next.
+    """What is known about a target, and when to greet it next. Times are monotonic seconds.
 
-    `kept` ones were typed by a person and are not forgotten. `failure` says why the last greeting failed.
+    `node_id` is the node that answered there, before that the one that is said to be there. `kept` contacts were typed
+    by a person and are not forgotten. `unanswered` counts greetings; `failure` says why the last one failed.
     """
 
     target: Target
@@ -48,26 +49,26 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """All targets; immutable, every verb returns the contacts afterwards."""
+    """All contacts by target. Immutable: every method returns new contacts."""
 
     by_target: Mapping[Target, Contact] = field(default_factory=dict)
 
     def hinted(self, target: Target, kept: bool, now: float) -> Contacts:
-        """Add a target, to be greeted at once; one that is known keeps its turn, however often it is told."""
+        """Add a target that is greeted at once; a known one keeps its next time, however often it is hinted."""
         known = self.by_target.get(target)
         if known is not None:
             return self if known.kept or not kept else self._with(replace(known, kept=True))
         return self._with(Contact(target, target.node_id, kept, heard_at=now, greet_at=now))._bounded()
 
     def announced(self, target: Target, now: float) -> Contacts:
-        """Add a target where somebody says to be from now on: greeted at once, even where it was known from before."""
+        """Add a target that a node announces as its new address: greeted at once, even if it was known before."""
         known = self.by_target.get(target)
         if known is None:
             return self.hinted(target, kept=False, now=now)
         return self._with(replace(known, heard_at=now, greet_at=now, unanswered=0, answered=False))
 
     def greeting_us(self, target: Target, now: float) -> Contacts:
-        """Add a target that greeted this node; if it was greeted but seldom, for it was silent, it is so at once."""
+        """Add a target that greeted this node; if it was silent so long that greetings became rare, greet it now."""
         known = self.by_target.get(target)
         if known is None:
             return self.hinted(target, kept=False, now=now)
@@ -76,9 +77,9 @@ class Contacts:
         return self._with(replace(known, heard_at=now, greet_at=now, unanswered=0))
 
     def sent(self, target: Target, now: float) -> Contacts:
-        """Note that a greeting is on its way; the next one follows in a heartbeat.
+        """Record that a greeting was sent; the next one follows after a heartbeat.
 
-        After as many unanswered ones as fit the timeout, ever more seldom.
+        After TIMEOUT_S of unanswered greetings, the time to the next one doubles each time, up to MAX_WAIT_S.
         """
         contact = self.by_target.get(target)
         if contact is None:
@@ -88,43 +89,43 @@ class Contacts:
         return self._with(replace(contact, unanswered=contact.unanswered + 1, greet_at=now + wait_s))
 
     def answered(self, target: Target, node_id: str, now: float) -> Contacts:
-        """Note who answered at a target."""
+        """Record which node answered at a target."""
         contact = self.by_target.get(target)
         if contact is None:
             return self
-        # Where it was greeted but seldom, the next one must not wait as long: it would be taken for lost meanwhile
+        # After a long silence the next greeting would come too late, and the node would count as lost until then
         greet_at = min(contact.greet_at, now + HEARTBEAT_S)
         answered = replace(contact, node_id=node_id, heard_at=now, greet_at=greet_at, unanswered=0, answered=True)
         return self._with(replace(answered, failure=""))
 
     def failed(self, target: Target, failure: str) -> Contacts:
-        """Note why a greeting was not answered."""
+        """Record why a greeting was not answered."""
         contact = self.by_target.get(target)
         return self if contact is None else self._with(replace(contact, failure=failure))
 
     def without(self, target: Target) -> Contacts:
-        """Leave a target out."""
+        """Remove a target."""
         return Contacts({other: contact for other, contact in self.by_target.items() if other != target})
 
     def without_silent(self, now: float) -> Contacts:
-        """Forget those of whom nothing was heard for long."""
+        """Remove the contacts that were silent for FORGET_S, except kept ones."""
         heard = {t: c for t, c in self.by_target.items() if c.kept or now - c.heard_at <= FORGET_S}
         return self if len(heard) == len(self.by_target) else Contacts(heard)
 
     def node_at(self, target: Target) -> str:
-        """Return the id of who answered at a target or is said to be there, "" if nobody is."""
+        """Return the id of the node that answered at a target or is said to be there, "" if unknown."""
         contact = self.by_target.get(target)
         return "" if contact is None else contact.node_id
 
     def all_at_once(self, now: float) -> Contacts:
-        """Give all their turn now: this machine's network has changed, and with it who can be reached."""
+        """Greet all contacts now: this machine's network has changed, and with it the nodes that it can reach."""
         return Contacts({t: replace(c, greet_at=now, unanswered=0) for t, c in self.by_target.items()})
 
     def due(self, present: Set[str], now: float) -> tuple[Target, ...]:
         """Return the targets to greet now.
 
-        Of a node that is present, these are the one that answered last, and others that have not answered yet; all of
-        them while the one leaves a doubt.
+        For a node that is present: the target that answered last, and those that have never answered; but all of its
+        targets after _DOUBT unanswered greetings.
         """
         best: dict[str, Contact] = {}
         for contact in self.by_target.values():
@@ -141,7 +142,7 @@ class Contacts:
         return Contacts({**self.by_target, contact.target: contact})
 
     def _bounded(self) -> Contacts:
-        """Drop the oldest hint if there are too many; those who answered go last."""
+        """Drop the oldest contact if there are more than MAX_CONTACTS, those that never answered first."""
         unkept = [contact for contact in self.by_target.values() if not contact.kept]
         if len(unkept) <= MAX_CONTACTS:
             return self

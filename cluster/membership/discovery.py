@@ -1,7 +1,7 @@
-"""Discovery: who says over multicast DNS (`_moe-cluster._tcp`) that it is here. A hint, never trusted.
+"""Discovery: the nodes that announce themselves by multicast DNS (`_moe-cluster._tcp`). A hint, never trusted.
 
-A node that is killed stays listed for up to 1,120 seconds, and anybody on the network may announce anything: who is
-really there, membership finds out by greeting. IPv4 carries the multicast, and IPv6 where there is no IPv4.
+A killed node stays listed for up to 1,120 seconds, and anyone on the network can announce anything; membership greets
+the announced addresses to find out which nodes are there. Multicast uses IPv4, or IPv6 if there is no IPv4.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cluster.membership.node_info import are_addresses, is_name, is_node_id, is_
 SERVICE = "_moe-cluster._tcp.local."
 
 CHECK_S = 1.0
-"""How often a node looks whether what it announces has changed, its addresses above all, or multicast is possible."""
+"""How often a node checks whether its announcement (above all its addresses) changed, or multicast became possible."""
 
 RESOLVE_MS = 3000
 MAX_RESOLVING = 64
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a node announces. `cluster_id` is "" before it joined; `enrols` if it can let others into its cluster."""
+    """What a node announces. `cluster_id` is "" before it joins; `enrols`: it can admit nodes to its cluster."""
 
     node_id: str
     name: str
@@ -50,16 +50,16 @@ class Announcement:
 async def discover(found: Callable[[Announcement], None], own: Callable[[], Announcement | None]) -> None:
     """Announce what `own` returns, if anything, and call `found` with what others announce, until cancelled.
 
-    `found` is called again when an announcement changes, and when its node is back after it stopped. Speaks on the
-    networks of the own addresses, and begins anew when they or anything else of `own` change. Where multicast is not
-    possible it finds nobody, which is logged and no error, and is tried again.
+    `found` is called again when an announcement changes, and when its node comes back. Uses the networks of the own
+    addresses; starts again when anything in `own` changes. If multicast is not possible, finds nobody, logs that once
+    and tries again.
     """
     is_told = False
     while True:
         try:
             await _discover(found, own)
             is_told = False
-        except* (OSError, RuntimeError, zeroconf.Error) as failed:  # RuntimeError: an address that has just gone
+        except* (OSError, RuntimeError, zeroconf.Error) as failed:  # RuntimeError: an address has just been removed
             if not is_told:
                 error = failed.exceptions[0]
                 log.warning("nodes are not found by themselves, name them with --peer HOST:PORT: error=%s", error)
@@ -68,7 +68,7 @@ async def discover(found: Callable[[Announcement], None], own: Callable[[], Anno
 
 
 async def look(seconds: float, enough: Callable[[Announcement], bool]) -> tuple[Announcement, ...]:
-    """Return what others announce within some seconds or until one is `enough`, announcing nothing."""
+    """Return what others announce within `seconds`, or until `enough` is true for one. Announces nothing."""
     found: dict[str, Announcement] = {}
 
     def hear(announcement: Announcement) -> None:
@@ -83,7 +83,7 @@ async def look(seconds: float, enough: Callable[[Announcement], bool]) -> tuple[
 
 
 async def _discover(found: Callable[[Announcement], None], own: Callable[[], Announcement | None]) -> None:
-    """Announce and find until `own` is another. Raises OSError, RuntimeError or zeroconf.Error, or a group of them."""
+    """Announce and find until `own` changes. Raises OSError, RuntimeError or zeroconf.Error, or a group of them."""
     announced = own()
     service = None if announced is None else _service(announced)
     async with _open(announced) as speaker, asyncio.TaskGroup() as tasks:
@@ -96,7 +96,7 @@ async def _discover(found: Callable[[Announcement], None], own: Callable[[], Ann
 
 
 class _Resolver:
-    """Turns names that the browser hears into announcements."""
+    """Resolves the names that the browser hears to announcements."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Resolver:
         self._n_resolving = 0
 
     def on_change(self, *, name: str, state_change: ServiceStateChange, **_: object) -> None:
-        """Resolve a name that is new or says something new."""
+        """Resolve a name that is new or has changed."""
         if state_change is ServiceStateChange.Removed:
             self._known.pop(name, None)
         elif self._n_resolving < MAX_RESOLVING:
@@ -141,7 +141,7 @@ class _Resolver:
 
 
 def _open(announced: Announcement | None) -> AsyncZeroconf:
-    """Open multicast on the networks of the own addresses. Raises OSError or RuntimeError."""
+    """Open multicast sockets on the networks of the own addresses. Raises OSError or RuntimeError."""
     ips = own_ips() if announced is None else [split(address)[0] for address in announced.addresses]
     interfaces = [ip for ip in ips if ":" not in ip] or [ip for ip in ips if not is_loopback(join(ip, 0))]
     if not interfaces:
@@ -162,14 +162,14 @@ def _service(own: Announcement) -> AsyncServiceInfo:
             "version": own.version,
             "enrol": "1" if own.enrols else "0",
         },
-        # New at every start: else others would add the addresses of this one to those they remember of the last
+        # New at every start: otherwise others would add these addresses to the ones that they remember
         server=f"{own.node_id}-{secrets.token_hex(4)}.local.",
         parsed_addresses=list(hosts),
     )
 
 
 def _announcement(info: AsyncServiceInfo) -> Announcement | None:
-    """Return what a service says, None if that is not what a node would say."""
+    """Return the announcement in a service record, None if it is not one that a node would make."""
     said = {key: value or "" for key, value in info.decoded_properties.items()}
     ips = [ip for ip in info.parsed_scoped_addresses(IPVersion.All) if "%" in ip or not is_scoped(ip)]
     announcement = Announcement(

@@ -1,4 +1,4 @@
-"""Hardware: what a node computes with, and how fast. A child process measures it, for the daemon imports no MLX."""
+"""Hardware: a node's chip, memory and measured speed. A child process measures it: the daemon does not import MLX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cluster.errors import ClusterError
 
 PROBE = (sys.executable, "-P", "-m", "cluster.membership.probe")
 DEADLINE_S = 30.0
-"""For a measurement of about a second: Metal may compile its kernels first."""
+"""For a measurement that takes about a second; Metal may compile its kernels first."""
 
 MAX_TEXT = 200
 MAX_ERROR_CHARACTERS = 500
@@ -42,11 +42,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One machine.
+    """The hardware of one machine.
 
-    `chip` is "Apple M4 Pro" or a CPU's model; `backend` is "metal", "cuda" or "cpu"; `dtype` is what a bfloat16
-    checkpoint is computed in there. `budget_bytes` is what MLX may take of `memory_bytes`. `bandwidth_gbps` is the
-    rate in GB/s at which weights are read, `matmul_tflops` that of a large matrix product, both as measured.
+    `chip` is for example "Apple M4 Pro", or a CPU's model; `backend` is "metal", "cuda" or "cpu"; `dtype` is the type
+    in which a bfloat16 checkpoint is computed. MLX may use `budget_bytes` of `memory_bytes`. Measured are
+    `bandwidth_gbps`, the rate in GB/s at which weights are read, and `matmul_tflops`, the speed of a large matrix
+    product. `measured_at` is Unix time.
     """
 
     chip: str
@@ -61,12 +62,12 @@ class Hardware:
     measured_at: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return a JSON object that `from_json` reads."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, value: object) -> Hardware:
-        """Return the hardware that a cache file or another node describes. Raises ClusterError."""
+        """Read a JSON object from a cache file or another node. Raises ClusterError if it is not plausible."""
         if not isinstance(value, dict):
             raise ClusterError(f"hardware is described by a JSON object, not by {type(value).__name__}")
         for name, kind in _TYPES.items():
@@ -77,10 +78,10 @@ class Hardware:
 
 
 async def hardware(cache: Path) -> Hardware:
-    """Return this machine's hardware: from `cache` while machine and MLX are the same, else measured and kept there.
+    """Return this machine's hardware: from `cache` if machine and MLX are unchanged, else measured and stored there.
 
     Raises:
-        ClusterError: it cannot be measured; says what the measuring process said.
+        ClusterError: it cannot be measured; the message has the output of the measuring process.
     """
     machine = await _machine()
     try:
@@ -90,7 +91,7 @@ async def hardware(cache: Path) -> Hardware:
     except (OSError, ValueError, LookupError, TypeError, RecursionError, ClusterError) as exc:
         log.debug("hardware is measured: cache=%s reason=%r", cache, exc)
     measured = await _measure()
-    try:  # not atomically: a file cut short is no JSON, and measured again
+    try:  # not atomic: a truncated file is not JSON, and the hardware is measured again
         cache.write_text(json.dumps({"machine": machine, "hardware": measured.to_json()}))
     except OSError as exc:
         log.warning("hardware is measured again at the next start: cache=%s error=%s", cache, exc)
@@ -98,9 +99,9 @@ async def hardware(cache: Path) -> Hardware:
 
 
 async def _machine() -> str:
-    """Return a text that changes when what was measured may no longer hold."""
+    """Return a text that changes when the measurement may no longer be valid."""
     if sys.platform == "darwin":
-        # The limit on the GPU's memory is raised by people who want larger models: the budget changes with it
+        # People raise the GPU's memory limit for larger models, which changes the budget
         chip = await _output("sysctl", "-n", "machdep.cpu.brand_string", "iogpu.wired_limit_mb")
     else:
         chip = cpu_name()
@@ -114,7 +115,7 @@ def mlx_version() -> str:
 
 
 def cpu_name() -> str:
-    """Return the CPU's model, as far as the system tells."""
+    """Return the CPU's model, or its architecture if the system does not tell the model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -154,4 +155,4 @@ async def _output(*command: str) -> str:
 def _is_plausible(value: Any) -> bool:
     if isinstance(value, str):
         return 0 < len(value) <= MAX_TEXT and value.isprintable()
-    return bool(0 < value < 2**63)  # and so no NaN
+    return bool(0 < value < 2**63)  # false for NaN

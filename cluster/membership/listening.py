@@ -1,6 +1,6 @@
-"""Listening: what `--host` means: where servers bind, where this machine's own programs connect, what is announced.
+"""Listening: where servers bind for `--host`, where this machine's programs connect, which addresses are announced.
 
-The three differ: one binds 0.0.0.0, connects to 127.0.0.1 and announces 10.0.0.7.
+The three differ: for example a node binds 0.0.0.0, its programs connect to 127.0.0.1, and it announces 10.0.0.7.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ LOOPBACK = "127.0.0.1"
 ALL_IPV4 = "0.0.0.0"
 
 TRIES = 20
-"""To find one port that is free on several hosts."""
+"""Attempts to find one port that is free on several hosts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The IP addresses to bind, `ALL` or `ALL_IPV4` alone for all that this machine has, now and later."""
+    """The IP addresses to bind; only `ALL` or `ALL_IPV4` for all addresses that this machine has, now and later."""
 
     hosts: tuple[str, ...]
 
     @classmethod
     def at(cls, host: str) -> Listening:
-        """Return how to listen at a host as a person names it; "" is everywhere.
+        """Return the Listening for a host that a person typed; "" means all addresses.
 
         Raises:
-            InvalidRequestError: it is no host, or not this machine.
+            InvalidRequestError: it is not a host, or not an address of this machine.
         """
         host = host.strip()
         if host.startswith("[") and host.endswith("]"):
@@ -72,31 +72,31 @@ class Listening:
 
     @property
     def is_private(self) -> bool:
-        """Whether no other machine can reach it, whatever its networks."""
+        """Whether no other machine can ever reach it, because it binds only loopback."""
         return all(is_loopback(join(host, 0)) for host in self.hosts)
 
     def with_loopback(self, port: int) -> Listening:
-        """Return it with loopback, for this machine's own programs, unless that is in it or its port is taken.
+        """Return a copy that also binds loopback for this machine's own programs, unless it does or the port is taken.
 
-        Loopback stays when an interface loses its address.
+        Loopback still works when an interface loses its address.
         """
         if self.hosts[0] in (ALL, ALL_IPV4) or self.is_private or ports.refusal(LOOPBACK, port) is not None:
             return self
         return Listening((*self.hosts, LOOPBACK))
 
     def now(self) -> Listening:
-        """Return it without hosts that this machine has lost, as long as one is left."""
+        """Return a copy without hosts that this machine no longer has; unchanged if it has none of them."""
         return Listening(tuple(host for host in self.hosts if is_own(host)) or self.hosts)
 
     @property
     def own_host(self) -> str:
-        """Where this machine's own programs connect."""
+        """The IP address to which this machine's own programs connect."""
         if self.hosts[0] in (ALL, ALL_IPV4) or LOOPBACK in self.hosts:
             return LOOPBACK
         return self.hosts[0]
 
     def bind(self, add_port: Callable[[str], int], port: int = 0) -> int:
-        """Let a server listen, by its `add_port(address)`, at one port of all hosts; 0 takes one that is free.
+        """Call a server's `add_port(address)` for every host with one port, a free one for 0; return the port.
 
         Raises:
             ClusterError: the port is taken.
@@ -108,13 +108,17 @@ class Listening:
         return port
 
     def require_free(self, *wanted: int) -> None:
-        """Raise ClusterError where a port cannot be opened; says by whom it is held, if that can be known."""
+        """Raise ClusterError if a port cannot be opened; the message names the process that holds it, if known."""
         for port in wanted:
             for host in self.hosts:
                 ports.require_free(host, port)
 
     def free_port(self, *, neighbours: int = 0) -> int:
-        """Return a port that is free on all hosts, as so many after it are. Raises ClusterError where none is found."""
+        """Return a port that is free on all hosts together with the `neighbours` ports after it.
+
+        Raises:
+            ClusterError: none was found in TRIES attempts.
+        """
         self.require_free(0)
         for _ in range(TRIES):
             port = ports.any_free(self.hosts[0])

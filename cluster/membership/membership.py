@@ -1,11 +1,11 @@
-"""Membership: which nodes count, as a fold over events. Pure: time is passed in, nothing is sent or logged.
+"""Membership: which nodes are present, as a fold over events. Pure: time is passed in, nothing is sent or logged.
 
     connecting ──both directions──> present ──silence in either──> lost ──both directions──> present
-                                       └──────it says so──────> left ──both directions──> present
+                                       └────it leaves─────────> left ──both directions──> present
 
-A node counts (`present`) while it answers this node's greetings *and* greets this node, each within TIMEOUT_S: a wire
-that is cut in one direction makes no half-joined node. A node that may not join is no member but in `refused`.
-Events are applied at times that never go back; those of the daemon's ticks let silence be noticed.
+A node is present while it answers this node's greetings *and* greets this node, each within TIMEOUT_S: if a network
+works in one direction only, the node is lost. A node that may not join is not a member but is listed in `refused`.
+Events must be applied in the order of their times. Ticks notice silence.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MAX_MEMBERS = 64
 FORGET_REFUSED_S = 60.0
 
 ALIVE_S = 2.5 * HEARTBEAT_S
-"""A node that was silent longer may have been restarted elsewhere; before that, who has its id is a copy."""
+"""A node that was silent for longer may have been restarted elsewhere; before that, another with its id is a copy."""
 
 
 class State(StrEnum):
-    """How a member stands."""
+    """The state of a member."""
 
     CONNECTING = "connecting"
     PRESENT = "present"
@@ -36,7 +36,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LinkSpeed:
-    """A link to a node, as measured: seconds one way, and bytes a second."""
+    """The measured speed of a link to a node: one-way latency in seconds, and bytes per second."""
 
     latency_s: float
     bytes_per_s: float
@@ -44,7 +44,7 @@ class LinkSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Another node; times are the daemon's monotonic seconds."""
+    """Another node. Times are monotonic seconds of the daemon."""
 
     info: NodeInfo
     heard_at: float
@@ -61,7 +61,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A node that may not join, and why; `is_theirs` if the reason is that it refuses this one."""
+    """A node that may not join, and why; `is_theirs`: the reason is that it refuses this node."""
 
     info: NodeInfo
     reason: str
@@ -71,7 +71,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Hinted:
-    """Somebody may be reached there: told by a peer, or `typed` by a person."""
+    """A node may be reachable at a target, according to a peer or, if `typed`, to a person."""
 
     target: Target
     typed: bool = False
@@ -79,21 +79,21 @@ class Hinted:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """Somebody says by mDNS to be there from now on."""
+    """A node announced by mDNS that it is at a target from now on."""
 
     target: Target
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A greeting is on its way to a target."""
+    """A greeting was sent to a target."""
 
     target: Target
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The greeting was answered after `rtt_s`; `refusal` is what the node has against this one."""
+    """A greeting was answered after `rtt_s`; `refusal` says why the node refuses this one, "" if it does not."""
 
     target: Target
     info: NodeInfo
@@ -103,7 +103,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The greeting was not answered."""
+    """A greeting was not answered."""
 
     target: Target
     failure: str
@@ -111,7 +111,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """A node greeted this one; `at` is the address it may have, judged by where the greeting came from."""
+    """A node greeted this one; `at` is a possible address of it, derived from the source of the greeting."""
 
     info: NodeInfo
     at: str = ""
@@ -127,7 +127,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A node says that it goes."""
+    """A node announced that it leaves."""
 
     node_id: str
 
@@ -149,7 +149,7 @@ Event = Hinted | Announced | Sent | Answered | Failed | Greeted | Measured | Lef
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What this node knows of the others; `members` and `refused` by node id. Immutable."""
+    """What this node knows about the others; `members` and `refused` are keyed by node id. Immutable."""
 
     own: NodeInfo
     members: Mapping[str, Member] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class Membership:
 
     @property
     def present(self) -> tuple[Member, ...]:
-        """The nodes that count, in the order of their ids."""
+        """The present nodes, in the order of their ids."""
         return tuple(m for _, m in sorted(self.members.items()) if m.state is State.PRESENT)
 
     def apply(self, event: Event, now: float) -> Membership:
@@ -189,21 +189,21 @@ class Membership:
         return after._settled(now)
 
     def whom_to_greet(self, now: float) -> tuple[Target, ...]:
-        """Return the targets whose turn it is; apply `Sent` for each that is greeted."""
+        """Return the targets to greet now; the caller applies `Sent` for each greeting."""
         return self.contacts.due({member.info.node_id for member in self.present}, now)
 
     def refusal(self, info: NodeInfo) -> str:
-        """Return what to answer a node that greeted and may not join, "" if it may.
+        """Return the reason to send to a node that greeted and may not join, "" if it may.
 
-        That it refuses this node is no answer to it: two that refuse each other for that would do so for ever.
+        The reason is never that the node refuses this one: otherwise two nodes would refuse each other forever.
         """
         refusal = self._refusal(info)
         return refusal.reason if refusal is not None and not refusal.is_theirs else ""
 
     def names(self) -> Mapping[str, str]:
-        """Return what to call each node, this one too: a name that several have gets a suffix, in the order of ids.
+        """Return the shown name of each node, this one included, by id. Equal names get suffixes in the order of ids.
 
-        Nodes that know the same nodes call them the same.
+        So nodes that know the same nodes show the same names.
         """
         infos = self._infos()
         taken: set[str] = set()
@@ -219,7 +219,7 @@ class Membership:
         return names
 
     def renamed(self) -> Mapping[str, str]:
-        """Return those of `names` that differ from what their node calls itself."""
+        """Return the entries of `names` that differ from the node's own name."""
         infos = self._infos()
         return {node_id: name for node_id, name in self.names().items() if name != infos[node_id].name}
 
@@ -234,7 +234,7 @@ class Membership:
 
     def _answered(self, event: Answered, now: float) -> Membership:
         info = event.info
-        if _is_same_start(info, self.own):  # by an address of its own, which other hosts may have as well
+        if _is_same_start(info, self.own):  # this node greeted itself, at an address that other hosts may have too
             return self._with(self.contacts.without(event.target))
         refusal = None
         if reason := self._objection(info, now):
@@ -242,7 +242,7 @@ class Membership:
         elif event.refusal:
             reason = f"{info.name} ({info.addresses[0]}) refuses this node: {event.refusal}"
             refusal = Refusal(info, reason, now, is_theirs=True)
-        # Whoever is refused is greeted without end, not taken for another way to the member whose id it may have
+        # Without an id, so that a refused node is still greeted, and not taken for an address of the member with its id
         contacts = self.contacts.answered(event.target, "" if refusal else info.node_id, now)
         after = self._with(contacts)
         if refusal is not None:
@@ -257,12 +257,12 @@ class Membership:
         after = self._with(self._ways_to(info, at, now))
         if reason := self._objection(info, now):
             return after._refusing(Refusal(info, reason, now))
-        if refusal := self._refusal(info):  # it ends when the node answers, and not before
+        if refusal := self._refusal(info):  # ends only when the node answers
             return after._refusing(replace(refusal, info=info, at=now))
         return after._with_member(replace(after._member(info, now), greeted_at=now))
 
     def _ways_to(self, info: NodeInfo, at: str, now: float) -> Contacts:
-        """Return the contacts with those of a node that greeted: where it says to be, and where it called from."""
+        """Return the contacts plus those of a node that greeted: its own addresses, and the source of the greeting."""
         ways = [info.addresses, (at,)] if at and at not in info.addresses else [info.addresses]
         member = self.members.get(info.node_id)
         contacts = self.contacts
@@ -298,13 +298,13 @@ class Membership:
         return ""
 
     def _member(self, info: NodeInfo, now: float) -> Member:
-        """Return the member that a node is, or becomes; a new start of it has proved nothing yet."""
+        """Return the node's member, a new one if needed. Answers from before a restart of the node do not count."""
         member = self.members.get(info.node_id)
         if member is None:
             return Member(info, heard_at=now)
         if not _is_same_start(member.info, info):
             member = replace(member, answered_at=None, greeted_at=None, rtt_s=None, link=None)
-        elif info.revision < member.info.revision:  # it was on its way for longer than what came before it
+        elif info.revision < member.info.revision:  # this message was delayed; a newer one has arrived before
             info = member.info
         return replace(member, info=info, heard_at=now)
 
@@ -320,7 +320,7 @@ class Membership:
         return replace(self, members=members, refused=refused)
 
     def _settled(self, now: float) -> Membership:
-        """Let every member's state say what holds now, and forget what is long over."""
+        """Update every member's state to `now`, and forget old members, refusals and contacts."""
         members = {
             node_id: replace(member, state=state) if (state := _state(member, now)) is not member.state else member
             for node_id, member in self.members.items()
@@ -331,7 +331,7 @@ class Membership:
 
 
 class Happening(StrEnum):
-    """What may be worth a line to a person."""
+    """The kind of a change that people are told about."""
 
     JOINED = "joined"
     LOST = "lost"
@@ -345,7 +345,7 @@ class Happening(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happened to whom: a node's shown name, or an address; `reason` where there is more to say."""
+    """A change to tell people about: `name` is a node's shown name or an address, `reason` optional details."""
 
     happening: Happening
     name: str
@@ -353,7 +353,7 @@ class Change:
 
 
 def changes(before: Membership, after: Membership) -> list[Change]:
-    """Return what a person should hear of between two memberships."""
+    """Return the changes between two memberships that people are told about."""
     found = []
     names = after.names()
     if before.own.addresses != after.own.addresses:
@@ -400,7 +400,7 @@ def _is_same_start(one: NodeInfo, other: NodeInfo) -> bool:
 
 
 def _ends(refusal: Refusal, accepted: NodeInfo) -> bool:
-    """Whether a refusal is over now that a node was accepted: it is that node, or was before a restart."""
+    """Whether accepting a node ends a refusal: it concerns this node, or this node before its restart."""
     same_place = refusal.info.addresses[0] == accepted.addresses[0]
     return refusal.info.node_id == accepted.node_id and (_is_same_start(refusal.info, accepted) or same_place)
 

@@ -1,4 +1,4 @@
-"""NodeInfo: what a node says of itself. What is read from others is checked here, once."""
+"""NodeInfo: what a node tells others about itself. Values from others are checked here, once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _VERSION = re.compile(r"\d{1,6}(\.[0-9A-Za-z+-]{1,20}){0,5}")
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A node: who it is, where it may be reached ("host:port", best first), and what it offers.
+    """A node: its identity, its addresses ("host:port", best first), and what it offers.
 
-    `incarnation` differs between any two starts of a node, so that a restart is told from a delay; `revision` is raised
-    whenever its addresses change, so that what it said before does not replace what it says now.
-    `offered_bytes` is the memory it gives to models, of its hardware's budget.
+    `incarnation` differs at each start of a node, so that a restart is distinguished from a delay. `revision` is raised
+    when the addresses change, so that a delayed message does not restore old ones. `offered_bytes` is the part of its
+    hardware's memory budget that the node gives to models.
 
     Raises:
-        ClusterError: a value that cannot be.
+        ClusterError: a value is invalid.
     """
 
     node_id: str
@@ -52,25 +52,25 @@ class NodeInfo:
 
     @property
     def major_version(self) -> str:
-        """What two nodes must have in common to work together."""
+        """The first number of the version; nodes work together only if it is equal."""
         return self.version.partition(".")[0]
 
 
 def is_node_id(text: str) -> bool:
-    """Whether it is 16 hexadecimal digits, as every node draws its own."""
+    """Whether a text is a node id: 16 hexadecimal digits."""
     return _NODE_ID.fullmatch(text) is not None
 
 
 def is_name(text: str) -> bool:
-    """Whether it may stand on a terminal and in a TXT record."""
+    """Whether a text can be printed on a terminal and stored in a TXT record."""
     return text.isprintable() and bool(text.strip()) and len(text.encode(errors="replace")) <= MAX_NAME_BYTES
 
 
 def is_version(text: str) -> bool:
-    """Whether it is a version such as 0.1.0."""
+    """Whether a text is a version such as 0.1.0."""
     return _VERSION.fullmatch(text) is not None
 
 
 def are_addresses(addresses: tuple[str, ...]) -> bool:
-    """Whether they are some, not too many, each a host and a port."""
+    """Whether there are 1 to MAX_ADDRESSES addresses, each a host and a port."""
     return 0 < len(addresses) <= MAX_ADDRESSES and all(is_address(address) for address in addresses)

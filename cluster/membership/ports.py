@@ -1,4 +1,4 @@
-"""Ports: whether one can be opened on a host, and who holds it if not. Knows nothing of gRPC."""
+"""Ports: whether a port can be opened on a host, and which process holds it if not. Knows nothing about gRPC."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cluster.errors import ClusterError
 from cluster.membership.address import join
 
 ALL = "::"
-"""As a host: all addresses of this machine, IPv4 ones too."""
+"""The host that stands for all addresses of this machine, IPv4 included."""
 
 
 def refusal(host: str, port: int) -> OSError | None:
-    """Return why a server could not listen, None if it could. `host` is an IP address; port 0 is always free."""
+    """Return why a server cannot listen at an IP address and port, None if it can. Port 0 is always free."""
     with socket.socket(_family(host)) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if host == ALL:
@@ -32,7 +32,7 @@ def refusal(host: str, port: int) -> OSError | None:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raise ClusterError where a server could not listen; it says who holds the port, if that can be known."""
+    """Raise ClusterError if a server cannot listen; the message names the process that holds the port, if known."""
     error = refusal(host, port)
     if error is None:
         return
@@ -52,7 +52,7 @@ def any_free(host: str) -> int:
 
 
 def _holder(port: int) -> str:
-    """Say who listens at a port; the system tells that of one's own processes only, unless root asks."""
+    """Return which process listens at a port, for messages. Without root the system tells only the user's own."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             for connection in process.net_connections("tcp"):

@@ -1,7 +1,7 @@
 """The child process that measures this machine: python -m cluster.membership.probe.
 
-Takes about a second and prints one line of JSON, as `Hardware.from_json` reads it. A process of its own: the daemon
-imports no MLX, and the memory that measuring takes is given back when it ends.
+Takes about a second and prints one line of JSON for `Hardware.from_json`. It is a process of its own because the daemon
+does not import MLX, and so that the memory used for measuring is released.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from cluster.membership.hardware import Hardware, cpu_name, mlx_version
 from mlx_moe import memory
 
 SECONDS = 0.3
-"""For each of the two measurements, after one round that is not counted."""
+"""Duration of each of the two measurements, after one round that is not counted."""
 
 READ_BYTES = 512 << 20
-"""Many times what caches hold."""
+"""Size of the matrix that is read: many times the size of the caches."""
 
 COLUMNS = 4096
 GPU_SIDE = 4096
 CPU_SIDE = 256
-"""Rows and columns of the product: long enough to fill the device, a small part of SECONDS to compute."""
+"""Rows and columns of the matrix product: enough to fill the device, and computed in a small part of SECONDS."""
 
 
 def measure() -> Hardware:
-    """Return this machine as MLX sees it."""
-    info = mx.device_info()  # the CPU's tells little more than its architecture
+    """Return this machine's hardware, as MLX reports and measures it."""
+    info = mx.device_info()  # for a CPU, little more than its architecture
     backend = _backend()
     dtype = memory.compute_dtype(mx.bfloat16)
     physical = int(psutil.virtual_memory().total)
@@ -57,7 +57,7 @@ def _backend() -> str:
 
 
 def _bandwidth_gbps(dtype: mx.Dtype, n_bytes: int) -> float:
-    """Measure a vector times a matrix, which reads each weight once for one multiplication, as decoding does."""
+    """Measure a vector times a matrix, which like decoding reads each weight once, in GB/s."""
     rows = n_bytes // dtype.size // COLUMNS
     vector, matrix = mx.ones((1, rows), dtype), mx.ones((rows, COLUMNS), dtype)
     mx.eval(vector, matrix)
@@ -71,7 +71,7 @@ def _matmul_tflops(dtype: mx.Dtype, side: int) -> float:
 
 
 def _seconds(compute: Callable[[], mx.array]) -> float:
-    """Return the median time of evaluating what `compute` returns."""
+    """Return the median seconds that evaluating `compute()` takes."""
     mx.eval(compute())
     times: list[float] = []
     end = time.perf_counter() + SECONDS
