@@ -8,7 +8,7 @@ they are quantized and how is in their headers, which are believed whatever conf
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.context import Context
@@ -79,7 +79,10 @@ class QuantizationConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A checkpoint's configuration. Layer indices are global; `moe_layers` are those with routed experts."""
+    """What all families have in common; each adds fields of its own, such as its attention.
+
+    Layer indices are global; `moe_layers` are those with routed experts.
+    """
 
     model_type: str
     vocab_size: int
@@ -89,7 +92,6 @@ class ModelConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     tie_word_embeddings: bool
-    attention: MLAConfig | GQAConfig
     rope: RopeConfig
     moe: MoEConfig
     moe_layers: frozenset[int]
@@ -101,13 +103,13 @@ class ModelConfig:
         fields: ConfigFields,
         *,
         model_type: str,
-        attention: MLAConfig | GQAConfig,
         rope: RopeConfig,
         moe: MoEConfig,
         moe_layers: frozenset[int],
         num_nextn_predict_layers: int = 0,
-    ) -> ModelConfig:
-        """Read what all families name alike, around what one reads by itself."""
+        **own: Any,
+    ) -> Self:
+        """Read what all families name alike, around what one reads by itself; `own` are the fields that it adds."""
         activation = fields.word("hidden_act", default="silu")
         if activation not in SILU:
             raise fields.unsupported(f"hidden_act {activation!r} is not supported; supported is silu")
@@ -120,18 +122,14 @@ class ModelConfig:
             max_position_embeddings=fields.dimension("max_position_embeddings"),
             rms_norm_eps=fields.number("rms_norm_eps", default=1e-6, above=0),
             tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
-            attention=attention,
             rope=rope,
             moe=moe,
             moe_layers=moe_layers,
             num_nextn_predict_layers=num_nextn_predict_layers,
+            **own,
         )
 
     @property
     def context(self) -> Context:
         """How many positions a request may take."""
         return Context.of(self.max_position_embeddings, self.rope)
-
-    def kv_bytes_per_position(self, float_bytes: int) -> int:
-        """Return the bytes a position takes in all layers' KV caches, in numbers of `float_bytes`."""
-        return float_bytes * self.attention.kv_width * self.num_hidden_layers

@@ -92,9 +92,8 @@ def _fields(config: ModelConfig) -> dict[str, str]:
 def _parameters(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[Parameter]]:
     experts = range(config.moe.n_routed_experts)
     parts = {"embedding, final norm and lm_head": families.head_parameters(config)}
-    for layer in range(config.num_hidden_layers):
-        owned = experts if layer in config.moe_layers else ()
-        parts[f"layer {layer}"] = families.layer_parameters(config, layer, owned)
+    for index in range(config.num_hidden_layers):
+        parts[f"layer {index}"] = families.layer(config, index).parameters(experts)
     if families.has_mtp(checkpoint, config):
         parts["multi-token prediction"] = families.mtp_parameters(config)
     return parts

@@ -171,8 +171,8 @@ class LocalModel(Model):
         self.mtp = holding.mtp
         self.load_s = load_s
         self._weights_bytes = holding.weights_bytes
-        kv_bytes = config.kv_bytes_per_position(holding.dtype.size)
-        kv_positions = memory.kv_positions(holding.weights_bytes, kv_bytes)
+        costs = families.cache_costs(config, holding.dtype.size)
+        kv_positions = memory.kv_positions(holding.weights_bytes + costs.fixed_bytes, costs.bytes_per_position)
         self.chunks = chunks or ChunkRule.alone(position_bytes(config, holding.dtype.size), memory.temporary_bytes())
         link = LocalLink([self.stage])
         coordinator = Coordinator(holding.head, link, config.vocab_size, kv_positions, chunks=self.chunks)
@@ -183,7 +183,7 @@ class LocalModel(Model):
             defaults,
             coordinator,
             context_tokens=context_tokens,
-            kv_bytes_per_position=kv_bytes,
+            kv_bytes_per_position=costs.bytes_per_position,
         )
 
     @property

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_moe.config import GQAConfig, MLAConfig
+from mlx_moe import families
+from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.model import LocalModel
 
@@ -32,7 +33,8 @@ class Grown:
 def grown(model: LocalModel, positions: int) -> Grown:
     """Measure tokens after so many positions."""
     shard = model.stage.shard
-    caches = [_filled(model.config.attention, positions, shard.dtype) for _ in shard.layers]
+    first = mx.random.normal((1, model.config.hidden_size)).astype(shard.dtype)
+    caches = [_filled(layer, first, positions) for layer in shard.layers]
     seconds = []
     for _ in range(STEPS):
         hidden_states = mx.random.normal((1, model.config.hidden_size)).astype(shard.dtype)
@@ -42,17 +44,16 @@ def grown(model: LocalModel, positions: int) -> Grown:
             hidden_states = layer(hidden_states, cache, index)
         mx.eval(model.head.logits(hidden_states))
         seconds.append(time.perf_counter() - started)
-    kv_bytes = model.config.attention.kv_width * shard.dtype.size * positions * len(caches)
-    return Grown(positions, statistics.median(seconds[WARM_STEPS:]), kv_bytes)
+    costs = families.cache_costs(model.config, shard.dtype.size)
+    return Grown(positions, statistics.median(seconds[WARM_STEPS:]), costs.nbytes(positions))
 
 
-def _filled(attention: MLAConfig | GQAConfig, positions: int, dtype: mx.Dtype) -> KVCache:
-    """Return the cache of a layer with so many positions."""
-    if isinstance(attention, MLAConfig):
-        shapes: list[tuple[int, ...]] = [(positions, attention.kv_lora_rank), (positions, attention.qk_rope_head_dim)]
-    else:
-        shapes = [(attention.num_key_value_heads, positions, attention.head_dim)] * 2
+def _filled(layer: DecoderLayer, first: mx.array, positions: int) -> KVCache:
+    """Return a layer's cache of so many positions, of the shape that running a first one gives it."""
     cache = KVCache()
-    cache.append(*(mx.random.normal(shape).astype(dtype) for shape in shapes))
+    layer(first, cache, 0)
+    shapes = [(*array.shape[:-2], positions, array.shape[-1]) for array in cache.arrays]
+    cache.rewind(0)
+    cache.append(*(mx.random.normal(shape).astype(first.dtype) for shape in shapes))
     mx.eval(cache.arrays)
     return cache

@@ -37,7 +37,7 @@ def loads(model: ModelCosts, stages: Sequence[StagePlacement]) -> dict[str, Load
             weights, kv = model.coordinator_bytes(0), model.mtp.kv_bytes if model.mtp else 0
         for layer in stage.layers:
             owned = len(stage.owned_experts.get(layer, range(model.n_experts)))
-            weights += model.layers[layer].owned_bytes(owned, 0)
+            weights += model.layers[layer].owned_bytes(owned, 0) + model.layers[layer].cache.fixed_bytes
             kv += model.layers[layer].kv_bytes
         held[stage.node_id] = Load(weights, kv)
         for peer in stage.peers:

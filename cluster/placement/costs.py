@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 from mlx_moe import families
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.config import GQAConfig, MLAConfig, ModelConfig, QuantizationConfig
+from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.context import Context
 from mlx_moe.decoding.chunking import DEFAULT_RULE, position_bytes
+from mlx_moe.families.layer_spec import LayerSpec
+from mlx_moe.layers.cache_costs import CacheCosts
 
 LONGEST_CHUNK = DEFAULT_RULE.longest
 """Positions of a prefill chunk whose temporaries `temporary_bytes` has room for; longer ones need more."""
@@ -33,12 +35,19 @@ class LayerCosts:
     fixed_parameters: int
     expert_bytes: int
     expert_parameters: int
-    kv_bytes: int
-    """Bytes of KV cache that one position takes."""
+    attention_flops: int
+    """For one query and one key."""
+    cache: CacheCosts
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of KV cache that one position takes."""
+        return self.cache.bytes_per_position
 
     def owned_bytes(self, n_experts: int, positions: int) -> int:
         """Return what a stage's leader holds of it: all but experts owned elsewhere, and KV room for `positions`."""
-        return self.fixed_bytes + n_experts * self.expert_bytes + positions * self.kv_bytes
+        kv = self.cache.nbytes(positions) if positions else 0
+        return self.fixed_bytes + n_experts * self.expert_bytes + kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +64,7 @@ class ModelCosts:
     hidden_size: int
     context: Context
     latent_attention: bool
-    attention_flops: int
-    """For one query and one key of one layer."""
+    """Of its first layer: chips are calibrated for both kinds."""
     n_experts: int
     experts_per_token: int
     layers: tuple[LayerCosts, ...]
@@ -134,18 +142,18 @@ def model_costs(
     has_mtp: bool,
 ) -> ModelCosts:
     """Return the costs of a configuration whose parameters have the sizes that `size_of` says."""
-    hidden_size, moe, a = config.hidden_size, config.moe, config.attention
+    moe = config.moe
     embedding, norm, *heads = families.head_parameters(config)
-    layers = tuple(_layer_costs(config, layer, size_of, float_bytes) for layer in range(config.num_hidden_layers))
+    specs = [families.layer(config, index) for index in range(config.num_hidden_layers)]
+    layers = tuple(_layer_costs(spec, spec.fixed_parameters(), size_of, float_bytes) for spec in specs)
     return ModelCosts(
         name=name,
         parameters=_count([embedding, norm, *heads])
         + sum(x.fixed_parameters + moe.n_routed_experts * x.expert_parameters for x in layers),
         float_bytes=float_bytes,
-        hidden_size=hidden_size,
+        hidden_size=config.hidden_size,
         context=config.context,
-        latent_attention=isinstance(a, MLAConfig),
-        attention_flops=2 * a.num_attention_heads * _attended_width(a),
+        latent_attention=specs[0].attention.is_latent,
         n_experts=moe.n_routed_experts,
         experts_per_token=moe.num_experts_per_tok,
         layers=layers,
@@ -156,13 +164,6 @@ def model_costs(
         temporary_bytes=PROCESS_BYTES + LONGEST_CHUNK * position_bytes(config, float_bytes),
         position_bytes=position_bytes(config, float_bytes),
     )
-
-
-def _attended_width(a: MLAConfig | GQAConfig) -> int:
-    """Return how long one head's query and value are together; latent attention runs prompts in its expanded form."""
-    if isinstance(a, MLAConfig):
-        return a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim
-    return 2 * a.head_dim
 
 
 def assumed_sizes(quantization: QuantizationConfig | None, float_bytes: int) -> SizeOf:
@@ -180,27 +181,22 @@ def assumed_sizes(quantization: QuantizationConfig | None, float_bytes: int) -> 
     return size_of
 
 
-def _layer_costs(config: ModelConfig, layer: int, size_of: SizeOf, float_bytes: int) -> LayerCosts:
-    return _costs(config, layer, families.layer_parameters(config, layer, ()), size_of, float_bytes)
-
-
 def _mtp_costs(config: ModelConfig, size_of: SizeOf, float_bytes: int) -> LayerCosts:
-    layer = config.num_hidden_layers
-    experts = {parameter.name for parameter in families.expert_parameters(config, layer, (0,))}
+    spec = families.layer(config, config.num_hidden_layers)
+    experts = {parameter.name for parameter in spec.expert_parameters((0,))}
     fixed = [parameter for parameter in families.mtp_parameters(config) if parameter.name not in experts]
-    return _costs(config, layer, fixed, size_of, float_bytes)
+    return _layer_costs(spec, fixed, size_of, float_bytes)
 
 
-def _costs(
-    config: ModelConfig, layer: int, fixed: Sequence[Parameter], size_of: SizeOf, float_bytes: int
-) -> LayerCosts:
-    expert = families.expert_parameters(config, layer, (0,)) if layer in config.moe_layers else []
+def _layer_costs(spec: LayerSpec, fixed: Sequence[Parameter], size_of: SizeOf, float_bytes: int) -> LayerCosts:
+    expert = spec.expert_parameters((0,))
     return LayerCosts(
         fixed_bytes=sum(map(size_of, fixed)),
         fixed_parameters=_count(fixed),
         expert_bytes=sum(map(size_of, expert)),
         expert_parameters=_count(expert),
-        kv_bytes=float_bytes * config.attention.kv_width,
+        attention_flops=spec.attention.flops,
+        cache=spec.attention.cache_costs(float_bytes),
     )
 
 

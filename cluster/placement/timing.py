@@ -52,7 +52,7 @@ def prefill_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], sta
     """
     leader, length = owners[0].node, end - start
     pairs = length * (start + end) // 2
-    flops = 2 * length * layer.fixed_parameters + pairs * model.attention_flops
+    flops = 2 * length * layer.fixed_parameters + pairs * layer.attention_flops
     read = layer.fixed_bytes + end * layer.kv_bytes
     seconds = _overhead_s(model, layer, leader) + read / _bytes_per_s(leader) + flops / (leader.tflops * 1e12)
     if not layer.expert_bytes:

@@ -27,7 +27,7 @@ from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Message
 from cluster.worker.remote_experts import RemoteExperts, answer_pairs
 from cluster.worker.ring import RingLink, RingStage
 from cluster.worker.role import Role
-from mlx_moe import memory
+from mlx_moe import families, memory
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.model import Model
@@ -164,7 +164,7 @@ class CoordinatorPart:
             loaded.defaults,
             coordinator,
             context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
-            kv_bytes_per_position=loaded.config.kv_bytes_per_position(loaded.float_bytes),
+            kv_bytes_per_position=families.cache_costs(loaded.config, loaded.float_bytes).bytes_per_position,
         )
         self._clients = CoordinatorService(model, self._answering, self._all_timelines)
 

@@ -64,21 +64,21 @@ def whole(tensor: str, shape: tuple[int, ...]) -> Layout:
 
 
 def experts(
-    layer: str, projection: str, n_experts: int, owned: Sequence[int], out_features: int, in_features: int
+    path: str, projection: str, name: str, n_experts: int, owned: Sequence[int], out_features: int, in_features: int
 ) -> Parameter:
-    """Return the owned rows of an expert stack, `[len(owned), out_features, in_features]`.
+    """Return the owned rows of an expert stack below `path`, `[len(owned), out_features, in_features]`.
 
-    Layouts: stacked `switch_mlp`, a tensor an expert, fused `gate_up_proj` with gate above up.
+    Layouts: stacked `switch_mlp`, a tensor an expert (called `name`), fused `gate_up_proj` with gate above up.
     """
     shape = (len(owned), out_features, in_features)
     stacked = Source(
-        f"{layer}.mlp.switch_mlp.{projection}.weight",
+        f"{path}.switch_mlp.{projection}.weight",
         (n_experts, out_features, in_features),
         tuple(range(e * out_features, (e + 1) * out_features) for e in owned),
     )
     per_expert = tuple(
         Source(
-            f"{layer}.mlp.experts.{e}.{projection}.weight",
+            f"{path}.experts.{e}.{name}.weight",
             (out_features, in_features),
             (range(out_features),),
         )
@@ -87,12 +87,12 @@ def experts(
     fused_name, parts = ("down_proj", 1) if projection == "down_proj" else ("gate_up_proj", 2)
     first = out_features if projection == "up_proj" else 0
     fused = Source(
-        f"{layer}.mlp.experts.{fused_name}",
+        f"{path}.experts.{fused_name}",
         (n_experts, parts * out_features, in_features),
         tuple(range(e * parts * out_features + first, e * parts * out_features + first + out_features) for e in owned),
     )
     layouts = (Layout(shape, (stacked,)), Layout(shape, per_expert), Layout(shape, (fused,)))
-    return Parameter(f"{layer}.mlp.experts.{projection}", layouts)
+    return Parameter(f"{path}.experts.{projection}", layouts)
 
 
 def latent_projections(path: str, heads: int, nope: int, value: int, rank: int) -> tuple[Parameter, Parameter]:

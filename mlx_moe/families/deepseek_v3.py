@@ -5,20 +5,25 @@ Source: DeepSeek-V3 technical report, arXiv 2412.19437; transformers' `deepseek_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from mlx_moe.checkpoint.parameter import Parameter, latent_projections, linear, vector
 from mlx_moe.config import MLAConfig, ModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
+from mlx_moe.families.attention import LatentAttentionSpec
+from mlx_moe.families.feed_forward import default_feed_forward
+from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.rope_config import read_rope
 
-if TYPE_CHECKING:
-    from mlx_moe.layers.decoder import Attention
-    from mlx_moe.layers.weights import LoadedParameters
+
+@dataclass(frozen=True, slots=True)
+class DeepseekV3Config(ModelConfig):
+    """The configuration of a `deepseek_v3`."""
+
+    attention: MLAConfig
 
 
-def read_config(fields: ConfigFields) -> ModelConfig:
+def read_config(fields: ConfigFields) -> DeepseekV3Config:
     """Read a `deepseek_v3` config.json; what it leaves out is as in transformers."""
     if fields.word("scoring_func", "sigmoid") != "sigmoid" or fields.word("topk_method", "noaux_tc") != "noaux_tc":
         raise fields.unsupported("deepseek_v3 routes with scoring_func sigmoid and topk_method noaux_tc only")
@@ -53,7 +58,7 @@ def read_config(fields: ConfigFields) -> ModelConfig:
     first_dense = fields.optional("first_k_dense_replace", default=3) or 0
     frequency = fields.dimension("moe_layer_freq", default=1)
     mtp_layers = fields.optional("num_nextn_predict_layers", "num_mtp_layers") or 0
-    return ModelConfig.read(
+    return DeepseekV3Config.read(
         fields,
         model_type="deepseek_v3",
         attention=attention,
@@ -68,39 +73,8 @@ def read_config(fields: ConfigFields) -> ModelConfig:
     )
 
 
-def attention_parameters(config: ModelConfig, path: str) -> list[Parameter]:
-    """Return the parameters of latent attention."""
-    a = config.attention
-    assert isinstance(a, MLAConfig)
-    hidden_size = config.hidden_size
-    q_out = a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
-    parameters = [
-        linear(f"{path}.kv_a_proj_with_mqa", a.kv_width, hidden_size),
-        vector(f"{path}.kv_a_layernorm.weight", a.kv_lora_rank),
-        *latent_projections(path, a.num_attention_heads, a.qk_nope_head_dim, a.v_head_dim, a.kv_lora_rank),
-        linear(f"{path}.o_proj", hidden_size, a.num_attention_heads * a.v_head_dim),
-    ]
-    if a.q_lora_rank is None:
-        parameters.append(linear(f"{path}.q_proj", q_out, hidden_size))
-    else:
-        parameters += [
-            linear(f"{path}.q_a_proj", a.q_lora_rank, hidden_size),
-            vector(f"{path}.q_a_layernorm.weight", a.q_lora_rank),
-            linear(f"{path}.q_b_proj", q_out, a.q_lora_rank),
-        ]
-    if a.attention_bias:
-        parameters += [
-            vector(f"{path}.kv_a_proj_with_mqa.bias", a.kv_width),
-            vector(f"{path}.o_proj.bias", hidden_size),
-        ]
-        if a.q_lora_rank is not None:
-            parameters.append(vector(f"{path}.q_a_proj.bias", a.q_lora_rank))
-    return parameters
-
-
-def build_attention(config: ModelConfig, parameters: LoadedParameters) -> Attention:
-    """Return latent attention over its loaded parameters."""
-    from mlx_moe.layers.latent_attention import LatentAttention
-
-    assert isinstance(config.attention, MLAConfig)
-    return LatentAttention(config.attention, config.rope, parameters)
+def layer(config: DeepseekV3Config, index: int) -> LayerSpec:
+    """See Family."""
+    path = f"model.layers.{index}"
+    attention = LatentAttentionSpec(f"{path}.self_attn", config.hidden_size, config.attention, config.rope)
+    return LayerSpec(path, config.hidden_size, config.rms_norm_eps, attention, default_feed_forward(config, index))

@@ -6,7 +6,7 @@ from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter, linear, vector
 from mlx_moe.checkpoint.quantization import is_readable
 from mlx_moe.config import ModelConfig
-from mlx_moe.families.layer import layer_parameters
+from mlx_moe.families.registry import layer
 
 
 def head_parameters(config: ModelConfig) -> list[Parameter]:
@@ -22,11 +22,10 @@ def head_parameters(config: ModelConfig) -> list[Parameter]:
 
 def mtp_parameters(config: ModelConfig) -> list[Parameter]:
     """Return the parameters of the first MTP layer, which follows the model's last layer."""
-    layer, hidden_size = config.num_hidden_layers, config.hidden_size
-    prefix = f"model.layers.{layer}"
-    owned = range(config.moe.n_routed_experts) if layer in config.moe_layers else ()
+    index, hidden_size = config.num_hidden_layers, config.hidden_size
+    prefix = f"model.layers.{index}"
     return [
-        *layer_parameters(config, layer, owned),
+        *layer(config, index).parameters(range(config.moe.n_routed_experts)),
         vector(f"{prefix}.enorm.weight", hidden_size),
         vector(f"{prefix}.hnorm.weight", hidden_size),
         linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size),

@@ -5,20 +5,25 @@ Source: Qwen3 technical report, arXiv 2505.09388; transformers' `qwen3_moe` for 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from mlx_moe.checkpoint.parameter import Parameter, linear, vector
 from mlx_moe.config import GQAConfig, ModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
+from mlx_moe.families.attention import GroupedQueryAttentionSpec
+from mlx_moe.families.feed_forward import default_feed_forward
+from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.rope_config import read_rope
 
-if TYPE_CHECKING:
-    from mlx_moe.layers.decoder import Attention
-    from mlx_moe.layers.weights import LoadedParameters
+
+@dataclass(frozen=True, slots=True)
+class Qwen3MoeConfig(ModelConfig):
+    """The configuration of a `qwen3_moe`."""
+
+    attention: GQAConfig
 
 
-def read_config(fields: ConfigFields) -> ModelConfig:
+def read_config(fields: ConfigFields) -> Qwen3MoeConfig:
     """Read a `qwen3_moe` config.json; what it leaves out is as in transformers."""
     if fields.flag("use_sliding_window", default=False):
         raise fields.unsupported("use_sliding_window is not supported for qwen3_moe")
@@ -48,7 +53,7 @@ def read_config(fields: ConfigFields) -> ModelConfig:
         )
     dense_layers = fields.dimensions("mlp_only_layers")
     step = fields.dimension("decoder_sparse_step", default=1)
-    return ModelConfig.read(
+    return Qwen3MoeConfig.read(
         fields,
         model_type="qwen3_moe",
         attention=attention,
@@ -62,26 +67,8 @@ def read_config(fields: ConfigFields) -> ModelConfig:
     )
 
 
-def attention_parameters(config: ModelConfig, path: str) -> list[Parameter]:
-    """Return the parameters of grouped-query attention."""
-    a = config.attention
-    assert isinstance(a, GQAConfig)
-    q_out, kv_out = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
-    out_features = {"q_proj": q_out, "k_proj": kv_out, "v_proj": kv_out, "o_proj": config.hidden_size}
-    parameters = [
-        linear(f"{path}.{name}", size, q_out if name == "o_proj" else config.hidden_size)
-        for name, size in out_features.items()
-    ]
-    if a.attention_bias:
-        parameters += [vector(f"{path}.{name}.bias", size) for name, size in out_features.items()]
-    if a.qk_norm:
-        parameters += [vector(f"{path}.{name}.weight", a.head_dim) for name in ("q_norm", "k_norm")]
-    return parameters
-
-
-def build_attention(config: ModelConfig, parameters: LoadedParameters) -> Attention:
-    """Return grouped-query attention over its loaded parameters."""
-    from mlx_moe.layers.grouped_attention import GroupedQueryAttention
-
-    assert isinstance(config.attention, GQAConfig)
-    return GroupedQueryAttention(config.attention, config.rope, config.rms_norm_eps, parameters)
+def layer(config: Qwen3MoeConfig, index: int) -> LayerSpec:
+    """See Family."""
+    path, size, norm_eps = f"model.layers.{index}", config.hidden_size, config.rms_norm_eps
+    attention = GroupedQueryAttentionSpec(f"{path}.self_attn", size, config.attention, config.rope, norm_eps)
+    return LayerSpec(path, size, norm_eps, attention, default_feed_forward(config, index))

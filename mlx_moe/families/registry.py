@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol
 
-from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
 from mlx_moe.families import deepseek_v3, qwen3_moe
-
-if TYPE_CHECKING:
-    from mlx_moe.layers.decoder import Attention
-    from mlx_moe.layers.weights import LoadedParameters
+from mlx_moe.families.layer_spec import LayerSpec
+from mlx_moe.layers.cache_costs import CacheCosts
 
 
 class Family(Protocol):
@@ -23,14 +19,11 @@ class Family(Protocol):
     def read_config(self, fields: ConfigFields) -> ModelConfig:
         """Read config.json. Raises CheckpointError."""
 
-    def attention_parameters(self, config: ModelConfig, path: str) -> list[Parameter]:
-        """Return the parameters of one layer's attention, named below `path`."""
-
-    def build_attention(self, config: ModelConfig, parameters: LoadedParameters) -> Attention:
-        """Return one layer's attention over its loaded parameters."""
+    def layer(self, config: Any, index: int) -> LayerSpec:
+        """Describe layer `index` of a config that this family has read; a drafting layer follows the last one."""
 
 
-_FAMILIES: dict[str, ModuleType] = {
+FAMILIES: dict[str, Family] = {
     "deepseek_v3": deepseek_v3,
     "kimi_k2": deepseek_v3,
     "qwen3_moe": qwen3_moe,
@@ -40,9 +33,9 @@ _FAMILIES: dict[str, ModuleType] = {
 def find(model_type: str) -> Family:
     """Return the family of `model_type`. Raises UnsupportedModelError."""
     try:
-        return cast("Family", _FAMILIES[model_type])
+        return FAMILIES[model_type]
     except KeyError:
-        known = ", ".join(sorted(_FAMILIES))
+        known = ", ".join(sorted(FAMILIES))
         raise UnsupportedModelError(f"model type {model_type!r} is not supported; supported are: {known}") from None
 
 
@@ -50,5 +43,16 @@ def read_config(values: Mapping[str, Any], source: str = "config.json") -> Model
     """Read a config.json that was parsed to `values`. Raises CheckpointError, UnsupportedModelError."""
     fields = ConfigFields(values, source)
     if not fields.has("model_type"):
-        raise UnsupportedModelError(f"{source}: model_type is missing; supported are: {', '.join(sorted(_FAMILIES))}")
+        raise UnsupportedModelError(f"{source}: model_type is missing; supported are: {', '.join(sorted(FAMILIES))}")
     return find(fields.word("model_type", default="")).read_config(fields)
+
+
+def layer(config: ModelConfig, index: int) -> LayerSpec:
+    """Describe layer `index` of a model; the layer that drafts, if it has one, follows the last one."""
+    return find(config.model_type).layer(config, index)
+
+
+def cache_costs(config: ModelConfig, float_bytes: int) -> CacheCosts:
+    """Return the bytes of one request's caches in all layers, in numbers of `float_bytes`."""
+    layers = (layer(config, index) for index in range(config.num_hidden_layers))
+    return sum((spec.attention.cache_costs(float_bytes) for spec in layers), CacheCosts())

@@ -6,12 +6,10 @@ only some earlier values may be kept, so a cache may not be able to rewind to ev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Sequence
+from typing import Protocol, Self
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import mlx.core as mx
+import mlx.core as mx
 
 
 class LayerCache(Protocol):

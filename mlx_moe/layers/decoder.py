@@ -8,7 +8,8 @@ import mlx.core as mx
 
 from mlx_moe.layers.cache import LayerCache
 from mlx_moe.layers.feed_forward import MLP, ExpertPeers, MoE
-from mlx_moe.layers.weights import LoadedParameters
+
+FeedForward = MLP | MoE
 
 
 class Attention(Protocol):
@@ -29,10 +30,15 @@ class DecoderLayer:
     """One layer of the model. Its seams are where experts may be remote: attend, then feed forward."""
 
     def __init__(
-        self, parameters: LoadedParameters, norm_eps: float, attention: Attention, feed_forward: MLP | MoE
+        self,
+        input_norm: mx.array,
+        post_attention_norm: mx.array,
+        norm_eps: float,
+        attention: Attention,
+        feed_forward: FeedForward,
     ) -> None:
-        self._input_norm = parameters.vector("input_layernorm.weight")
-        self._post_attention_norm = parameters.vector("post_attention_layernorm.weight")
+        self._input_norm = input_norm
+        self._post_attention_norm = post_attention_norm
         self._norm_eps = norm_eps
         self._attention = attention
         self.feed_forward = feed_forward

@@ -38,14 +38,13 @@ class MultiTokenPrediction:
     ) -> MultiTokenPrediction:
         """Return the layer over its loaded parameters; the embedding and the lm_head are those of `head`."""
         index = config.num_hidden_layers
-        owned = range(config.moe.n_routed_experts) if index in config.moe_layers else ()
         scope = loaded.scope(f"model.layers.{index}")
         return cls(
             head=head,
             enorm=scope.vector("enorm.weight"),
             hnorm=scope.vector("hnorm.weight"),
             eh_proj=scope.linear("eh_proj"),
-            layer=families.build_layer(config, index, owned, loaded),
+            layer=families.layer(config, index).build(loaded, range(config.moe.n_routed_experts)),
             layer_index=index,
             output_norm=scope.vector("shared_head.norm.weight"),
             norm_eps=config.rms_norm_eps,

@@ -37,12 +37,11 @@ class ShardSpec:
 
     def parameters(self, config: ModelConfig) -> list[Parameter]:
         """Return the parameters of all its layers."""
-        parameters_of = families.expert_parameters if self.experts_only else families.layer_parameters
-        return [
-            parameter
-            for layer in self.layers
-            for parameter in parameters_of(config, layer, self.experts_of(config, layer))
-        ]
+        parameters: list[Parameter] = []
+        for index in self.layers:
+            layer, owned = families.layer(config, index), self.experts_of(config, index)
+            parameters += layer.expert_parameters(owned) if self.experts_only else layer.parameters(owned)
+        return parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Shard:
     @classmethod
     def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Shard:
         """Return the shard over its loaded parameters."""
-        layers = (families.build_layer(config, layer, spec.experts_of(config, layer), loaded) for layer in spec.layers)
+        layers = (families.layer(config, i).build(loaded, spec.experts_of(config, i)) for i in spec.layers)
         return cls(spec, config, tuple(layers), dtype)
 
 
@@ -73,6 +72,9 @@ class ExpertShard:
     @classmethod
     def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> ExpertShard:
         """Return the experts over their loaded parameters."""
-        owned = {layer: spec.experts_of(config, layer) for layer in spec.layers}
-        built = {layer: families.build_experts(config, layer, own, loaded) for layer, own in owned.items() if own}
+        built: dict[int, Experts] = {}
+        for index in spec.layers:
+            experts, owned = families.layer(config, index).feed_forward.experts, spec.experts_of(config, index)
+            if experts is not None and owned:
+                built[index] = experts.build(loaded, owned)
         return cls(spec, config, built, dtype)

@@ -7,8 +7,9 @@ import transformers
 
 from mlx_moe.config import GQAConfig, MLAConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
-from mlx_moe.families import read_config
+from mlx_moe.families import cache_costs, read_config
 from mlx_moe.known_models import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
+from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.summary import model_parameters, parameter_count
 
 
@@ -26,7 +27,7 @@ def test_parameter_totals_are_the_published_ones(values: dict[str, Any], publish
 
 
 def test_compressed_cache_of_deepseek_v3_is_68_6_kib_a_token() -> None:
-    assert read_config(DEEPSEEK_V3).kv_bytes_per_position(2) == 61 * 576 * 2
+    assert cache_costs(read_config(DEEPSEEK_V3), 2) == CacheCosts(0, 61 * 576 * 2)
 
 
 def test_both_dialects_read_alike() -> None:

@@ -12,6 +12,7 @@ from cluster.placement import Link, Links, ModelCosts, NodeCapacity, Placement, 
 from cluster.placement.costs import LayerCosts
 from cluster.placement.stages import make_stage
 from mlx_moe.context import Context
+from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.rope_config import RopeConfig
 
 CONTEXT_TOKENS = 100
@@ -20,7 +21,8 @@ POSITIONS = CONTEXT_TOKENS * CONCURRENCY
 
 
 def layer(fixed_bytes: int, expert_bytes: int, kv_bytes: int) -> LayerCosts:
-    return LayerCosts(fixed_bytes, 2 * fixed_bytes, expert_bytes, 2 * expert_bytes, kv_bytes)
+    cache = CacheCosts(bytes_per_position=kv_bytes)
+    return LayerCosts(fixed_bytes, 2 * fixed_bytes, expert_bytes, 2 * expert_bytes, 1000, cache)
 
 
 def model(layers: Sequence[LayerCosts], n_experts: int = 8, mtp: LayerCosts | None = None) -> ModelCosts:
@@ -31,7 +33,6 @@ def model(layers: Sequence[LayerCosts], n_experts: int = 8, mtp: LayerCosts | No
         hidden_size=1000,
         context=Context.of(1000, RopeConfig(64, 10_000.0, interleaved=False)),
         latent_attention=False,
-        attention_flops=1000,
         n_experts=n_experts,
         experts_per_token=2,
         layers=tuple(layers),

@@ -78,7 +78,7 @@ def test_other_bits_are_assumed_when_asked_for() -> None:
 def test_a_position_takes_the_same_bytes_for_the_model_for_show_and_for_the_planner(dtype: str, tmp_path: Path) -> None:
     directory = checkpoints.save(Shape("qwen3_moe").model(), tmp_path / "model", dtype=dtype)
     loaded = mlx_moe.load(directory)
-    computes_in = loaded.kv_bytes_per_position // loaded.config.kv_bytes_per_position(1)
+    computes_in = loaded.kv_bytes_per_position // families.cache_costs(loaded.config, 1).bytes_per_position
     assert mlx_moe.describe(directory).kv_bytes_per_position == loaded.kv_bytes_per_position
     assert read_costs(str(directory), float_bytes=computes_in).kv_bytes_per_position == loaded.kv_bytes_per_position
     on_metal = read_costs(str(directory), float_bytes=2)  # as stored, there

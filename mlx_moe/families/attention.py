@@ -1,0 +1,114 @@
+"""The attentions that families share: latent, and grouped-query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_moe.checkpoint.parameter import Parameter, latent_projections, linear, vector
+from mlx_moe.config import GQAConfig, MLAConfig
+from mlx_moe.layers.cache_costs import CacheCosts
+from mlx_moe.rope_config import RopeConfig
+
+if TYPE_CHECKING:
+    from mlx_moe.layers.grouped_attention import GroupedQueryAttention
+    from mlx_moe.layers.latent_attention import LatentAttention
+    from mlx_moe.layers.weights import LoadedParameters
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttentionSpec:
+    """Multi-head latent attention, below `path`."""
+
+    path: str
+    hidden_size: int
+    config: MLAConfig
+    rope: RopeConfig
+
+    is_latent = True
+
+    @property
+    def flops(self) -> int:
+        """See AttentionSpec; a prompt is run in the expanded form."""
+        a = self.config
+        return 2 * a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim)
+
+    def parameters(self) -> list[Parameter]:
+        """See AttentionSpec."""
+        path, a, hidden_size = self.path, self.config, self.hidden_size
+        q_out = a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
+        parameters = [
+            linear(f"{path}.kv_a_proj_with_mqa", a.kv_width, hidden_size),
+            vector(f"{path}.kv_a_layernorm.weight", a.kv_lora_rank),
+            *latent_projections(path, a.num_attention_heads, a.qk_nope_head_dim, a.v_head_dim, a.kv_lora_rank),
+            linear(f"{path}.o_proj", hidden_size, a.num_attention_heads * a.v_head_dim),
+        ]
+        if a.q_lora_rank is None:
+            parameters.append(linear(f"{path}.q_proj", q_out, hidden_size))
+        else:
+            parameters += [
+                linear(f"{path}.q_a_proj", a.q_lora_rank, hidden_size),
+                vector(f"{path}.q_a_layernorm.weight", a.q_lora_rank),
+                linear(f"{path}.q_b_proj", q_out, a.q_lora_rank),
+            ]
+        if a.attention_bias:
+            parameters += [
+                vector(f"{path}.kv_a_proj_with_mqa.bias", a.kv_width),
+                vector(f"{path}.o_proj.bias", hidden_size),
+            ]
+            if a.q_lora_rank is not None:
+                parameters.append(vector(f"{path}.q_a_proj.bias", a.q_lora_rank))
+        return parameters
+
+    def build(self, loaded: LoadedParameters) -> LatentAttention:
+        """See AttentionSpec."""
+        from mlx_moe.layers.latent_attention import LatentAttention
+
+        return LatentAttention(self.config, self.rope, loaded.scope(self.path))
+
+    def cache_costs(self, float_bytes: int) -> CacheCosts:
+        """See AttentionSpec."""
+        return CacheCosts(bytes_per_position=float_bytes * self.config.kv_width)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedQueryAttentionSpec:
+    """Grouped-query attention, below `path`."""
+
+    path: str
+    hidden_size: int
+    config: GQAConfig
+    rope: RopeConfig
+    norm_eps: float
+
+    is_latent = False
+
+    @property
+    def flops(self) -> int:
+        """See AttentionSpec."""
+        return 2 * self.config.num_attention_heads * 2 * self.config.head_dim
+
+    def parameters(self) -> list[Parameter]:
+        """See AttentionSpec."""
+        path, a = self.path, self.config
+        q_out, kv_out = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
+        out_features = {"q_proj": q_out, "k_proj": kv_out, "v_proj": kv_out, "o_proj": self.hidden_size}
+        parameters = [
+            linear(f"{path}.{name}", size, q_out if name == "o_proj" else self.hidden_size)
+            for name, size in out_features.items()
+        ]
+        if a.attention_bias:
+            parameters += [vector(f"{path}.{name}.bias", size) for name, size in out_features.items()]
+        if a.qk_norm:
+            parameters += [vector(f"{path}.{name}.weight", a.head_dim) for name in ("q_norm", "k_norm")]
+        return parameters
+
+    def build(self, loaded: LoadedParameters) -> GroupedQueryAttention:
+        """See AttentionSpec."""
+        from mlx_moe.layers.grouped_attention import GroupedQueryAttention
+
+        return GroupedQueryAttention(self.config, self.rope, self.norm_eps, loaded.scope(self.path))
+
+    def cache_costs(self, float_bytes: int) -> CacheCosts:
+        """See AttentionSpec."""
+        return CacheCosts(bytes_per_position=float_bytes * self.config.kv_width)

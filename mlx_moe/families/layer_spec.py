@@ -1,0 +1,98 @@
+"""LayerSpec: what a family tells of one decoder layer: its parameters, how it is built, what its cache costs.
+
+The parts are protocols: a family may bring its own attention or feed-forward, another one for each layer. Those that
+several families share are in `attention` and `feed_forward`. MLX is imported only to build: plans are made without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mlx_moe.checkpoint.parameter import Parameter, vector
+from mlx_moe.layers.cache_costs import CacheCosts
+
+if TYPE_CHECKING:
+    from mlx_moe.layers.decoder import Attention, DecoderLayer, FeedForward
+    from mlx_moe.layers.experts import Experts
+    from mlx_moe.layers.weights import LoadedParameters
+
+
+class AttentionSpec(Protocol):
+    """The attention of one layer."""
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether all heads share one latent: chips are calibrated for this kind apart."""
+
+    @property
+    def flops(self) -> int:
+        """Operations for one query and one kept position."""
+
+    def parameters(self) -> list[Parameter]:
+        """Return its parameters, under full names."""
+
+    def build(self, loaded: LoadedParameters) -> Attention:
+        """Return it over its loaded parameters."""
+
+    def cache_costs(self, float_bytes: int) -> CacheCosts:
+        """Return the bytes of one request's cache, in numbers of `float_bytes`."""
+
+
+class ExpertsSpec(Protocol):
+    """The routed experts of one layer."""
+
+    def parameters(self, owned: Sequence[int]) -> list[Parameter]:
+        """Return the parameters of owned experts; nothing where none are owned."""
+
+    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
+        """Return the owned experts over their loaded parameters."""
+
+
+class FeedForwardSpec(Protocol):
+    """The feed-forward half of one layer."""
+
+    @property
+    def experts(self) -> ExpertsSpec | None:
+        """Its routed experts; None where it is dense."""
+
+    def parameters(self) -> list[Parameter]:
+        """Return its parameters without those of routed experts, under full names."""
+
+    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> FeedForward:
+        """Return it over its loaded parameters; of its routed experts, those in `owned` are here."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """Attention and feed-forward, each after a norm; `norms` are the names of these, in order."""
+
+    path: str
+    hidden_size: int
+    norm_eps: float
+    attention: AttentionSpec
+    feed_forward: FeedForwardSpec
+    norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
+
+    def parameters(self, owned: Sequence[int]) -> list[Parameter]:
+        """Return all parameters, of its routed experts those of the `owned` ones."""
+        return [*self.fixed_parameters(), *self.expert_parameters(owned)]
+
+    def fixed_parameters(self) -> list[Parameter]:
+        """Return the parameters that whoever runs the layer needs: all but those of routed experts."""
+        norms = [vector(f"{self.path}.{name}.weight", self.hidden_size) for name in self.norms]
+        return [*norms, *self.attention.parameters(), *self.feed_forward.parameters()]
+
+    def expert_parameters(self, owned: Sequence[int]) -> list[Parameter]:
+        """Return the parameters of owned routed experts."""
+        experts = self.feed_forward.experts
+        return [] if experts is None else experts.parameters(owned)
+
+    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> DecoderLayer:
+        """Return the layer over its loaded parameters."""
+        from mlx_moe.layers.decoder import DecoderLayer
+
+        input_norm, post_attention_norm = (loaded.vector(f"{self.path}.{name}.weight") for name in self.norms)
+        attention, feed_forward = self.attention.build(loaded), self.feed_forward.build(loaded, owned)
+        return DecoderLayer(input_norm, post_attention_norm, self.norm_eps, attention, feed_forward)

@@ -1,0 +1,21 @@
+"""CacheCosts: the bytes that caches take. Imports no MLX: plans are made without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCosts:
+    """Bytes of one request's caches: fixed ones, and more with each position."""
+
+    fixed_bytes: int = 0
+    bytes_per_position: int = 0
+
+    def __add__(self, other: CacheCosts) -> CacheCosts:
+        """Return the bytes of both."""
+        return CacheCosts(self.fixed_bytes + other.fixed_bytes, self.bytes_per_position + other.bytes_per_position)
+
+    def nbytes(self, positions: int) -> int:
+        """Return the bytes with so many positions."""
+        return self.fixed_bytes + positions * self.bytes_per_position
