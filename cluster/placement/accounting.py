@@ -1,4 +1,4 @@
-"""Accounting: the bytes that a placement puts on each node, held against what the node offers."""
+"""Accounting: the bytes that a placement needs on each node, compared with what the node offers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from cluster.placement.placement import Placement, StagePlacement
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 
 MAX_CONTEXTS = 64
-"""Positions reported as room are at most so many full contexts: a small model leaves room for absurdly many."""
+"""Upper limit of the reported KV room, in full contexts: a small model would leave room for absurdly many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one node holds: weights, and KV cache for each position."""
+    """The bytes that one node holds: weights, and KV cache per position."""
 
     weights_bytes: int
     kv_bytes: int
 
 
 def budget(model: ModelCosts, node: NodeCapacity) -> int:
-    """Return the bytes that weights and KV cache may take on a node."""
+    """Return the bytes that weights and KV cache may use on a node; negative if it has no room for a worker."""
     return int(HARD_LIMIT * node.memory_bytes) - model.temporary_bytes
 
 
 def loads(model: ModelCosts, stages: Sequence[StagePlacement]) -> dict[str, Load]:
-    """Return what each node of the stages holds."""
+    """Return the load of each node of the stages, by node id."""
     held: dict[str, Load] = {}
     for i, stage in enumerate(stages):
         weights, kv = 0, 0
@@ -47,7 +47,7 @@ def loads(model: ModelCosts, stages: Sequence[StagePlacement]) -> dict[str, Load
 
 
 def shortage(model: ModelCosts, nodes: Sequence[NodeCapacity], positions: int) -> str:
-    """Say what the model needs with KV room for so many positions, and what the nodes offer."""
+    """Return a text that says what the model needs with KV room for `positions`, and what the nodes offer."""
     mtp = model.mtp
     weights = model.stored_bytes
     kv = positions * (model.kv_bytes_per_position + (mtp.kv_bytes if mtp else 0))
@@ -69,10 +69,10 @@ def placed(
     concurrency: int,
     chunks: ChunkRule = DEFAULT_RULE,
 ) -> Placement:
-    """Return the placement that the stages make, with prompts cut by `chunks`.
+    """Return the placement that consists of the stages and cuts prompts by `chunks`.
 
     Raises:
-        PlacementError: a node is asked for more than it offers, or is not there.
+        PlacementError: a node does not exist, or has less memory than its part needs.
     """
     offered = {node.node_id: node for node in nodes}
     positions = context_tokens * concurrency
@@ -109,7 +109,7 @@ def placed(
 
 
 def spare_bytes(model: ModelCosts, nodes: Sequence[NodeCapacity], placement: Placement) -> int:
-    """Return the least that a node of a placement has left beside weights and the KV cache that was asked for."""
+    """Return the smallest number of bytes that a node has left beside its weights and the requested KV cache."""
     offered = {node.node_id: budget(model, node) for node in nodes}
     positions = placement.context_tokens * placement.concurrency
     held = loads(model, placement.stages)

@@ -1,4 +1,4 @@
-"""Capacity: what a node offers and what the links between nodes cost. Times in seconds, bytes as they are counted."""
+"""Capacity: the memory and speed of nodes, and of the links between them. Times are in seconds, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from mlx_moe.errors import InvalidRequestError
 HARD_LIMIT = 0.95
 """Share of a node's `memory_bytes` that a plan may fill.
 
-The engine refuses loads above 85 % because a load alone does not know what KV cache and temporaries will take. A plan
-counts both, so it may go on to the limit at which a worker aborts.
+The engine refuses to load more than 85 %, because it does not know how much KV cache and temporaries will follow. A
+plan counts both, so it may use memory up to the limit at which a worker aborts.
 """
 
 HOP_S = 0.7e-3
-"""One hop over 10 GbE, all in (A): gRPC 180 us (M), wire 60 us (A), leaving and re-entering MLX 250 us (A), waking
+"""One hop over 10 GbE, the sum of (A): gRPC 180 us (M), wire 60 us (A), copies out of and into MLX 250 us (A), waking
 an idle stream 200 us (M: 160 to 610 us for a round trip with 20 ms between frames)."""
 
 TEN_GIGABIT_BYTES_PER_S = 1.15e9
-"""(M) What a gRPC stream of raw bytes reaches on 10 GbE with TLS on one core."""
+"""(M) Rate of a gRPC stream of raw bytes over 10 GbE with TLS on one core."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """What one node offers.
+    """The memory and speed of one node.
 
-    `memory_bytes` is what MLX may use there: on a Mac the GPU's limit, which `raised_memory_bytes` (0: not at all) says
-    how far its owner could raise. `withheld_bytes` is what its owner keeps back of it, by --memory. `bandwidth_gbps` is
-    the rate at which weights are really read, `tflops` what matrix products of quantized weights reach. A layer costs
-    some us beside its bytes: a dense one, an MoE one with grouped-query attention, an MoE one with latent attention.
+    `memory_bytes` is the memory that MLX may use: on a Mac the GPU's limit, which the owner can raise to
+    `raised_memory_bytes` (0: cannot be raised). `withheld_bytes` is the memory that the owner keeps back by --memory.
+    `bandwidth_gbps` is the measured rate in GB/s at which weights are read, `tflops` the speed of matrix products with
+    quantized weights. Each layer takes a fixed time beside reading its bytes: `dense_layer_us`, `moe_layer_us`
+    (grouped-query attention) or `mla_moe_layer_us` (latent attention).
     """
 
     node_id: str
@@ -45,29 +46,29 @@ class NodeCapacity:
     is_mac: bool = False
 
     def generous(self) -> NodeCapacity:
-        """Return the node with all that its owner kept back."""
+        """Return the node with the memory that its owner keeps back."""
         return replace(self, memory_bytes=self.memory_bytes + self.withheld_bytes, withheld_bytes=0)
 
     def raised(self) -> NodeCapacity:
-        """Return the node with its GPU limit raised as far as it may be."""
+        """Return the node with its GPU limit raised to `raised_memory_bytes`."""
         return replace(self, memory_bytes=max(self.memory_bytes, self.raised_memory_bytes))
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One way from a node to another."""
+    """The connection from one node to another, in one direction."""
 
     latency_s: float = HOP_S
     bytes_per_s: float = TEN_GIGABIT_BYTES_PER_S
 
     def seconds(self, nbytes: float) -> float:
-        """Return the time that `nbytes` take."""
+        """Return the time in which `nbytes` are sent."""
         return self.latency_s + nbytes / self.bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The links between nodes, by (from, to); `default` where none was measured."""
+    """The measured links by (sender id, receiver id); `default` for pairs without a measurement."""
 
     default: Link = Link()
     measured: Mapping[tuple[str, str], Link] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Links:
         return self.measured.get((sender, receiver), self.default)
 
     def in_steps(self, ratio: float) -> Links:
-        """Return the links with numbers that differ by at most `ratio` made equal, to the slowest of them."""
+        """Return the links after numbers that differ by at most the factor `ratio` were replaced by the slowest."""
         every = (self.default, *self.measured.values())
         latencies = _steps(sorted((link.latency_s for link in every), reverse=True), ratio)
         rates = _steps(sorted(link.bytes_per_s for link in every), ratio)
@@ -86,7 +87,7 @@ class Links:
 
 
 def _steps(ordered: Sequence[float], ratio: float) -> dict[float, float]:
-    """Return for each value the one that stands for it: the first that differs from it by at most `ratio`."""
+    """Map each value to its representative: the first of a run of values that differ by at most the factor `ratio`."""
     steps: dict[float, float] = {}
     first = ordered[0]
     for value in ordered:
@@ -103,10 +104,10 @@ def size_text(nbytes: float) -> str:
 
 
 def node_classes(nodes: Sequence[NodeCapacity], links: Links) -> list[list[NodeCapacity]]:
-    """Return the nodes, those together that a plan may exchange for each other.
+    """Return the nodes grouped into classes whose members a plan may exchange for each other.
 
     Raises:
-        InvalidRequestError: two nodes have one id, or there are none.
+        InvalidRequestError: two nodes have the same id, or there are no nodes.
     """
     if len({node.node_id for node in nodes}) < len(nodes) or not nodes:
         raise InvalidRequestError(f"a plan needs nodes with ids of their own; got {[node.node_id for node in nodes]}")
@@ -122,7 +123,7 @@ def node_classes(nodes: Sequence[NodeCapacity], links: Links) -> list[list[NodeC
 
 
 def _interchangeable(a: NodeCapacity, b: NodeCapacity, nodes: Sequence[NodeCapacity], links: Links) -> bool:
-    """Whether nothing changes for a plan when two nodes swap; such swaps are transitive."""
+    """Whether swapping two nodes changes no plan's cost. The relation is transitive."""
     if replace(a, node_id=b.node_id, name=b.name) != b:
         return False
     if not links.measured:

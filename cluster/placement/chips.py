@@ -1,8 +1,9 @@
-"""Chips: what Macs are assumed to do before one of them has measured itself, and node specs such as 8xM4-Pro-64GB.
+"""Chips: assumed speeds of Macs that have not measured themselves, and node specs such as 8xM4-Pro-64GB.
 
-(M) measured and published, (F) fitted to published decode rates, (A) assumed: a real Mac must confirm.
-Sources: nominal bandwidths from Apple's specifications; eff, microseconds a layer and TFLOPS from a fit to some 30
-published figures (mlx-lm's benchmark table, community benchmark files, exo's charts), checked on others within 9 %.
+(M) measured and published, (F) fitted to published decode rates, (A) assumed: a real Mac must confirm it.
+Sources: nominal bandwidths from Apple's specifications. Efficiency, microseconds per layer and TFLOPS from a fit to
+about 30 published figures (mlx-lm's benchmark table, community benchmark files, exo's charts); other published figures
+are predicted within 9 %.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from cluster.placement.capacity import NodeCapacity
 from mlx_moe.errors import InvalidRequestError
 
 SYSTEM_BYTES = 8 << 30
-"""(A) What macOS keeps when the GPU's limit is raised as far as is sound: 56 of 64 GiB."""
+"""(A) Memory left to macOS at the highest safe GPU limit: 56 of 64 GiB go to the GPU."""
 
 MAC_GIGABYTES = (16, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
-"""Memory that Macs are sold with; none is given more later."""
+"""Memory sizes in GiB with which Macs are sold; it cannot be extended."""
 
 MAX_NODES = 64
 
@@ -27,7 +28,11 @@ SPEC = re.compile(r"(?:(?P<count>\d{1,3})x)?(?P<chip>M\d[\w-]*?)-(?P<gigabytes>\
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One chip. Microseconds a layer are what it costs beside its bytes: dense, MoE with GQA, MoE with MLA."""
+    """One chip. `..._layer_us` is the time of a layer beside reading its bytes: dense, MoE with GQA, MoE with MLA.
+
+    `nominal_gbps` is the specified memory bandwidth in GB/s; weights are read at `efficiency` times this rate. `marks`
+    says which numbers are (M), (F) or (A).
+    """
 
     name: str
     nominal_gbps: float
@@ -68,16 +73,16 @@ CHIPS = (
 _BY_NAME = {chip.name.lower(): chip for chip in CHIPS}
 
 OTHER = Chip("other", 100, 1)
-"""What the time beside the bytes is taken from where the chip is none of these."""
+"""Supplies the microseconds per layer for a measured node whose chip is not in CHIPS."""
 
 
 def gpu_memory_bytes(ram_bytes: int) -> int:
-    """Return what the GPU may use of a Mac's memory by default: 2/3 up to 36 GiB, 3/4 above."""
+    """Return the part of a Mac's memory that the GPU may use by default: 2/3 up to 36 GiB, 3/4 above."""
     return ram_bytes * 2 // 3 if ram_bytes <= 36 << 30 else ram_bytes * 3 // 4
 
 
 def find(name: str) -> Chip:
-    """Return the chip that is called so: "M4-Pro", or "Apple M4 Pro" as the system says. Raises InvalidRequestError."""
+    """Return the chip named like "M4-Pro", or "Apple M4 Pro" as macOS reports it. Raises InvalidRequestError."""
     key = name.lower().removeprefix("apple ").strip().replace(" ", "-")
     if key not in _BY_NAME:
         raise InvalidRequestError(f"no chip {name[:80]!r} is known; known are {', '.join(chip.name for chip in CHIPS)}")
@@ -88,7 +93,7 @@ def parse_nodes(text: str) -> list[NodeCapacity]:
     """Return the nodes of a spec: "8xM4-Pro-64GB,1xM3-Ultra-256GB".
 
     Raises:
-        InvalidRequestError: names the part that cannot be read, and how one looks.
+        InvalidRequestError: a part cannot be read; the message quotes it and gives an example.
     """
     nodes: list[NodeCapacity] = []
     for part in text.split(","):
@@ -105,7 +110,7 @@ def parse_nodes(text: str) -> list[NodeCapacity]:
 
 
 def assumptions(text: str) -> dict[str, str]:
-    """Return what is assumed of each chip in a spec that was parsed."""
+    """Return a text with the assumptions about each chip in a valid spec, by the chip's name."""
     chips = dict.fromkeys(find(match["chip"]) for match in SPEC.finditer(text))
     return {
         chip.name: f"reads {chip.efficiency:.0%} of {chip.nominal_gbps:g} GB/s; {chip.tflops:g} TFLOPS; "
@@ -116,7 +121,7 @@ def assumptions(text: str) -> dict[str, str]:
 
 
 def measured(node_id: str, name: str, hardware: Hardware) -> NodeCapacity:
-    """Return what a node that measured itself offers; only the time beside the bytes is its chip's assumed one."""
+    """Return the capacity of a node that measured itself; only its microseconds per layer are assumed from its chip."""
     key = hardware.chip.lower().removeprefix("apple ").strip().replace(" ", "-")
     chip = _BY_NAME.get(key, OTHER)
     on_mac = hardware.backend == "metal"

@@ -1,4 +1,4 @@
-"""Chunks: how a placement cuts prompts, as the speed model finds best or as a person asks."""
+"""Chunks: chooses the rule by which a placement cuts prompts into chunks, by the speed model unless one is given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.placement.prediction import predict
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 
 PROMPTS = (128, 512, 1024, 2048, 8192)
-"""Prompts whose predicted times to the first token are made short, all alike in proportion."""
+"""Prompt lengths in tokens; the chosen rule has the smallest geometric mean of their predicted times to first token."""
 
 WANTED = (1, 2, 4, 8, 16)
 
@@ -22,14 +22,14 @@ WANTED = (1, 2, 4, 8, 16)
 def with_chunks(
     placement: Placement, model: ModelCosts, nodes: Sequence[NodeCapacity], links: Links, asked: ChunkRule | None
 ) -> Placement:
-    """Return the placement with a chunk rule: the one asked for, else the best.
+    """Return the placement with a chunk rule: `asked`, or the best one if it is None.
 
-    On one stage a prompt is one chunk as far as memory allows: other answers go on between its layers. Several stages
-    run a chunk in one piece, which others wait for, so it keeps the default's bound; how many chunks a prompt should
-    have to keep them busy is what the speed model says.
+    On one stage a prompt is one chunk if memory allows: other answers continue between its layers. Several stages run a
+    chunk without interruption while others wait, so the default's longest chunk stays the limit; the speed model
+    decides into how many chunks a prompt is cut to keep the stages busy.
 
     Raises:
-        PlacementError: a node lacks the memory for the chunks asked for.
+        PlacementError: a node lacks the memory for the chunks of `asked`.
     """
     rule = asked or _best(placement, model, nodes, links)
     return placed(

@@ -1,6 +1,6 @@
-"""ModelCosts: what a model asks of the nodes that hold it, in bytes of memory and in work for each position.
+"""ModelCosts: what a model needs on the nodes that hold it: bytes of memory, and work for each position.
 
-Made from a configuration and the sizes of its parameters: `cost_reader` reads them. Opens no files, imports no MLX.
+Computed from a configuration and its parameters' sizes, which `cost_reader` reads. Opens no files, imports no MLX.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.layers.cache_costs import CacheCosts
 
 LONGEST_CHUNK = DEFAULT_RULE.longest
-"""Positions of a prefill chunk whose temporaries `temporary_bytes` has room for; longer ones need more."""
+"""Length in positions of the longest prefill chunk whose temporaries are counted in `temporary_bytes`."""
 
 PROCESS_BYTES = 150_000_000
-"""What a worker takes beside weights, KV cache and temporaries. Source: the bound that bench holds workers to."""
+"""Memory of a worker beside weights, KV cache and temporaries. Source: the limit in bench.worker_memory."""
 
 SizeOf = Callable[[Parameter], int]
-"""Bytes of a parameter in memory."""
+"""Returns the bytes of a parameter in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCosts:
-    """One layer. `fixed` is all but the routed experts; a dense layer has `expert_bytes` 0."""
+    """One layer. `fixed_...` counts all but the routed experts, `expert_...` one of them; 0 for a dense layer."""
 
     fixed_bytes: int
     fixed_parameters: int
     expert_bytes: int
     expert_parameters: int
     attention_flops: int
-    """For one query and one key."""
+    """Floating-point operations for one query and one key."""
     cache: CacheCosts
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of KV cache that one position takes."""
+        """Bytes of KV cache per position."""
         return self.cache.bytes_per_position
 
     def owned_bytes(self, n_experts: int, positions: int) -> int:
-        """Return what a stage's leader holds of it: all but experts owned elsewhere, and KV room for `positions`."""
+        """Return the bytes on a leader that owns `n_experts` of the layer and has KV room for `positions`."""
         kv = self.cache.nbytes(positions) if positions else 0
         return self.fixed_bytes + n_experts * self.expert_bytes + kv
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCosts:
-    """A whole model; bytes are those in memory, floats in `float_bytes` (2 or 4) as the nodes compute.
+    """A whole model. Sizes are bytes in memory, with floats of `float_bytes` (2 or 4), as the nodes compute.
 
-    The coordinator holds `embedding_bytes`, `head_bytes` (0 where the embedding serves as lm_head), `norm_bytes` and
-    the multi-token prediction layer, `mtp`, if the checkpoint has one.
+    The coordinator holds `embedding_bytes`, `head_bytes` (0 if the embedding is also the lm_head), `norm_bytes` and the
+    multi-token prediction layer `mtp`, if the checkpoint has one.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ModelCosts:
     hidden_size: int
     context: Context
     latent_attention: bool
-    """Of its first layer: chips are calibrated for both kinds."""
+    """Whether the first layer has latent attention; the speeds of chips are calibrated with and without it."""
     n_experts: int
     experts_per_token: int
     layers: tuple[LayerCosts, ...]
@@ -73,48 +73,48 @@ class ModelCosts:
     norm_bytes: int
     mtp: LayerCosts | None
     temporary_bytes: int
-    """What a worker needs beside weights and KV cache."""
+    """Memory of a worker beside weights and KV cache."""
     position_bytes: int
-    """Temporaries of one position of a chunk."""
+    """Bytes of temporaries for each position of a chunk."""
 
     def coordinator_bytes(self, positions: int) -> int:
-        """Return what the coordinator holds, with KV room for `positions` where it drafts."""
+        """Return the bytes that the coordinator holds, with KV room for `positions` in the MTP layer, if any."""
         mtp = 0 if self.mtp is None else self.mtp.owned_bytes(self.n_experts, positions)
         return self.embedding_bytes + self.head_bytes + self.norm_bytes + mtp
 
     @property
     def head_read_bytes(self) -> int:
-        """What the lm_head reads for a token."""
+        """Bytes that the lm_head reads for one token."""
         return self.head_bytes or self.embedding_bytes
 
     @property
     def weights_bytes(self) -> int:
-        """All weights, without the multi-token prediction layer."""
+        """Bytes of all weights without the multi-token prediction layer."""
         layers = sum(layer.owned_bytes(self.n_experts, 0) for layer in self.layers)
         return layers + self.embedding_bytes + self.head_bytes + self.norm_bytes
 
     @property
     def stored_bytes(self) -> int:
-        """All weights, with the multi-token prediction layer."""
+        """Bytes of all weights with the multi-token prediction layer."""
         return self.weights_bytes + (self.mtp.owned_bytes(self.n_experts, 0) if self.mtp else 0)
 
     @property
     def read_bytes_per_token(self) -> int:
-        """The weights that one token reads."""
+        """Bytes of the weights that one token reads."""
         return sum(x.owned_bytes(self.experts_per_token, 0) for x in self.layers) + self.head_read_bytes
 
     @property
     def kv_bytes_per_position(self) -> int:
-        """KV cache of one position in all layers."""
+        """Bytes of KV cache of one position in all layers."""
         return sum(layer.kv_bytes for layer in self.layers)
 
     @property
     def bits(self) -> float:
-        """Bits that a weight takes, on average."""
+        """Average number of bits per weight, scales and biases included."""
         return 8 * self.weights_bytes / self.parameters
 
     def at_bits(self, bits: float) -> ModelCosts:
-        """Return an estimate of the model stored in so many bits a weight, scales included."""
+        """Return estimated costs of the model stored with `bits` per weight on average, scales included."""
         share = bits / self.bits
 
         def scaled(layer: LayerCosts) -> LayerCosts:
@@ -141,7 +141,7 @@ def model_costs(
     float_bytes: int,
     has_mtp: bool,
 ) -> ModelCosts:
-    """Return the costs of a configuration whose parameters have the sizes that `size_of` says."""
+    """Return the costs of a configuration whose parameters have the sizes that `size_of` returns."""
     moe = config.moe
     embedding, norm, *heads = families.head_parameters(config)
     specs = [families.layer(config, index) for index in range(config.num_hidden_layers)]
@@ -167,7 +167,7 @@ def model_costs(
 
 
 def assumed_sizes(quantization: QuantizationConfig | None, float_bytes: int) -> SizeOf:
-    """Return sizes of parameters as if all matrices that can be were quantized so (None: not at all)."""
+    """Return sizes as if every matrix that can be quantized had this `quantization` (None: no matrix is quantized)."""
 
     def size_of(parameter: Parameter) -> int:
         count, q = _count([parameter]), quantization

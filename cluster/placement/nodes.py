@@ -1,4 +1,4 @@
-"""Nodes as they measured themselves and their links, as capacities and links for the solver."""
+"""Nodes: converts what nodes measured of themselves and their links to capacities and links for the solver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.placement.chips import measured
 
 
 def capacity(info: NodeInfo, name: str) -> NodeCapacity:
-    """Return what a node offers."""
+    """Return the capacity of a node that is shown as `name`."""
     whole = measured(info.node_id, name, info.hardware)
     if info.offered_bytes >= whole.memory_bytes:
         return replace(whole, memory_bytes=info.offered_bytes)
@@ -21,9 +21,10 @@ def capacity(info: NodeInfo, name: str) -> NodeCapacity:
 
 
 def links_from(own: str, told: Mapping[str, Mapping[str, LinkSpeed]]) -> Links:
-    """Return the links that nodes told of; a way that only the other end has measured is taken to be like that.
+    """Return the links from measurements `told` by node id, then by the id of the other end.
 
-    Two nodes that have not measured theirs yet are taken to have one like the slower of this node's links to them.
+    If only one end has measured a link, both directions get its speed. If neither has, the link is assumed to be as
+    slow as the slower of the two links from the node `own` to the two ends.
     """
 
     def between(a: str, b: str) -> LinkSpeed | None:

@@ -1,6 +1,6 @@
-"""Placement: which node holds which layers and experts. A value that people may edit and give back as JSON.
+"""Placement: which node holds which layers and experts. People may edit it as JSON and pass it back.
 
-Knows nothing of how it was found.
+Knows nothing about how it was found.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mlx_moe.errors import InvalidRequestError
 T = TypeVar("T")
 
 OwnedExperts = Mapping[int, tuple[int, ...]]
-"""Experts by layer, ascending."""
+"""Indices of owned experts by layer, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertPeer:
-    """A node that owns experts of a stage's layers and nothing else."""
+    """A node that owns only experts of a stage's layers."""
 
     node_id: str
     owned_experts: OwnedExperts
@@ -30,9 +30,9 @@ class ExpertPeer:
 
 @dataclass(frozen=True, slots=True)
 class StagePlacement:
-    """A run of layers and the node that leads them: attention, router, shared experts and KV cache are there.
+    """A range of layers and their leader: the node that holds their attention, router, shared experts and KV cache.
 
-    `owned_experts` are the leader's, of those layers that are split; of all others it owns every expert.
+    `owned_experts` lists the leader's experts in layers that are split; in all other layers it owns every expert.
     """
 
     node_id: str
@@ -41,18 +41,18 @@ class StagePlacement:
     peers: tuple[ExpertPeer, ...] = ()
 
     def owners(self, layer: int, n_experts: int) -> dict[str, tuple[int, ...]]:
-        """Return what each node owns of an MoE layer's experts, the leader first."""
+        """Return the experts of an MoE layer that each node owns, by node id, the leader first."""
         owned = {self.node_id: self.owned_experts.get(layer, tuple(range(n_experts)))}
         return owned | {peer.node_id: peer.owned_experts[layer] for peer in self.peers if layer in peer.owned_experts}
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A whole model on nodes, in the order of its layers.
+    """A whole model on nodes; `stages` are in the order of its layers.
 
-    `content_hash` is that of the checkpoint planned for, "" if it is not known. `kv_positions` is how many positions
-    of all requests together every stage has room for; `node_bytes` the weights that each node holds. `chunks` is how
-    prompts are cut: placements that cut alike give one another's bits.
+    `content_hash` identifies the checkpoint, "" if it is unknown. `kv_positions` is the number of positions, of all
+    requests together, for which every stage has KV room. `node_bytes` has the bytes of weights by node id. `chunks` is
+    the rule by which prompts are cut: placements with the same rule compute bit-identical results.
     """
 
     model: str
@@ -66,16 +66,16 @@ class Placement:
 
     @property
     def coordinator(self) -> str:
-        """The node with embedding, final norm, lm_head and the multi-token prediction layer: the first stage's."""
+        """The first stage's node: it holds the embedding, final norm, lm_head and multi-token prediction layer."""
         return self.stages[0].node_id
 
     @property
     def node_ids(self) -> list[str]:
-        """All nodes that hold a part, stage by stage, a leader before its peers."""
+        """The ids of all nodes that hold a part, stage by stage, each leader before its peers."""
         return [node_id for stage in self.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return a JSON object that `from_json` reads."""
         return {
             "model": self.model,
             "content_hash": self.content_hash,
@@ -103,7 +103,7 @@ class Placement:
         """Read a placement.
 
         Raises:
-            InvalidRequestError: names the field, what was found and what is wanted.
+            InvalidRequestError: a field is invalid; the message names it, its value and what is expected.
         """
         plan = _Fields(value, "plan")
         placement = cls(
@@ -123,10 +123,10 @@ class Placement:
 
 
 def validate(placement: Placement, config: ModelConfig) -> None:
-    """Check that a placement holds all of a model once: every layer, every expert, no node twice.
+    """Check that a placement has every layer and every expert of a model exactly once, and no node twice.
 
     Raises:
-        InvalidRequestError: names the layer, the expert or the node.
+        InvalidRequestError: it does not; the message names the layer, the expert or the node.
     """
     roles = Counter(placement.node_ids)
     twice = [node_id for node_id, count in roles.items() if count > 1]
@@ -160,7 +160,7 @@ def _validate_experts(index: int, stage: StagePlacement, config: ModelConfig) ->
 
 
 class _Fields:
-    """Takes the fields of a JSON object one by one; what is left at the end was misspelled."""
+    """Takes the fields of a JSON object one by one; fields left at the end are misspelled, and `end` reports them."""
 
     def __init__(self, value: object, source: str) -> None:
         if not isinstance(value, dict):

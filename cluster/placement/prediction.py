@@ -1,4 +1,4 @@
-"""Prediction: how fast a placement answers, by the speed model."""
+"""Prediction: the speed of a placement's answers, by the speed model."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ from mlx_moe.decoding.chunking import ChunkRule, cut
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds of one position in each stage, of each hop from it to the next (none: one stage), and of the lm_head."""
+    """Seconds of one position in each stage, in each hop to the next one (empty for one stage), and in the lm_head.
+
+    They hold for the token at `position`.
+    """
 
     position: int
     stage_s: tuple[float, ...]
     hop_s: tuple[float, ...]
     head_s: float
     ttft_s: dict[int, float]
-    """Time to the first token, by tokens of the prompt."""
+    """Seconds to the first token by the prompt's number of tokens."""
 
     @property
     def token_s(self) -> float:
-        """Seconds a token for one user."""
+        """Seconds per token for one user."""
         return sum(self.stage_s) + sum(self.hop_s) + self.head_s
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens a second for one user."""
+        """Tokens per second for one user."""
         return 1 / self.token_s
 
     def together_tokens_per_s(self, users: int) -> float:
-        """Tokens a second of so many users together, each token in a frame of its own; a full pipeline bounds it."""
+        """Tokens per second of `users` together, each token in a frame of its own; at most those of a full pipeline."""
         return min(users / self.token_s, self.most_tokens_per_s)
 
     @property
     def most_tokens_per_s(self) -> float:
-        """Tokens a second of a full pipeline: as fast as its slowest stage."""
+        """Tokens per second of a full pipeline, which is limited by its slowest stage."""
         return 1 / max(self.stage_s[0] + self.head_s, *self.stage_s[1:], 0)
 
 
@@ -52,7 +55,7 @@ def predict(
     *,
     prompts: Sequence[int] = (),
 ) -> Prediction:
-    """Predict a placement's speed in the middle of its context, and the time to the first token of some prompts."""
+    """Predict a placement's speed in the middle of its context, and its times to first token for prompt lengths."""
     by_id = {node.node_id: node for node in nodes}
     stages = [StageTiming(model, stage, by_id, links) for stage in placement.stages]
     ids = [stage.node_id for stage in placement.stages]
@@ -70,10 +73,10 @@ def predict(
 def _prefill_s(
     model: ModelCosts, stages: Sequence[StageTiming], hops: Sequence[Link], prompt_tokens: int, chunks: ChunkRule
 ) -> float:
-    """Return when the last chunk is back: each stage runs the chunks in order, as they come from the one before."""
-    ready = [0.0] * len(stages)  # when each stage is done with the chunk before
+    """Return after how many seconds the last chunk is back. Each stage runs the chunks in order, as they arrive."""
+    ready = [0.0] * len(stages)  # when each stage has finished the previous chunk
     start, done = 0, 0.0
-    outputs = 1 if model.mtp is None else None  # that layer runs over the whole prompt
+    outputs = 1 if model.mtp is None else None  # the MTP layer needs the hidden states of the whole prompt
     for end in cut(0, prompt_tokens, chunks.length(prompt_tokens)):
         done = 0.0
         for i, stage in enumerate(stages):
@@ -85,7 +88,7 @@ def _prefill_s(
 
 
 class StageTiming:
-    """How long one stage takes: its layers, with the owners of their experts."""
+    """Times of one stage: of its layers with the owners of their experts."""
 
     def __init__(self, model: ModelCosts, stage: StagePlacement, nodes: dict[str, NodeCapacity], links: Links) -> None:
         self._model = model
@@ -104,13 +107,13 @@ class StageTiming:
         self._ends_model = stage.layers.stop == len(model.layers)
 
     def decode_s(self, position: int) -> float:
-        """Return the time of one position that attends to `position` others."""
+        """Return the seconds of one position that attends to `position` others."""
         return sum(n * decode_s(self._model, layer, owners, position) for (layer, owners), n in self._kinds.items())
 
     def prefill_s(self, start: int, end: int, outputs: int | None = None) -> float:
-        """Return the time of a prompt's positions [start, end).
+        """Return the seconds of a prompt's positions [start, end).
 
-        The model's last layer computes only as many of them as come out of it (`outputs`; None: all).
+        The model's last layer computes only the last `outputs` of them (None: all).
         """
         seconds = sum(
             n * prefill_s(self._model, layer, owners, start, end) for (layer, owners), n in self._kinds.items()

@@ -1,4 +1,4 @@
-"""Remedies: a placement where one is possible at all, and what would make the model fit where none is."""
+"""Remedies: finds a placement with raised GPU limits or expert groups if needed, or what would make the model fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_moe.errors import InvalidRequestError
 
 FEWER_BITS = (8, 6, 5, 4, 3, 2)
 SCALE_BITS = 0.5
-"""Bits a weight that scales and biases take in affine groups of 64."""
+"""Bits per weight of scales and biases in affine groups of 64."""
 
 MOST_NODES_MORE = 16
 CONTEXT_STEP = 256
@@ -25,7 +25,7 @@ CONTEXT_STEP = 256
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A placement, the nodes as it takes them, and those whose GPU limit has to be raised for it."""
+    """A placement, the nodes as it uses them, and those whose GPU limit must be raised for it."""
 
     placement: Placement
     nodes: tuple[NodeCapacity, ...]
@@ -34,7 +34,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A model, the nodes that it is to be placed on, and for how much. A cure is the same with one part changed."""
+    """What should fit: a model, nodes, context and number of requests. A remedy changes one of them."""
 
     model: ModelCosts
     nodes: Sequence[NodeCapacity]
@@ -42,7 +42,7 @@ class Wish:
     concurrency: int
 
     def holds(self, *, expert_groups: bool = False) -> bool:
-        """Whether there is a placement; none is looked for among nodes of too many kinds."""
+        """Whether a placement exists; False, without a search, if there are too many kinds of nodes."""
         try:
             return can_hold(
                 self.model,
@@ -57,14 +57,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """One change that makes a model fit, in words, and the wish as it is then."""
+    """One change that makes a model fit, as text, and the changed wish."""
 
     text: str
     wish: Wish
 
 
 AtBits = Callable[[int], ModelCosts]
-"""The costs of the same model converted to so many bits."""
+"""Returns the costs of the same model converted to a number of bits."""
 
 
 def fit(
@@ -78,17 +78,17 @@ def fit(
     at_bits: AtBits | None = None,
     chunks: ChunkRule | None = None,
 ) -> Fit:
-    """Solve for the nodes as they are, else with GPU limits raised, and only then with layers split by experts.
+    """Solve for the nodes as they are; if that fails with raised GPU limits, and last with layers split by experts.
 
-    A higher limit costs its owner one command, so for one user it is asked of as few nodes as will do, those first
-    that gain most. For many users all may be raised: the slowest stage gets shorter (for DeepSeek-V3 on eight 64 GB
-    minis, 79 tokens/s together against 62). Expert groups cost an exchange in every layer of every token.
+    Raising a limit takes the owner one command, so for one user as few nodes as possible are raised, those first that
+    gain most. For many users all are raised together: the slowest stage becomes shorter (DeepSeek-V3 on eight 64 GB
+    minis: 79 tokens/s together instead of 62). Expert groups cost an exchange in every layer of every token.
 
     Raises:
-        PlacementError: nothing fits; says what would.
+        PlacementError: nothing fits; the message says what would.
         InvalidRequestError: as `solve`.
     """
-    Problem(model, nodes, links, context_tokens, concurrency)  # refuses what nobody can plan for
+    Problem(model, nodes, links, context_tokens, concurrency)  # raises for requests that cannot be planned
     wish = Wish(model, nodes, context_tokens, concurrency)
     higher = [node.raised() for node in nodes]
     gaining = sorted(range(len(nodes)), key=lambda i: (nodes[i].memory_bytes - higher[i].memory_bytes, -i))
@@ -115,9 +115,9 @@ def fit(
 
 
 def remedies(wish: Wish, at_bits: AtBits) -> list[Remedy]:
-    """Return what would make the model fit with its layers whole, each alone and with numbers, the cheapest first.
+    """Return the single changes that make the model fit with whole layers, with numbers, the cheapest first.
 
-    Only what can be had: fewer tokens, users or bits, memory that an owner kept back, and more machines.
+    Only changes that are possible: fewer tokens, users or bits, memory that an owner keeps back, and more machines.
     """
     kinds = (_raised_limits, _shorter_context, _fewer_users, _withheld_memory, _more_nodes, _larger_node)
     found = [remedy for kind in kinds for remedy in kind(wish)]
@@ -125,7 +125,7 @@ def remedies(wish: Wish, at_bits: AtBits) -> list[Remedy]:
 
 
 def raise_command(node: NodeCapacity) -> str:
-    """Return what its owner types to raise a Mac's GPU limit; it holds until the next start."""
+    """Return the command that raises a Mac's GPU limit until its next start."""
     return f"sudo sysctl iogpu.wired_limit_mb={node.raised().memory_bytes >> 20}"
 
 
@@ -174,10 +174,10 @@ def _more_nodes(wish: Wish) -> Iterator[Remedy]:
 
 
 def _larger_node(wish: Wish) -> Iterator[Remedy]:
-    """Yield the smallest Mac that would do beside the nodes, where it is larger than all of them."""
+    """Yield the smallest Mac, larger than all nodes, with which the model would fit."""
     macs = [node for node in wish.nodes if node.is_mac]
     if not macs:
-        return  # a Mac computes in other numbers than they do
+        return  # a Mac computes in another dtype than these nodes
     largest = max(macs, key=lambda node: node.memory_bytes)
     for gigabytes in MAC_GIGABYTES:
         memory_bytes = (gigabytes << 30) - SYSTEM_BYTES
@@ -206,7 +206,10 @@ def _estimate(model: ModelCosts) -> AtBits:
 
 
 def _most(limit: int, holds: Callable[[int], bool]) -> int:
-    """Return the largest number from 1 to `limit` that holds, where smaller ones then do too; 0 if none does."""
+    """Return the largest number from 1 to `limit` for which `holds` is true, 0 if there is none.
+
+    If it is true for a number, it must be true for all smaller ones.
+    """
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

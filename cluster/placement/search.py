@@ -1,9 +1,9 @@
-"""Search: the best chain of stages over all layers. Integers and arrays; knows nothing of models and of nodes.
+"""Search: the best chain of stages over all layers. Uses integers and arrays; knows nothing about models or nodes.
 
-Nodes of one class are alike, so a state of the search is how many of each class are used: eight equal nodes have 9
-states, eight different ones 256. Times are whole nanoseconds, so that equal is equal.
+Nodes of one class are interchangeable, so a state of the search is the number of used nodes of each class: eight equal
+nodes have 9 states, eight different ones 256. Times are integers in nanoseconds, so that equal times compare equal.
 
-C classes, S states, B boundaries between layers (layers + 1).
+C classes, S states, B boundaries between layers (number of layers + 1).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 
 NEVER = 1 << 60
-"""A time that is never reached; two of them still fit into 64 bits."""
+"""An infinite time; the sum of two still fits into 64 bits."""
 
 MAX_STATES = 1 << 12
-"""Twelve nodes that all differ, or fifty in two classes: about a second."""
+"""Limit of the search: twelve nodes that all differ, or fifty in two classes, take about a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Nodes that can make one stage together: a leader of a class, and `uses` nodes of each class, leader included.
+    """Nodes that can form one stage: a leader of class `leader`, and `uses[c]` nodes of each class c, leader included.
 
-    `time[b]` is the time of the layers before b, so a stage of layers [a, b) takes time[b] - time[a]. `start[b]` is
-    the first layer with which a stage that ends before layer b may begin (b: with none); it never falls.
-    `opening[b]` is the time of a first stage [0, b), NEVER where it does not fit.
+    `time[b]` is the time of the layers before b, so a stage of layers [a, b) takes time[b] - time[a]. `start[b]` is the
+    first layer a for which a stage [a, b) fits (b if none does); it never decreases. `opening[b]` is the time of the
+    first stage [0, b), which also coordinates; NEVER if it does not fit. All three are `[B]`.
     """
 
     leader: int
@@ -39,18 +39,18 @@ class Unit:
     opening: Integers
 
     def capped(self, cap: int) -> Unit:
-        """Return the unit without the stages that take longer than `cap`."""
+        """Return the unit without stages that take longer than `cap`."""
         start = np.maximum(self.start, np.searchsorted(self.time, self.time - cap))
         return replace(self, start=start, opening=np.where(self.opening <= cap, self.opening, NEVER))
 
     def ends(self) -> Integers:
-        """Return, for each layer a, where the longest stage that begins with it ends."""
+        """Return, for each layer a, the end b of the longest stage [a, b). `[B]`."""
         return np.searchsorted(self.start, np.arange(len(self.start)), side="right") - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A stage that was found: layers [start, stop) on the nodes of `unit`."""
+    """A stage of the result: layers [start, stop) on the nodes of `unit`."""
 
     unit: Unit
     start: int
@@ -58,7 +58,7 @@ class Run:
 
 
 class Lattice:
-    """All states, numbered, by how many nodes they use."""
+    """All states of the search, numbered; a state is the number of used nodes of each class."""
 
     def __init__(self, available: Sequence[int]) -> None:
         sizes = [count + 1 for count in available]
@@ -68,23 +68,23 @@ class Lattice:
         self._used = self.counts.sum(axis=1)
 
     def index(self, counts: Sequence[int] | Integers) -> int:
-        """Return the number of a state, or how far a step of `counts` leads."""
+        """Return the number of the state `counts`, or the difference of numbers when `counts` more nodes are used."""
         return int(self._strides @ np.asarray(counts))
 
     def level(self, used: int) -> Integers:
-        """Return the states that use so many nodes."""
+        """Return the states that use `used` nodes in all."""
         return np.flatnonzero(self._used == used)
 
     def room(self, states: Integers, uses: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Return which of the states leave the nodes of `uses` free."""
+        """Return for each of the states whether it leaves the nodes of `uses` free."""
         room: npt.NDArray[np.bool_] = np.all(self.counts[states] + np.asarray(uses) <= self.available, axis=1)
         return room
 
 
 def fastest(units: Sequence[Unit], available: Sequence[int], hops: Integers) -> tuple[int, tuple[Run, ...]] | None:
-    """Return the least sum of stage times and hops around the ring, and the stages; None if nothing fits.
+    """Return the smallest sum of stage times and hops around the ring, and its stages; None if nothing fits.
 
-    `hops[i, j]` is the time from a node of class i to one of class j; a single stage has none.
+    `hops[i, j]` is the time from a node of class i to one of class j, `[C, C]`; a single stage has no hop.
     """
     table = _Table(_usable(units, available), Lattice(available), hops)
     closed = table.times[:, :, -1] + hops  # [S, C last, C first]
@@ -98,7 +98,7 @@ def fastest(units: Sequence[Unit], available: Sequence[int], hops: Integers) -> 
 
 
 def shortest_slowest(units: Sequence[Unit], available: Sequence[int]) -> int | None:
-    """Return the least possible time of the slowest stage; None if nothing fits."""
+    """Return the smallest possible time of the slowest stage; None if nothing fits."""
     units = _usable(units, available)
     lattice = Lattice(available)
     n_layers = len(units[0].time) - 1
@@ -116,7 +116,7 @@ def shortest_slowest(units: Sequence[Unit], available: Sequence[int]) -> int | N
 
 
 def fits(units: Sequence[Unit], available: Sequence[int]) -> bool:
-    """Whether any chain of stages holds all layers; no units hold none."""
+    """Whether any chain of stages holds all layers. False without units."""
     units = _usable(units, available)
     return bool(units) and _reach(units, Lattice(available)) == len(units[0].time) - 1
 
@@ -126,7 +126,7 @@ def _usable(units: Sequence[Unit], available: Sequence[int]) -> list[Unit]:
 
 
 def _stage_times(units: Sequence[Unit]) -> Integers:
-    """Return the times that stages may have, ascending."""
+    """Return all possible times of a stage, ascending."""
     times = [unit.opening[unit.opening < NEVER] for unit in units]
     for unit in units:
         starts = np.arange(len(unit.time))[:, None]
@@ -136,10 +136,10 @@ def _stage_times(units: Sequence[Unit]) -> Integers:
 
 
 class _Table:
-    """The least time of layers [0, b) in each state, by the classes that lead the last and the first stage.
+    """The smallest time of layers [0, b) in each state, by the leader classes of the last and the first stage.
 
-    `times` is `[S, C last, B, C first]`. A stage's time is a difference of prefix sums, so its best beginning is a
-    minimum over a window.
+    `times` is `[S, C last, B, C first]`. A stage's time is a difference of prefix sums, so its best start is a minimum
+    over a window of boundaries.
     """
 
     def __init__(self, units: Sequence[Unit], lattice: Lattice, hops: Integers) -> None:
@@ -157,7 +157,7 @@ class _Table:
                 self._extend(lattice.level(used), leader)
 
     def trace(self, state: int, last: int, first: int) -> tuple[Run, ...]:
-        """Return the stages that hold all layers in the time that stands at this place."""
+        """Return the stages that hold all layers in the time `times[state, last, -1, first]`."""
         runs: list[Run] = []
         stop = self.times.shape[2] - 1
         while stop > 0:
@@ -167,7 +167,7 @@ class _Table:
         return tuple(reversed(runs))
 
     def _extend(self, states: Integers, leader: int) -> None:
-        """Add a stage led by a node of this class to what the states hold."""
+        """Extend the chains of the states by one stage that a node of class `leader` leads."""
         n_classes = len(self._lattice.available)
         states = states[self._lattice.room(states, np.arange(n_classes) == leader)]
         hop = self._hops[:, leader]
@@ -183,7 +183,7 @@ class _Table:
                 self.times[targets, leader] = np.minimum(self.times[targets, leader], best)
 
     def _last_run(self, state: int, last: int, first: int, stop: int) -> tuple[Run, int, int]:
-        """Return the stage that ends before layer `stop`, and the state and the last leader before it."""
+        """Return the stage that ends before layer `stop`, and the state and last leader class before it."""
         value = self.times[state, last, stop, first]
         for unit in self.units:
             if unit.leader != last or np.any(self._lattice.counts[state] < unit.uses):
@@ -197,13 +197,13 @@ class _Table:
             if len(found):
                 leader, offset = (int(i) for i in found[0])
                 return Run(unit, start + offset, stop), before, leader
-        raise AssertionError("every entry of the table was made by a unit")
+        raise AssertionError("no unit explains an entry of the table")
 
 
 def _window_minimum(x: Integers, start: Integers) -> Integers:
-    """Return for each b the least of x[:, start[b]:b], NEVER where that is empty; x is `[S, B, C]`.
+    """Return for each b the minimum of x[:, start[b]:b], NEVER if it is empty; x and the result are `[S, B, C]`.
 
-    Two runs of a power of two's length cover any window.
+    Two runs whose length is a power of two cover any window.
     """
     stop = np.arange(len(start))
     length = stop - start
@@ -217,9 +217,9 @@ def _window_minimum(x: Integers, start: Integers) -> Integers:
 
 
 def _reach(units: Sequence[Unit], lattice: Lattice) -> int:
-    """Return how many layers the nodes can hold at most, from the first on.
+    """Return the largest number of layers, from the first on, that the nodes can hold.
 
-    The more layers are held before, the further the next stage gets: the best of each state is enough.
+    A later start never makes a stage end earlier, so the largest number for each state is enough.
     """
     reach = np.zeros(len(lattice.counts), dtype=np.int64)
     ends = [unit.ends() for unit in units]

@@ -1,7 +1,7 @@
-"""Solver: the best placement of a model on nodes.
+"""Solver: finds the best placement of a model on nodes.
 
-Exact for what it searches: every choice of nodes, their order, and every cut of the layers; with expert groups also
-every choice of peers, the experts divided by the rule of `striping`. Tests hold it to brute force.
+The search is exact over every choice of nodes, their order, and every cut of the layers; with expert groups also over
+every choice of peers, with experts divided by `striping`. Tests compare it with brute force.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from mlx_moe.errors import InvalidRequestError
 Objective = Literal["one_user", "many_users"]
 
 MAX_GROUPS = 1100
-"""Kinds of expert groups that are tried, small ones first: all that eight nodes can make, were they all different."""
+"""Number of kinds of expert groups that are tried, small ones first: enough for all groups of eight different nodes."""
 
 LINK_RATIOS = (1.0, 1.25, 1.5, 2.0, 4.0, math.inf)
-"""By how much links may differ and still count as alike: the first that leaves few enough kinds of nodes to search.
+"""Factors by which links may differ and still count as equal; the first one that gives at most MAX_STATES is used.
 
-No two measurements of equal links agree, and each one of its own would make each node a kind of its own.
+Measurements of equal links always differ a little; without this, every node would be a class of its own.
 """
 
 
@@ -51,19 +51,21 @@ def solve(
     expert_groups: bool | None = None,
     chunks: ChunkRule | None = None,
 ) -> Placement:
-    """Return the placement that answers fastest: one user (the sum of all stages) or many (the slowest stage).
+    """Return the placement that answers fastest for one user (sum of all stages) or for many (slowest stage).
 
-    Every stage has KV room for `concurrency` requests of `context_tokens`. Stages are timed in the middle of that
-    context. For one user, stages are evened out over the same nodes where that costs nothing; for many, the sum decides
-    among placements with equally slow slowest stages.
-    Prompts are cut by `chunks`; None: as is predicted to be fastest.
-    Expert groups are tried if `expert_groups`; if it is None, when no node could hold its layers whole, and when a
-    leader would run a layer faster with peers than alone.
+    Every stage has KV room for `concurrency` requests of `context_tokens`; its time is taken in the middle of that
+    context. For one user, stages on the same nodes are made more equal if that costs no time; for many, the sum decides
+    among placements with equal slowest stages.
+
+    Args:
+        chunks: the rule by which prompts are cut; None: the one that is predicted to be fastest.
+        expert_groups: whether to try expert groups; None: if the model does not fit with whole layers, or if some
+            leader would run a layer faster with peers than alone.
 
     Raises:
         PlacementError: the model does not fit. `remedies` says what would make it fit.
-        InvalidRequestError: more than twelve nodes that all differ, not by their links, or a context that the
-            model does not have.
+        InvalidRequestError: there are more than twelve nodes that differ in more than their links, or the model does
+            not have this context.
     """
     problem = Problem(model, nodes, links, context_tokens, concurrency)
     units = problem.whole_units()
@@ -81,7 +83,7 @@ def solve(
 def can_hold(
     model: ModelCosts, nodes: Sequence[NodeCapacity], *, context_tokens: int, concurrency: int, expert_groups: bool
 ) -> bool:
-    """Whether the nodes have any placement for the model."""
+    """Whether any placement of the model on the nodes exists."""
     problem = Problem(model, nodes, Links(), context_tokens, concurrency)
     return problem.fits(problem.whole_units()) or (expert_groups and problem.fits(problem.group_units()))
 
@@ -98,17 +100,17 @@ def _best(problem: Problem, units: Sequence[Unit], objective: Objective) -> tupl
         return None if found is None else found[1]
     total, runs = found
     if len({run.unit.time.tobytes() for run in runs}) == len(runs):
-        return runs  # no two stages would exchange layers for nothing
+        return runs  # moving layers between stages would cost time
     used = [sum(run.unit.uses[c] for run in runs) for c in range(len(available))]
     cap = search.shortest_slowest(units, used)
-    assert cap is not None  # these nodes were just seen to hold the model
+    assert cap is not None  # these nodes hold the model, as `found` shows
     even = search.fastest([unit.capped(cap) for unit in units], used, hops)
     return even[1] if even is not None and even[0] == total else runs
 
 
 @dataclass(slots=True)
 class Problem:
-    """A model, nodes in classes, and what the search needs to know of them."""
+    """A model and nodes, sorted into classes, in the form that the search needs."""
 
     model: ModelCosts
     nodes: Sequence[NodeCapacity]
@@ -131,11 +133,11 @@ class Problem:
 
     @property
     def positions(self) -> int:
-        """Positions of KV cache that must fit."""
+        """Number of positions of KV cache that must fit."""
         return self.context_tokens * self.concurrency
 
     def _sort_nodes(self) -> None:
-        """Put nodes that are alike into classes, by links that are as exact as a search allows."""
+        """Sort nodes into classes, with links as exact as the size of the search allows."""
         for ratio in LINK_RATIOS:
             links = self.links.in_steps(ratio)
             self.classes = node_classes(self.nodes, links)
@@ -153,16 +155,16 @@ class Problem:
         return search.fits(units, self.available)
 
     def whole_units(self) -> list[Unit]:
-        """Return each class as a stage of one node."""
+        """Return for each class a stage of one node."""
         return [self._whole(c) for c in range(len(self.classes))]
 
     def group_units(self) -> list[Unit]:
-        """Return a leader with expert peers, for every choice of classes."""
+        """Return the stages of a leader with expert peers, for every choice of classes."""
         units = (self._group(leader, peers) for leader, peers in self._groups())
         return [unit for unit in units if unit is not None]
 
     def groups_may_win(self) -> bool:
-        """Whether some leader would run an MoE layer faster with one peer, or with all other nodes, than alone."""
+        """Whether some leader runs an MoE layer faster with one peer, or with all other nodes, than alone."""
         layer = next((layer for layer in self.model.layers if layer.expert_bytes), None)
         if layer is None:
             return False
@@ -177,14 +179,14 @@ class Problem:
         return False
 
     def placement(self, runs: Sequence[Run]) -> Placement:
-        """Return the placement that runs stand for, with nodes of their classes taken in order."""
+        """Return the placement for runs, with nodes taken from their classes in order."""
         free = [iter(members) for members in self.classes]
         stages = []
         for run in runs:
             kind = run.unit.leader
             leader = next(free[kind])
             peers = [next(free[c]) for c in _expanded([n - (c == kind) for c, n in enumerate(run.unit.uses)])]
-            # Peers always have experts here: without them a run of dense layers is as fast, and an earlier state
+            # Peers always have experts here: a run of dense layers is as fast without peers, which is found first
             stages.append(make_stage(self.model, range(run.start, run.stop), leader, peers, self.positions))
         return placed(self.model, self.nodes, stages, context_tokens=self.context_tokens, concurrency=self.concurrency)
 
@@ -196,14 +198,14 @@ class Problem:
         return self.links.between(*self._pair(sender, receiver))
 
     def _pair(self, a: int, b: int) -> tuple[str, str]:
-        """Return the ids of members of two classes; of two members if the class is the same."""
+        """Return the ids of one node of each class; of two nodes if both classes are the same."""
         return self.classes[a][0].node_id, self.classes[b][-1].node_id
 
     def _others(self, leader: int) -> tuple[int, ...]:
         return tuple(n - (c == leader) for c, n in enumerate(self.available))
 
     def _groups(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Return leaders and how many peers of each class, small groups first."""
+        """Return pairs of a leader's class and the number of peers of each class, small groups first."""
         groups = [
             (leader, peers)
             for leader in range(len(self.classes))
@@ -213,7 +215,7 @@ class Problem:
         return sorted(groups, key=lambda group: sum(group[1]))[:MAX_GROUPS]
 
     def _divide(self, leader: int, peers: tuple[int, ...], *, coordinator: bool) -> list[Owner] | None:
-        """Return who owns how many experts of each MoE layer; None if a peer would own none."""
+        """Return the owners of the experts of each MoE layer, the leader first; None if a peer would own none."""
         kinds = [leader, *_expanded(peers)]
         budgets = [budget(self.model, self.classes[c][0]) for c in kinds]
         owned = divide(self.model, budgets, self.positions, coordinator=coordinator)
@@ -236,7 +238,7 @@ class Problem:
     def _unit(
         self, leader: int, peers: tuple[int, ...], owners: list[Owner] | None, opening: list[Owner] | None
     ) -> Unit:
-        """Return a unit; `opening` owns the experts where it is the first stage, which coordinates; None: it cannot."""
+        """Return a unit. `opening` are the owners if it is the first stage, which coordinates; None: it cannot be."""
         boundaries = np.arange(len(self.model.layers) + 1)
         time, start = boundaries, boundaries
         if owners is not None:
@@ -250,7 +252,7 @@ class Problem:
         return Unit(leader, uses, time, start, first)
 
     def _times(self, owners: Sequence[Owner]) -> Integers:
-        """Return the time of all layers before each boundary."""
+        """Return the summed time in nanoseconds of all layers before each boundary."""
         known: dict[LayerCosts, int] = {}
         for layer in self.model.layers:
             if layer not in known:
@@ -258,7 +260,7 @@ class Problem:
         return _prefix_sums([known[layer] for layer in self.model.layers])
 
     def _starts(self, owners: Sequence[Owner], reserved: int) -> Integers:
-        """Return the first layer from which on all before each boundary fit, with bytes reserved on the leader."""
+        """Return for each boundary b the first layer a for which [a, b) fits, with `reserved` bytes on the leader."""
         start = np.zeros(len(self.model.layers) + 1, dtype=np.int64)
         for i, owner in enumerate(owners):
             held = _prefix_sums(
@@ -283,5 +285,5 @@ def _prefix_sums(values: Sequence[int]) -> Integers:
 
 
 def _expanded(counts: Sequence[int]) -> list[int]:
-    """Return each class as often as it is counted."""
+    """Return each class c `counts[c]` times."""
     return [c for c, n in enumerate(counts) for _ in range(n)]

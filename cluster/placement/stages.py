@@ -1,4 +1,4 @@
-"""Stages: the placement of a run of layers on a leader, or on a leader and expert peers."""
+"""Stages: places a range of layers on a leader, or on a leader and expert peers."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def spread(
     context_tokens: int,
     concurrency: int,
 ) -> Placement:
-    """Place a model in a given shape on the nodes in their order: each stage's leader, then its peers.
+    """Place a model in a given shape on nodes, used in order: each stage's leader, then its peers.
 
-    `layer_splits` is how many layers each stage has, `expert_peers` how many peers (none where it ends).
+    `layer_splits` has the number of layers of each stage, `expert_peers` its number of peers (0 beyond its end).
 
     Raises:
-        InvalidRequestError: the layers are not those of the model, or the nodes are too few.
-        PlacementError: a node is asked for more than it offers.
+        InvalidRequestError: the numbers of layers do not add up to the model's, or there are too few nodes.
+        PlacementError: a node has less memory than its part needs.
     """
     if sum(layer_splits) != len(model.layers) or min(layer_splits, default=0) < 1:
         raise InvalidRequestError(f"stages of {list(layer_splits)} layers do not make a model of {len(model.layers)}")

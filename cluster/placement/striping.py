@@ -1,8 +1,8 @@
-"""Striping: which of a layer's experts goes to which node of a group.
+"""Striping: distributes a layer's experts over the nodes of a group.
 
-Experts are dealt in turn, so that every routing group (a run of neighbours) is spread over all nodes: a token's
-experts come from few groups, and a group kept together makes its node the busiest (5.39 of 8 experts against 5.07 on
-two nodes, 3.03 against 2.54 on eight).
+Experts are dealt in turn, so that every routing group (a run of consecutive experts) is spread over all nodes. A
+token's experts come from few routing groups; a node that had a whole group would have more work (on average 5.39 of a
+token's 8 experts on the busiest of two nodes instead of 5.07, 3.03 instead of 2.54 of eight).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from cluster.placement.costs import ModelCosts
 
 
 def stripe(n_experts: int, weights: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Deal experts to owners in proportion to `weights`, in every run of experts too; return what each owns.
+    """Deal experts to owners in proportion to `weights`, also within every run of experts; return each owner's.
 
-    Each owner wants its experts at even distances; who wants one first gets the next.
+    Each owner's turns are evenly spaced; the owner whose turn is earliest gets the next expert.
     """
     wanted = np.arange(n_experts) + 0.5
     with np.errstate(divide="ignore"):
@@ -30,10 +30,10 @@ def stripe(n_experts: int, weights: Sequence[int]) -> tuple[tuple[int, ...], ...
 def divide(
     model: ModelCosts, budgets: Sequence[int], positions: int, *, coordinator: bool
 ) -> tuple[tuple[int, ...], ...] | None:
-    """Return which experts of its MoE layers each node of a group owns, the leader first; None if one would own none.
+    """Return the experts that each node of a group owns in MoE layers, the leader first; None if a peer gets none.
 
-    All nodes are filled in proportion to their budgets: a peer with experts only, the leader with what only it can
-    hold and, if room is left, with experts. The shares depend on the group alone, not on how many layers it takes.
+    All nodes are filled in proportion to their budgets (bytes): peers with experts, the leader first with the parts
+    that only it can hold. The shares depend only on the group, not on its number of layers.
     """
     moe = [layer for layer in model.layers if layer.expert_bytes]
     if not moe:

@@ -1,10 +1,10 @@
-"""Timing: how long a layer takes on the node or the group of nodes that holds it.
+"""Timing: the time of a layer on the node, or the group of nodes, that holds it.
 
     t = c + bytes read / bandwidth                          one position
     t = c + bytes read / bandwidth + operations / TFLOPS    a chunk of a prompt
 
-The second is a sum, not a maximum: with it the published times to the first token come out (fitted), for unpacking
-weights and multiplying do not overlap well.
+The second is a sum instead of a maximum because it reproduces published times to first token (fitted): unpacking
+weights and multiplying overlap little.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from cluster.placement.capacity import HOP_S, Link, Links, NodeCapacity
 from cluster.placement.costs import LayerCosts, ModelCosts
 
 EXCHANGE_S = 0.75e-3
-"""(M: 0.5 to 1 ms) From a leader to expert peers and back, over gRPC on a link of the default latency."""
+"""(M: 0.5 to 1 ms) Seconds from a leader to expert peers and back, over gRPC on a link with the default latency."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A node that owns some of a layer's experts, and its link to the leader; the leader's own is None."""
+    """A node that owns some of a layer's experts, and its link to the leader (None for the leader itself)."""
 
     node: NodeCapacity
     n_experts: int
@@ -33,22 +33,22 @@ class Owner:
 
 
 def slower_way(links: Links, a: str, b: str) -> Link:
-    """Return what a round trip between two nodes is counted with: the worse of the two ways, in each respect."""
+    """Return the link to assume for a round trip: the higher latency and the lower rate of the two directions."""
     there, back = links.between(a, b), links.between(b, a)
     return Link(max(there.latency_s, back.latency_s), min(there.bytes_per_s, back.bytes_per_s))
 
 
 def decode_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], position: int) -> float:
-    """Return the mean time of one position that attends to `position` others; the leader is the first of `owners`."""
+    """Return the mean seconds of one position that attends to `position` others. The leader is `owners[0]`."""
     leader = owners[0].node
     read = (layer.fixed_bytes + position * layer.kv_bytes) / _bytes_per_s(leader)
     return _overhead_s(model, layer, leader) + read + _slowest_owner_s(model, layer, owners)
 
 
 def prefill_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], start: int, end: int) -> float:
-    """Return the time of a chunk of positions [start, end).
+    """Return the seconds of a chunk of positions [start, end).
 
-    Source: n experts of which k are chosen at random by each of L positions are read n (1 - (1 - k/n)^L) at a time.
+    If each of L positions chooses k of n experts at random, n (1 - (1 - k/n)^L) experts are read on average.
     """
     leader, length = owners[0].node, end - start
     pairs = length * (start + end) // 2
@@ -70,17 +70,17 @@ def prefill_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], sta
 
 
 def hop_s(model: ModelCosts, link: Link, positions: int = 1) -> float:
-    """Return the time that the hidden states of some positions take from stage to stage."""
+    """Return the seconds in which the hidden states of `positions` go from one stage to the next."""
     return link.seconds(positions * model.hidden_size * model.float_bytes)
 
 
 def head_s(model: ModelCosts, node: NodeCapacity) -> float:
-    """Return the time of the lm_head for one token."""
+    """Return the seconds of the lm_head for one token."""
     return model.head_read_bytes / _bytes_per_s(node)
 
 
 def draft_s(model: ModelCosts, node: NodeCapacity, position: int) -> float:
-    """Return the time that the multi-token prediction layer, if there is one, and the lm_head take for a guess."""
+    """Return the seconds in which the multi-token prediction layer and the lm_head make one draft; 0 without one."""
     if model.mtp is None:
         return 0.0
     owner = Owner(node, model.n_experts)
@@ -88,11 +88,11 @@ def draft_s(model: ModelCosts, node: NodeCapacity, position: int) -> float:
 
 
 def _slowest_owner_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner]) -> float:
-    """Return the mean time until the last owner is done with its part of the experts that a token chose.
+    """Return the mean seconds until the last owner has finished its part of the experts that a token chose.
 
-    All choices are taken for equally likely, which is exact for experts striped within routing groups but for the
-    groups' own choice. The number of choices for which nobody needs more than a time t is a coefficient of a product
-    of polynomials; the mean is the sum over all t that occur of the probability that t is not yet enough.
+    All choices of experts are assumed to be equally likely; with routing groups this ignores only how groups are
+    chosen. The number of choices for which no owner needs more than t is a coefficient of a product of polynomials. The
+    mean is the integral over t of the probability that some owner needs more.
     """
     if not layer.expert_bytes:
         return 0.0
@@ -111,7 +111,7 @@ def _slowest_owner_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owne
 
 
 def _product(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Multiply polynomials row by row, up to the degree they have."""
+    """Multiply polynomials row by row, without terms of a higher degree than theirs. `[steps, degree + 1]`."""
     result = np.zeros_like(a)
     for degree in range(a.shape[1]):
         result[:, degree:] += a[:, degree, None] * b[:, : a.shape[1] - degree]
@@ -125,7 +125,7 @@ def _owner_s(model: ModelCosts, layer: LayerCosts, owner: Owner, chosen: int) ->
 
 
 def _exchange_s(model: ModelCosts, owner: Owner, rows: float) -> float:
-    """Return what it costs that an owner is not the leader: `rows` hidden states over the wire, there and back."""
+    """Return the extra seconds if the owner is not the leader: `rows` hidden states over the wire, there and back."""
     if owner.link is None:
         return 0.0
     wire = rows * model.hidden_size * model.float_bytes / owner.link.bytes_per_s
