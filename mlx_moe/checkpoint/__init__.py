@@ -1,1 +1,1 @@
-"""Checkpoints: files, headers and identity, parameters as byte ranges, and loading them."""
+"""Checkpoints: model files, their headers and identity, parameters as byte ranges, and loading."""

@@ -1,8 +1,8 @@
-"""Checkpoint: a model directory, its tensors by name, and byte ranges read into arrays.
+"""Checkpoint: a model directory and its tensors by name; reads byte ranges into memory.
 
-One rule decides what is a sound checkpoint: every tensor that is asked for is found, once, in a file whose header is
-sound. All headers are read when it is opened; a damaged file matters where a tensor that is asked for is in no other.
-Data is read only by `read_into`. Knows nothing of what the tensors mean.
+A checkpoint is valid if every requested tensor is found exactly once, in a file whose header is valid. All headers are
+read on opening; a damaged file is an error only if a requested tensor is in no other file. Only `read_into` reads data.
+Knows nothing about the meaning of the tensors.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from mlx_moe.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 MAX_READ_BYTES = 1 << 30
-"""Bytes of one read call: macOS refuses 2 GiB and more."""
+"""Most bytes of one read call: macOS refuses 2 GiB and more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of bytes of a stored tensor, counted from the beginning of its data."""
+    """A run of bytes of a stored tensor; `start_byte` counts from the beginning of the tensor's data."""
 
     name: str
     start_byte: int
@@ -40,7 +40,7 @@ class Piece:
 
 
 class Checkpoint:
-    """An open model directory. Close it, or use it as a context manager, to give its files back."""
+    """An open model directory. Close it, or use it as a context manager, to close its files."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
-        """Open a directory with config.json and safetensors files, and read all their headers.
+        """Open a directory with config.json and safetensors files, and read all headers.
 
         Raises:
-            CheckpointError: no file of weights that is sound, or an index that names files outside the directory.
+            CheckpointError: there is no valid file of weights, or the index names files outside the directory.
         """
         directory = Path(directory)
         config = json_file.read(directory / "config.json")
@@ -88,11 +88,11 @@ class Checkpoint:
         return frozenset(self._tensors)
 
     def __contains__(self, name: str) -> bool:
-        """Whether a tensor of this name is stored."""
+        """Whether a tensor with this name is stored."""
         return name in self._tensors
 
     def info(self, name: str) -> TensorInfo:
-        """Return a tensor's dtype, shape and place. Raises CheckpointError if it is absent, or stored twice."""
+        """Return a tensor's dtype, shape and location. Raises CheckpointError if it is missing or stored twice."""
         if name in self._twice:
             one, other = self._tensors[name].path.name, self._twice[name].path.name
             raise CheckpointError(
@@ -104,7 +104,7 @@ class Checkpoint:
         return self._tensors[name]
 
     def absence(self, *names: str) -> CheckpointError:
-        """Return the error that says why a tensor, of the first of these names, is not there, and what to do."""
+        """Return the error that says why a tensor is missing, and the cure. `names` are its possible names."""
         if self._damaged:
             return self._damaged
         what = f"{self.directory}: no tensor {' or '.join(names)}"
@@ -124,10 +124,11 @@ class Checkpoint:
         )
 
     def read_into(self, pieces: Sequence[Piece], buffer: bytearray | memoryview) -> None:
-        """Fill a buffer with pieces, in order. Threads may do so at once.
+        """Fill a buffer with pieces, in order. Several threads may call this at the same time.
 
         Raises:
             CheckpointError: a file changed since its header was checked, or cannot be read.
+            ValueError: the buffer does not have the size of the pieces.
         """
         memory = memoryview(buffer).cast("B")
         if sum(piece.nbytes for piece in pieces) != memory.nbytes:
@@ -138,9 +139,9 @@ class Checkpoint:
             done += nbytes
 
     def stamp(self) -> str:
-        """Return a hash of config.json and of each file's `identity`: it changes when one of them is written.
+        """Return a hash of config.json and of each file's `identity`, which changes when one of them is written.
 
-        It means nothing on another machine, where the same files have other inodes.
+        It is valid only on this machine: elsewhere the same files have other inodes.
         """
         seen = sorted((path.name, header.identity) for path, header in self._headers.items())
         return hashlib.sha256(json.dumps([self.config, seen], sort_keys=True).encode()).hexdigest()
@@ -162,7 +163,7 @@ class Checkpoint:
         self.close()
 
     def _take_others(self) -> None:
-        """Take the files that add to the model's own. One that is damaged, or has the same tensors, is passed over."""
+        """Add files beside the model's own that have further tensors. Skip damaged ones and other copies of tensors."""
         headers = []
         for header in _read_headers(self._files.others)[0]:
             if header.tensors.keys() & self._tensors.keys():
@@ -182,7 +183,7 @@ class Checkpoint:
             )
 
     def _runs(self, pieces: Sequence[Piece]) -> list[tuple[Path, int, int]]:
-        """Return (file, offset, bytes) of the pieces, neighbours joined."""
+        """Return (file, offset, number of bytes) for the pieces, with adjacent ones joined."""
         runs: list[tuple[Path, int, int]] = []
         for piece in pieces:
             info = self.info(piece.name)
@@ -220,7 +221,7 @@ class Checkpoint:
 
 
 def _read_headers(paths: Iterable[Path]) -> tuple[list[TensorFile], CheckpointError | None]:
-    """Return the headers of the files that are sound, two names of one file as one, and what is wrong with another."""
+    """Return the headers of valid files, one for each file of several names, and the error of the first damaged one."""
     headers: dict[tuple[int, ...], TensorFile] = {}
     damaged: CheckpointError | None = None
     for path in paths:
@@ -235,7 +236,7 @@ def _read_headers(paths: Iterable[Path]) -> tuple[list[TensorFile], CheckpointEr
 
 
 def _by_name(headers: Iterable[TensorFile]) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
-    """Return the tensors of files by name, and the second ones of those names that come twice."""
+    """Return the tensors of files by name, and for each name that occurs twice its second tensor."""
     tensors: dict[str, TensorInfo] = {}
     twice: dict[str, TensorInfo] = {}
     for header in headers:

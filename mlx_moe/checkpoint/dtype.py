@@ -1,4 +1,4 @@
-"""Dtype: the number formats that safetensors headers name, and their sizes. `loader` knows which of them MLX has."""
+"""Dtype: the number formats in safetensors headers, and their sizes. `loader` knows which of them MLX has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Dtype(StrEnum):
-    """A number format by its name in a header. Of others, which no model here uses, only the place is checked."""
+    """A number format, equal to its name in a header. For unknown formats only a tensor's location is checked."""
 
     item_bytes: int
 

@@ -1,4 +1,4 @@
-"""The Hugging Face cache: where huggingface_hub keeps it, which snapshot of a repo is meant, and what completes one."""
+"""Hub cache: finds snapshots in the Hugging Face cache, and the command that completes one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MAIN = "main"
 
 
 def directory() -> Path:
-    """Return the cache's directory, as huggingface_hub takes it from the environment as it is now."""
+    """Return the cache's directory, as huggingface_hub derives it from the current environment."""
     return Path(_constants().HF_HUB_CACHE)
 
 
 def find(repo_id: str, revision: str = "") -> Path:
-    """Return a snapshot of a repo: of `revision`, a branch, a tag or (the beginning of) a commit.
+    """Return the snapshot of a repo at `revision`: a branch, a tag, or a commit or its beginning.
 
-    Without one, the snapshot of the branch main; if that is not complete, the newest one that is.
+    Without a revision: the snapshot of the branch main, or the newest complete one if that is not complete.
 
     Raises:
-        InvalidRequestError: there is none; says which others are there, and how to download it.
+        InvalidRequestError: there is none; the message lists the others and says how to download it.
     """
     repo = _repo(repo_id)
     commits, found = _refs(repo), snapshots(repo_id)
@@ -50,7 +50,7 @@ def find(repo_id: str, revision: str = "") -> Path:
 
 
 def note(repo_id: str, snapshot: Path) -> str:
-    """Return, for people, why `find` chose a snapshot of several that is not main's; "" where it did not."""
+    """Return a text that says why `find` chose a snapshot other than main's; "" if it did not."""
     if len(snapshots(repo_id)) < 2 or _refs(_repo(repo_id)).get(MAIN) == snapshot.name:
         return ""
     return f"{repo_id}: main is not complete on this machine, the newest complete snapshot is used: {snapshot.name}"
@@ -63,14 +63,14 @@ def snapshots(repo_id: str) -> list[Path]:
 
 
 def repo_of(path: Path) -> str:
-    """Return the id of the repo that a path is a snapshot of, by the names of its directories; "" if of none."""
+    """Return the repo id of a snapshot's path, derived from the directory names; "" if it is not a snapshot."""
     separator = _constants().REPO_ID_SEPARATOR
     kind, _, name = path.parent.parent.name.partition(separator)
     return name.replace(separator, "/") if path.parent.name == "snapshots" and kind == "models" else ""
 
 
 def cure(path: Path) -> str:
-    """Return how to complete a model's directory, as a command to paste where it is a snapshot of the cache."""
+    """Return how to complete a model's directory, for error messages: a command to paste if it is a snapshot."""
     repo_id, repo = repo_of(path), path.parent.parent
     if not repo_id:
         return "copy or download its files again"
@@ -81,10 +81,10 @@ def cure(path: Path) -> str:
 
 
 def download_command(*arguments: str) -> str:
-    """Return a command to paste that downloads with huggingface_hub's program, which comes with this package.
+    """Return a command to paste that downloads with `hf`, which is installed with this package.
 
-    Unless it is on the PATH, it is named by its place beside Python, from the home directory: that is the same on
-    machines where the package was installed alike.
+    If `hf` is not on the PATH, the command has its path beside Python, relative to the home directory if possible: this
+    is the same on all machines that installed the package in the same way.
     """
     path, home = Path(sys.executable).parent / "hf", Path.home()
     if shutil.which("hf"):
@@ -97,7 +97,7 @@ def download_command(*arguments: str) -> str:
 
 
 def _refs(repo: Path) -> dict[str, str]:
-    """Return the commits of the branches and tags that were downloaded by name."""
+    """Return the commits of downloaded branches and tags, by their names."""
     refs = repo / "refs"
     try:
         return {str(p.relative_to(refs)): p.read_text().strip() for p in refs.rglob("*") if p.is_file()}
@@ -119,7 +119,7 @@ def _is_complete(snapshot: Path) -> bool:
 
 
 def _constants() -> ModuleType:
-    """Return huggingface_hub's constants for the environment of now: they are fixed when their module is imported."""
+    """Return huggingface_hub's constants for the current environment: a fresh run of the module that computes them."""
     spec = importlib.util.find_spec("huggingface_hub.constants")
     assert spec is not None  # it is a dependency
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Bounded reading of JSON that came from elsewhere: size, depth, duplicate keys."""
+"""JSON file: reads untrusted JSON with limits on size and depth, and without duplicate keys."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ def read(path: Path, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> 
     """Return the JSON object in a file.
 
     Raises:
-        CheckpointError: missing, not a regular file, too large, too deep, a key twice, not JSON, not an object.
+        CheckpointError: the file is missing, not regular, too large, nested too deeply, not JSON, not an object, or
+            has a key twice.
     """
     return parse(read_bytes(path, max_bytes), str(path), max_depth)
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """Return a regular file's bytes. Raises CheckpointError."""
+    """Return a regular file's bytes. Raises CheckpointError if it cannot be read or is larger than `max_bytes`."""
     with open_regular(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -35,9 +36,9 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def parse(data: bytes, source: str, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
-    """Return the JSON object in `data`. Raises CheckpointError that names `source`."""
+    """Return the JSON object in `data`. Raises CheckpointError, whose message names `source`."""
     try:
-        text = data.decode("utf-8-sig")  # some editors write the mark at the beginning
+        text = data.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as exc:
         raise CheckpointError(f"{source} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
     if _depth(text) > max_depth:
@@ -69,7 +70,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _depth(text: str) -> int:
-    """Return how deep `text` nests, looking past strings."""
+    """Return the nesting depth of brackets in `text`, ignoring those inside strings."""
     depth = deepest = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         if match.group() in "{[":

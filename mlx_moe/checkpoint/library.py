@@ -1,4 +1,4 @@
-"""Where a model's files are: a directory, a folder of models, the Hugging Face cache, or the demo in this package."""
+"""Library: finds a model's files in a directory, a folder of models, the Hugging Face cache, or this package."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ REPO_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(\w[\w./-]*))?
 """org/name, or org/name@revision."""
 
 FOLDERS_VARIABLE = "MOE_CLUSTER_MODELS"
-"""Names folders that hold models, separated as in $PATH."""
+"""Environment variable with folders that contain models, separated as in $PATH."""
 
 _NAME = re.compile(r"[^/.][^/]*(/[^/.][^/]*)?")
-"""What may be looked for in such a folder: name, or org/name."""
+"""A model in such a folder: name, or org/name."""
 
 
 def locate(model: str | Path) -> Path:
     """Return the directory of `model`.
 
     Raises:
-        InvalidRequestError: there is none; says what was looked for, and what to do.
-        UnsupportedModelError: there is none, and its name is that of a family that is not run.
+        InvalidRequestError: there is none; the message says what was searched, and the cure.
+        UnsupportedModelError: there is none, and its name is of an unsupported family.
     """
     if str(model) == DEMO:
         return Path(__file__).parents[1] / DEMO
@@ -61,16 +61,17 @@ def locate(model: str | Path) -> Path:
 
 
 def notes(model: str, directory: Path) -> tuple[str, ...]:
-    """Return what people should know of the directory that `locate` chose for a model."""
+    """Return notes for people about the directory that `locate` chose for a model."""
     match = REPO_ID.fullmatch(model)
     note = hub_cache.note(match[1], directory) if match and not match[2] and hub_cache.repo_of(directory) else ""
     return (note,) if note else ()
 
 
 def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
-    """Yield the directories here that may hold what another machine calls `model`, by their names, likeliest first.
+    """Yield local directories that, by their names, may contain what another machine calls `model`, likeliest first.
 
-    `home_path` is where it is below that machine's home directory, "" if it is not. A directory may come twice.
+    `home_path` is the model's path below the other machine's home directory, "" if it is elsewhere. A directory may
+    occur twice.
     """
     with suppress(InvalidRequestError, UnsupportedModelError):
         yield locate(model)
@@ -88,7 +89,7 @@ def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
 
 
 def in_folders() -> Iterator[Path]:
-    """Yield all models of the folders that FOLDERS_VARIABLE names: FOLDER/name and FOLDER/org/name."""
+    """Yield all models in the folders of FOLDERS_VARIABLE: FOLDER/name and FOLDER/org/name."""
     for folder in _folders():
         for pattern in ("*/config.json", "*/*/config.json"):
             yield from (path.parent for path in sorted(folder.glob(pattern)))
@@ -98,7 +99,7 @@ def _in_hub_cache(repo_id: str, revision: str) -> Path:
     try:
         return hub_cache.find(repo_id, revision)
     except InvalidRequestError as exc:
-        if known_models.unsupported(repo_id):  # before anybody downloads it
+        if known_models.unsupported(repo_id):  # so that people do not download it first
             raise UnsupportedModelError(known_models.refusal(repo_id)) from exc
         raise
 

@@ -1,6 +1,6 @@
-"""Loading: from byte ranges of a checkpoint to arrays in MLX memory.
+"""Loading: reads byte ranges of a checkpoint into arrays in MLX memory.
 
-Only what a shard owns is read, straight into the array that keeps it: peak memory is the shard and one tensor.
+Only the tensors of a shard are read, directly into the arrays that keep them: peak memory is the shard and one tensor.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Progress = Callable[[int, int], None]
 _MX_FLOATS = {Dtype.F32: mx.float32, Dtype.F16: mx.float16, Dtype.BF16: mx.bfloat16}
 
 RELEASE_S = 1.0
-"""For MLX's threads to let go of the files they have read."""
+"""How long to wait until MLX's threads have released the files that they have read."""
 
 
 def compute_dtype(stored: Iterable[StoredParameter]) -> mx.Dtype:
-    """Return the dtype that a checkpoint is computed in on this machine."""
+    """Return the dtype in which a checkpoint is computed on this machine."""
     return memory.compute_dtype(_MX_FLOATS[stored_dtype(stored)])
 
 
@@ -45,7 +45,7 @@ def load(
     dtype: mx.Dtype,
     progress: Progress | None = None,
 ) -> LoadedParameters:
-    """Read parameters into memory, floats cast to `dtype`.
+    """Read parameters into memory and cast floats to `dtype` (float32 parameters stay float32).
 
     Raises:
         CheckpointError: a file cannot be read, or changed since its header was checked.
@@ -69,11 +69,11 @@ def load(
 
 
 class _Reader:
-    """Reads arrays from a checkpoint, some at once.
+    """Reads arrays from a checkpoint, several at a time.
 
-    MLX makes an array's memory and asks a file for what goes in: so the memory is touched once. Filling it with zeros
-    before, to have it, costs half as much as reading what the system has cached (page faults). `mx.load` of a file
-    object returns when the array is full: threads call it, so that several are read at once.
+    MLX allocates an array's memory and lets a file object fill it, so that the memory is written once. Allocating an
+    array of zeros first would take half as long as reading files that the system has cached (page faults). `mx.load` of
+    a file object returns when the array is full; it is called in threads, so that several arrays are read concurrently.
     """
 
     AT_ONCE = 4
@@ -87,7 +87,7 @@ class _Reader:
         self._n_files = 0
 
     def read(self, wanted: Iterable[tuple[StoredArray, mx.Dtype]]) -> Iterator[mx.array]:
-        """Yield arrays in order, floats cast to the dtype beside them: one tensor at a time exists twice."""
+        """Yield arrays in order, with floats cast to the given dtype. At most one tensor exists twice at a time."""
         reading: deque[tuple[Future[mx.array], mx.Dtype]] = deque()
         with ThreadPoolExecutor(self.AT_ONCE, thread_name_prefix="read") as pool:
             for stored, dtype in wanted:
@@ -104,7 +104,7 @@ class _Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ends_at = time.monotonic() + RELEASE_S
-        for _ in range(self._n_files):  # MLX's threads let go of a file late; at exit they would abort the process
+        for _ in range(self._n_files):  # MLX's threads release files late; if the process exits before, it aborts
             self._released.acquire(timeout=max(0.0, ends_at - time.monotonic()))
 
     def _file(self, stored: StoredArray) -> _ArrayFile:
@@ -131,7 +131,10 @@ class _Reader:
 
 
 class _ArrayFile:
-    """A safetensors file of one array whose bytes are pieces of a checkpoint. MLX reads it, on a thread of its own."""
+    """A file object that looks like a safetensors file of one array; its data are pieces of a checkpoint.
+
+    MLX reads it in a thread of its own.
+    """
 
     NAME = "array"
 
@@ -147,17 +150,17 @@ class _ArrayFile:
         self.error: MoeClusterError | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to an offset."""
+        """Set the position; return it."""
         end = len(self._header) + self._stored.nbytes
         self._position = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: end}[whence] + offset
         return self._position
 
     def tell(self) -> int:
-        """Return the offset."""
+        """Return the position."""
         return self._position
 
     def readinto(self, memory: memoryview) -> int:
-        """Fill memory with the header, a part of it, or all of the array. MLX ignores what is raised: see `error`."""
+        """Fill memory with a part of the header or with the whole array. MLX ignores exceptions: see `error`."""
         start, end = self._position, self._position + memory.nbytes
         if end <= len(self._header):
             memory.cast("B")[:] = self._header[start:end]

@@ -1,4 +1,4 @@
-"""Other formats than safetensors, which are not read: told by a file's name or first bytes, and their cures."""
+"""Other formats: recognizes weights that are not safetensors, by file name or first bytes, and says the cure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BEGINNINGS = {
 
 
 def by_beginning(beginning: bytes) -> str:
-    """Return what a file under a safetensors name is instead, and the cure; "" where its first bytes do not tell."""
+    """Return what a file named .safetensors really is, and the cure; "" if its first bytes do not tell."""
     return next((text for start, text in _BEGINNINGS.items() if beginning.lstrip().startswith(start)), "")
 
 
 def beside(directory: Path) -> str:
-    """Return that a directory's weights are in a format that is not read, and the cure; "" where there are none."""
+    """Return which unsupported format a directory's weights have, and the cure; "" if it has none of them."""
     found = sorted(path.name for path in directory.iterdir() if path.suffix in (*_PYTORCH, _GGUF))
     if weights := [name for name in found if not name.endswith(_GGUF)]:
         return (

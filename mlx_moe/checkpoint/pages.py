@@ -1,4 +1,4 @@
-"""Pages: memory that the system provides at once, rather than page by page as each is first written."""
+"""Pages: lets Linux allocate all pages of a buffer at once instead of one by one at the first write."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _MADV_POPULATE_WRITE = 23
 
 
 def populate(memory: memoryview) -> None:
-    """Have Linux provide all pages of a buffer that is to be filled: a page fault for each costs more than the reading.
+    """Allocate all pages of a buffer before it is filled: a page fault for each costs more than reading the data.
 
-    Elsewhere, and where Linux is too old, nothing happens: the pages come one by one, as they are written.
+    Does nothing on other systems and on older versions of Linux, which allocate pages as they are written.
     """
     if sys.platform != "linux":
         return
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE  # others may own the rest of the first and the last page
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE  # the first and last page may contain other data too
     end = (address + memory.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if start < end:
         _libc().madvise(start, end - start, _MADV_POPULATE_WRITE)

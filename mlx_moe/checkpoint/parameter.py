@@ -1,8 +1,8 @@
-"""Parameter: one array of the model as the engine holds it, and where a checkpoint may keep its rows.
+"""Parameter: one array of the model as the engine holds it, and the layouts in which a checkpoint may store its rows.
 
-The same parameter is stored in different layouts: a stack of experts in one tensor (mlx-community), a tensor an
-expert (originals on the hub), or fused with its neighbour (transformers 5). A layout names the rows that make the
-parameter, so that loading is a list of byte ranges. Knows nothing of files and of quantization.
+Checkpoints store a parameter in different layouts: all experts stacked in one tensor (mlx-community), one tensor per
+expert (originals on the hub), or fused with another parameter (transformers 5). A layout lists the stored rows that
+form the parameter, so that loading reads a list of byte ranges. Knows nothing about files or quantization.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Runs of rows of one stored tensor, in order.
+    """Ranges of rows of one stored tensor, in order.
 
-    `tensor` is its full name; `shape` its logical (unquantized) shape. Rows count over all axes but the last.
+    `tensor` is the tensor's full name, `shape` its logical (unquantized) shape. Rows count over all axes but the last.
     """
 
     tensor: str
@@ -25,7 +25,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Sources that, one after the other, make a parameter of `shape`; `transposed` swaps its last two axes."""
+    """Sources whose concatenation has `shape`; if `transposed`, its last two axes must be swapped for the parameter."""
 
     shape: tuple[int, ...]
     sources: tuple[Source, ...]
@@ -34,9 +34,9 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One array of the model, under its canonical `name`; the first layout a checkpoint has is taken.
+    """One array of the model with its canonical `name`; the first layout that a checkpoint has is used.
 
-    A `matrix` may be stored quantized along its last axis. `float32` parameters keep full precision on every backend.
+    A `matrix` may be stored quantized along its last axis. `float32` parameters stay float32 on every backend.
     """
 
     name: str
@@ -56,7 +56,7 @@ def vector(name: str, size: int, *, float32: bool = False) -> Parameter:
 
 
 def whole(tensor: str, shape: tuple[int, ...]) -> Layout:
-    """Return the layout of a parameter that is one stored tensor."""
+    """Return the layout of a parameter that is stored as one whole tensor."""
     n_rows = 1
     for size in shape[:-1]:
         n_rows *= size
@@ -66,9 +66,10 @@ def whole(tensor: str, shape: tuple[int, ...]) -> Layout:
 def experts(
     path: str, projection: str, name: str, n_experts: int, owned: Sequence[int], out_features: int, in_features: int
 ) -> Parameter:
-    """Return the owned rows of an expert stack below `path`, `[len(owned), out_features, in_features]`.
+    """Return a projection of the owned experts below `path`, stacked: `[len(owned), out_features, in_features]`.
 
-    Layouts: stacked `switch_mlp`, a tensor an expert (called `name`), fused `gate_up_proj` with gate above up.
+    Layouts: stacked `switch_mlp`; one tensor per expert (called `name`); fused `gate_up_proj`, whose first rows are the
+    gate.
     """
     shape = (len(owned), out_features, in_features)
     stacked = Source(
@@ -96,9 +97,9 @@ def experts(
 
 
 def latent_projections(path: str, heads: int, nope: int, value: int, rank: int) -> tuple[Parameter, Parameter]:
-    """Return MLA's per-head maps between latent and keys `[H, nope, rank]`, and latent and values `[H, value, rank]`.
+    """Return MLA's projections per head from latents to keys `[H, nope, rank]` and to values `[H, value, rank]`.
 
-    Stored together as `kv_b_proj` (originals, older MLX conversions), or apart as `embed_q` (transposed) and
+    Stored together as `kv_b_proj` (originals, older MLX conversions), or separately as `embed_q` (transposed) and
     `unembed_out` (newer MLX conversions).
     """
     stored = (heads * (nope + value), rank)

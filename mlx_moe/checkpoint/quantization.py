@@ -1,7 +1,7 @@
-"""Quantization: how a checkpoint's matrices are packed, as their headers say it.
+"""Quantization: how a checkpoint's matrices are quantized, derived from their headers.
 
-config.json is not asked: its section is left behind by conversions, forgotten by others, and the shapes of packed
-words and scales leave nothing open. Reads headers only.
+config.json's quantization section is not used: some conversions leave a wrong one, others omit it, and the shapes of
+packed words and scales determine the quantization completely. Reads only headers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _FOREIGN = {
     ".weight.absmax": "bitsandbytes",
     ".SCB": "bitsandbytes",
 }
-"""Other libraries' quantizations, by a tensor that stands beside or in place of a matrix."""
+"""Quantizations of other libraries, by the suffix of a tensor that is stored beside or instead of a matrix."""
 
 
 def sibling(tensor: str, name: str) -> str:
-    """Return the name of a matrix's `scales` or `biases`."""
+    """Return the name of the tensor with a matrix's `scales` or `biases`."""
     return f"{tensor.removesuffix('.weight')}.{name}"
 
 
@@ -40,16 +40,16 @@ def is_packed(checkpoint: Checkpoint, tensor: str) -> bool:
 
 
 def is_readable(checkpoint: Checkpoint, layout: Layout) -> bool:
-    """Whether all tensors of a layout are stored, in a form that is run."""
+    """Whether all tensors of a layout are stored, in a supported format."""
     return all(_is_readable(checkpoint, source) for source in layout.sources)
 
 
 def quantization_of(checkpoint: Checkpoint, source: Source) -> QuantizationConfig:
-    """Return how a packed matrix is quantized.
+    """Return the quantization of a packed matrix.
 
     Raises:
-        CheckpointError: its words and scales do not belong to a row of so many inputs.
-        UnsupportedModelError: they make a form that is not run.
+        CheckpointError: the numbers of its words and scales do not match its number of inputs.
+        UnsupportedModelError: the quantization is not supported.
     """
     scales = checkpoint.info(sibling(source.tensor, "scales"))
     inputs, words, groups = source.shape[-1], checkpoint.info(source.tensor).shape[-1:], scales.shape[-1:]
@@ -74,9 +74,9 @@ def quantization_of(checkpoint: Checkpoint, source: Source) -> QuantizationConfi
 
 
 def unreadable(checkpoint: Checkpoint, parameter: Parameter) -> CheckpointError:
-    """Return the error for a parameter that is not there in any form that is read: it is missing, or packed otherwise.
+    """Return the error for a parameter that is missing or stored in an unsupported format.
 
-    The cure stands in it, as a command where there is one.
+    Its message has the cure, as a command if there is one.
     """
     tensors = [source.tensor for layout in parameter.layouts for source in layout.sources]
     stored = next((tensor for tensor in tensors if tensor in checkpoint), None)

@@ -1,4 +1,4 @@
-"""Opening a file that came from elsewhere: only a regular one, without waiting, and no stranger's through a link."""
+"""Regular file: opens untrusted files: only regular ones, without blocking, and no other user's file through a link."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read it; a pipe does not block.
+    """Open a regular file for reading. Does not block on a pipe.
 
-    A link is followed to a file of this user, or of the owner of the directory that the link is in.
+    A link is followed if its target belongs to this user or to the owner of the directory that contains the link.
 
     Raises:
-        CheckpointError: it cannot be read, is anything else, or is a link to somebody else's file.
+        CheckpointError: it cannot be read, is not a regular file, or is a link to another user's file.
     """
     try:
         fd, is_link = _open(path)
@@ -39,7 +39,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """Return a file descriptor and whether `path` is a link, told by the same call that opens it."""
+    """Return a file descriptor and whether `path` is a link, determined by the call that opens it (no race)."""
     try:
         return os.open(path, _FLAGS | os.O_NOFOLLOW), False
     except OSError as exc:
@@ -49,6 +49,6 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def identity(file: BinaryIO) -> tuple[int, int, int, int]:
-    """Return what tells that a file is still the one it was: inode, size, time of change, device."""
+    """Return inode, size, modification time and device of a file; equal values mean that it is unchanged."""
     status = os.fstat(file.fileno())
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_dev

@@ -1,4 +1,4 @@
-"""StoredParameter: where a checkpoint keeps a parameter, by its headers alone: as pieces of its tensors.
+"""StoredParameter: where a checkpoint stores a parameter, as pieces of tensors, found by reading only headers.
 
 Imports no MLX.
 """
@@ -19,7 +19,7 @@ from mlx_moe.errors import CheckpointError, UnsupportedModelError
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """One array as it lies in the files: the pieces, in order, fill `shape` of `dtype`."""
+    """One array as stored in the files: the pieces, in order, fill an array of `shape` and `dtype`."""
 
     dtype: Dtype
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class StoredParameter:
 
     @property
     def arrays(self) -> list[StoredArray]:
-        """Its weight, scales and biases, as far as it has them."""
+        """Its weight, and scales and biases if it has them."""
         return [array for array in (self.weight, self.scales, self.biases) if array is not None]
 
     @property
@@ -53,7 +53,7 @@ class StoredParameter:
         return sum(array.nbytes for array in self.arrays)
 
     def memory_bytes(self, float_bytes: int) -> int:
-        """Return the bytes it takes in memory when computing in floats of so many bytes."""
+        """Return its bytes in memory if floats of `float_bytes` are used for computing."""
         kept_bytes = Dtype.F32.item_bytes if self.parameter.float32 else float_bytes
         return sum(
             array.nbytes // array.dtype.item_bytes * kept_bytes if array.dtype in FLOATS else array.nbytes
@@ -62,17 +62,17 @@ class StoredParameter:
 
 
 def find(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> list[StoredParameter]:
-    """Find parameters in a checkpoint by its headers alone.
+    """Find parameters in a checkpoint by reading only its headers.
 
     Raises:
-        CheckpointError: one is missing, or its shape is not what config.json says.
-        UnsupportedModelError: one is quantized in a form that is not run.
+        CheckpointError: a parameter is missing, or its shape contradicts config.json.
+        UnsupportedModelError: a parameter's quantization or dtype is not supported.
     """
     return [_find(checkpoint, parameter) for parameter in parameters]
 
 
 def quantization_of_most(stored: Iterable[StoredParameter]) -> QuantizationConfig | None:
-    """Return how most bytes are quantized; None: not at all."""
+    """Return the quantization of the matrices that has the most bytes; None: not quantized."""
     nbytes: Counter[QuantizationConfig | None] = Counter()
     for s in stored:
         if s.parameter.matrix:
@@ -81,7 +81,7 @@ def quantization_of_most(stored: Iterable[StoredParameter]) -> QuantizationConfi
 
 
 def stored_dtype(stored: Iterable[StoredParameter]) -> Dtype:
-    """Return the dtype of a checkpoint's norms, which it is computed in where nothing else is faster."""
+    """Return the dtype of a checkpoint's norms, in which it is computed unless another one is faster."""
     for s in stored:
         if not s.parameter.matrix and not s.parameter.float32:
             return s.weight.dtype

@@ -1,7 +1,7 @@
-"""The header of a safetensors file, checked by our own rules before any byte is trusted.
+"""Tensor file: reads and checks the header of a safetensors file.
 
-MLX's and the official reader accept gaps, overlaps, trailing bytes and duplicate keys (measured); we do not.
-Format: 8 bytes of little-endian header length, a JSON object of tensors, the data.
+The checks are stricter than those of MLX and the official reader, which accept gaps, overlaps, trailing bytes and
+duplicate keys (measured). Format: header length (8 bytes, little endian), a JSON object of tensors, the data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_SIZE = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor lies: `offset` counts from the beginning of the file."""
+    """A tensor's type and location; `offset` counts bytes from the beginning of the file."""
 
     name: str
     dtype: str
@@ -36,7 +36,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """A file's checked header, and what the file was when it was checked."""
+    """A file's checked header, and the file's identity at that time."""
 
     path: Path
     tensors: dict[str, TensorInfo]
@@ -47,7 +47,7 @@ def read(path: Path) -> TensorFile:
     """Read and check a header.
 
     Raises:
-        CheckpointError: names the file, the tensor and the numbers.
+        CheckpointError: the header is not valid; the message has the file, the tensor and the numbers.
     """
     with open_regular(path) as file:
         file_identity = identity(file)

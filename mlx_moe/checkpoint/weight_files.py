@@ -1,6 +1,6 @@
-"""WeightFiles: which files of a model directory hold its weights, by their names and the index. Reads no headers.
+"""WeightFiles: the files of a model directory that contain its weights, by their names and the index.
 
-The index is a hint: what a file holds is what its own header says.
+Reads no headers. The index is only a hint: a file contains what its own header says.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _SHARD_NAME = re.compile(r"(.+)-\d{5}(-of-0?(\d{5})\.safetensors)")
 class WeightFiles:
     """The safetensors files of a directory.
 
-    `own` are the model's: those that the index names, and `model*.safetensors`; without either, all of them. `others`
-    lie beside them: adapters, consolidated copies. `missing` are the names that the index, or the numbers of the
-    shards, promise. `weight_map` is the index: files by tensor.
+    `own` are the model's files: those in the index, and `model*.safetensors`; if there are none of these, all. `others`
+    are the remaining ones: adapters, consolidated copies. `missing` are file names that the index, or the numbering of
+    the shards, requires. `weight_map` is the index: file names by tensor.
     """
 
     directory: Path
@@ -43,7 +43,7 @@ class WeightFiles:
         """List a directory's files.
 
         Raises:
-            CheckpointError: it cannot be read, or its index names files outside of it.
+            CheckpointError: it cannot be read, or its index names files outside it.
         """
         weight_map = _read_index(directory)
         indexed = set(weight_map.values())
@@ -58,7 +58,7 @@ class WeightFiles:
         return cls(directory, own, tuple(map(directory.joinpath, sorted(others))), tuple(sorted(missing)), weight_map)
 
     def missing_text(self) -> str:
-        """Return how many files are missing, and the first of them: "2 of 5 files are missing (a, b)"."""
+        """Return a text with the number of missing files and the first ones: "2 of 5 files are missing (a, b)"."""
         shown = ", ".join(map(self._shown, self.missing[:3])) + (", ..." if len(self.missing) > 3 else "")
         promised = len(set(self.weight_map.values())) or len(self.own) + len(self.missing)
         return f"{len(self.missing)} of {promised} files are missing ({shown})"
@@ -69,17 +69,17 @@ class WeightFiles:
 
 
 def _is_weights(path: Path) -> bool:
-    """Whether a file is there and weights by its name; macOS keeps `._NAME` beside NAME on other file systems."""
+    """Whether a file exists and has the name of weights; macOS writes `._NAME` beside NAME on other file systems."""
     return path.suffix.lower() == ".safetensors" and not path.name.startswith(".") and os.path.exists(path)
 
 
 def _broken_links(directory: Path) -> set[str]:
-    """Return the names of weights that are links to nothing, or to one another in a circle."""
+    """Return the names of weights that are broken links, or links in a circle."""
     return {path.name for path in directory.glob("[!.]*.safetensors") if path.is_symlink() and not os.path.exists(path)}
 
 
 def _numbered(names: set[str]) -> set[str]:
-    """Return all names of the numbered sets that `names` has some of: NAME-00001-of-00002.safetensors, ..."""
+    """Return all names of each numbered set of which `names` has some: NAME-00001-of-00002.safetensors, ..."""
     sets = {(match[1], match[2], int(match[3])) for name in names if (match := _SHARD_NAME.fullmatch(name))}
     return {f"{stem}-{number:05}{rest}" for stem, rest, count in sets for number in range(1, count + 1)}
 
