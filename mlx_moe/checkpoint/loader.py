@@ -20,6 +20,7 @@ import mlx.core as mx
 from mlx_moe import memory
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.dtype import Dtype
+from mlx_moe.checkpoint.held import Held, release
 from mlx_moe.checkpoint.pages import populate
 from mlx_moe.checkpoint.stored_parameter import StoredArray, StoredParameter, stored_dtype
 from mlx_moe.errors import MoeClusterError
@@ -44,27 +45,44 @@ def load(
     stored: Sequence[StoredParameter],
     dtype: mx.Dtype,
     progress: Progress | None = None,
+    held: Held | None = None,
 ) -> LoadedParameters:
     """Read parameters into memory and cast floats to `dtype` (float32 parameters stay float32).
+
+    `held` has arrays of the same files that are in memory already: they are not read again. What is of no use is freed
+    before anything is read, stacks that change are built one by one, the shrinking ones first; so the peak is the
+    larger of what was and what is held, and one stack with its missing rows. Afterwards it has all that was loaded.
 
     Raises:
         CheckpointError: a file cannot be read, or changed since its header was checked.
     """
+    held = {} if held is None else held
+    dtypes = {array: mx.float32 if s.parameter.float32 else dtype for s in stored for array in s.arrays}
+    restacked = release(held, dtypes)
+    grown = {r.missing: r for r in restacked if r.missing.pieces}
+    for r in restacked:
+        if r.missing not in grown:
+            held[r.wanted] = r.stack(held.pop(r.source), None)
+    lacking = dtypes.keys() - held.keys() - {r.wanted for r in restacked}
+    reads = [*((missing, dtypes[r.wanted]) for missing, r in grown.items())]
+    reads += [(array, kept) for array, kept in dtypes.items() if array in lacking]
+    with _Reader(checkpoint, sum(array.nbytes for array, _ in reads), progress) as reader:
+        for (array, _), read in zip(reads, reader.read(reads), strict=True):
+            if (stack := grown.get(array)) is not None:
+                held[stack.wanted] = stack.stack(held.pop(stack.source), read)
+            else:
+                held[array] = read
     weights: dict[str, tuple[Weight, bool]] = {}
     vectors: dict[str, mx.array] = {}
-    wanted = [(array, mx.float32 if s.parameter.float32 else dtype) for s in stored for array in s.arrays]
-    with _Reader(checkpoint, sum(array.nbytes for array, _ in wanted), progress) as reader:
-        arrays = reader.read(wanted)
-        for s in stored:
-            array = next(arrays)
-            if not s.parameter.matrix:
-                vectors[s.parameter.name] = array
-            elif s.quantization is None:
-                weights[s.parameter.name] = (DenseWeight(array), s.transposed)
-            else:
-                scales = next(arrays)
-                biases = None if s.biases is None else next(arrays)
-                weights[s.parameter.name] = (QuantizedWeight(array, scales, biases, s.quantization), s.transposed)
+    for s in stored:
+        name, loaded = s.parameter.name, held[s.weight]
+        if not s.parameter.matrix:
+            vectors[name] = loaded
+        elif s.quantization is None or s.scales is None:
+            weights[name] = (DenseWeight(loaded), s.transposed)
+        else:
+            biases = None if s.biases is None else held[s.biases]
+            weights[name] = (QuantizedWeight(loaded, held[s.scales], biases, s.quantization), s.transposed)
     return LoadedParameters(weights, vectors)
 
 
