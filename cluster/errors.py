@@ -17,6 +17,7 @@
         ├── TrustError               a stranger, a wrong or spent token, a certificate that does not fit
         ├── PlacementError           the model does not fit the nodes; says what would make it fit
         ├── NodeLostError            a node does not answer, or ended                               retryable
+        ├── MovedError               the model is being placed in another way; its answers end      retryable
         ├── NoClusterError           no node runs on this machine, or it serves no model
         ├── HeldError                another process holds a lock and does not release it           retryable
         └── OccupiedError            the cluster serves another, idle model; asks before replacing it
@@ -52,6 +53,13 @@ class NodeLostError(ClusterError):
     """A node that does not answer."""
 
     code = "node_lost"
+    retryable = True
+
+
+class MovedError(ClusterError):
+    """An answer that was ended because the model is being placed on the nodes in another way."""
+
+    code = "moved"
     retryable = True
 
 

@@ -1,169 +1,333 @@
-"""Deployment: one model on the nodes of a placement, from the first byte loaded to the last given back.
+"""Deployment: one model on the nodes of a placement, from the first worker started to the last one gone.
 
-Lives in the daemon of the node that coordinates, without which there is no model, whoever asked for it. Each node's
-worker lives as long as a call of this daemon, so that nothing is left behind wherever one of the two ends.
+A fold: what happens to the workers goes in, what they are told comes out. Knows nothing of gRPC: see `deploying`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import time
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
-import grpc
-
-from cluster.daemon.greeter import Channels
-from cluster.daemon.state import NodeState
 from cluster.errors import NodeLostError
 from cluster.placement import Placement
-from cluster.rpc_errors import error_named, error_of
-from cluster.wire import node_pb2, node_pb2_grpc
-from cluster.wire import worker_pb2 as pb
 from mlx_moe.errors import MoeClusterError
 
-log = logging.getLogger(__name__)
-
 FAREWELL_S = 8.0
-"""For a worker to hear why it ends, to tell its clients, and to end."""
+"""For a worker to hear why it ends, to tell its clients, and to end; then its call is cancelled."""
 
 ROOT_CAUSE_S = 0.5
 """A worker that lost a link waits so long for the one at the other end to be heard of, which says better why."""
 
-WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A worker has read so many of the bytes that it lacks."""
+
+    node_id: str
+    done_bytes: int
+    total_bytes: int
 
 
-class Deployment:
-    """A model placed on nodes.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A worker holds its part of an epoch's placement, and has opened a port."""
 
-    `serving` is how it stands, and `error` what it failed of.
+    node_id: str
+    epoch: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A worker has opened its links to the others of an epoch."""
+
+    node_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A worker has closed the links of an epoch: by itself because of `error`, or as it was told (None)."""
+
+    node_id: str
+    epoch: int
+    error: MoeClusterError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker says what it ends of."""
+
+    node_id: str
+    error: MoeClusterError
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A worker is gone, and with it the call that it lived as long as; `error` is why, if it was not told to stop."""
+
+    node_id: str
+    error: MoeClusterError
+
+
+@dataclass(frozen=True, slots=True)
+class EndAsked:
+    """The model is taken away."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReconfigureAsked:
+    """The model is placed anew, under a higher epoch."""
+
+    placement: Placement
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Progressed | Loaded | Connected | Disconnected | Failed | CallEnded | EndAsked | ReconfigureAsked | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a worker on a node: call it, and let it load its part."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """Let a running worker take its part of the new placement."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Tell a worker at which ports all of them listen."""
+
+    node_id: str
+    ports: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell a worker to end."""
+
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Cancel the call of a worker that does not end."""
+
+    node_id: str
+
+
+Command = Start | Reconfigure | Connect | Stop | Cancel
+
+
+class Phase(StrEnum):
+    """How a deployment stands."""
+
+    LOADING = "loading"
+    READY = "ready"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWorker:
+    """The worker of one node. `epoch` is the one that it was told last; what follows is of that epoch.
+
+    Once it was told to stop, its call is cancelled at `cancel_at`.
     """
 
-    def __init__(
-        self, state: NodeState, channels: Channels, placement: Placement, deploy: node_pb2.DeployRequest
-    ) -> None:
-        self.placement = placement
-        self.error: MoeClusterError | None = None
-        self._node_ids = placement.node_ids
-        self.serving = node_pb2.Serving(
-            model=placement.model,
-            epoch=deploy.epoch,
-            state=node_pb2.Serving.LOADING,
-            coordinator=placement.coordinator,
-            node_ids=self._node_ids,
-            draft=deploy.draft,
-            context_tokens=deploy.context_tokens,
-            chunk_length=placement.chunks.fixed_length,
-        )
-        self._state = state
-        self._channels = channels
-        self._progress: dict[str, pb.LoadProgress] = {}
-        self._ports: dict[str, int] = {}
-        self._n_connected = 0
-        self._all_loaded = asyncio.Event()
-        self._calls: list[WorkerCall] = []
-        self._is_ending = False
-        self._started = 0.0
+    epoch: int
+    progress: tuple[int, int] | None = None
+    port: int | None = None
+    is_connected: bool = False
+    is_stopped: bool = False
+    cancel_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A model on nodes; `workers` by node id. Immutable. Times are monotonic seconds.
+
+    `error` is what it ends of, None while it lasts and where it was taken away. `suspicion` is a lost link, until
+    `suspicion_at`: what is heard by then says better why. `leaving` is the former coordinator as long as its clients
+    are not told that the model is placed anew: until then no other worker closes a link.
+    """
+
+    placement: Placement
+    epoch: int
+    started_at: float
+    phase: Phase = Phase.LOADING
+    workers: Mapping[str, NodeWorker] = field(default_factory=dict)
+    ready_at: float | None = None
+    error: MoeClusterError | None = None
+    suspicion: MoeClusterError | None = None
+    suspicion_at: float | None = None
+    leaving: str | None = None
+
+    @classmethod
+    def begin(cls, placement: Placement, epoch: int, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        """Return a new deployment, and what is to be done for it."""
+        return cls(placement, epoch, now)._tell(placement.node_ids, now)
 
     @property
-    def load_status(self) -> node_pb2.LoadStatus:
-        """How far it is."""
-        return node_pb2.LoadStatus(
-            serving=self.serving,
-            nodes=[
-                node_pb2.NodeProgress(name=self._state.name(i), done_bytes=p.done_bytes, total_bytes=p.total_bytes)
-                for i, p in self._progress.items()
-            ],
-            placement=json.dumps(self.placement.to_json()),
+    def wakes_at(self) -> float | None:
+        """When a Tick changes something, unless another event comes before."""
+        times = [self.suspicion_at, *(worker.cancel_at for worker in self.workers.values())]
+        return min((at for at in times if at is not None), default=None)
+
+    def apply(self, event: Event, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        """Return the deployment after an event, and what is to be done because of it."""
+        match event:
+            case EndAsked(reason) if self._lasts:
+                return self._end(reason, None, now)
+            case ReconfigureAsked(placement, epoch) if self._lasts and epoch > self.epoch:
+                return self._reconfigure(placement, epoch, now)
+            case Tick():
+                return self._tick(now)
+            case CallEnded(node_id, error) if node_id in self.workers:
+                return self._call_ended(node_id, error, now)
+            case Progressed(node_id, done_bytes, total_bytes) if node_id in self.workers:
+                return self._with(node_id, progress=(done_bytes, total_bytes)), ()
+            case Loaded(node_id, epoch, port) if self._counts(node_id, epoch):
+                return self._with(node_id, port=port)._connect()
+            case Connected(node_id, epoch) if self._counts(node_id, epoch):
+                return self._with(node_id, is_connected=True)._settled(now), ()
+            case Disconnected(node_id, epoch, error) if node_id in self.workers:
+                return self._disconnected(node_id, epoch, error, now)
+            case Failed(node_id, error) if node_id in self.workers and not self.workers[node_id].is_stopped:
+                return self._blame(error, now)
+        return self, ()
+
+    @property
+    def _lasts(self) -> bool:
+        return self.phase in (Phase.LOADING, Phase.READY)
+
+    def _counts(self, node_id: str, epoch: int) -> bool:
+        """Whether what a worker says of an epoch is of the present one."""
+        worker = self.workers.get(node_id)
+        return self._lasts and epoch == self.epoch and worker is not None and not worker.is_stopped
+
+    def _with(self, node_id: str, **changes: object) -> Deployment:
+        worker = replace(self.workers[node_id], **changes)  # type: ignore[arg-type]
+        return replace(self, workers={**self.workers, node_id: worker})
+
+    def _of_placement(self) -> list[NodeWorker]:
+        """Return the workers that hold the placement, as far as they were told of it."""
+        found = (self.workers.get(node_id) for node_id in self.placement.node_ids)
+        return [w for w in found if w is not None and w.epoch == self.epoch and not w.is_stopped]
+
+    def _connect(self) -> tuple[Deployment, tuple[Command, ...]]:
+        """Tell all workers of the others, once all are loaded."""
+        ports = [worker.port for worker in self._of_placement() if worker.port is not None]
+        if len(ports) < len(self.placement.node_ids):
+            return self, ()
+        by_node = dict(zip(self.placement.node_ids, ports, strict=True))
+        return self, tuple(Connect(node_id, by_node) for node_id in by_node)
+
+    def _settled(self, now: float) -> Deployment:
+        connected = [worker for worker in self._of_placement() if worker.is_connected]
+        if self.phase is not Phase.LOADING or len(connected) < len(self.placement.node_ids):
+            return self
+        return replace(self, phase=Phase.READY, ready_at=now)
+
+    def _disconnected(
+        self, node_id: str, epoch: int, error: MoeClusterError | None, now: float
+    ) -> tuple[Deployment, tuple[Command, ...]]:
+        if node_id == self.leaving:
+            return replace(self._with(node_id, is_connected=False), leaving=None)._tell_all(now)
+        if not self._counts(node_id, epoch) or error is None:
+            return self, ()
+        return self._with(node_id, is_connected=False)._blame(error, now)
+
+    def _call_ended(self, node_id: str, error: MoeClusterError, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        was_stopped = self.workers[node_id].is_stopped
+        after = replace(self, workers={i: worker for i, worker in self.workers.items() if i != node_id})
+        if not self._lasts:
+            return (after if after.workers else replace(after, phase=Phase.ENDED)), ()
+        if not was_stopped:
+            return after._end(str(error), error, now)
+        if node_id == self.leaving:
+            return replace(after, leaving=None)._tell_all(now)
+        return after._tell([node_id], now) if self.leaving is None else (after, ())
+
+    def _reconfigure(self, placement: Placement, epoch: int, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        former = self.workers.get(self.placement.coordinator)
+        is_serving = former is not None and former.is_connected
+        after = replace(
+            self,
+            placement=placement,
+            epoch=epoch,
+            started_at=now,
+            phase=Phase.LOADING,
+            ready_at=None,
+            suspicion=None,
+            suspicion_at=None,
+            leaving=self.placement.coordinator if is_serving else self.leaving,
         )
+        return after._tell_all(now) if after.leaving is None else after._tell([after.leaving], now)
 
-    async def meet(self) -> None:
-        """See that all nodes are here. Raises NodeLostError."""
-        for node_id in self._node_ids:
-            await self._state.meet(node_id)
+    def _tell_all(self, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        return self._tell([*self.placement.node_ids, *self.workers], now)
 
-    async def run(self) -> None:
-        """Load, and serve until `end`. Raises the MoeClusterError that ended it before."""
-        self._started = time.perf_counter()
-        async with asyncio.TaskGroup() as tasks:
-            for node_id in self._node_ids:
-                tasks.create_task(self._hold(node_id))
-        if self.error is not None:
-            log.error("event=deployment_failed model=%s error=%s", self.placement.model, self.error)
-            raise self.error
+    def _tell(self, node_ids: Iterable[str], now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        """Let nodes know of the placement, unless they do: start, reconfigure or stop their workers.
 
-    async def end(self, reason: str, error: MoeClusterError | None = None) -> None:
-        """Let all workers end, and those whose answers that cuts off know why; `run` returns when they have."""
-        if self._is_ending:
-            return
-        self._is_ending, self.error = True, error
-        if error is not None:
-            self.serving.state, self.serving.failure = node_pb2.Serving.FAILED, reason
-        self._all_loaded.set()  # whoever waits for it is done with
-        for call in self._calls:
-            with suppress(grpc.RpcError, asyncio.InvalidStateError):
-                await call.write(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
-                await call.done_writing()
-            asyncio.get_running_loop().call_later(FAREWELL_S, call.cancel)
+        A worker that was told to stop ends first; where its node has a part again, another one is started then.
+        """
+        workers, commands = dict(self.workers), list[Command]()
+        for node_id in node_ids:
+            worker, has_part = workers.get(node_id), node_id in self.placement.node_ids
+            if worker is None and has_part:
+                workers[node_id] = NodeWorker(self.epoch)
+                commands.append(Start(node_id))
+            elif worker is None or worker.is_stopped or worker.epoch == self.epoch:
+                continue
+            elif has_part:
+                workers[node_id] = NodeWorker(self.epoch)
+                commands.append(Reconfigure(node_id))
+            else:
+                workers[node_id] = _stopped(worker, now)
+                commands.append(Stop(node_id, f"{self.placement.model} is placed on other nodes: ask again"))
+        return replace(self, workers=workers), tuple(commands)
 
-    async def _hold(self, node_id: str) -> None:
-        """Keep one node's worker, to its end; if that comes by itself, it is the end of the deployment."""
-        name = self._state.name(node_id)
-        stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
-        call: WorkerCall = stub.RunWorker()
-        self._calls.append(call)
-        connecting = asyncio.create_task(self._connect(call))
-        try:
-            await call.write(pb.WorkerCommand(load=self._load_command()))
-            async for event in call:
-                await self._take(node_id, name, event)
-            raise NodeLostError(f"node {name} ended its worker")
-        except grpc.RpcError as exc:
-            error = error_of(exc, f"node {name}")
-            await self.end(str(error), error)
-        except MoeClusterError as error:
-            await self.end(str(error), error)
-            with suppress(grpc.RpcError):
-                async for _ in call:  # until its process has ended: only then may another load begin
-                    pass
-        finally:
-            connecting.cancel()
+    def _blame(self, error: MoeClusterError, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        """End because of an error; because of a lost link only when nothing says better why."""
+        if not self._lasts:
+            return self, ()
+        if not isinstance(error, NodeLostError):
+            return self._end(str(error), error, now)
+        if self.suspicion is not None:
+            return self, ()
+        return replace(self, suspicion=error, suspicion_at=now + ROOT_CAUSE_S), ()
 
-    async def _connect(self, call: WorkerCall) -> None:
-        """Tell a worker where the others are, once all have opened their ports."""
-        await self._all_loaded.wait()
-        if not self._is_ending:
-            workers = [
-                pb.WorkerAddress(node_id=node_id, port=port, name=self._state.name(node_id))
-                for node_id, port in self._ports.items()
-            ]
-            await call.write(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=workers)))
+    def _tick(self, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        if self.suspicion is not None and self.suspicion_at is not None and now >= self.suspicion_at:
+            return self._end(str(self.suspicion), self.suspicion, now)
+        late = [i for i, worker in self.workers.items() if worker.cancel_at is not None and now >= worker.cancel_at]
+        cancelled = {i: replace(self.workers[i], cancel_at=None) for i in late}
+        return replace(self, workers={**self.workers, **cancelled}), tuple(Cancel(i) for i in late)
 
-    async def _take(self, node_id: str, name: str, event: pb.WorkerEvent) -> None:
-        match event.WhichOneof("event"):
-            case "progress":
-                self._progress[node_id] = event.progress
-            case "loaded":
-                self._ports[node_id] = event.loaded.port
-                if len(self._ports) == len(self._node_ids):
-                    self.serving.port = self._ports[self.placement.coordinator]
-                    self._all_loaded.set()
-            case "connected":
-                self._n_connected += 1
-                if self._n_connected == len(self._node_ids):
-                    self.serving.load_s = time.perf_counter() - self._started
-                    self.serving.state = node_pb2.Serving.READY
-                    log.info("event=ready model=%s seconds=%.2f", self.placement.model, self.serving.load_s)
-            case "failure":
-                if event.failure.code == NodeLostError.code:
-                    await asyncio.sleep(ROOT_CAUSE_S)
-                raise error_named(event.failure.code, f"node {name}: {event.failure.message}")
+    def _end(self, reason: str, error: MoeClusterError | None, now: float) -> tuple[Deployment, tuple[Command, ...]]:
+        told = [i for i, worker in self.workers.items() if not worker.is_stopped]
+        workers = {**self.workers, **{i: _stopped(self.workers[i], now) for i in told}}
+        phase = Phase.ENDING if workers else Phase.ENDED
+        after = replace(self, phase=phase, workers=workers, error=error, suspicion=None, suspicion_at=None)
+        return after, tuple(Stop(i, reason) for i in told)
 
-    def _load_command(self) -> pb.LoadShard:
-        return pb.LoadShard(
-            model=self.placement.model,
-            epoch=self.serving.epoch,
-            placement=json.dumps(self.placement.to_json()),
-            draft=self.serving.draft,
-        )
+
+def _stopped(worker: NodeWorker, now: float) -> NodeWorker:
+    return replace(worker, is_stopped=True, cancel_at=now + FAREWELL_S)

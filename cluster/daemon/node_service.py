@@ -14,7 +14,7 @@ from cluster.daemon.greeter import ECHO_METHOD, Greeter
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
-from cluster.errors import ClusterError, NodeLostError, TrustError
+from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
 from cluster.membership.address import of_caller, split
 from cluster.membership.listening import Listening
@@ -25,6 +25,7 @@ from cluster.trust.credentials import Credentials
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.role import Role
+from mlx_moe.errors import MoeClusterError
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +92,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
             await self._no_worker_ends.wait()
             if self._state.holding.epoch:
                 raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
-            role = Role.read(first.load.placement, self._state.own.node_id)
-            copy = self._serving.copies.known(role.placement.content_hash)
-            first.load.directory, first.load.stamp = str(copy.directory), copy.stamp
-            self._state.holding = self._holding(first.load, role)
+            self._hold(first.load)
             try:
                 async with worker_process(
                     self._home.path,
@@ -154,13 +152,19 @@ class NodeService(node_pb2_grpc.NodeServicer):
             try:
                 for other in command.connect.workers:
                     other.target = await self._state.meet(other.node_id, other.port)
-            except NodeLostError as error:
+                if command.HasField("reconfigure"):
+                    self._hold(command.reconfigure)
+            except MoeClusterError as error:
                 await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
                 raise
             await worker.tell(command)
 
-    def _holding(self, load: pb.LoadShard, role: Role) -> node_pb2.Holding:
-        return node_pb2.Holding(
+    def _hold(self, load: pb.LoadShard) -> None:
+        """Note what the worker is to hold, and tell it where this node's copy is. Raises MoeClusterError."""
+        role = Role.read(load.placement, self._state.own.node_id)
+        copy = self._serving.copies.known(role.placement.content_hash)
+        load.directory, load.stamp = str(copy.directory), copy.stamp
+        self._state.holding = node_pb2.Holding(
             model=load.model,
             epoch=load.epoch,
             stage=role.index,

@@ -13,7 +13,7 @@ from dataclasses import replace
 from cluster.cost_reader import checkpoint_costs
 from cluster.daemon import placing
 from cluster.daemon.copies import Copies, Copy
-from cluster.daemon.deployment import Deployment
+from cluster.daemon.deploying import Deploying
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
@@ -48,7 +48,7 @@ class Serving:
     """Loads at most one model at a time. `deployment` is the one that this node coordinates."""
 
     def __init__(self, state: NodeState, greeter: Greeter, channels: Channels) -> None:
-        self.deployment: Deployment | None = None
+        self.deployment: Deploying | None = None
         self.copies = Copies()
         self._state = state
         self._greeter = greeter
@@ -83,16 +83,21 @@ class Serving:
             call.cancel()
 
     async def deploy(self, request: pb.DeployRequest) -> None:
-        """Begin to load a model on a placement that this node coordinates. Raises as `load`, before that."""
+        """Begin to load a model on a placement that this node coordinates. Raises as `load`, before that.
+
+        Where this node coordinates that model already, its workers keep what they hold of their new parts.
+        """
         placement = _placement_of(request.placement)
         async with self._one_deployment_at_a_time:
             if request.epoch <= self._state.newest_epoch:
                 raise ClusterError("another model was placed on the cluster at the same time: try again")
-            deployment = Deployment(self._state, self._channels, placement, request)
-            await deployment.meet()
+            for node_id in placement.node_ids:
+                await self._state.meet(node_id)
+            if self.deployment is not None and self.deployment.may_become(placement):
+                self.deployment.reconfigure(placement, request)
+                return
             await self.unload(f"{placement.model} takes its place")  # not before it is known that this one can come
-            self.deployment = deployment
-            self._state.own_serving = deployment.serving
+            deployment = self.deployment = Deploying(self._state, self._channels, placement, request)
             self._running = asyncio.create_task(self._run(deployment))
 
     async def follow(self, epoch: int) -> AsyncIterator[pb.LoadStatus]:
@@ -123,13 +128,13 @@ class Serving:
         deployment, running = self.deployment, self._running
         if deployment is None or running is None:
             return ""
-        await deployment.end(reason)
+        deployment.end(reason)
         await running
         self.deployment = None
         self._state.own_serving = pb.Serving(epoch=0)
         return deployment.placement.model
 
-    async def _run(self, deployment: Deployment) -> None:
+    async def _run(self, deployment: Deploying) -> None:
         with suppress(MoeClusterError):  # it is in deployment.serving, for whoever asks
             await deployment.run()
 

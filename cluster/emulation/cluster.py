@@ -43,6 +43,8 @@ class _Worker:
                     self.port.set_result(event.loaded.port)
                 case "connected":
                     self.connected.set_result(None)
+                case "disconnected" if event.disconnected.HasField("cause"):
+                    raise error_named(event.disconnected.cause.code, event.disconnected.cause.message)
                 case "failure":
                     raise error_named(event.failure.code, event.failure.message)
 

@@ -18,6 +18,7 @@ from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe import families
 from mlx_moe.checkpoint import json_file, library
+from mlx_moe.checkpoint.held import Held
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, NgramDrafter
 from mlx_moe.known_models import KNOWN_MODELS
@@ -43,6 +44,11 @@ class EmulatedShard:
     weights_bytes: int = 0
     n_experts: int = 0
     float_bytes: int = FLOAT_BYTES
+
+    @property
+    def arrays(self) -> Held:
+        """It keeps nothing."""
+        return {}
 
     @property
     def ends(self) -> EmulatedEmbeddingAndLMHead:

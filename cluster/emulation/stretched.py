@@ -15,6 +15,7 @@ from cluster.worker import loading
 from cluster.worker.loading import LoadedShard
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
+from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.pipeline.frame import Frame
 from mlx_moe.pipeline.shard import Shard
@@ -35,14 +36,14 @@ def name(model: str, stage_s: float) -> str:
     return f"{KIND}:{stage_s}:{model}"
 
 
-def load(named: str, role: Role, progress: Progress, draft: str) -> StretchedShard:
+def load(named: str, role: Role, progress: Progress, draft: str, held: Held | None = None) -> StretchedShard:
     """Load a role's part of a model, for real; `draft` may be WRONG too. Raises what loading does, ClusterError."""
     try:
         _, seconds, model = named.split(":", 2)
         stage_s = float(seconds)
     except ValueError as exc:
         raise ClusterError(f"{named!r} is not like {name('demo', 0.02)}") from exc
-    real = loading.load(model, role, progress, "none" if draft == WRONG else draft)
+    real = loading.load(model, role, progress, "none" if draft == WRONG else draft, held=held)
     new_drafter = (lambda: WrongDrafter(PADDING_ID)) if draft == WRONG else real.new_drafter
     return StretchedShard(real.config, real.holding, real.tokenizer, real.defaults, new_drafter, stage_s)
 

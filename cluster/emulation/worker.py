@@ -10,18 +10,19 @@ from cluster.worker import loading
 from cluster.worker.loading import Loaded
 from cluster.worker.process import main
 from cluster.worker.role import Role
+from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
 
 
-def load(model: str, role: Role, progress: Progress, draft: str, stamp: str) -> Loaded:
+def load(model: str, role: Role, progress: Progress, draft: str, stamp: str, held: Held) -> Loaded:
     """Load a role's part of a model, or what stands for it: the beginning of its name says which."""
     match model.partition(":")[0]:
         case scenario.KIND:
             return emulated.load(model, role)
         case stretched.KIND:
-            return stretched.load(model, role, progress, draft)
+            return stretched.load(model, role, progress, draft, held)
         case _:
-            return loading.load(model, role, progress, draft, stamp)
+            return loading.load(model, role, progress, draft, stamp, held)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerCommand(_message.Message):
-    __slots__ = ("load", "connect", "stop")
+    __slots__ = ("load", "connect", "stop", "reconfigure")
     LOAD_FIELD_NUMBER: _ClassVar[int]
     CONNECT_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    RECONFIGURE_FIELD_NUMBER: _ClassVar[int]
     load: LoadShard
     connect: ConnectWorkers
     stop: StopWorker
-    def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ...) -> None: ...
+    reconfigure: LoadShard
+    def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ..., reconfigure: _Optional[_Union[LoadShard, _Mapping]] = ...) -> None: ...
 
 class LoadShard(_message.Message):
     __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp")
@@ -57,18 +59,20 @@ class WorkerAddress(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., port: _Optional[int] = ..., target: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
-    __slots__ = ("progress", "loaded", "connected", "stats", "failure")
+    __slots__ = ("progress", "loaded", "connected", "stats", "failure", "disconnected")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    DISCONNECTED_FIELD_NUMBER: _ClassVar[int]
     progress: LoadProgress
     loaded: ShardLoaded
     connected: WorkersConnected
     stats: WorkerStats
     failure: WorkerFailure
-    def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[ShardLoaded, _Mapping]] = ..., connected: _Optional[_Union[WorkersConnected, _Mapping]] = ..., stats: _Optional[_Union[WorkerStats, _Mapping]] = ..., failure: _Optional[_Union[WorkerFailure, _Mapping]] = ...) -> None: ...
+    disconnected: WorkerDisconnected
+    def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[ShardLoaded, _Mapping]] = ..., connected: _Optional[_Union[WorkersConnected, _Mapping]] = ..., stats: _Optional[_Union[WorkerStats, _Mapping]] = ..., failure: _Optional[_Union[WorkerFailure, _Mapping]] = ..., disconnected: _Optional[_Union[WorkerDisconnected, _Mapping]] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("done_bytes", "total_bytes")
@@ -79,18 +83,30 @@ class LoadProgress(_message.Message):
     def __init__(self, done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class ShardLoaded(_message.Message):
-    __slots__ = ("port", "weights_bytes", "experts")
+    __slots__ = ("port", "weights_bytes", "experts", "epoch")
     PORT_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     port: int
     weights_bytes: int
     experts: int
-    def __init__(self, port: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., experts: _Optional[int] = ...) -> None: ...
+    epoch: int
+    def __init__(self, port: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., experts: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class WorkersConnected(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
+
+class WorkerDisconnected(_message.Message):
+    __slots__ = ("epoch", "cause")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    cause: WorkerFailure
+    def __init__(self, epoch: _Optional[int] = ..., cause: _Optional[_Union[WorkerFailure, _Mapping]] = ...) -> None: ...
 
 class WorkerStats(_message.Message):
     __slots__ = ("frames", "positions", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests", "drafts_compared", "drafts_accepted")

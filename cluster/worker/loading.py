@@ -13,6 +13,7 @@ from cluster.worker.role import Role
 from mlx_moe import families, memory
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.draft import wants_mtp
@@ -66,6 +67,10 @@ class Loaded(Protocol):
     def n_experts(self) -> int:
         """Experts owned over all layers."""
 
+    @property
+    def arrays(self) -> Held:
+        """What is in memory of the model's files."""
+
     def stage(self, node: str, peers: RemoteExperts) -> RunningStage:
         """Return the stage that runs here, of a role that leads one."""
 
@@ -104,6 +109,11 @@ class LoadedShard:
         spec = self.holding.shard.spec
         return sum(len(spec.experts_of(self.config, layer)) for layer in spec.layers)
 
+    @property
+    def arrays(self) -> Held:
+        """See Loaded."""
+        return self.holding.arrays
+
     def stage(self, node: str, peers: RemoteExperts) -> Stage:
         """See Loaded."""
         assert isinstance(self.holding.shard, Shard)  # what such a role loads
@@ -115,8 +125,12 @@ class LoadedShard:
         return self.holding.shard
 
 
-def load(model: str, role: Role, progress: Progress, draft: str = "", stamp: str = "") -> LoadedShard:
+def load(
+    model: str, role: Role, progress: Progress, draft: str = "", stamp: str = "", held: Held | None = None
+) -> LoadedShard:
     """Read what a role holds, and what it drafts with, where other stages would idle: see `choose_drafter`.
+
+    `held` is what another role of the same model has left in memory, see `loader.load`.
 
     `stamp` is what the copy's files were when its content was compared with the other nodes'; "" where nobody did.
 
@@ -144,6 +158,7 @@ def load(model: str, role: Role, progress: Progress, draft: str = "", stamp: str
             with_mtp=has_idle_stages and wants_mtp(draft),
             memory_share=memory.HARD_LIMIT,  # whoever made the placement counted KV caches and temporaries too
             progress=progress,
+            held=held,
         )
     new_drafter = None
     if tokenizer is not None and has_idle_stages:

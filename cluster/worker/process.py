@@ -6,42 +6,37 @@ Commands come by standard input, events go by standard output, see `pipe`; what 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import grpc
-
-from cluster.errors import NodeLostError
+from cluster.errors import MovedError, NodeLostError
 from cluster.home import Home
 from cluster.membership.listening import Listening
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
-from cluster.trust.credentials import SERVER_OPTIONS, Credentials
+from cluster.trust.credentials import Credentials
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
-from cluster.worker.connections import DATA_OPTIONS, Connections
+from cluster.worker.epoch import Epoch
 from cluster.worker.loading import Loaded
-from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
+from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.errors import MoeClusterError
 
 log = logging.getLogger("cluster.worker")
 
 STATS_S = 1.0
-PROGRESS_S = 0.1
-
-GRACE_S = 1.0
-"""For clients to take the last news of their answers."""
 
 SWITCH_S = 5e-5
 """Of the interpreter's lock: with the default of 5 ms a waking thread may cost a hop as much."""
 
-Load = Callable[[str, Role, Progress, str, str], Loaded]
+Load = Callable[[str, Role, Progress, str, str, Held], Loaded]
 """Loads a role's part of a model: as `loading.load`, or in place of it."""
 
 
@@ -57,89 +52,86 @@ class Worker:
         self._listening = listening
         self._credentials = credentials
         self._events = events
-        self._failed: asyncio.Future[MoeClusterError] = asyncio.get_running_loop().create_future()
+        self._epoch: Epoch | None = None
         self._done_bytes = 0
 
     async def run(self, commands: asyncio.StreamReader) -> None:
-        """Load, connect and serve as told; report what fails."""
+        """Do what comes until told to stop; report what fails."""
+        reason = "its worker failed"
         with suppress(BrokenPipeError):  # the daemon is gone: there is nobody to load or to work for
             try:
-                await self._live(commands)
+                while (command := await self._next(commands)).WhichOneof("command") != "stop":
+                    await self._obey(command)
+                reason = command.stop.reason
             except MoeClusterError as error:
-                self._report(pb.WorkerEvent(failure=pb.WorkerFailure(code=error.code, message=str(error))))
+                reason = str(error)
+                self._report(pb.WorkerEvent(failure=_failure(error)))
+            except Exception:
+                log.exception("event=crashed")  # now: what follows may not come to its end
+                raise
+            finally:
+                await self._disconnect(NodeLostError(reason))
 
-    async def _live(self, commands: asyncio.StreamReader) -> None:
-        command = await pipe.read(commands, pb.WorkerCommand())
-        if command is None:
-            return
-        told = command.load
+    async def _next(self, commands: asyncio.StreamReader) -> pb.WorkerCommand:
+        """Wait for a command. Meanwhile count, and leave an epoch that lost a link; raise what else ends one."""
+        reading = asyncio.create_task(pipe.read(commands, pb.WorkerCommand()))
+        while not reading.done():
+            epoch = self._epoch
+            if epoch is None or (stats := epoch.stats()) is None:
+                await asyncio.wait((reading,))
+                continue
+            self._report(pb.WorkerEvent(stats=stats))
+            with _ended_by_signals(reading):
+                await asyncio.wait((reading, epoch.ended), timeout=STATS_S, return_when="FIRST_COMPLETED")
+            if epoch.ended.done() and not reading.done():
+                await self._lose(epoch.ended.result())
+        command = None if reading.cancelled() else reading.result()
+        return command or pb.WorkerCommand(stop=pb.StopWorker(reason="the node that loaded the model released it"))
+
+    async def _obey(self, command: pb.WorkerCommand) -> None:
+        match command.WhichOneof("command"):
+            case "load":
+                self._hold(command.load, {})
+            case "connect":
+                await self._connect(command.connect)
+            case "reconfigure":
+                model = command.reconfigure.model
+                await self._disconnect(MovedError(f"{model} is being placed on the nodes in another way: ask again"))
+                self._hold(command.reconfigure, self._release())
+
+    def _hold(self, told: pb.LoadShard, held: Held) -> None:
+        """Load a part, of which `held` is in memory already, and open a port for it."""
+        self._done_bytes = 0
         role = Role.read(told.placement, self._node_id)
-        loaded = self._load(told.directory or told.model, role, self._progress, told.draft, told.stamp)
-        server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
-        port = self._listening.bind(lambda address: self._credentials.add_port(server, address))
-        self._report(
-            pb.WorkerEvent(
-                loaded=pb.ShardLoaded(port=port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts)
-            )
+        loaded = self._load(told.directory or told.model, role, self._progress, told.draft, told.stamp, held)
+        epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials)
+        held_now = pb.ShardLoaded(
+            port=epoch.port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts, epoch=epoch.number
         )
-        workers = await self._workers(commands)
-        if workers is None:
-            return
-        connections = Connections(self._credentials, workers, self._fail)
-        part = part_of(loaded, role, self._name, told.epoch, self._credentials, connections)
-        part.serve(server)
-        await server.start()
-        reason = "its worker failed"
-        try:
-            reason = await self._serve(part, commands)
-        except MoeClusterError as error:
-            reason = str(error)
-            raise
-        except Exception:
-            log.exception("event=crashed")  # now: what follows may not come to its end
-            raise
-        finally:
-            await part.close(NodeLostError(reason))
-            await connections.close()  # so that the streams to others end, and no server has to cut them off
-            await server.stop(GRACE_S)
+        self._report(pb.WorkerEvent(loaded=held_now))
 
-    async def _workers(self, commands: asyncio.StreamReader) -> Sequence[pb.WorkerAddress] | None:
-        """Return where all workers listen, once they do; None if this one is to end before."""
-        command = await pipe.read(commands, pb.WorkerCommand())
-        if command is None or not command.HasField("connect"):
-            return None
-        return command.connect.workers
+    def _release(self) -> Held:
+        """Return what is in memory, and keep nothing else of it: a later part takes what it needs."""
+        assert self._epoch is not None  # a worker is told to load first
+        held, self._epoch = self._epoch.loaded.arrays, None
+        gc.collect()  # parts, their services and tasks refer to each other, and some to what they held
+        return held
 
-    async def _serve(self, part: Part, commands: asyncio.StreamReader) -> str:
-        """Work until told to stop; return why, for those who wait for answers. Raises what ends it before that."""
-        stopped = asyncio.create_task(pipe.read(commands, pb.WorkerCommand()))
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signum, stopped.cancel)
-        working = asyncio.create_task(self._work(part))
-        ends = (stopped, self._failed, working)
-        try:
-            while True:
-                self._report(pb.WorkerEvent(stats=part.stats()))
-                done, _ = await asyncio.wait(ends, timeout=STATS_S, return_when="FIRST_COMPLETED")
-                if stopped in done:
-                    command = None if stopped.cancelled() else stopped.result()
-                    return command.stop.reason if command else "the node that loaded the model released it"
-                if self._failed in done:
-                    raise self._failed.result()
-                if working in done:
-                    working.result()
-        finally:
-            working.cancel()
-            await asyncio.wait((working,))
+    async def _connect(self, told: pb.ConnectWorkers) -> None:
+        assert self._epoch is not None  # a worker is told to load first
+        connected = pb.WorkersConnected(epoch=self._epoch.number)
+        await self._epoch.connect(told.workers, lambda: self._report(pb.WorkerEvent(connected=connected)))
 
-    async def _work(self, part: Part) -> None:
-        await part.connect()
-        self._report(pb.WorkerEvent(connected=pb.WorkersConnected()))
-        await part.run()
+    async def _lose(self, error: BaseException) -> None:
+        """Leave an epoch that lost a link; what it held stays, for the next one. Raises any other error."""
+        if not isinstance(error, NodeLostError):
+            raise error
+        await self._disconnect(error, _failure(error))
 
-    def _fail(self, error: MoeClusterError) -> None:
-        if not self._failed.done():
-            self._failed.set_result(error)
+    async def _disconnect(self, error: MoeClusterError, cause: pb.WorkerFailure | None = None) -> None:
+        if self._epoch is not None:
+            disconnected = pb.WorkerDisconnected(epoch=self._epoch.number, cause=cause)
+            await self._epoch.close(error, lambda: self._report(pb.WorkerEvent(disconnected=disconnected)))
 
     def _progress(self, done: int, total: int) -> None:
         if done == total or done - self._done_bytes >= total // 200:
@@ -148,6 +140,23 @@ class Worker:
 
     def _report(self, event: pb.WorkerEvent) -> None:
         os.write(self._events, pipe.framed(event))
+
+
+def _failure(error: MoeClusterError) -> pb.WorkerFailure:
+    return pb.WorkerFailure(code=error.code, message=str(error))
+
+
+@contextmanager
+def _ended_by_signals(reading: asyncio.Task[pb.WorkerCommand | None]) -> Iterator[None]:
+    """Take SIGTERM and Ctrl-C for the end of the commands; while the thread loads, they end the process."""
+    loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+    for signum in signals:
+        loop.add_signal_handler(signum, reading.cancel)
+    try:
+        yield
+    finally:
+        for signum in signals:
+            loop.remove_signal_handler(signum)
 
 
 def main(load: Load) -> None:

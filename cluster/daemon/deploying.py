@@ -1,0 +1,224 @@
+"""Deploying: runs a deployment, each node's worker as long as a call of this daemon.
+
+Lives in the daemon of the node that coordinates, without which there is no model, whoever asked for it. Nothing is left
+behind wherever one of the two ends of a call ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from contextlib import suppress
+
+import grpc
+
+from cluster.daemon import deployment as fold
+from cluster.daemon.deployment import Deployment, Phase
+from cluster.daemon.greeter import Channels
+from cluster.daemon.state import NodeState
+from cluster.errors import NodeLostError
+from cluster.placement import Placement
+from cluster.rpc_errors import error_named, error_of
+from cluster.wire import node_pb2, node_pb2_grpc
+from cluster.wire import worker_pb2 as pb
+from mlx_moe.errors import MoeClusterError
+
+log = logging.getLogger(__name__)
+
+WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
+
+
+class _Worker:
+    """The call that a worker lives as long as, and what it is to be told, in order; None after the last."""
+
+    def __init__(self, call: WorkerCall) -> None:
+        self.call = call
+        self.commands: asyncio.Queue[pb.WorkerCommand | None] = asyncio.Queue()
+
+    async def write(self) -> None:
+        """Tell it all; one that is gone hears nothing, and its end is heard of elsewhere."""
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+            while (command := await self.commands.get()) is not None:
+                await self.call.write(command)
+            await self.call.done_writing()
+
+
+class Deploying:
+    """A deployment with its calls. `deploy` says what else is asked of the model that is placed."""
+
+    def __init__(
+        self, state: NodeState, channels: Channels, placement: Placement, deploy: node_pb2.DeployRequest
+    ) -> None:
+        self._state = state
+        self._channels = channels
+        self._deploy = deploy
+        self._events: asyncio.Queue[fold.Event] = asyncio.Queue()
+        self._workers: dict[str, _Worker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._become(*Deployment.begin(placement, deploy.epoch, time.monotonic()))
+
+    @property
+    def placement(self) -> Placement:
+        """Where the model is."""
+        return self._deployment.placement
+
+    @property
+    def error(self) -> MoeClusterError | None:
+        """What it failed of."""
+        return self._deployment.error
+
+    def may_become(self, placement: Placement) -> bool:
+        """Whether it goes on, and what it has in memory is of the same files as another placement's."""
+        is_same = placement.content_hash == self.placement.content_hash != ""
+        return is_same and self._deployment.phase in (Phase.LOADING, Phase.READY)
+
+    @property
+    def serving(self) -> node_pb2.Serving:
+        """How it stands, for all nodes."""
+        now, placed = self._deployment, self._deployment.placement
+        first = now.workers.get(placed.coordinator)
+        serving = node_pb2.Serving(
+            model=placed.model,
+            epoch=now.epoch,
+            state=node_pb2.Serving.LOADING,
+            coordinator=placed.coordinator,
+            port=first.port or 0 if first is not None else 0,
+            node_ids=placed.node_ids,
+            draft=self._deploy.draft,
+            context_tokens=self._deploy.context_tokens,
+            chunk_length=placed.chunks.fixed_length,
+        )
+        if now.error is not None:
+            serving.state, serving.failure = node_pb2.Serving.FAILED, str(now.error)
+        elif now.ready_at is not None:
+            serving.state, serving.load_s = node_pb2.Serving.READY, now.ready_at - now.started_at
+        return serving
+
+    @property
+    def load_status(self) -> node_pb2.LoadStatus:
+        """How far it is."""
+        progress = {i: worker.progress for i, worker in self._deployment.workers.items() if worker.progress is not None}
+        return node_pb2.LoadStatus(
+            serving=self.serving,
+            nodes=[
+                node_pb2.NodeProgress(name=self._state.name(i), done_bytes=done, total_bytes=total)
+                for i, (done, total) in progress.items()
+            ],
+            placement=json.dumps(self.placement.to_json()),
+        )
+
+    async def run(self) -> None:
+        """Load, and serve until it is ended. Raises the MoeClusterError that ended it before."""
+        try:
+            while self._deployment.phase is not Phase.ENDED:
+                self._apply(await self._next_event())
+        finally:
+            for task in self._tasks:
+                task.cancel()
+        if self.error is not None:
+            log.error("event=deployment_failed model=%s error=%s", self.placement.model, self.error)
+            raise self.error
+
+    def end(self, reason: str) -> None:
+        """Let all workers end, and those whose answers that cuts off know why; `run` returns when they have."""
+        self._apply(fold.EndAsked(reason))
+
+    def reconfigure(self, placement: Placement, deploy: node_pb2.DeployRequest) -> None:
+        """Place the model anew: workers keep what they hold of their new parts. Follow it as a load."""
+        self._deploy = deploy
+        self._apply(fold.ReconfigureAsked(placement, deploy.epoch))
+
+    async def _next_event(self) -> fold.Event:
+        wakes_at = self._deployment.wakes_at
+        try:
+            async with asyncio.timeout(None if wakes_at is None else max(0.0, wakes_at - time.monotonic())):
+                return await self._events.get()
+        except TimeoutError:
+            return fold.Tick()
+
+    def _apply(self, event: fold.Event) -> None:
+        was_ready = self._deployment.phase is Phase.READY
+        self._become(*self._deployment.apply(event, time.monotonic()))
+        if self._deployment.phase is Phase.READY and not was_ready:
+            log.info("event=ready model=%s seconds=%.2f", self.placement.model, self.serving.load_s)
+
+    def _become(self, deployment: Deployment, commands: tuple[fold.Command, ...]) -> None:
+        self._deployment = deployment
+        self._state.own_serving = self.serving
+        for command in commands:
+            self._do(command)
+
+    def _do(self, command: fold.Command) -> None:
+        match command:
+            case fold.Start(node_id):
+                self._start(node_id)
+            case fold.Reconfigure(node_id):
+                self._tell(node_id, pb.WorkerCommand(reconfigure=self._part()))
+            case fold.Connect(node_id, ports):
+                workers = [
+                    pb.WorkerAddress(node_id=i, port=port, name=self._state.name(i)) for i, port in ports.items()
+                ]
+                self._tell(node_id, pb.WorkerCommand(connect=pb.ConnectWorkers(workers=workers)))
+            case fold.Stop(node_id, reason):
+                self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
+                self._tell(node_id, None)
+            case fold.Cancel(node_id):
+                self._workers[node_id].call.cancel()
+
+    def _tell(self, node_id: str, command: pb.WorkerCommand | None) -> None:
+        self._workers[node_id].commands.put_nowait(command)
+
+    def _start(self, node_id: str) -> None:
+        stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
+        worker = self._workers[node_id] = _Worker(stub.RunWorker())
+        self._tell(node_id, pb.WorkerCommand(load=self._part()))
+        for task in (asyncio.create_task(worker.write()), asyncio.create_task(self._hear(node_id, worker.call))):
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _hear(self, node_id: str, call: WorkerCall) -> None:
+        """Take what a worker reports, to its end."""
+        name = self._state.name(node_id)
+        error: MoeClusterError = NodeLostError(f"node {name} ended its worker", node_id=node_id)
+        try:
+            async for event in call:
+                if (told := _told(event, node_id, name)) is not None:
+                    self._events.put_nowait(told)
+        except grpc.RpcError as exc:
+            error = error_of(exc, f"node {name}", node_id)
+        except asyncio.CancelledError:
+            if not call.cancelled():  # it is this task that is
+                raise
+        self._events.put_nowait(fold.CallEnded(node_id, error))
+
+    def _part(self) -> pb.LoadShard:
+        return pb.LoadShard(
+            model=self.placement.model,
+            epoch=self._deployment.epoch,
+            placement=json.dumps(self.placement.to_json()),
+            draft=self._deploy.draft,
+        )
+
+
+def _told(event: pb.WorkerEvent, node_id: str, name: str) -> fold.Event | None:
+    """Return what a worker's event is to the deployment; None: nothing."""
+    match event.WhichOneof("event"):
+        case "progress":
+            return fold.Progressed(node_id, event.progress.done_bytes, event.progress.total_bytes)
+        case "loaded":
+            return fold.Loaded(node_id, event.loaded.epoch, event.loaded.port)
+        case "connected":
+            return fold.Connected(node_id, event.connected.epoch)
+        case "disconnected":
+            cause = event.disconnected.cause if event.disconnected.HasField("cause") else None
+            error = None if cause is None else _error(cause, node_id, name)
+            return fold.Disconnected(node_id, event.disconnected.epoch, error)
+        case "failure":
+            return fold.Failed(node_id, _error(event.failure, node_id, name))
+    return None
+
+
+def _error(failure: pb.WorkerFailure, node_id: str, name: str) -> MoeClusterError:
+    return error_named(failure.code, f"node {name}: {failure.message}", node_id=node_id)

@@ -1,0 +1,76 @@
+"""Epoch: a part of one placement, from its port opened to its links closed. A later epoch may have what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import grpc
+
+from cluster.membership.listening import Listening
+from cluster.trust.credentials import SERVER_OPTIONS, Credentials
+from cluster.wire import worker_pb2 as pb
+from cluster.worker.connections import DATA_OPTIONS, Connections
+from cluster.worker.loading import Loaded
+from cluster.worker.parts import Part, part_of
+from cluster.worker.role import Role
+from mlx_moe.errors import MoeClusterError
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 1.0
+"""For clients to take the last news of their answers."""
+
+
+class Epoch:
+    """Serves from `connect` to `close`; `ended` is done when it cannot go on, with the reason."""
+
+    def __init__(
+        self, number: int, loaded: Loaded, role: Role, name: str, listening: Listening, credentials: Credentials
+    ) -> None:
+        self.number = number
+        self.loaded = loaded
+        self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._role = role
+        self._name = name
+        self._credentials = credentials
+        self._server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
+        self.port = listening.bind(lambda address: credentials.add_port(self._server, address))
+        self._serving: tuple[Part, Connections, asyncio.Task[None]] | None = None
+
+    def stats(self) -> pb.WorkerStats | None:
+        """Return counts and bytes; None while it does not serve."""
+        return None if self._serving is None else self._serving[0].stats()
+
+    async def connect(self, workers: Iterable[pb.WorkerAddress], connected: Callable[[], None]) -> None:
+        """Serve, and open the links to the other workers; `connected` is called when they are open."""
+        connections = Connections(self._credentials, workers, self._end)
+        part = part_of(self.loaded, self._role, self._name, self.number, self._credentials, connections)
+        part.serve(self._server)
+        await self._server.start()
+        self._serving = part, connections, asyncio.create_task(self._work(part, connected))
+
+    async def close(self, error: MoeClusterError, disconnected: Callable[[], None]) -> None:
+        """End all answers with an error, call `disconnected`, and close the links. Nothing if it does not serve."""
+        if self._serving is None:
+            return
+        (part, connections, working), self._serving = self._serving, None
+        working.cancel()
+        await asyncio.wait((working,))
+        await part.close(error)
+        disconnected()
+        await connections.close()  # so that the streams to others end, and no server has to cut them off
+        await self._server.stop(GRACE_S)
+
+    async def _work(self, part: Part, connected: Callable[[], None]) -> None:
+        try:
+            await part.connect()
+            connected()
+            await part.run()
+        except Exception as error:  # whoever waits for the end raises it
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        if not self.ended.done():
+            self.ended.set_result(error)

@@ -1,0 +1,279 @@
+"""Deployment: whatever happens to workers in whatever order, it serves with all of them, or ends and says why."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.daemon.deployment import (
+    FAREWELL_S,
+    ROOT_CAUSE_S,
+    CallEnded,
+    Cancel,
+    Command,
+    Connect,
+    Connected,
+    Deployment,
+    Disconnected,
+    EndAsked,
+    Event,
+    Failed,
+    Loaded,
+    Phase,
+    Progressed,
+    Reconfigure,
+    ReconfigureAsked,
+    Start,
+    Stop,
+    Tick,
+)
+from cluster.errors import ClusterError, NodeLostError
+from cluster.placement import Placement, StagePlacement
+
+
+def placed(*node_ids: str) -> Placement:
+    stages = tuple(StagePlacement(node_id, range(i, i + 1)) for i, node_id in enumerate(node_ids))
+    return Placement("demo", "hash", stages, 512, 1, 512, {})
+
+
+def applied(deployment: Deployment, *events: Event, now: float = 0.0) -> tuple[Deployment, list[Command]]:
+    told: list[Command] = []
+    for event in events:
+        deployment, commands = deployment.apply(event, now)
+        told += commands
+    return deployment, told
+
+
+def loaded(*node_ids: str, epoch: int = 1) -> list[Event]:
+    return [Loaded(node_id, epoch, 7000 + i) for i, node_id in enumerate(node_ids)]
+
+
+def connected(*node_ids: str, epoch: int = 1) -> list[Event]:
+    return [Connected(node_id, epoch) for node_id in node_ids]
+
+
+def ready(*node_ids: str) -> Deployment:
+    deployment, told = Deployment.begin(placed(*node_ids), 1, 0.0)
+    assert told == tuple(Start(node_id) for node_id in node_ids)
+    deployment, _ = applied(deployment, *loaded(*node_ids), *connected(*node_ids), now=2.0)
+    assert (deployment.phase, deployment.ready_at) == (Phase.READY, 2.0)
+    return deployment
+
+
+LOST = NodeLostError("node a: the link to node b broke")
+KILLED = ClusterError("node b: the worker was ended by SIGKILL")
+
+
+def test_workers_hear_of_each_other_when_all_are_loaded() -> None:
+    deployment, _ = Deployment.begin(placed("a", "b"), 1, 0.0)
+    deployment, told = applied(deployment, Progressed("a", 3, 4), Loaded("a", 1, 7000))
+    assert told == []
+    assert deployment.workers["a"].progress == (3, 4)
+    ports = {"a": 7000, "b": 7001}
+    deployment, told = applied(deployment, Loaded("b", 1, 7001))
+    assert told == [Connect("a", ports), Connect("b", ports)]
+    deployment, _ = applied(deployment, Connected("b", 1))
+    assert deployment.phase is Phase.LOADING
+
+
+def test_the_root_cause_is_told_in_place_of_the_link_that_broke_of_it() -> None:
+    deployment, told = applied(ready("a", "b"), Disconnected("a", 1, LOST))
+    assert (deployment.phase, told) == (Phase.READY, [])
+    deployment, told = applied(deployment, Failed("b", KILLED))
+    assert deployment.error is KILLED
+    assert told == [Stop("a", str(KILLED)), Stop("b", str(KILLED))]
+
+
+def test_a_link_that_broke_by_itself_ends_it_after_a_while() -> None:
+    deployment, _ = applied(ready("a", "b"), Disconnected("a", 1, LOST), now=5.0)
+    assert deployment.wakes_at == 5.0 + ROOT_CAUSE_S
+    deployment, told = applied(deployment, Tick(), now=5.0 + ROOT_CAUSE_S)
+    assert (deployment.phase, deployment.error) == (Phase.ENDING, LOST)
+    assert told == [Stop("a", str(LOST)), Stop("b", str(LOST))]
+
+
+def test_it_ends_with_the_last_call_and_cancels_one_that_does_not_end() -> None:
+    deployment, told = applied(ready("a", "b"), EndAsked("enough"), EndAsked("again"))
+    assert told == [Stop("a", "enough"), Stop("b", "enough")]
+    deployment, _ = applied(deployment, CallEnded("a", KILLED))
+    assert deployment.wakes_at == FAREWELL_S
+    deployment, told = applied(deployment, Tick(), Tick(), now=FAREWELL_S)
+    assert told == [Cancel("b")]
+    deployment, _ = applied(deployment, CallEnded("b", KILLED))
+    assert (deployment.phase, deployment.error) == (Phase.ENDED, None)
+
+
+def test_a_new_placement_is_told_first_where_answers_are_written() -> None:
+    deployment, told = applied(ready("a", "b"), ReconfigureAsked(placed("a", "c"), 2))
+    assert told == [Reconfigure("a")]
+    deployment, told = applied(deployment, Disconnected("b", 1, LOST), Disconnected("a", 1))
+    assert told == [Start("c"), Stop("b", "demo is placed on other nodes: ask again")]
+    ports = {"a": 7000, "c": 7001}
+    deployment, told = applied(deployment, CallEnded("b", LOST), *loaded("a", "c", epoch=2))
+    assert told == [Connect("a", ports), Connect("c", ports)]
+    deployment, _ = applied(deployment, *connected("a", "c", epoch=2))
+    assert (deployment.phase, deployment.error) == (Phase.READY, None)
+
+
+def test_the_coordinator_may_move() -> None:
+    deployment, told = applied(ready("a", "b"), ReconfigureAsked(placed("b", "c"), 2))
+    assert told == [Stop("a", "demo is placed on other nodes: ask again")]
+    deployment, told = applied(deployment, CallEnded("a", LOST))
+    assert told == [Reconfigure("b"), Start("c")]
+
+
+def test_a_node_that_leaves_and_comes_again_gets_a_new_worker_when_the_old_one_has_ended() -> None:
+    deployment, _ = applied(ready("a", "b"), ReconfigureAsked(placed("a"), 2), Disconnected("a", 1))
+    deployment, told = applied(deployment, ReconfigureAsked(placed("a", "b"), 3))
+    assert told == [Reconfigure("a")]
+    deployment, told = applied(deployment, CallEnded("b", LOST))
+    assert told == [Start("b")]
+
+
+def test_what_is_said_of_an_earlier_epoch_counts_no_more() -> None:
+    deployment, _ = applied(ready("a", "b"), ReconfigureAsked(placed("b", "a"), 2), Disconnected("a", 1))
+    deployment, told = applied(deployment, Disconnected("b", 1, LOST), *loaded("a", "b"), *connected("a", "b"))
+    assert (deployment.phase, deployment.suspicion, told) == (Phase.LOADING, None, [])
+
+
+def test_a_lost_link_is_forgotten_where_the_model_is_placed_without_it() -> None:
+    deployment, _ = applied(ready("a", "b", "c"), Disconnected("a", 1, LOST), Disconnected("c", 1, LOST))
+    deployment, told = applied(deployment, ReconfigureAsked(placed("a", "c"), 2))
+    assert told == [Reconfigure("a"), Reconfigure("c"), Stop("b", "demo is placed on other nodes: ask again")]
+    assert deployment.suspicion is None
+
+
+NODES = "abcd"
+
+
+@dataclass
+class World:
+    """Workers that do as they are told, each in its own time, or are lost."""
+
+    deployment: Deployment
+    said: dict[str, deque[Event]] = field(default_factory=dict)
+    stops: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
+    serving: set[str] = field(default_factory=set)
+    causes: list[Exception] = field(default_factory=list)
+    now: float = 0.0
+
+    def obey(self, commands: tuple[Command, ...]) -> None:
+        for command in commands:
+            match command:
+                case Start(node_id):
+                    assert node_id not in self.said, "two workers on a node"
+                    self.said[node_id] = deque([Loaded(node_id, self.deployment.epoch, 7000)])
+                    self.stops[node_id], self.parts[node_id] = 0, self.deployment.epoch
+                case Reconfigure(node_id):
+                    self.leave(node_id)
+                    self.parts[node_id] = self.deployment.epoch
+                    self.said[node_id].append(Loaded(node_id, self.deployment.epoch, 7000))
+                case Connect(node_id, ports):
+                    assert set(ports) == set(self.deployment.placement.node_ids)
+                    self.serving.add(node_id)
+                    self.said[node_id].append(Connected(node_id, self.parts[node_id]))
+                case Stop(node_id):
+                    self.stops[node_id] += 1
+                    self.leave(node_id)
+                    self.said[node_id].append(CallEnded(node_id, NodeLostError(f"{node_id} ended")))
+                case Cancel(node_id):
+                    assert self.stops[node_id] == 1
+            if isinstance(command, Reconfigure | Connect):
+                assert not self.stops[command.node_id], "told something after its stop"
+
+    def leave(self, node_id: str) -> None:
+        if node_id in self.serving:
+            self.serving.discard(node_id)
+            self.said[node_id].append(Disconnected(node_id, self.parts[node_id]))
+            self.break_links(node_id)
+
+    def break_links(self, node_id: str) -> None:
+        """Let the others of a worker's epoch find out that it has closed its links."""
+        for other in self.serving:
+            if self.parts[other] == self.parts[node_id]:
+                self.said[other].append(Disconnected(other, self.parts[other], LOST))
+        self.serving = {other for other in self.serving if self.parts[other] != self.parts[node_id]}
+
+    def apply(self, event: Event) -> None:
+        if isinstance(event, CallEnded):
+            del self.said[event.node_id]
+        before = self.deployment
+        self.deployment, commands = before.apply(event, self.now)
+        self.obey(commands)
+        assert all(count <= 1 for count in self.stops.values())
+        if self.deployment.phase is Phase.READY:
+            assert set(self.deployment.placement.node_ids) <= set(self.said)
+
+    def hear(self, node_id: str) -> None:
+        """Let one worker say its next thing."""
+        if self.said.get(node_id):
+            self.apply(self.said[node_id].popleft())
+
+    def lose(self, node_id: str) -> None:
+        """Kill a worker: what it had not said is never said."""
+        if node_id in self.said and not self.stops[node_id]:
+            error = ClusterError(f"{node_id} was killed")
+            self.causes += [error, LOST]
+            self.serving.discard(node_id)
+            self.break_links(node_id)
+            self.said[node_id] = deque([Failed(node_id, error), CallEnded(node_id, NodeLostError(f"{node_id} ended"))])
+
+    def run_out(self) -> None:
+        """Let all workers say all that they have to say."""
+        while any(self.said.values()):
+            for node_id in list(self.said):
+                self.hear(node_id)
+
+
+steps = st.one_of(
+    st.tuples(st.just("hear"), st.sampled_from(NODES)),
+    st.tuples(st.just("lose"), st.sampled_from(NODES)),
+    st.tuples(st.just("place"), st.permutations(NODES).map("".join)),
+    st.tuples(st.just("end"), st.just("")),
+    st.tuples(st.just("wait"), st.just("")),
+)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@given(st.lists(steps, max_size=40), st.data())
+def test_it_serves_with_all_workers_or_ends_with_the_first_cause(
+    ends: bool, script: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    deployment, commands = Deployment.begin(placed("a", "b"), 1, 0.0)
+    world = World(deployment)
+    world.obey(commands)
+    asked_to_end = False
+    for verb, argument in script:
+        match verb:
+            case "hear":
+                world.hear(argument)
+            case "lose":
+                world.lose(argument)
+            case "place":
+                wanted = placed(*argument[: data.draw(st.integers(1, len(NODES)))])
+                world.apply(ReconfigureAsked(wanted, world.deployment.epoch + 1))
+            case "end":
+                asked_to_end = True
+                world.apply(EndAsked("enough"))
+            case "wait":
+                world.now += FAREWELL_S
+                world.apply(Tick())
+    if ends:
+        asked_to_end = True
+        world.apply(EndAsked("enough"))
+    for _ in range(2):  # where the only news of a loss is a broken link, the second time it has ended
+        world.run_out()
+        world.now += ROOT_CAUSE_S
+        world.apply(Tick())
+    if world.deployment.phase is Phase.READY:
+        assert set(world.said) == world.serving == set(world.deployment.placement.node_ids)
+        assert not asked_to_end
+    else:
+        assert world.deployment.phase is Phase.ENDED
+        assert world.said == {}
+        assert world.deployment.error in world.causes or (world.deployment.error is None and asked_to_end)
