@@ -1,4 +1,4 @@
-"""Benchmarks: programs that measure and print, never part of the tests. They need the extra `dev`."""
+"""Benchmarks: programs that measure and print, see README.md. They need the extra `dev`; no test runs them."""
 
 import sys
 from importlib.util import find_spec

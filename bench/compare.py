@@ -1,6 +1,7 @@
-"""Compare this project with mlx-lm on one machine, in alternation: python -m bench.compare CHECKPOINT.
+"""Compare this project with mlx-lm on one machine: python -m bench.compare CHECKPOINT [PROMPT ANSWER RUNS].
 
-Prints each run, the medians, and the ratio pair by pair: single figures of a shared machine say little.
+PROMPT and ANSWER are numbers of tokens. Both run in alternation. Prints each run, the medians, and the median of the
+pairwise ratios, because single figures of a shared machine say little.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Microseconds that a hop of the ring adds to a raw TCP ring of the same bytes: python -m bench.hop [--insecure].
+"""Microseconds that a hop of the ring adds to raw TCP with the same bytes: python -m bench.hop [--insecure].
 
-Real workers in processes of their own, mutual TLS, checksums and arrays, one position of DeepSeek-V3's width in 16
-bits; but stages without layers, so that nothing is left but the way. Both rings take turns.
+Runs real workers in processes of their own, with mutual TLS, checksums and arrays, and sends one position with the
+bytes of DeepSeek-V3 in 16 bits. The stages have no layers, so that only the transport is measured. Both rings run in
+alternation.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ IDLE_S = 5.0
 EPOCH = 1
 
 WIDTH = 3584
-"""Of float32, in which the CPU computes: 14,336 bytes, as 7168 numbers of 16 bits."""
+"""Numbers in float32, in which the CPU computes: 14,336 bytes, as many as 7,168 numbers of 16 bits."""
 
 NARROW = DEEPSEEK | {
     "hidden_size": WIDTH,
@@ -60,10 +61,10 @@ NARROW = DEEPSEEK | {
 
 
 class FirstStage(CoordinatorPart):
-    """The coordinator's part, driven by this program in place of clients."""
+    """The coordinator's part of the ring, driven by this program instead of clients."""
 
     async def round_trip_s(self, frame: Frame) -> float:
-        """Send a frame round; return the seconds until it is back as an array."""
+        """Send a frame around the ring; return the seconds until it is back as an array."""
         self._returned = asyncio.Event()
         started = time.perf_counter()
         self._ring.send(frame)
@@ -77,7 +78,7 @@ class FirstStage(CoordinatorPart):
 
 
 async def main(*, insecure: bool) -> None:
-    """Print a row a number of stages: median microseconds a hop, and the most of a core that an idle worker uses."""
+    """Print a row per number of stages: median microseconds per hop, and the largest CPU share of an idle worker."""
     print(f"{'stages':>6} {'raw TCP':>8} {'ring':>8} {'added us/hop':>13}  {'min..max of rounds':20} {'idle CPU':>9}")
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         checkpoint = Path(directory) / "narrow"
@@ -98,7 +99,7 @@ async def main(*, insecure: bool) -> None:
 
 
 async def _alternate(first: FirstStage, n_stages: int) -> tuple[list[float], list[float]]:
-    """Return the median microseconds a hop of each round, of raw TCP and of the ring."""
+    """Return the median microseconds per hop of each round, for raw TCP and for the ring."""
     frame = Frame(uuid.uuid4().hex, 0, mx.random.normal((1, WIDTH)), FrameKind.DECODE)
     mx.eval(frame.hidden_states)
     raw_us, ring_us = [], []
@@ -122,7 +123,7 @@ async def _idle_share(workers: Sequence[WorkerProcess]) -> float:
 async def ring(
     base: Path, checkpoint: str, n_stages: int, *, insecure: bool
 ) -> AsyncIterator[tuple[FirstStage, list[WorkerProcess]]]:
-    """Open a ring: this process has the first stage, worker processes the others."""
+    """Open a ring whose first stage is in this process and whose others are in worker processes."""
     homes = _enrolled(base, n_stages)
     stages = tuple(StagePlacement(node_id, range(0)) for node_id in homes)
     placement = Placement(checkpoint, "", stages, 1, 1, 1, {})
@@ -162,7 +163,7 @@ async def ring(
 
 
 def _enrolled(base: Path, n_nodes: int) -> dict[str, Home]:
-    """Return homes with certificates of one authority, by node id."""
+    """Return homes, by node id, with certificates of one authority."""
     authority = Authority.create(base / "authority")
     homes = {}
     for number in range(n_nodes):
@@ -175,7 +176,7 @@ def _enrolled(base: Path, n_nodes: int) -> dict[str, Home]:
 
 
 async def _event(events: AsyncIterator[pb.WorkerEvent], kind: str) -> pb.WorkerEvent:
-    """Return the worker's next event of a kind. Raises MoeClusterError where it fails instead."""
+    """Return the worker's next event of a kind. Raises MoeClusterError if the worker fails or ends."""
     async for event in events:
         if event.WhichOneof("event") == kind:
             return event

@@ -1,7 +1,7 @@
-"""Seconds until three nodes notice what ends: python -m bench.losses.
+"""Seconds until three nodes notice that something ended: python -m bench.losses.
 
-A conversation's caches are freed everywhere, the reader of an answer hears of a killed worker and of a killed node,
-and the others count that node as lost. Tests hold that it happens; this says how soon.
+Measures when a closed conversation's caches are freed on all nodes, when the reader of an answer gets the error of a
+killed worker and of a killed node, and when the others count that node as lost. Tests check that these happen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLL_S = 0.01
 
 
 def until(is_so: Callable[[], bool]) -> float:
-    """Return after how long something is so."""
+    """Wait until a condition is true; return the seconds it took."""
     started = time.perf_counter()
     while not is_so():
         time.sleep(POLL_S)
@@ -27,7 +27,7 @@ def until(is_so: Callable[[], bool]) -> float:
 
 
 def freed_s(nodes: Nodes) -> float:
-    """Return after how long no node says any more that it keeps a closed conversation."""
+    """Return the seconds until no node reports KV positions of a closed conversation."""
     conversation = nodes.load("demo", LAYERS).new_conversation()
     list(conversation.answer(greedy(300, 8)))
 
@@ -40,7 +40,7 @@ def freed_s(nodes: Nodes) -> float:
 
 
 def heard_s(nodes: Nodes, kill: Callable[[], None]) -> float:
-    """Return how long the reader of an answer waits for its error."""
+    """Return the seconds until the reader of an answer gets an error after `kill`."""
     answer = nodes.load("demo", LAYERS).new_conversation().answer(greedy(60, 1900))
     next(answer)
     started = time.perf_counter()
@@ -52,7 +52,7 @@ def heard_s(nodes: Nodes, kill: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    """Measure one after the other; the last node is lost in the end."""
+    """Measure one after the other; the last node is killed at the end."""
     every_core = set(range(os.cpu_count() or 1))
     with running_nodes([every_core] * 3) as nodes:
         print(f"a closed conversation is freed on all nodes after {freed_s(nodes):.2f} s")

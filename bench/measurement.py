@@ -1,4 +1,4 @@
-"""Measurement: one run of one runtime over one checkpoint, as a child process prints it."""
+"""Measurement: the result of one run of one runtime on one checkpoint, as a child process prints it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_moe.checkpoint.checkpoint import Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Seconds, rates in tokens/s, bytes. `tokens` shows that the runs computed the same."""
+    """`..._s` are seconds, `..._tps` tokens/s. `tokens` are compared to check that all runs computed the same."""
 
     load_s: float
     prefill_tps: float
@@ -24,17 +24,17 @@ class Measurement:
     tokens: list[int]
 
     def print(self) -> None:
-        """Print it as one line of JSON."""
+        """Print the measurement as one line of JSON."""
         print(json.dumps(asdict(self)))
 
 
 def prompt_ids(length: int, vocab_size: int = 200, seed: int = 1) -> list[int]:
-    """Return a prompt of random ids, the same for every runtime."""
+    """Return a prompt of random ids, equal for every runtime."""
     return [int(i) for i in np.random.default_rng(seed).integers(0, vocab_size, length)]
 
 
 def layer_shares(path: str, stages: int) -> list[int]:
-    """Return how many layers of a checkpoint each of so many stages gets: as many as the others, or one less."""
+    """Return the number of a checkpoint's layers for each of `stages` stages, which differ by at most one."""
     with Checkpoint.open(Path(path)) as checkpoint:
         layers = families.read_config(checkpoint.config).num_hidden_layers
     return [(layers + i) // stages for i in range(stages)][::-1]

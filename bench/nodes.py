@@ -1,6 +1,6 @@
-"""Nodes: real daemons of one cluster on this machine, each held to cores of its own, and the model they serve.
+"""Nodes: real daemons of one cluster on this machine, each pinned to given cores, and the model that they serve.
 
-Child processes with homes of their own; a daemon's worker inherits its cores.
+The daemons are child processes with homes of their own; a daemon's worker inherits its cores.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CONCURRENCY = 8
 
 
 class Nodes:
-    """Nodes that run, seen through the first one."""
+    """Running nodes, accessed through the first one."""
 
     def __init__(self, own: OwnNode, daemons: Sequence[psutil.Process], stack: ExitStack) -> None:
         self._own = own
@@ -50,7 +50,7 @@ class Nodes:
         self._stack = stack
 
     def load(self, checkpoint: str, layer_splits: Sequence[int], expert_peers: Sequence[int] = ()) -> RemoteModel:
-        """Load a model, in place of any before it: stages of so many layers, with so many expert peers."""
+        """Load a model, replacing the previous one; the lists have the layers and expert peers of each stage."""
         placement = spread(
             read_costs(checkpoint, float_bytes=4),
             [_capacity(node) for node in self.status()],
@@ -67,17 +67,17 @@ class Nodes:
         return self._stack.enter_context(closing(self._own.coordinator(self._own.status())))
 
     def status(self) -> list[pb.NodeStatus]:
-        """Return what is known of the nodes, the first one first."""
+        """Return the status of the nodes, the first one first."""
         return sorted(self._own.status().nodes, key=lambda node: node.shown_name)
 
     def workers(self) -> list[psutil.Process]:
-        """Return the workers, in the order of the nodes that have one."""
+        """Return the worker processes, in the order of their nodes."""
         return [child for daemon in self.daemons for child in daemon.children() if "cluster.worker" in child.cmdline()]
 
 
 @contextmanager
 def running_nodes(cores: Sequence[set[int]]) -> Iterator[Nodes]:
-    """Start as many nodes as there are sets of cores, the others joining the first; end them after the block."""
+    """Start a node for each set of cores, all in one cluster; stop them after the block."""
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         first = Home(base / "1")
@@ -96,7 +96,7 @@ def running_nodes(cores: Sequence[set[int]]) -> Iterator[Nodes]:
 
 
 def greedy(prompt_tokens: int, answer_tokens: int, seed: int = 1) -> Request:
-    """Return a request of random ids whose answer has exactly so many tokens."""
+    """Return a request of random ids whose answer has exactly `answer_tokens` tokens."""
     return Request.exactly(prompt_ids(prompt_tokens, seed=seed), answer_tokens)
 
 
@@ -131,7 +131,7 @@ def _capacity(node: pb.NodeStatus) -> NodeCapacity:
 
 
 async def _run(home: Home, token: str | None = None, peer: str | None = None) -> None:
-    """Be a node until SIGTERM."""
+    """Run a node until SIGTERM."""
     peers = (peer,) if peer else ()
     admission = await admit(home, token, peers, insecure=False, new=True)
     settings = Settings(name=f"node-{home.path.name}", host="127.0.0.1", port=0, peers=peers)

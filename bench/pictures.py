@@ -1,7 +1,7 @@
-"""Pictures of emulated speeds and of traces: python -m bench.pictures DIRECTORY [--trace FILE] [EMULATED.json ...].
+"""Charts of emulated speeds and of traces: python -m bench.pictures DIRECTORY [--trace FILE] [EMULATED.json ...].
 
-The JSON files are what `moe-cluster bench --emulate ... --json` prints, the trace what `--trace` writes, there or of
-`moe-cluster bench cluster`. Each picture comes as SVG and as PNG.
+The JSON files are the output of `moe-cluster bench --emulate ... --json`; the trace is written by `--trace` of this
+command or of `moe-cluster bench cluster`. Each chart is written as SVG and as PNG.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.trace import Slice, Trace
 from cli.bench.emulate import EXO
 
-# Okabe and Ito's, which all eyes tell apart
+# Okabe and Ito's colors, which color-blind people can distinguish
 PLAIN, DRAFTED, GREY = "#0072B2", "#D55E00", "#767676"
 VOID, TURN = "#F3CDB3", "#DDDDDD"
 OF_KIND = {"turn": TURN, "prefill": GREY, "decode": PLAIN, "draft": DRAFTED}
@@ -49,7 +49,7 @@ STYLE: Any = {  # as matplotlib.RcParams, whose keys are a type of 300 names
 
 @dataclass(frozen=True, slots=True)
 class Emulated:
-    """Speeds of one emulated cluster: tokens a second of all users together, by how many they are."""
+    """Speeds of one emulated cluster: tokens per second of all users together, by the number of users."""
 
     nodes: str
     model: str
@@ -60,7 +60,7 @@ class Emulated:
 
     @classmethod
     def read(cls, path: Path) -> Emulated:
-        """Read what bench --emulate --json printed. Raises SystemExit where one user alone was not measured."""
+        """Read the output of bench --emulate --json. Raises SystemExit if one user alone was not measured."""
         told = json.loads(path.read_text())
         if 1 not in told["asked"]["users"]:
             raise SystemExit(f"{path} has no figures of one user: measure with --users 1,2,4")
@@ -75,18 +75,18 @@ class Emulated:
 
     @property
     def label(self) -> str:
-        """Which Macs, for people: 8 x M4 Pro 64GB."""
+        """The Macs as people write them: 8 x M4 Pro 64GB."""
         return ",\n".join(part.replace("x", " \u00d7 ", 1).replace("-", " ") for part in self.nodes.split(","))
 
     @property
     def published(self) -> float | None:
-        """What exo has published for the same."""
+        """Tokens per second that exo has published for the same Macs and model, if any."""
         exo = EXO.get((self.model.lower(), self.nodes.lower()))
         return exo.tokens_per_s if exo else None
 
 
 def main() -> None:
-    """Draw what the command line names."""
+    """Draw the charts for the files on the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.pictures", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--trace", type=Path)
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def against_users(runs: Sequence[Emulated]) -> Figure:
-    """Draw tokens a second against users, a panel a cluster."""
+    """Draw tokens per second against users, one panel per cluster."""
     figure, rows = plt.subplots(
         1, len(runs), figsize=(WIDTH_INCHES, 4), sharey=True, squeeze=False, layout="constrained"
     )
@@ -130,7 +130,7 @@ def against_users(runs: Sequence[Emulated]) -> Figure:
 
 
 def against_nodes(runs: Sequence[Emulated]) -> Figure:
-    """Draw one user's tokens a second, what is published, plain and drafted, a group of bars a cluster."""
+    """Draw one user's tokens per second (published, plain, drafted), one group of bars per cluster."""
     figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 4), layout="constrained")
     for x, run in enumerate(runs):
         rates = (run.published, GREY), (run.plain[1], PLAIN), (run.drafted.get(1), DRAFTED)
@@ -152,7 +152,7 @@ def against_nodes(runs: Sequence[Emulated]) -> Figure:
 
 
 def token_way(trace: Trace) -> Figure:
-    """Draw a typical token's way through the stages, with the drafts that follow it where there are any."""
+    """Draw a typical token's way through the stages, with the drafts that follow it, if any."""
     way = trace.typical()
     start_ms, end_ms = way[0].began_ms, way[0].began_ms + trace.round_ms(way)
     figure, axes = _stages_figure(trace)
@@ -178,7 +178,7 @@ def token_way(trace: Trace) -> Figure:
 
 
 def prompt_way(trace: Trace) -> Figure:
-    """Draw the chunks of the longest prompt, from light to dark, through the stages."""
+    """Draw the way of the longest prompt's chunks through the stages, colored from light to dark."""
     prompts: dict[str, list[Slice]] = {}
     for piece in trace.slices:
         if piece.kind == "prefill":
@@ -229,7 +229,7 @@ def _bar(axes: Axes, piece: Slice, start_ms: float, color: Any, height: float) -
 
 
 def _write(axes: Axes, piece: Slice, text: str, window_ms: tuple[float, float], start_ms: float, color: str) -> None:
-    """Write a text into a bar that has room for it in the picture."""
+    """Write a text into a bar if it fits."""
     left_ms, right_ms = max(piece.began_ms, window_ms[0]), min(piece.ended_ms, window_ms[1])
     if (right_ms - left_ms) / (window_ms[1] - window_ms[0]) > 0.013 * len(text):
         place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "zorder": 4}
@@ -237,7 +237,7 @@ def _write(axes: Axes, piece: Slice, text: str, window_ms: tuple[float, float], 
 
 
 def _hops(axes: Axes, trace: Trace, pieces: Sequence[Slice], start_ms: float, strong: bool) -> None:
-    """Draw a line from each end of a frame in a stage to its beginning in the next one, and back from the last."""
+    """Draw lines from the end of a frame in each stage to its beginning in the next one; if strong, also the return."""
     style: dict[str, Any] = {"color": "black" if strong else GREY, "linewidth": 1.2 if strong else 0.6, "zorder": 3}
     for here, there in itertools.pairwise(pieces):
         if there.stage == here.stage + 1:
@@ -267,7 +267,7 @@ def _legend(axes: Axes, names: Sequence[tuple[str, str]]) -> None:
 
 
 def _name_lines(axes: Axes, run: Emulated) -> None:
-    """Write the lines' names at their ends, one above the other where these meet."""
+    """Write the names of lines at their ends, moved apart if they would overlap."""
     last = max(run.plain)
     names = [(run.predicted[last], "predicted plain", "#666666"), (run.plain[last], "plain", PLAIN)]
     if run.drafted:

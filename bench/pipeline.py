@@ -1,8 +1,8 @@
-"""Two nodes against one, and against mlx-lm's own pipeline: python -m bench.pipeline CHECKPOINT.
+"""Two nodes against one, and against mlx-lm's pipeline: python -m bench.pipeline CHECKPOINT [PROMPT ANSWER ROUNDS].
 
-Further arguments: tokens of the prompt and of the answer, and rounds.
-One user, greedy, the same prompt for all, in turns. Whoever takes his turn has the two cores to himself; "0 | 1" is
-a core for each of two processes, "0 1 | 0 1" both cores for both: mlx-lm's ranks poll their sockets without pause.
+PROMPT and ANSWER are numbers of tokens. One user, greedy, the same prompt for all runtimes, which run in alternation
+and one at a time. "0 | 1" means one core for each of two processes, "0 1 | 0 1" both cores for both: mlx-lm's ranks
+poll their sockets without pause.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cluster.timeline import SpanKind
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One answer: tokens a second, and its tokens."""
+    """One answer: tokens per second, and its tokens."""
 
     prefill_tps: float
     decode_tps: float
@@ -31,7 +31,7 @@ class Run:
 
 
 def main(path: str, prompt_tokens: int = 256, answer_tokens: int = 32, rounds: int = 3) -> None:
-    """Print a row a runtime, and the ratios to one node on one core."""
+    """Print a row per runtime, with ratios to one node on one core."""
     sizes = (str(prompt_tokens), str(answer_tokens))
     with ExitStack() as stack:
         one_node = stack.enter_context(running_nodes([{0}]))
@@ -46,7 +46,7 @@ def main(path: str, prompt_tokens: int = 256, answer_tokens: int = 32, rounds: i
             "mlx-lm ranks, 0 1 | 0 1": lambda: _child("bench.peers.mlx_lm_two_ranks", path, *sizes, "0,1", "0,1"),
         }
         for model in (one, two):
-            _ours(model, 8, 2)  # pages its weights in
+            _ours(model, 8, 2)  # loads its weights into memory
         runs: dict[str, list[Run]] = {name: [] for name in runtimes}
         for number in range(rounds):
             for name in list(runtimes) if number % 2 == 0 else list(runtimes)[::-1]:
@@ -92,8 +92,8 @@ def _print(runs: dict[str, list[Run]]) -> None:
 
 
 def _busy(model: RemoteModel, prompt_tokens: int) -> list[str]:
-    """Return for each stage the share of a prefill's time in which it computed."""
-    model.timeline()  # what was before is of no interest
+    """Return for each stage the share of a prefill's time that it spent computing."""
+    model.timeline()  # drops earlier spans
     _ours(model, prompt_tokens, 1)
     stages = model.timeline().stages
     spans = [span for stage in stages for span in stage.of(SpanKind.PREFILL)]

@@ -1,8 +1,8 @@
 """Drafts against plain decoding on real processes: python -m bench.speculation [STAGES] [MILLISECONDS] [ROUNDS].
 
-The demo model, its layers, drafters and answers real, in a worker process a stage, one ring a way to draft. Each stage
-takes at least MILLISECONDS for a frame, as a stage of a large model would, so that the processes need not share this
-machine's cores. They take turns within each round; what drafting takes is real, and less than beside a large model.
+Runs the demo model with its real layers, drafters and answers: one worker process per stage, one ring per way to draft.
+Each stage takes at least MILLISECONDS per frame, like a stage of a large model, so that the processes do not compete
+for this machine's cores. The rings run in alternation. The time for drafting is real, and less than with a large model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONTEXT_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row of the table: so many users ask the same at once."""
+    """One row of the table: a number of users who ask the same at the same time."""
 
     users: int
     chat: str
@@ -43,7 +43,7 @@ class Case:
 
 
 async def main(n_stages: int = 4, milliseconds: float = 20, rounds: int = 3) -> None:
-    """Print a row a case: tokens a second, the ratio to plain decoding round by round, drafts that were right."""
+    """Print a row per case: tokens per second, the ratio to plain decoding, and the share of right drafts by depth."""
     alone = [Case(1, chat, draft) for chat in CHATS for draft in DRAFTS]
     full = [Case(n_stages, "new", draft) for draft in (PLAIN, "mtp")]
     cases = alone + full
@@ -89,7 +89,7 @@ def _rates(rounds: Sequence[Sequence[Answer]]) -> list[float]:
 
 
 def _placement(n_stages: int) -> Placement:
-    """Return the demo model's layers on so many nodes; which chips these are called after is of no matter."""
+    """Return a placement of the demo model's layers on `n_stages` nodes, whose chips do not matter."""
     return spread(
         read_costs(library.DEMO, float_bytes=4),
         parse_nodes(f"{n_stages}xM4-Pro-64GB"),

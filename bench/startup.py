@@ -1,6 +1,6 @@
-"""Seconds until `moe-cluster --help` has printed, beside Python's own start: python -m bench.startup [ROUNDS].
+"""Seconds until `moe-cluster --help` has printed, and of Python's own start: python -m bench.startup [ROUNDS].
 
-What may be imported for it, a test says.
+A test limits what it may import.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ COMMANDS = {"python": ("-c", "pass"), "moe-cluster --help": ("-m", "cli", "--hel
 
 
 def seconds(arguments: tuple[str, ...]) -> float:
-    """Return how long Python runs with these arguments."""
+    """Return the seconds that Python runs with these arguments."""
     started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Print the least and the median of some rounds, in alternation."""
+    """Print the minimum and the median of rounds, in alternation."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     measured = [[seconds(arguments) for arguments in COMMANDS.values()] for _ in range(rounds)]
     for name, times in zip(COMMANDS, zip(*measured, strict=True), strict=True):

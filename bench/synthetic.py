@@ -1,6 +1,7 @@
-"""A synthetic checkpoint of a chosen size: real layout and names, random weights, written tensor by tensor.
+"""A synthetic checkpoint with the real layout and names and random weights: python -m bench.synthetic FAMILY DIRECTORY.
 
-Affine 4 bit in groups of 64 by default, as mlx-community stores its conversions. Nothing of it can talk.
+FAMILY is deepseek, qwen3 or tiny. Matrices are affine 4 bit in groups of 64 by default, as in mlx-community's
+conversions. The model writes nonsense.
 """
 
 from __future__ import annotations
@@ -95,11 +96,11 @@ TINY_DEEPSEEK: dict[str, Any] = DEEPSEEK | {
     "n_group": 4,
     "topk_group": 2,
 }
-"""Small enough to show the cost of the context rather than that of the weights."""
+"""Small enough that the cost of the context is visible beside the cost of the weights."""
 
 
 def write_checkpoint(directory: Path, config: dict[str, Any], bits: int | None = 4, seed: int = 0) -> None:
-    """Write a checkpoint with random weights to `directory`; `bits` None leaves them float32."""
+    """Write a checkpoint with random weights to `directory`; with `bits` None the weights stay float32."""
     directory.mkdir(parents=True, exist_ok=True)
     quantization = {} if bits is None else {"group_size": 64, "bits": bits, "mode": "affine"}
     values = config | ({"quantization": quantization, "quantization_config": quantization} if bits else {})
@@ -148,7 +149,7 @@ def _shards(
 
 
 def write_byte_tokenizer(directory: Path) -> None:
-    """Write a tokenizer of single bytes, as MLX and transformers read it: the ids above 255 have no text."""
+    """Write a tokenizer of single bytes that MLX and transformers read; ids above 255 have no text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

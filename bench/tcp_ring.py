@@ -1,4 +1,4 @@
-"""A process of a ring of raw TCP that hands on what it gets: the floor under `bench.hop`. It ends with its input."""
+"""A ring of processes that forward bytes over raw TCP: the baseline of `bench.hop`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOST = "127.0.0.1"
 
 
 class TCPRing:
-    """The first process's place in the ring."""
+    """The first process of the ring."""
 
     def __init__(self, before: socket.socket, after: socket.socket, payload: bytes) -> None:
         self._before = before
@@ -22,7 +22,7 @@ class TCPRing:
         self._buffer = bytearray(len(payload))
 
     def round_trip_s(self) -> float:
-        """Send the payload round; return the seconds until all of it is back."""
+        """Send the payload around the ring; return the seconds until all of it is back."""
         started = time.perf_counter()
         self._after.sendall(self._payload)
         _receive(self._before, self._buffer)
@@ -31,7 +31,7 @@ class TCPRing:
 
 @contextmanager
 def tcp_ring(n_processes: int, payload: bytes) -> Iterator[TCPRing]:
-    """Open a ring of this process and n - 1 others."""
+    """Open a ring of this process and `n_processes` - 1 others."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((HOST, 0)))
         port = int(listener.getsockname()[1])
@@ -48,7 +48,7 @@ def tcp_ring(n_processes: int, payload: bytes) -> Iterator[TCPRing]:
 
 
 def _forward(next_port: int, size: int) -> None:
-    """Listen on a port that is printed; hand on messages of `size` bytes until the ring is closed."""
+    """Listen on a free port and print it; forward messages of `size` bytes until the ring is closed."""
     with socket.create_server((HOST, 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         with _connected(next_port) as after, _accepted(listener) as before:
@@ -58,7 +58,7 @@ def _forward(next_port: int, size: int) -> None:
 
 
 def _receive(connection: socket.socket, buffer: bytearray) -> bool:
-    """Fill the buffer; return False where the other end has closed."""
+    """Fill the buffer; return False if the other end has closed the connection."""
     view = memoryview(buffer)
     while view:
         n = connection.recv_into(view)

@@ -1,4 +1,4 @@
-"""Trace: what the stages of a ring did, read from a file that `moe-cluster bench ... --trace` wrote."""
+"""Trace: reads what the stages of a ring did, from a file that `moe-cluster bench ... --trace` wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A frame in a stage, or the coordinator's turn, in milliseconds."""
+    """The time of a frame in a stage, or of a turn of the coordinator, in milliseconds."""
 
     kind: str
     stage: int
@@ -25,7 +25,7 @@ class Slice:
 
     @classmethod
     def read(cls, event: dict[str, Any]) -> Slice:
-        """Read a complete event."""
+        """Read a trace event of a complete span."""
         args = event["args"]
         began_ms, lasted_ms = event["ts"] / 1e3, event["dur"] / 1e3
         request, serial, position, rows = (args[name] for name in ("request", "serial", "position", "rows"))
@@ -34,7 +34,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All slices; `returned_ms` says when frames were back at the coordinator, by serial."""
+    """All slices of a run; `returned_ms` has the time at which each frame, by serial, was back at the coordinator."""
 
     stages: tuple[str, ...]
     slices: tuple[Slice, ...]
@@ -54,14 +54,14 @@ class Trace:
         return cls(stages, slices, returned_ms, told["otherData"]["emulated"])
 
     def way(self, serial: int) -> list[Slice]:
-        """Return what a frame was in each stage, in order."""
+        """Return the slices of a frame, stage by stage."""
         return sorted((s for s in self.slices if s.serial == serial and s.kind != "turn"), key=lambda s: s.stage)
 
     def typical(self) -> list[Slice]:
-        """Return the way of a token that took the median time, of those with the usual number of drafts if any have.
+        """Return the slices of the token with the median time, among those with the usual number of drafts if any.
 
         Raises:
-            SystemExit: no token went through two stages or more.
+            SystemExit: no token went through two or more stages.
         """
         sent = [s.serial for s in self.slices if s.kind == "decode" and s.stage == 0 and s.serial in self.returned_ms]
         ways = [self.way(serial) for serial in sent]
@@ -73,19 +73,19 @@ class Trace:
         return sorted(alike, key=self.round_ms)[len(alike) // 2]
 
     def round_ms(self, way: Sequence[Slice]) -> float:
-        """Return how long a frame was under way, there and back."""
+        """Return the milliseconds from a frame's start in the first stage until its return."""
         return self.returned_ms[way[0].serial] - way[0].began_ms
 
     def drafts_behind(self, way: Sequence[Slice]) -> int:
-        """Return how many drafts the coordinator sent while a frame was under way."""
+        """Return the number of drafts that the coordinator sent before a frame returned."""
         start_ms = way[0].began_ms
         drafts = (s for s in self.slices if s.kind == "draft" and s.stage == 0)
         return sum(0 < draft.began_ms - start_ms < self.round_ms(way) for draft in drafts)
 
     def void(self) -> set[int]:
-        """Return the frames of tokens that went for nothing: one of theirs or an earlier position was sent later."""
+        """Return the serials of invalidated frames: a frame for the same or an earlier position was sent after them."""
         void: set[int] = set()
-        earliest: dict[str, int] = {}  # position that was sent later, by request
+        earliest: dict[str, int] = {}  # by request: the earliest position that was sent later
         sent = (s for s in self.slices if s.stage == 0 and s.kind in ("decode", "draft"))
         for frame in sorted(sent, key=lambda frame: frame.serial, reverse=True):
             before = earliest.get(frame.request, frame.position + 1)

@@ -1,6 +1,6 @@
-"""Tokens a second of all users together: python -m bench.users CHECKPOINT [ANSWER_TOKENS] [ROUNDS].
+"""Tokens per second of all users together: python -m bench.users CHECKPOINT [ANSWER_TOKENS] [ROUNDS].
 
-Two nodes, each held to one core. The requests begin at once and differ, so that none can lend another its KV cache.
+Two nodes, each pinned to one core. The requests start at the same time and differ, so that they share no KV cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROMPT_TOKENS = 8
 
 
 def main(path: str, answer_tokens: int = 64, rounds: int = 5) -> None:
-    """Print a row a number of users: tokens a second together, and the ratio to one user's, round by round."""
+    """Print a row per number of users: tokens per second together, and the ratio to one user, round by round."""
     with running_nodes([{0}, {1}]) as nodes:
         model = nodes.load(path, layer_shares(path, 2))
         together(model, 1, answer_tokens, seed=1)
@@ -37,7 +37,7 @@ def main(path: str, answer_tokens: int = 64, rounds: int = 5) -> None:
 
 
 def together(model: RemoteModel, users: int, answer_tokens: int, seed: int) -> float:
-    """Return the tokens a second of so many answers at once, from the first request to the last token."""
+    """Return the tokens per second of concurrent answers, from the first request to the last token."""
 
     def answer(user: int) -> int:
         conversation = model.new_conversation()

@@ -1,6 +1,6 @@
-"""Each worker's peak memory against what it holds: python -m bench.worker_memory CHECKPOINT.
+"""Each worker's peak memory against the size of its shard: python -m bench.worker_memory CHECKPOINT.
 
-Linux: the peak is VmHWM, what was resident at most from the worker's start until after an answer.
+Linux only: the peak is VmHWM, the largest resident memory from the worker's start until after an answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import psutil
 from bench.measurement import layer_shares
 from bench.nodes import greedy, running_nodes
 
-SHAPES = {  # stages, and expert peers of each
+SHAPES = {  # number of stages, and of expert peers of each
     "1 node": (1, ()),
     "2 stages": (2, ()),
     "4 stages": (4, ()),
@@ -25,7 +25,7 @@ PROMPT_TOKENS, ANSWER_TOKENS = 64, 4
 
 
 def main(path: str) -> None:
-    """Print a row a worker; the bound is 1.15 x its shard + 150 MB."""
+    """Print a row per worker; the bound is 1.15 x its shard + 150 MB."""
     print(f"{'placement':22} {'worker':8} {'shard MB':>9} {'peak MB':>8} {'bound MB':>9} {'peak / bound':>13}")
     with running_nodes([{0, 1}] * NODES) as nodes:
         for name, (stages, peers) in SHAPES.items():

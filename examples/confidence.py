@@ -1,4 +1,4 @@
-"""Show how sure a model is of each token of its answer, by the log-probability that comes with it."""
+"""Show how sure a model is of each token of its answer, by the token's log-probability."""
 
 import math
 
@@ -6,7 +6,7 @@ import mlx_moe
 
 
 def main() -> None:
-    """Print a bar a token."""
+    """Print a bar for each token."""
     model = mlx_moe.load("demo")
     prompt = model.tokenizer.format_chat([{"role": "user", "content": "What is 3 + 4?"}])
     for token in mlx_moe.generate(model, prompt, temperature=0.0, max_tokens=32):

@@ -1,10 +1,10 @@
-"""A chat of several turns over one session, so that each turn prefills only what is new."""
+"""A chat of several turns in one session, in which each turn prefills only the new part of its prompt."""
 
 import mlx_moe
 
 
 def main() -> None:
-    """Ask three questions and print how much of each prompt was still in the KV cache."""
+    """Ask three questions; print how many tokens of each prompt were still in the KV cache."""
     model = mlx_moe.load("demo")
     session = model.new_session()
     messages: list[dict[str, str]] = []
@@ -15,7 +15,7 @@ def main() -> None:
         answer = "".join(token.text for token in generation)
         messages.append({"role": "assistant", "content": answer})
         print(f"> {question}\n{answer}")
-        print(f"  [{generation.stats.cached_tokens} of {len(input_ids)} prompt tokens were kept]")
+        print(f"  [{generation.stats.cached_tokens} of {len(input_ids)} prompt tokens were in the KV cache]")
     session.close()
 
 

@@ -6,7 +6,7 @@ import mlx_moe
 
 
 def main(name: str = "demo", prompt: str = "Count from one to ten.") -> None:
-    """Print each token's text as it comes, then what it cost."""
+    """Print each token's text as it arrives, then the number of tokens and the speed."""
     model = mlx_moe.load(name)
     input_ids = model.tokenizer.format_chat([{"role": "user", "content": prompt}])
     generation = model.generate(mlx_moe.Request(tuple(input_ids), sampling=model.sampling, max_tokens=200))

@@ -1,1 +1,1 @@
-"""The same measurement with other runtimes, for ratios in one run."""
+"""The same measurements with other runtimes, for ratios within one run."""

@@ -22,7 +22,7 @@ def main(path: str, prompt_tokens: int, answer_tokens: int) -> None:
 
 
 def measured(load: Callable[[], tuple[Any, Any]], prompt_tokens: int, answer_tokens: int) -> Measurement:
-    """Load by mlx-lm's own loader, answer greedily, and say how that went."""
+    """Load with mlx-lm's loader, answer greedily, and return the measurement."""
     started = time.perf_counter()
     model, _ = load()
     load_s = time.perf_counter() - started

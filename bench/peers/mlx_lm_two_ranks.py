@@ -1,7 +1,7 @@
-"""Measure mlx-lm's own pipeline: python -m bench.peers.mlx_lm_two_ranks CHECKPOINT PROMPT ANSWER [CORES CORES].
+"""Measure mlx-lm's pipeline: python -m bench.peers.mlx_lm_two_ranks CHECKPOINT PROMPT ANSWER [CORES CORES].
 
-Two ranks over the ring backend on loopback, as `mlx.launch -n 2 --backend ring` starts them: a hostfile, and a rank
-by environment. CORES are two lists such as 0 1, or 0,1 0,1; without them the ranks run where they like.
+Runs two ranks over the ring backend on loopback, as `mlx.launch -n 2 --backend ring` starts them: with a hostfile, and
+the rank in the environment. CORES are two lists such as 0 1, or 0,1 0,1; without them the ranks are not pinned.
 """
 
 from __future__ import annotations

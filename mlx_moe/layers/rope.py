@@ -1,4 +1,4 @@
-"""Rope: rotary position embedding, plain, linearly stretched, YaRN, or as Llama 3.
+"""Rope: rotary position embedding: plain, linearly stretched, YaRN, or as in Llama 3.
 
 Source: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071; transformers' `llama3` rope for the last.
 """
@@ -13,7 +13,7 @@ from mlx_moe.rope_config import RopeConfig
 
 
 class Rope:
-    """Rotate the last `dims` numbers of queries and keys by their position."""
+    """Rotates queries and keys, `dims` numbers a head, by their position."""
 
     def __init__(self, config: RopeConfig) -> None:
         self._dims = config.dims
@@ -22,7 +22,7 @@ class Rope:
         self._periods = _periods(config)
 
     def __call__(self, x: mx.array, first_position: int) -> mx.array:
-        """Rotate x `[H, L, dims]`, whose rows stand at first_position, first_position + 1, ..."""
+        """Rotate x `[H, L, dims]`, whose rows are at first_position, first_position + 1, ..."""
         rotated = mx.fast.rope(
             x,
             self._dims,
@@ -48,7 +48,7 @@ def _periods(config: RopeConfig) -> mx.array:
 
 
 def _yarn_periods(config: RopeConfig, periods: list[float]) -> list[float]:
-    """Keep fast pairs, stretch slow ones by `factor`, and blend between, as a share of each frequency."""
+    """Keep the periods of fast pairs, stretch those of slow ones by `factor`, and blend the frequencies in between."""
     low = _pair_of(config.beta_fast, config)
     high = _pair_of(config.beta_slow, config)
     if config.truncate:
@@ -64,14 +64,14 @@ def _yarn_periods(config: RopeConfig, periods: list[float]) -> list[float]:
 
 
 def _pair_of(rotations: float, config: RopeConfig) -> float:
-    """Return the pair (fractional) that turns `rotations` times over the original context."""
+    """Return the index (fractional) of the pair that rotates `rotations` times over the original context."""
     turns = config.original_max_position_embeddings / (rotations * 2 * math.pi)
     return config.dims * math.log(turns) / (2 * math.log(config.rope_theta))
 
 
 def _llama3_period(config: RopeConfig, period: float) -> float:
-    """Keep what turns at least `high_freq_factor` times over the original context, stretch what turns less than
-    `low_freq_factor` times, and blend between.
+    """Keep a period that has at least `high_freq_factor` rotations in the original context, stretch one with fewer
+    than `low_freq_factor`, and blend in between.
     """
     turns = config.original_max_position_embeddings / (2 * math.pi * period)
     low, high = config.low_freq_factor, config.high_freq_factor
