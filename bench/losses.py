@@ -32,7 +32,7 @@ def freed_s(nodes: Nodes) -> float:
     list(conversation.answer(greedy(300, 8)))
 
     def kept() -> int:
-        return sum(node.holding.stats.kv_positions for node in nodes.status())
+        return sum(node.holding.stats.kv_positions for node in nodes.status() if node.holding)
 
     until(lambda: kept() > 0)
     conversation.close()

@@ -14,23 +14,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from bench.measurement import prompt_ids
-from cluster.client import OwnNode, RemoteModel
+from cluster.client import NodeStatus, OwnNode, RemoteModel, Wanted
 from cluster.cost_reader import read_costs
 from cluster.daemon.admission import admit
 from cluster.daemon.daemon import Daemon, Settings
 from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.membership.node_message import from_message
-from cluster.placement import NodeCapacity, spread
-from cluster.placement.chips import measured
+from cluster.placement import spread
 from cluster.trust import Authority, TokenStore
-from cluster.wire import node_pb2 as pb
 from mlx_moe.decoding.request import Request
 
 START_S = 60.0
@@ -53,7 +49,7 @@ class Nodes:
         """Load a model, replacing the previous one; the lists have the layers and expert peers of each stage."""
         placement = spread(
             read_costs(checkpoint, float_bytes=4),
-            [_capacity(node) for node in self.status()],
+            sorted(self._own.status().capacities(), key=lambda node: node.name),
             layer_splits=layer_splits,
             expert_peers=expert_peers,
             context_tokens=CONTEXT_TOKENS,
@@ -62,11 +58,11 @@ class Nodes:
         self._own.unload(
             "the next placement is measured"
         )  # asked for first: an answer just read still counts as running
-        for _ in self._own.load(checkpoint, placement=placement):
+        for _ in self._own.load(Wanted(checkpoint, placement)):
             pass
         return self._stack.enter_context(closing(self._own.coordinator(self._own.status())))
 
-    def status(self) -> list[pb.NodeStatus]:
+    def status(self) -> list[NodeStatus]:
         """Return the status of the nodes, the first one first."""
         return sorted(self._own.status().nodes, key=lambda node: node.shown_name)
 
@@ -91,7 +87,7 @@ def running_nodes(cores: Sequence[set[int]]) -> Iterator[Nodes]:
             home.create()
             shutil.copy(first.hardware, home.hardware)  # the same machine, and measuring it takes seconds
             processes.append(stack.enter_context(_node(home, its_cores, token, address)))
-        _wait(lambda: len(_present(own)) == len(cores), f"{len(cores)} nodes")
+        own.wait_for_nodes(len(cores))
         yield Nodes(own, [psutil.Process(process.pid) for process in processes], stack)
 
 
@@ -119,15 +115,6 @@ def _wait(is_so: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise NoClusterError(f"{what} did not come up within {START_S:g} s")
         time.sleep(POLL_S)
-
-
-def _present(own: OwnNode) -> list[pb.NodeStatus]:
-    return [node for node in own.status().nodes if node.state == "present"]
-
-
-def _capacity(node: pb.NodeStatus) -> NodeCapacity:
-    capacity = measured(node.info.node_id, node.shown_name, from_message(node.info).hardware)
-    return replace(capacity, memory_bytes=node.info.offered_bytes)
 
 
 async def _run(home: Home, token: str | None = None, peer: str | None = None) -> None:

@@ -32,13 +32,12 @@ def main(path: str) -> None:
             model = nodes.load(path, layer_shares(path, stages), peers)
             written = sum(1 for _ in model.new_conversation().answer(greedy(PROMPT_TOKENS, ANSWER_TOKENS)))
             assert written == ANSWER_TOKENS
-            holding = [node for node in nodes.status() if node.holding.weights_bytes]
-            for node, worker in zip(holding, nodes.workers(), strict=True):
-                shard, peak = node.holding.weights_bytes, _peak_bytes(worker)
+            holding = [(node.shown_name, node.holding) for node in nodes.status() if node.holding]
+            for (node, held), worker in zip(holding, nodes.workers(), strict=True):
+                shard, peak = held.weights_bytes, _peak_bytes(worker)
                 bound = 1.15 * shard + 150e6
                 print(
-                    f"{name:22} {node.shown_name:8} {shard / 1e6:9.0f} {peak / 1e6:8.0f} {bound / 1e6:9.0f} "
-                    f"{peak / bound:13.2f}",
+                    f"{name:22} {node:8} {shard / 1e6:9.0f} {peak / 1e6:8.0f} {bound / 1e6:9.0f} {peak / bound:13.2f}",
                     flush=True,
                 )
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,20 +17,19 @@ from rich.status import Status
 
 from cli import run
 from cli.background import BackgroundNode
-from cli.loading import POLL_S, Wanted, load, offers, settled
+from cli.loading import load
 from cli.nodes import NodeRow, holders, holders_table, node_rows
 from cli.options import AnswerOptions
-from cli.remote import ClusterModels, capacities, float_bytes
+from cli.remote import ClusterModels
 from cli.units import span_text
-from cluster.client import OwnNode
+from cluster.client import ClusterStatus, OwnNode, Wanted
 from cluster.cost_reader import read_costs
-from cluster.daemon.admission import admit
 from cluster.home import Home
 from cluster.membership.hardware import hardware
 from cluster.node.options import NodeOptions
+from cluster.node.running import admit
+from cluster.node.tokens import join_tokens
 from cluster.placement import Placement, spread
-from cluster.trust import Authority, TokenStore
-from cluster.wire import node_pb2 as pb
 from mlx_moe.checkpoint.library import DEMO
 
 HOST = "127.0.0.1"
@@ -47,7 +45,7 @@ def demo(n_nodes: int, prompt: str | None) -> None:
     console = Console(markup=False, emoji=False, highlight=False, stderr=True)
     with _nodes(n_nodes, console) as homes, OwnNode.connect(homes[0]) as node:
         load(node, Wanted(DEMO, plan=_placed(node.status())), console)
-        rows = node_rows(settled(node))
+        rows = node_rows(node.settled())
         console.print(_told(rows))
         console.print()
         console.print(holders_table(rows))
@@ -71,10 +69,10 @@ def shape(n_nodes: int, n_layers: int) -> tuple[list[int], list[int]]:
     return layers, [0] * (n_stages - 1) + [peers]
 
 
-def _placed(status: pb.ClusterStatus) -> Placement:
+def _placed(status: ClusterStatus) -> Placement:
     """Return the placement in the shape of the demo, on the nodes in the order of their names."""
-    costs = read_costs(DEMO, float_bytes=float_bytes(status))
-    nodes = sorted(capacities(status), key=lambda node: node.name)
+    costs = read_costs(DEMO, float_bytes=status.float_bytes)
+    nodes = sorted(status.capacities(), key=lambda node: node.name)
     layers, peers = shape(len(nodes), len(costs.layers))
     # Counted with the whole context, the KV cache would outweigh such small experts, and their leader get none
     return spread(costs, nodes, layer_splits=layers, expert_peers=peers, context_tokens=256, concurrency=1)
@@ -115,13 +113,12 @@ def _start_all(homes: list[Home], nodes: list[BackgroundNode], step: Status) -> 
     with nodes[0].connect() as first:
         if len(homes) > 1:
             step.update(f"starting {', '.join(home.path.name for home in homes[1:])}: they join {homes[0].path.name}")
-        address = first.status().nodes[0].info.addresses[0]
+        address = first.status().own.info.addresses[0]
         asyncio.run(_join(homes, address))
         nodes += [_start(home, address) for home in homes[1:]]
         for node in nodes[1:]:
             node.connect().close()
-        while len(offers(first.status())) < len(homes):
-            time.sleep(POLL_S / 5)
+        first.wait_for_nodes(len(homes))
 
 
 def _measure(homes: list[Home]) -> None:
@@ -140,7 +137,7 @@ def _start(home: Home, *peers: str) -> BackgroundNode:
 
 async def _join(homes: list[Home], address: str) -> None:
     """Let all but the first into the first's cluster, as `up --join` does."""
-    token = TokenStore(homes[0].tokens, Authority.load(homes[0].authority).key_hash).create()
+    token = join_tokens(homes[0]).create()
     for home in homes[1:]:
         await admit(home, token.text, (address,), insecure=False, new=False)
 

@@ -38,12 +38,12 @@ def reported(debug: bool) -> Iterator[None]:
         silence_stdout()
         raise typer.Exit(ExitCode.BROKEN_PIPE) from None
     except DeclinedError as error:
-        _print(str(error))
+        print_line(str(error))
         raise typer.Exit(exit_code_of(error)) from None
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _print(error_line(error))
+        print_line(error_line(error))
         raise typer.Exit(exit_code_of(error)) from error
 
 
@@ -58,7 +58,7 @@ def error_line(error: Exception) -> str:
     return f"error: {type(error).__name__}: {message} (--debug shows where)"
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line on stderr; on a terminal it is wrapped between words."""
     if sys.stderr.isatty():
         line = textwrap.fill(line, columns(sys.stderr), break_long_words=False, break_on_hyphens=False)

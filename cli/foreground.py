@@ -7,25 +7,18 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from logging.handlers import RotatingFileHandler
 
 from cli.exit_codes import ExitCode
-from cli.loading import Wanted, load_when_it_fits, meet_others
+from cli.loading import load_when_it_fits
 from cli.news import News
-from cluster.client import OwnNode
-from cluster.daemon.admission import Admission
-from cluster.daemon.daemon import Daemon, Settings
+from cluster.client import NodeClient, ServingStatus, Wanted
 from cluster.errors import ClusterError
 from cluster.home import Home
-from cluster.membership.membership import Change
 from cluster.node.options import NodeOptions
-from cluster.trust import Authority, TokenStore
+from cluster.node.running import Admission, Change, NodeInfo, RunningNode, Settings, run_node
 from mlx_moe.errors import MoeClusterError
-
-SERVING_S = 0.5
-"""How often it is looked whether what the cluster serves has changed."""
 
 LOG_BYTES = 4 << 20
 
@@ -52,28 +45,36 @@ class ForegroundNode:
         self._wanted = wanted
         self._news = news
         self._leashed = leashed
-        self._daemon: Daemon
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self, admission: Awaitable[Admission]) -> None:
-        """Be a node, once it is admitted, until told to end. Raises what admission and `Daemon.run` do."""
-        self._daemon = Daemon(self._home, self._settings, await admission, self._on_up, self._on_change)
+        """Be a node, once it is admitted, until told to end. Raises what admission and `run_node` do."""
+        admitted = await admission
         _log_to_file(self._home)
-        await self._daemon.run()
+        await run_node(self._home, self._settings, admitted, self)
         self._news.say(f"{self._settings.name} is down", "bright_black")
 
-    def _on_up(self, daemon: Daemon) -> None:
-        own, admission = daemon.state.own, daemon.admission
+    def on_up(self, node: RunningNode) -> None:
+        """See NodeListener."""
+        self._node = node
         self._remember()
-        self._news.own(own, admission.cluster_id, admission.credentials.insecure)
+        self._news.own(node.info, node.cluster_id, node.insecure)
         loop = asyncio.get_running_loop()
-        if admission.authority is not None and not self._news.console.quiet:
-            self._telling = loop.create_task(self._tell_how_to_join(admission.authority, admission.is_new))
+        if node.lets_in and not self._news.console.quiet:
+            self._tasks.append(loop.create_task(self._tell_how_to_join()))
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         if self._leashed:
-            loop.add_reader(sys.stdin.fileno(), self._daemon.stopped.set)  # nobody writes there: it has ended
-        self._watching = loop.create_task(self._watch_serving())
+            loop.add_reader(sys.stdin.fileno(), node.stop)  # nobody writes there: it has ended
         if self._wanted is not None:
-            threading.Thread(target=self._load, args=(self._wanted,), daemon=True).start()
+            self._tasks.append(loop.create_task(self._load(self._wanted)))
+
+    def on_change(self, change: Change, here: Mapping[str, NodeInfo]) -> None:
+        """See NodeListener."""
+        self._news.change(change, here)
+
+    def on_serving(self, serving: ServingStatus | None) -> None:
+        """See NodeListener."""
+        self._news.serving(serving)
 
     def _remember(self) -> None:
         try:
@@ -82,48 +83,33 @@ class ForegroundNode:
         except ClusterError as error:
             self._news.error(f"the options of this `up` are not remembered: {error}")
 
-    async def _tell_how_to_join(self, authority: Authority, is_new: bool) -> None:
-        if not is_new:  # what was given out may still be good, and only its hash is kept
+    async def _tell_how_to_join(self) -> None:
+        if not self._node.began_cluster:  # what was given out may still be good, and only its hash is kept
             self._news.may_let_in()
             return
         try:
-            token = await asyncio.to_thread(TokenStore(self._home.tokens, authority.key_hash).create)
-            self._news.how_to_join(token, self._daemon.state.own.addresses[0], self._options.host)
+            token = await self._node.create_token()
+            self._news.how_to_join(token, self._node.info.addresses[0], self._options.host)
         except ClusterError as error:
             self._news.error(str(error))
 
-    def _on_change(self, change: Change) -> None:
-        state = self._daemon.state
-        infos = [state.own, *(member.info for member in state.present.values())]
-        self._news.change(change, {state.name(info.node_id): info for info in infos})
-
     def _interrupted(self) -> None:
-        if self._daemon.stopped.is_set():
+        if self._node.is_stopping:
             self._news.console.show_cursor(True)
             os._exit(ExitCode.INTERRUPTED)  # workers end with their standard input, which is ours
         self._news.say("stopping: unloading, telling the other nodes; Ctrl-C again stops at once", "bright_black")
-        self._daemon.stopped.set()
+        self._node.stop()
 
-    def _load(self, wanted: Wanted) -> None:
-        """Load the model as everybody does, over the node's control port; waits, and so has its own thread."""
+    async def _load(self, wanted: Wanted) -> None:
+        """Load the model as everybody does, over the node's control port."""
         try:
-            with OwnNode.connect(self._home) as node:
-                if not self._daemon.admission.is_new:
-                    meet_others(node)
-                load_when_it_fits(node, wanted, self._news)
+            async with await NodeClient.connect(self._home) as node:
+                if not self._node.began_cluster:
+                    await node.meet_others()
+                await load_when_it_fits(node, wanted, self._news)
         except MoeClusterError as error:
-            if not self._daemon.stopped.is_set():
+            if not self._node.is_stopping:
                 self._news.error(str(error))
-
-    async def _watch_serving(self) -> None:
-        """Say what becomes of the cluster's model, whoever loads it."""
-        told = (0, 0)
-        while not self._daemon.stopped.is_set():
-            _, serving = self._daemon.state.serving
-            if (now := (serving.epoch, serving.state)) != told:
-                self._news.serving(serving)
-                told = now
-            await asyncio.sleep(SERVING_S)
 
 
 def _log_to_file(home: Home) -> None:

@@ -12,12 +12,10 @@ from rich.text import Text
 from cli.tokens import JOIN
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
+from cluster.client import ServingState, ServingStatus
 from cluster.membership.address import is_loopback, is_scoped, join, split
-from cluster.membership.membership import Change, Happening
-from cluster.membership.node_info import NodeInfo
-from cluster.trust import JoinToken
-from cluster.trust.token_store import LIFETIME_S
-from cluster.wire import node_pb2 as pb
+from cluster.node.running import Change, Happening, JoinToken, NodeInfo
+from cluster.node.tokens import LIFETIME_S
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +109,15 @@ class News:
             text = f"{change.name} {_SAID[change.happening]}{_described(infos.get(change.name))}; {_together(infos)}"
         self.say(Text.assemble((mark, style), " ", visible(text)))
 
-    def serving(self, serving: pb.Serving) -> None:
+    def serving(self, serving: ServingStatus | None) -> None:
         """Say what became of the cluster's model. Whoever loads it has bars meanwhile; others need not know."""
-        model = visible(serving.model)
-        if not serving.epoch:
+        if serving is None:
             self.say(Text.assemble(("-", "yellow"), " no model is loaded any more"))
-        elif serving.state == pb.Serving.READY:
+            return
+        model = visible(serving.model)
+        if serving.state is ServingState.READY:
             self.say(Text.assemble(("+", "green"), f" {model} is ready: ", ("moe-cluster chat", "bold")))
-        elif serving.state == pb.Serving.FAILED:
+        elif serving.state is ServingState.FAILED:
             self.say(Text.assemble(("-", "red"), f" {model} is not served: {visible(serving.failure)}"))
 
     def error(self, text: str) -> None:

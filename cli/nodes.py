@@ -13,7 +13,7 @@ from cli.visible import visible
 from mlx_moe.node_placement import NodePlacement
 
 if TYPE_CHECKING:
-    from cluster.wire import node_pb2 as pb
+    from cluster.client import ClusterStatus, Holding, NodeStatus
 
 _LEGEND = {
     "KV": "cached tokens",
@@ -21,9 +21,6 @@ _LEGEND = {
     "ms": "latency from here",
     "GB/s": "bandwidth",
 }
-
-PRESENT = "present"
-"""The state of nodes that count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +34,7 @@ class NodeRow:
     node_id: str
     addresses: tuple[str, ...]
     state: str
+    is_here: bool
     chip: str
     offered_bytes: int
     role: str
@@ -57,10 +55,12 @@ class NodeRow:
     def to_json(self) -> dict[str, Any]:
         """Return it for programs."""
         layers = [self.layers.start, self.layers.stop] if self.role else None
-        return {**dataclasses.asdict(self), "layers": layers}
+        value = {**dataclasses.asdict(self), "layers": layers}
+        del value["is_here"]  # `state` says it
+        return value
 
 
-def node_rows(status: pb.ClusterStatus) -> list[NodeRow]:
+def node_rows(status: ClusterStatus) -> list[NodeRow]:
     """Return all nodes that are known, this machine's first."""
     return [_row(node) for node in status.nodes]
 
@@ -70,29 +70,30 @@ def holders(rows: Sequence[NodeRow]) -> list[NodeRow]:
     return sorted((row for row in rows if row.role), key=lambda row: (row.stage, row.role == "experts", row.name))
 
 
-def _row(node: pb.NodeStatus) -> NodeRow:
-    holding = node.holding
+def _row(node: NodeStatus) -> NodeRow:
+    holding, link = node.holding, node.link
     return NodeRow(
         name=node.shown_name,
         node_id=node.info.node_id,
-        addresses=tuple(node.info.addresses),
-        state=node.state,
+        addresses=node.info.addresses,
+        state=str(node.state),
+        is_here=node.is_here,
         chip=node.info.hardware.chip,
         offered_bytes=node.info.offered_bytes,
         role=_role(holding),
-        stage=holding.stage,
-        layers=range(holding.first_layer, holding.end_layer),
-        experts=holding.experts,
-        weights_bytes=holding.weights_bytes,
-        kv_positions=holding.stats.kv_positions,
-        peak_memory_bytes=holding.stats.peak_memory_bytes,
-        latency_s=node.latency_s,
-        bytes_per_s=node.bytes_per_s,
+        stage=holding.stage if holding else 0,
+        layers=holding.layers if holding else range(0),
+        experts=holding.experts if holding else 0,
+        weights_bytes=holding.weights_bytes if holding else 0,
+        kv_positions=holding.stats.kv_positions if holding else 0,
+        peak_memory_bytes=holding.stats.peak_memory_bytes if holding else 0,
+        latency_s=link.latency_s if link else 0.0,
+        bytes_per_s=link.bytes_per_s if link else 0.0,
     )
 
 
-def _role(holding: pb.Holding) -> str:
-    if not holding.epoch:
+def _role(holding: Holding | None) -> str:
+    if holding is None:
         return ""
     return "coordinator" if holding.coordinates else "leads" if holding.leads else "experts"
 
@@ -106,15 +107,14 @@ def cluster_table(rows: Sequence[NodeRow]) -> HeadedTable:
         legend=_LEGEND,
     )
     for row in rows:
-        is_here = row.state == PRESENT
         table.add_row(
             visible(row.name),
-            (row.role or PRESENT) if is_here else row.state,
+            row.role if row.role and row.is_here else row.state,
             visible(row.chip),
             bytes_text(row.offered_bytes),
             *(_held(row) if row.role else ("", "", "", "")),
             *_link(row),
-            style="" if is_here else "bright_black",
+            style="" if row.is_here else "bright_black",
         )
     return table
 
@@ -154,6 +154,6 @@ def _held(row: NodeRow) -> tuple[str, str, str, str]:
 
 
 def _link(row: NodeRow) -> tuple[str, str]:
-    if not row.latency_s or row.state != PRESENT:
+    if not row.latency_s or not row.is_here:
         return "", ""
     return f"{row.latency_s * 1e3:.2f}", f"{row.bytes_per_s / 1e9:.2f}"

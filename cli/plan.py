@@ -85,13 +85,11 @@ def around() -> Target:
         node = OwnNode.connect(Home.default())
     except NoClusterError:
         return this_machine()
-    from cli.remote import capacities, float_bytes, links
-
     with node:
         status = node.status()
-    nodes = capacities(status)
+    nodes = status.capacities()
     texts = {n.name: f"{n.bandwidth_gbps:.0f} GB/s and {n.tflops:.2g} TFLOPS, as it measured itself" for n in nodes}
-    return Target(nodes, links(status), float_bytes(status), texts)
+    return Target(nodes, status.links(), status.float_bytes, texts)
 
 
 def this_machine() -> Target:

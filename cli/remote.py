@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cli.backend import Answer, Backend, Conversation, lasting
-from cli.loading import Wanted, load, settled
-from cli.nodes import PRESENT, cluster_table, holders, holders_table, node_rows
+from cli.loading import load
+from cli.nodes import cluster_table, holders, holders_table, node_rows
 from cli.progress import Progress
 from cli.units import rate_text, tokens_text
-from cluster.client import OwnNode, RemoteConversation, RemoteModel
+from cluster.client import OwnNode, RemoteConversation, RemoteModel, Wanted
 from cluster.cost_reader import read_costs
-from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.membership.node_message import from_message, links_from_messages
-from cluster.placement import Links, NodeCapacity, Placement, predict
-from cluster.placement.nodes import capacity, links_from
-from cluster.wire import node_pb2 as pb
+from cluster.placement import predict
 from mlx_moe.decoding.request import Request
-from mlx_moe.errors import MoeClusterError, UnsupportedModelError
+from mlx_moe.errors import UnsupportedModelError
 from mlx_moe.node_placement import NodePlacement
-from mlx_moe.text.thought import ThoughtMarkers
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
-
-LOOK_S = 1.0
-"""Cache lifetime of the status bar's node count, and the timeout of the call that refreshes it."""
 
 
 class ClusterModels:
@@ -55,8 +45,8 @@ class ClusterModels:
     def served(self) -> str | None:
         """The model that the cluster serves, if it does."""
         with OwnNode.connect(self._home) as node:
-            serving = node.status().serving
-        return serving.model if serving.state == pb.Serving.READY and serving.epoch else None
+            ready = node.status().ready
+        return ready.model if ready else None
 
     def check(self, model: str) -> None:
         """Read config and headers, as the node does that places it."""
@@ -91,21 +81,20 @@ class ClusterBackend:
 
     def _load(self, wanted: Wanted) -> None:
         loaded = load(self._node, wanted)
-        self._status = settled(self._node)
-        self._looked_at = time.monotonic()
-        self.remote: RemoteModel = self._node.coordinator(self._status)
-        self._plan = Placement.from_json(json.loads(loaded.placement)) if loaded.placement else None
-        self._epoch = self._status.serving.epoch
-        self._holders = {row.node_id for row in holders(node_rows(self._status))}
+        status = self._node.settled()
+        self.remote: RemoteModel = self._node.coordinator(status)
+        self._plan = loaded.placement
+        self._serving = status.serving
+        self._holders = {row.node_id for row in holders(node_rows(status))}
         description = self.remote.description
-        self.sampling = self.remote.sampling
-        self.notes = tuple(description.notes)
-        self.thought_markers = ThoughtMarkers(description.thought_open, description.thought_close)
+        self.sampling = description.sampling
+        self.notes = description.notes
+        self.thought_markers = description.thought_markers
         self.thoughts_apart = description.thoughts_apart
         self.context_tokens = min(description.context_tokens, description.kv_positions)
         self.kv_bytes_per_token = description.kv_bytes_per_token
         self.has_chat_template = description.has_chat_template
-        self.load_s = self._status.serving.load_s
+        self.load_s = self._serving.load_s if self._serving else 0.0
 
     @property
     def placement(self) -> Sequence[NodePlacement]:
@@ -115,8 +104,7 @@ class ClusterBackend:
     @property
     def label(self) -> str:
         """How many of the nodes that the model was loaded on are there, as of a moment ago."""
-        self._look()
-        here = {node.info.node_id for node in self._status.nodes if node.state == PRESENT}
+        here = self._node.glance()
         return f"{len(here & self._holders)}/{len(self._holders)} nodes"
 
     @property
@@ -125,8 +113,8 @@ class ClusterBackend:
         if self._plan is None:
             return ""
         status = self._node.status()
-        costs = read_costs(self.name, float_bytes=float_bytes(status))
-        predicted = predict(self._plan, costs, capacities(status), links(status))
+        costs = read_costs(self.name, float_bytes=status.float_bytes)
+        predicted = predict(self._plan, costs, status.capacities(), status.links())
         room = self.remote.description.kv_positions
         return (
             f"the KV cache has room for {tokens_text(room)} tokens of all requests; expected: "
@@ -140,13 +128,8 @@ class ClusterBackend:
 
     def ensure_ready(self) -> None:
         """Load it again, on the nodes that are there, where the cluster does not serve it any more."""
-        try:
-            serving = self._node.status().serving
-        except NoClusterError:  # it ended since; where it is back, it may listen elsewhere
-            ended, self._node = self._node, OwnNode.connect(self._home)
-            ended.close()
-            serving = self._node.status().serving
-        if (serving.epoch, serving.state) != (self._epoch, pb.Serving.READY):
+        ready = self._node.status().ready
+        if ready is None or self._serving is None or ready.epoch != self._serving.epoch:
             before = self.remote
             self._load(replace(self._wanted, replace=False))  # others may have loaded another one meanwhile
             before.close()
@@ -172,14 +155,6 @@ class ClusterBackend:
         self.remote.close()
         self._node.close()
 
-    def _look(self) -> None:
-        if time.monotonic() - self._looked_at > LOOK_S:
-            try:
-                self._status = self._node.status(LOOK_S)
-            except MoeClusterError:  # the bar cannot say so; the next request will
-                self._status = pb.ClusterStatus()
-            self._looked_at = time.monotonic()
-
 
 class _ClusterConversation:
     def __init__(self, backend: ClusterBackend) -> None:
@@ -197,19 +172,3 @@ class _ClusterConversation:
     def _begin(self) -> None:
         self._remote = self._backend.remote
         self._conversation: RemoteConversation = self._remote.new_conversation()
-
-
-def capacities(status: pb.ClusterStatus) -> list[NodeCapacity]:
-    """Return what the nodes that are here offer."""
-    return [capacity(from_message(n.info), n.shown_name) for n in status.nodes if n.state == PRESENT]
-
-
-def links(status: pb.ClusterStatus) -> Links:
-    """Return the links between them, as they have measured them."""
-    told = {n.info.node_id: links_from_messages(n.links) for n in status.nodes if n.state == PRESENT}
-    return links_from(status.own_node_id, told)
-
-
-def float_bytes(status: pb.ClusterStatus) -> int:
-    """Return the bytes of a float in what this machine's node computes in."""
-    return 4 if from_message(status.nodes[0].info).hardware.dtype == "float32" else 2

@@ -11,20 +11,16 @@ from rich.live import Live
 from rich.text import Text
 
 from cli.interrupt import Interrupt
-from cli.nodes import PRESENT, NodeRow, cluster_table, node_rows
+from cli.nodes import NodeRow, cluster_table, node_rows
 from cli.tables import table_console
 from cli.units import bytes_text, duration_text
 from cli.visible import visible
-from cluster.client import OwnNode
+from cluster.client import ClusterStatus, OwnNode, ServingState, is_running
 from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.node.options import NodeOptions
-from cluster.wire import node_pb2 as pb
-from cluster.wire.worker_pb2 import WorkerStats
 
 WATCH_S = 1.0
-
-_STATES = {pb.Serving.LOADING: "loading", pb.Serving.READY: "ready", pb.Serving.FAILED: "failed"}
 
 
 def show_status(as_json: bool, watch: bool) -> None:
@@ -58,13 +54,16 @@ def unload() -> None:
 
 def down() -> None:
     """End this machine's node."""
-    with OwnNode.connect(Home.default()) as node:
-        name = node.status().nodes[0].shown_name
+    home = Home.default()
+    if not is_running(home):
+        raise NoClusterError("no node runs on this machine")
+    with OwnNode.connect(home) as node:
+        name = node.status().own.shown_name
         node.stop()
     print(f"{visible(name)} is down")
 
 
-def print_status(status: pb.ClusterStatus, console: Console) -> None:
+def print_status(status: ClusterStatus, console: Console) -> None:
     """Print how the cluster stands."""
     console.print(_rendered(status))
 
@@ -84,14 +83,14 @@ def _watch(home: Home, console: Console) -> None:
                 interrupt.wait(WATCH_S)
 
 
-def _rendered(status: pb.ClusterStatus) -> RenderableType:
+def _rendered(status: ClusterStatus) -> RenderableType:
     rows = node_rows(status)
-    here = [row for row in rows if row.state == PRESENT]
+    here = [row for row in rows if row.is_here]
     offer = "nodes offer" if len(here) > 1 else "node offers"
     lines = [
         _cluster_line(status, rows[0]),
         Text(f"{len(here)} {offer} {bytes_text(sum(row.offered_bytes for row in here))}"),
-        _model_line(status, rows),
+        _model_line(status),
         *_options_lines(),
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),
@@ -99,25 +98,24 @@ def _rendered(status: pb.ClusterStatus) -> RenderableType:
     return Group(*lines, cluster_table(rows))
 
 
-def _cluster_line(status: pb.ClusterStatus, own: NodeRow) -> Text:
+def _cluster_line(status: ClusterStatus, own: NodeRow) -> Text:
     if status.insecure:
         return Text.assemble(("INSECURE", "bold red"), f": no authentication; this is {visible(own.name)}")
     return Text(f"cluster {status.cluster_id}; this is {visible(own.name)}")
 
 
-def _model_line(status: pb.ClusterStatus, rows: list[NodeRow]) -> Text:
+def _model_line(status: ClusterStatus) -> Text:
     serving = status.serving
-    if not serving.epoch:
+    if serving is None:
         return Text(
             "no model is loaded; `moe-cluster chat MODEL` or `moe-cluster up MODEL` loads one", style="bright_black"
         )
     model = visible(serving.model)
-    if serving.state == pb.Serving.FAILED:
+    if serving.state is ServingState.FAILED:
         return Text(f"{model} failed: {visible(serving.failure)}", style="red")
-    names = {row.node_id: row.name for row in rows}
-    line = f"{model} is {_STATES[serving.state]}, coordinated by {visible(names.get(serving.coordinator, '?'))}"
-    if serving.state == pb.Serving.READY:
-        active = _coordinator_stats(status).active_requests
+    line = f"{model} is {serving.state}, coordinated by {visible(status.name(serving.coordinator))}"
+    if serving.state is ServingState.READY:
+        active = status.coordinator_stats.active_requests
         line += f", answers {active} request{'s' * (active != 1)}"
         line += f", loaded in {duration_text(serving.load_s)}" if serving.load_s else ""
     return Text(line)
@@ -134,26 +132,27 @@ def _options_lines() -> list[Text]:
     return [Text(f"up remembers {visible(shlex.join(words))}; up --defaults forgets it", style="bright_black")]
 
 
-def _coordinator_stats(status: pb.ClusterStatus) -> WorkerStats:
-    return next((n.holding.stats for n in status.nodes if n.holding.coordinates), WorkerStats())
+def _to_json(status: ClusterStatus) -> dict[str, Any]:
+    return {
+        "cluster_id": status.cluster_id,
+        "insecure": status.insecure,
+        "node_id": status.own.info.node_id,
+        "model": _model_json(status),
+        "refused": list(status.refused),
+        "nodes": [row.to_json() for row in node_rows(status)],
+    }
 
 
-def _to_json(status: pb.ClusterStatus) -> dict[str, Any]:
-    serving, stats = status.serving, _coordinator_stats(status)
-    model = {
+def _model_json(status: ClusterStatus) -> dict[str, Any] | None:
+    serving, stats = status.serving, status.coordinator_stats
+    if serving is None:
+        return None
+    return {
         "name": serving.model,
-        "state": _STATES[serving.state],
+        "state": serving.state,
         "coordinator": serving.coordinator,
         "failure": serving.failure,
         "active_requests": stats.active_requests,
         "load_s": serving.load_s,
         "drafts": {"compared": stats.drafts_compared, "accepted": stats.drafts_accepted},
-    }
-    return {
-        "cluster_id": status.cluster_id,
-        "insecure": status.insecure,
-        "node_id": status.own_node_id,
-        "model": model if serving.epoch else None,
-        "refused": list(status.refused),
-        "nodes": [row.to_json() for row in node_rows(status)],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -12,13 +11,11 @@ from collections.abc import Iterable
 from getpass import getpass
 from pathlib import Path
 
+from cli.failures import print_line
 from cli.tables import HeadedTable, table_console
 from cli.units import duration_text
-from cli.visible import visible
-from cluster.daemon.admission import first_node, is_member
-from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
-from cluster.trust import Authority, NodeIdentity, StoredToken, TokenStore
+from cluster.node.tokens import StoredToken, is_member, join_tokens
 from mlx_moe.errors import InvalidRequestError
 
 HOUR_S = 3600.0
@@ -26,27 +23,6 @@ JOIN_VARIABLE = "MOE_CLUSTER_JOIN"
 LONGEST_TEXT = 4096
 
 _LOOKS_LIKE_TOKEN = re.compile(r"MC1[0-9A-Za-z:_-]*")
-
-
-def token_store(home: Home) -> TokenStore:
-    """Return the tokens of the cluster that this home's node began.
-
-    Raises:
-        NoClusterError: it is in none.
-        ClusterError: another node began it.
-    """
-    if not is_member(home):
-        raise NoClusterError("this machine is in no cluster yet: moe-cluster up begins one or joins one")
-    identity = NodeIdentity.load(home.identity)
-    key_hash = identity.authority_key_hash
-    authority = Authority.load(home.authority) if Authority.is_in(home.authority) else None
-    if authority is None or authority.key_hash != key_hash:
-        first = asyncio.run(first_node(identity))
-        raise ClusterError(
-            "only the node that began the cluster makes tokens, and this one joined it: type moe-cluster token on "
-            f"{visible(first) or 'that node'}"
-        )
-    return TokenStore(home.tokens, key_hash)
 
 
 JOIN = "moe-cluster up --join -"
@@ -94,18 +70,17 @@ def _first_token(texts: Iterable[str], where: str) -> str:
 
 def create(hours: float, uses: int) -> None:
     """Print a new join token on stdout, and what to do with it on stderr."""
-    token = token_store(Home.default()).create(hours * HOUR_S, uses)
+    token = join_tokens(Home.default()).create(hours * HOUR_S, uses)
     print(token.text, flush=True)
-    print(
+    print_line(
         f"valid for {uses} node{'s' * (uses > 1)} and {duration_text(hours * HOUR_S)}; on each of them type {JOIN} and "
-        "paste it, or pipe it in",
-        file=sys.stderr,
+        "paste it, or pipe it in"
     )
 
 
 def show(as_json: bool) -> None:
     """Print the tokens that were given out; their secrets are not kept."""
-    tokens = token_store(Home.default()).tokens
+    tokens = join_tokens(Home.default()).tokens
     if as_json:
         print(json.dumps([_to_json(token) for token in tokens]))
         return
@@ -119,7 +94,7 @@ def show(as_json: bool) -> None:
 
 def revoke(token_id: str) -> None:
     """Let nobody in with a token any more; nodes that came in with it stay."""
-    token_store(Home.default()).revoke(token_id)
+    join_tokens(Home.default()).revoke(token_id)
     print(f"join token {token_id} is revoked; nodes that joined with it stay")
 
 

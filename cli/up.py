@@ -17,21 +17,18 @@ from cli.backend import lasting
 from cli.background import BackgroundNode
 from cli.foreground import ForegroundNode
 from cli.interrupt import Interrupt
-from cli.loading import Wanted, load, meet_others
+from cli.loading import load
 from cli.news import News
 from cli.status import print_status
-from cli.tokens import token_store
-from cluster.client import OwnNode
-from cluster.daemon.admission import admit, is_member
-from cluster.daemon.daemon import Settings
+from cluster.client import OwnNode, Wanted
 from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.membership.address import is_loopback
 from cluster.membership.listening import Listening
-from cluster.membership.node_message import from_message
 from cluster.node.options import NodeOptions
+from cluster.node.running import Settings, admit
+from cluster.node.tokens import holds_authority, is_member, join_tokens
 from cluster.placement import Placement
-from cluster.trust import Authority
 from mlx_moe.checkpoint import library
 from mlx_moe.errors import InvalidRequestError
 
@@ -175,18 +172,18 @@ def up_detached(manner: Manner, wanted: Wanted | None) -> None:
         interrupt.check()
         with OwnNode.connect(home) as node:
             if not begins:
-                meet_others(node)
+                node.meet_others()
             _load(node, wanted, news)
 
 
 def _tell_background(node: OwnNode, begins: bool, home: Home, host: str | None, news: News) -> None:
     """Say who the node is that was started, and how others join it."""
     status = node.status()
-    own = from_message(status.nodes[0].info)
+    own = status.own.info
     news.own(own, status.cluster_id, status.insecure)
     if begins and not status.insecure:
-        news.how_to_join(token_store(home).create(), own.addresses[0], host)
-    elif Authority.is_in(home.authority) and not status.insecure:
+        news.how_to_join(join_tokens(home).create(), own.addresses[0], host)
+    elif holds_authority(home) and not status.insecure:
         news.may_let_in()
     news.say("it runs in the background: moe-cluster status shows it, moe-cluster down ends it", "bright_black")
 
@@ -204,7 +201,7 @@ def _runs_already(home: Home, manner: Manner, wanted: Wanted | None, news: News)
     """Return whether this home has a node; if so, load the model on its cluster, or show how it stands."""
     with suppress(NoClusterError), OwnNode.connect(home) as node:
         status = node.status()
-        name = status.nodes[0].shown_name
+        name = status.own.shown_name
         if manner.join is not None or manner.flags:
             raise InvalidRequestError(f"{name} is up already, in cluster {status.cluster_id}: moe-cluster down ends it")
         if manner.all_options(home) != NodeOptions.read(home.options):

@@ -15,6 +15,9 @@ from typing import Any
 
 from cluster.wire import worker_pb2 as pb
 
+MOST_SPANS = 8192
+"""How many a worker keeps; then the oldest give way. A coordinator adds about four a token. They take 2 MB."""
+
 
 class SpanKind(StrEnum):
     """What took the time: a frame in a stage; its return to the coordinator; the coordinator's turn at an answer."""

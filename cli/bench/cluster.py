@@ -17,16 +17,14 @@ from cli.bench.asking import request
 from cli.bench.stages import RingFigures, remembered, ring_figures
 from cli.bench.trace_file import TraceFile
 from cli.interrupt import Interrupt
-from cli.loading import Wanted
 from cli.nodes import NodeRow, holders, node_rows
 from cli.remote import ClusterBackend
 from cli.tables import HeadedTable, table_console
 from cli.units import duration_text, rate_text, span_text
 from cli.visible import visible
-from cluster.client import OwnNode, RemoteModel
+from cluster.client import OwnNode, RemoteModel, Wanted
 from cluster.home import Home
-from cluster.timeline import Timeline
-from cluster.worker.recording import MOST_SPANS
+from cluster.timeline import MOST_SPANS, Timeline
 from mlx_moe.decoding.request import GenerationStats, Request
 from mlx_moe.errors import InvalidRequestError
 

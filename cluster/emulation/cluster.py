@@ -94,7 +94,7 @@ async def emulated_cluster(
         await asyncio.gather(*(worker.connected for worker in workers.values()))
         first = placement.coordinator
         credentials = MutualTLS(NodeKey.load(homes[first].identity).identity())
-        model = await asyncio.to_thread(RemoteModel, credentials, ids[first], f"{HOST}:{ports[ids[first]]}")
+        model = await asyncio.to_thread(RemoteModel.connect, credentials, ids[first], f"{HOST}:{ports[ids[first]]}")
         try:
             yield model
         finally:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cluster.wire import worker_pb2 as cluster_dot_wire_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63luster/wire/coordinator.proto\x12\x0emoe_cluster.v1\x1a\x19\x63luster/wire/worker.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xb0\x02\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08sampling\x18\x02 \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x14\n\x0ckv_positions\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x14\n\x0ctext_failure\x18\x08 \x01(\t\x12\r\n\x05notes\x18\t \x03(\t\x12\x14\n\x0cthought_open\x18\n \x01(\t\x12\x15\n\rthought_close\x18\x0b \x01(\t\x12\x16\n\x0ethoughts_apart\x18\x0c \x01(\x08\"8\n\x11\x46ormatChatRequest\x12\x10\n\x08messages\x18\x01 \x01(\t\x12\x11\n\tvariables\x18\x02 \x01(\t\"9\n\rEncodeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"?\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\")\n\x0e\x43onversationId\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\"\x14\n\x12\x43onversationClosed\"\x11\n\x0fTimelineRequest\"\xbb\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12;\n\nlogit_bias\x18\x08 \x03(\x0b\x32\'.moe_cluster.v1.Sampling.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xdb\x01\n\rAnswerRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\x12\x11\n\tinput_ids\x18\x02 \x03(\r\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x14\n\x0c\x64\x65tect_loops\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\x0c\x42\r\n\x0b_max_tokens\"\xa6\x01\n\x0b\x41nswerEvent\x12,\n\x05\x62\x65gun\x18\x01 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerBegunH\x00\x12\x32\n\x07prefill\x18\x02 \x01(\x0b\x32\x1f.moe_cluster.v1.PrefillProgressH\x00\x12,\n\x05token\x18\x03 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerTokenH\x00\x42\x07\n\x05\x65vent\"/\n\x0b\x41nswerBegun\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\".\n\x0fPrefillProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\"\x8d\x01\n\x0b\x41nswerToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x10\n\x08position\x18\x04 \x01(\r\x12*\n\x05stats\x18\x05 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerStats\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\"\x8a\x02\n\x0b\x41nswerStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x0e\n\x06ttft_s\x18\x04 \x01(\x01\x12\x11\n\tprefill_s\x18\x05 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x64rafted\x18\x08 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\t \x01(\r\x12\x19\n\x11\x63ompared_by_depth\x18\n \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_by_depth\x18\x0b \x03(\r\x12\x14\n\x0c\x63hunk_length\x18\x0c \x01(\r2\x98\x04\n\x0b\x43oordinator\x12M\n\x08\x44\x65scribe\x12\x1f.moe_cluster.v1.DescribeRequest\x1a .moe_cluster.v1.ModelDescription\x12I\n\nFormatChat\x12!.moe_cluster.v1.FormatChatRequest\x1a\x18.moe_cluster.v1.TokenIds\x12\x41\n\x06\x45ncode\x12\x1d.moe_cluster.v1.EncodeRequest\x1a\x18.moe_cluster.v1.TokenIds\x12=\n\x06\x44\x65\x63ode\x12\x1d.moe_cluster.v1.DecodeRequest\x1a\x14.moe_cluster.v1.Text\x12\x46\n\x06\x41nswer\x12\x1d.moe_cluster.v1.AnswerRequest\x1a\x1b.moe_cluster.v1.AnswerEvent0\x01\x12W\n\x11\x43loseConversation\x12\x1e.moe_cluster.v1.ConversationId\x1a\".moe_cluster.v1.ConversationClosed\x12L\n\x08Timeline\x12\x1f.moe_cluster.v1.TimelineRequest\x1a\x1d.moe_cluster.v1.StageTimeline0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63luster/wire/coordinator.proto\x12\x0emoe_cluster.v1\x1a\x19\x63luster/wire/worker.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xb6\x02\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08sampling\x18\r \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x14\n\x0ckv_positions\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x14\n\x0ctext_failure\x18\x08 \x01(\t\x12\r\n\x05notes\x18\t \x03(\t\x12\x14\n\x0cthought_open\x18\n \x01(\t\x12\x15\n\rthought_close\x18\x0b \x01(\t\x12\x16\n\x0ethoughts_apart\x18\x0c \x01(\x08J\x04\x08\x02\x10\x03\"8\n\x11\x46ormatChatRequest\x12\x10\n\x08messages\x18\x01 \x01(\t\x12\x11\n\tvariables\x18\x02 \x01(\t\"9\n\rEncodeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"?\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\")\n\x0e\x43onversationId\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\"\x14\n\x12\x43onversationClosed\"\x11\n\x0fTimelineRequest\"\xbb\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12;\n\nlogit_bias\x18\x08 \x03(\x0b\x32\'.moe_cluster.v1.Sampling.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xe1\x01\n\rAnswerRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\x12\x11\n\tinput_ids\x18\x02 \x03(\r\x12*\n\x08sampling\x18\t \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x14\n\x0c\x64\x65tect_loops\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\x0c\x42\r\n\x0b_max_tokensJ\x04\x08\x03\x10\x04\"\xa6\x01\n\x0b\x41nswerEvent\x12,\n\x05\x62\x65gun\x18\x01 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerBegunH\x00\x12\x32\n\x07prefill\x18\x02 \x01(\x0b\x32\x1f.moe_cluster.v1.PrefillProgressH\x00\x12,\n\x05token\x18\x03 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerTokenH\x00\x42\x07\n\x05\x65vent\"/\n\x0b\x41nswerBegun\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\".\n\x0fPrefillProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\"\x8d\x01\n\x0b\x41nswerToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x10\n\x08position\x18\x04 \x01(\r\x12*\n\x05stats\x18\x05 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerStats\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\"\x8a\x02\n\x0b\x41nswerStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x0e\n\x06ttft_s\x18\x04 \x01(\x01\x12\x11\n\tprefill_s\x18\x05 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x64rafted\x18\x08 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\t \x01(\r\x12\x19\n\x11\x63ompared_by_depth\x18\n \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_by_depth\x18\x0b \x03(\r\x12\x14\n\x0c\x63hunk_length\x18\x0c \x01(\r2\x98\x04\n\x0b\x43oordinator\x12M\n\x08\x44\x65scribe\x12\x1f.moe_cluster.v1.DescribeRequest\x1a .moe_cluster.v1.ModelDescription\x12I\n\nFormatChat\x12!.moe_cluster.v1.FormatChatRequest\x1a\x18.moe_cluster.v1.TokenIds\x12\x41\n\x06\x45ncode\x12\x1d.moe_cluster.v1.EncodeRequest\x1a\x18.moe_cluster.v1.TokenIds\x12=\n\x06\x44\x65\x63ode\x12\x1d.moe_cluster.v1.DecodeRequest\x1a\x14.moe_cluster.v1.Text\x12\x46\n\x06\x41nswer\x12\x1d.moe_cluster.v1.AnswerRequest\x1a\x1b.moe_cluster.v1.AnswerEvent0\x01\x12W\n\x11\x43loseConversation\x12\x1e.moe_cluster.v1.ConversationId\x1a\".moe_cluster.v1.ConversationClosed\x12L\n\x08Timeline\x12\x1f.moe_cluster.v1.TimelineRequest\x1a\x1d.moe_cluster.v1.StageTimeline0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,39 +37,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=77
   _globals['_DESCRIBEREQUEST']._serialized_end=94
   _globals['_MODELDESCRIPTION']._serialized_start=97
-  _globals['_MODELDESCRIPTION']._serialized_end=401
-  _globals['_FORMATCHATREQUEST']._serialized_start=403
-  _globals['_FORMATCHATREQUEST']._serialized_end=459
-  _globals['_ENCODEREQUEST']._serialized_start=461
-  _globals['_ENCODEREQUEST']._serialized_end=518
-  _globals['_DECODEREQUEST']._serialized_start=520
-  _globals['_DECODEREQUEST']._serialized_end=583
-  _globals['_TOKENIDS']._serialized_start=585
-  _globals['_TOKENIDS']._serialized_end=614
-  _globals['_TEXT']._serialized_start=616
-  _globals['_TEXT']._serialized_end=636
-  _globals['_CONVERSATIONID']._serialized_start=638
-  _globals['_CONVERSATIONID']._serialized_end=679
-  _globals['_CONVERSATIONCLOSED']._serialized_start=681
-  _globals['_CONVERSATIONCLOSED']._serialized_end=701
-  _globals['_TIMELINEREQUEST']._serialized_start=703
-  _globals['_TIMELINEREQUEST']._serialized_end=720
-  _globals['_SAMPLING']._serialized_start=723
-  _globals['_SAMPLING']._serialized_end=1166
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=997
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1045
-  _globals['_ANSWERREQUEST']._serialized_start=1169
-  _globals['_ANSWERREQUEST']._serialized_end=1388
-  _globals['_ANSWEREVENT']._serialized_start=1391
-  _globals['_ANSWEREVENT']._serialized_end=1557
-  _globals['_ANSWERBEGUN']._serialized_start=1559
-  _globals['_ANSWERBEGUN']._serialized_end=1606
-  _globals['_PREFILLPROGRESS']._serialized_start=1608
-  _globals['_PREFILLPROGRESS']._serialized_end=1654
-  _globals['_ANSWERTOKEN']._serialized_start=1657
-  _globals['_ANSWERTOKEN']._serialized_end=1798
-  _globals['_ANSWERSTATS']._serialized_start=1801
-  _globals['_ANSWERSTATS']._serialized_end=2067
-  _globals['_COORDINATOR']._serialized_start=2070
-  _globals['_COORDINATOR']._serialized_end=2606
+  _globals['_MODELDESCRIPTION']._serialized_end=407
+  _globals['_FORMATCHATREQUEST']._serialized_start=409
+  _globals['_FORMATCHATREQUEST']._serialized_end=465
+  _globals['_ENCODEREQUEST']._serialized_start=467
+  _globals['_ENCODEREQUEST']._serialized_end=524
+  _globals['_DECODEREQUEST']._serialized_start=526
+  _globals['_DECODEREQUEST']._serialized_end=589
+  _globals['_TOKENIDS']._serialized_start=591
+  _globals['_TOKENIDS']._serialized_end=620
+  _globals['_TEXT']._serialized_start=622
+  _globals['_TEXT']._serialized_end=642
+  _globals['_CONVERSATIONID']._serialized_start=644
+  _globals['_CONVERSATIONID']._serialized_end=685
+  _globals['_CONVERSATIONCLOSED']._serialized_start=687
+  _globals['_CONVERSATIONCLOSED']._serialized_end=707
+  _globals['_TIMELINEREQUEST']._serialized_start=709
+  _globals['_TIMELINEREQUEST']._serialized_end=726
+  _globals['_SAMPLING']._serialized_start=729
+  _globals['_SAMPLING']._serialized_end=1172
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1003
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1051
+  _globals['_ANSWERREQUEST']._serialized_start=1175
+  _globals['_ANSWERREQUEST']._serialized_end=1400
+  _globals['_ANSWEREVENT']._serialized_start=1403
+  _globals['_ANSWEREVENT']._serialized_end=1569
+  _globals['_ANSWERBEGUN']._serialized_start=1571
+  _globals['_ANSWERBEGUN']._serialized_end=1618
+  _globals['_PREFILLPROGRESS']._serialized_start=1620
+  _globals['_PREFILLPROGRESS']._serialized_end=1666
+  _globals['_ANSWERTOKEN']._serialized_start=1669
+  _globals['_ANSWERTOKEN']._serialized_end=1810
+  _globals['_ANSWERSTATS']._serialized_start=1813
+  _globals['_ANSWERSTATS']._serialized_end=2079
+  _globals['_COORDINATOR']._serialized_start=2082
+  _globals['_COORDINATOR']._serialized_end=2618
 # @@protoc_insertion_point(module_scope)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from cluster.timeline import Span
+from cluster.timeline import MOST_SPANS, Span
 from cluster.wire import worker_pb2 as pb
-
-MOST_SPANS = 8192
-"""Then the oldest give way: a coordinator adds about four a token. They take 2 MB."""
 
 
 class Recording:

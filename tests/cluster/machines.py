@@ -24,20 +24,21 @@ with OwnNode.connect(Home(Path(sys.argv[1]))) as own:
         status = own.status()
         nodes = {node.shown_name: [node.state, *node.info.addresses] for node in status.nodes}
         ids = {node.shown_name: node.info.node_id for node in status.nodes}
-        print(json.dumps({"nodes": nodes, "ids": ids, "failure": status.serving.failure}), flush=True)
+        failure = status.serving.failure if status.serving else ""
+        print(json.dumps({"nodes": nodes, "ids": ids, "failure": failure}), flush=True)
         time.sleep(0.1)
 """
 
 LOAD = """
 import json, sys
 from pathlib import Path
-from cluster.client import OwnNode
+from cluster.client import OwnNode, Wanted
 from cluster.home import Home
 from cluster.placement import Placement
 
 placement = Placement.from_json(json.loads(sys.argv[2])) if sys.argv[2:] else None
 with OwnNode.connect(Home(Path(sys.argv[1]))) as own:
-    for _ in own.load("demo", placement=placement):
+    for _ in own.load(Wanted("demo", placement)):
         pass
 """
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 
-from cluster.client import OwnNode, RemoteConversation, RemoteModel
+from cluster.client import Holding, OwnNode, RemoteConversation, RemoteModel, Wanted
 from cluster.home import Home
 from cluster.placement import ExpertPeer, Placement, StagePlacement
-from cluster.trust import Authority, TokenStore
-from cluster.wire import node_pb2 as pb
+from cluster.trust import Authority, MutualTLS, NodeIdentity, TokenStore
+from cluster.wire import coordinator_pb2_grpc
 from mlx_moe.decoding.request import Request, Token
 from tests.patience import PATIENCE_S, until
 
@@ -127,17 +127,18 @@ class Cluster:
 
     def present(self) -> set[str]:
         """Return where the nodes are that count; one that was killed does for seconds."""
-        return {node.info.addresses[0] for node in self.own.status().nodes if node.state == "present"}
+        return {node.info.addresses[0] for node in self.own.status().here.values()}
 
-    def holding(self, node: RunningNode) -> pb.Holding:
-        """Return what a node says that its worker holds."""
+    def holding(self, node: RunningNode) -> Holding:
+        """Return what a node says that its worker holds; all zeros where it has none."""
         node_id = node.node_id
-        return next(status.holding for status in self.own.status().nodes if status.info.node_id == node_id)
+        held = next(status.holding for status in self.own.status().nodes if status.info.node_id == node_id)
+        return held or Holding("", 0, 0, range(0), 0, False, False, 0)
 
     def load(self, model: str, placement: Placement | None = None) -> RemoteModel:
         """Load a model in place of what is loaded; return the client of its coordinator."""
         self.unload()
-        for _ in self.own.load(model, placement=placement):
+        for _ in self.own.load(Wanted(model, placement)):
             pass
         self.model = self.own.coordinator(self.own.status())
         return self.model
@@ -201,6 +202,16 @@ def running_cluster(
     finally:
         for process in processes_with(str(directory)):
             process.kill()
+
+
+@contextmanager
+def coordinator_stub(cluster: Cluster) -> Iterator[coordinator_pb2_grpc.CoordinatorStub]:
+    """Yield what says to the coordinator of the cluster's model what no client of ours would."""
+    first, status = cluster.nodes[0], cluster.own.status()
+    credentials = MutualTLS(NodeIdentity.load(first.home.identity))
+    assert status.serving is not None
+    with credentials.channel(status.coordinator_address, status.serving.coordinator) as channel:
+        yield coordinator_pb2_grpc.CoordinatorStub(channel)
 
 
 def answer(model: RemoteModel, request: Request, conversation: RemoteConversation | None = None) -> list[Token]:

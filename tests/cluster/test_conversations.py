@@ -1,6 +1,7 @@
 """Conversations with a cluster: what is kept, what is shared, what gives way, and that nothing stays behind."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 
 import grpc
@@ -15,7 +16,7 @@ from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError
 from mlx_moe.model import Model
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
-from tests.cluster.running import Cluster, answer, answers
+from tests.cluster.running import Cluster, answer, answers, coordinator_stub
 from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,6 @@ def test_an_answer_that_nobody_wants_any_more_ends_and_frees_all(
     model: RemoteModel, five_nodes: Cluster, alone: Model, tokens: int, how: str
 ) -> None:
     client = five_nodes.own.coordinator(five_nodes.own.status())
-    stub = client._stub
     conversation = client.new_conversation()
     conversation._id = b""  # a request of its own: nothing of it is to stay
     written = conversation.answer(request(LONG, max_tokens=None))
@@ -110,7 +110,6 @@ def test_an_answer_that_nobody_wants_any_more_ends_and_frees_all(
         written.close()
     else:
         client.close()
-    del stub
     until(lambda: kv_positions(five_nodes) == [0] * N_STAGES)
     assert five_nodes.holding(five_nodes.nodes[0]).stats.active_requests == 0
     assert answer(model, request(LONG)) == list(alone.generate(request(LONG)))
@@ -160,6 +159,25 @@ def test_an_answer_ends_as_cancelled_where_its_conversation_is_closed(model: Rem
     assert written.finish_reason == "cancelled"
 
 
+def test_an_answer_is_closed_at_once_while_another_thread_waits_for_a_token(
+    model: RemoteModel, five_nodes: Cluster
+) -> None:
+    conversation = model.new_conversation()
+    written = conversation.answer(request(LONG, max_tokens=None))
+    next(written)
+    (worker,) = five_nodes.nodes[1].workers()
+    worker.suspend()
+    try:
+        with ThreadPoolExecutor() as threads:
+            rest = threads.submit(list, written)
+            written.close()
+            rest.result(PATIENCE_S)
+    finally:
+        worker.resume()
+    assert written.finish_reason == "cancelled"
+    conversation.close()
+
+
 def test_what_progress_raises_ends_the_answer(model: RemoteModel, five_nodes: Cluster) -> None:
     class StopReadingError(Exception):
         pass
@@ -179,9 +197,8 @@ def test_a_timeline_that_nobody_waits_for_any_more_comes_round_and_harms_nothing
 ) -> None:
     (worker,) = five_nodes.nodes[1].workers()
     worker.suspend()
-    asked = model._stub.Timeline(coordinator_pb2.TimelineRequest(), timeout=0.3)  # gone before the ring is whole again
-    with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
-        next(asked)
+    with coordinator_stub(five_nodes) as stub, pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+        next(stub.Timeline(coordinator_pb2.TimelineRequest(), timeout=0.3))  # gone before the ring is whole again
     worker.resume()
     assert answer(model, request(LONG[:20])) == list(alone.generate(request(LONG[:20])))
     assert len(model.timeline().stages) == N_STAGES
@@ -191,7 +208,7 @@ def test_prefill_is_told_chunk_by_chunk(model: RemoteModel) -> None:
     seen: list[tuple[int, int]] = []
     conversation = model.new_conversation()
     list(conversation.answer(request(LONG[:100]), lambda done, total: seen.append((done, total))))
-    told = [news for news in seen if news[0]]  # and, where the first chunk was waited for, that none is done yet
+    told = [news for news in dict.fromkeys(seen) if news[0]]  # and again what is done, where a chunk was waited for
     assert told == [(32, 100), (64, 100), (96, 100), (100, 100)]
     conversation.close()
 

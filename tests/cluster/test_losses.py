@@ -11,9 +11,8 @@ import psutil
 import pytest
 
 import mlx_moe
-from cluster.client import OwnNode, RemoteAnswer
+from cluster.client import OwnNode, RemoteAnswer, ServingState, ServingStatus, Wanted
 from cluster.errors import NoClusterError, NodeLostError
-from cluster.wire import node_pb2 as pb
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.errors import CheckpointError, MoeClusterError, NumericsError
@@ -73,6 +72,13 @@ def load_again(cluster: Cluster, wanted: list[Token]) -> None:
     assert answer(model, request()) == wanted
 
 
+def serving(cluster: Cluster) -> ServingStatus:
+    """Return what is served; something is."""
+    served = cluster.own.status().serving
+    assert served is not None
+    return served
+
+
 def no_workers(cluster: Cluster) -> bool:
     return not any(node.workers() for node in cluster.nodes)
 
@@ -84,9 +90,9 @@ def test_a_killed_worker_ends_the_answer_with_its_name_and_the_cluster_loads_aga
     written, tokens = begin(cluster)
     error = lose(written, tokens, lambda: kill_worker(cluster.nodes[lost]))
     assert tokens[: len(wanted)] == wanted[: len(tokens)]
-    until(lambda: cluster.own.status().serving.failure != "")
-    assert f"node mac-{lost + 1}: the worker was ended by SIGKILL" in cluster.own.status().serving.failure, error
-    said = f"{error} {cluster.own.status().serving.failure}"
+    until(lambda: serving(cluster).failure != "")
+    assert f"node mac-{lost + 1}: the worker was ended by SIGKILL" in serving(cluster).failure, error
+    said = f"{error} {serving(cluster).failure}"
     assert not any(node.node_id in said for node in cluster.nodes)
     load_again(cluster, wanted)
 
@@ -143,7 +149,7 @@ def test_a_node_that_holds_nothing_goes_without_taking_away_what_it_asked_for(
     cluster.unload()
     asker = cluster.nodes[2]
     with OwnNode.connect(asker.home) as node:
-        list(node.load("demo", placement=cluster.place("demo", (3, 3))))
+        list(node.load(Wanted("demo", cluster.place("demo", (3, 3)))))
         model = node.coordinator(node.status())
     written = model.new_conversation().answer(request(max_tokens=None))
     tokens = [next(written) for _ in range(3)]
@@ -151,8 +157,8 @@ def test_a_node_that_holds_nothing_goes_without_taking_away_what_it_asked_for(
     tokens += [next(written) for _ in range(len(wanted))]
     written.close()
     assert tokens[: len(wanted)] == wanted
-    serving = cluster.own.status().serving
-    assert (serving.state, list(serving.node_ids)) == (pb.Serving.READY, [n.node_id for n in cluster.nodes[:2]])
+    served = serving(cluster)
+    assert (served.state, served.node_ids) == (ServingState.READY, tuple(n.node_id for n in cluster.nodes[:2]))
     assert answer(model, request()) == wanted
     model.close()
     cluster.join(asker)
@@ -164,13 +170,13 @@ def test_a_load_goes_on_without_the_node_that_asked_for_it(cluster: Cluster, tmp
     large, asker = tmp_path / "large", cluster.nodes[2]
     _write_large(large)
     with OwnNode.connect(asker.home) as node:
-        loading = node.load(str(large), placement=cluster.place(str(large), (6, 6)))
-        assert next(loading).serving.state == pb.Serving.LOADING
+        loading = node.load(Wanted(str(large), cluster.place(str(large), (6, 6))))
+        assert next(loading).serving.state is ServingState.LOADING
         asker.kill()
         with pytest.raises(NoClusterError, match="has ended"):
             list(loading)
-    until(lambda: cluster.own.status().serving.state != pb.Serving.LOADING)
-    assert cluster.own.status().serving.state == pb.Serving.READY
+    until(lambda: serving(cluster).state is not ServingState.LOADING)
+    assert serving(cluster).state is ServingState.READY
     cluster.unload()
     cluster.join(asker)
     cluster.wait_for_all()
@@ -180,7 +186,7 @@ def test_a_worker_lost_while_it_loads_ends_the_load_with_its_name(cluster: Clust
     cluster.unload()
     large = tmp_path / "large"
     _write_large(large)
-    loading = cluster.own.load(str(large), placement=cluster.place(str(large), (4, 4, 4)))
+    loading = cluster.own.load(Wanted(str(large), cluster.place(str(large), (4, 4, 4))))
     next(loading)
     node = cluster.nodes[2]
     until(lambda: bool(node.workers()))
@@ -202,7 +208,7 @@ def test_another_copy_of_the_model_is_refused_before_loading_with_both_hashes(
         hashes.append(_content_hash(tmp_path / "model"))
     value = placement.to_json() | {"content_hash": hashes[0]}
     with pytest.raises(CheckpointError) as caught:
-        list(cluster.own.load(placement.model, placement=type(placement).from_json(value), replace=True))
+        list(cluster.own.load(Wanted(placement.model, type(placement).from_json(value), replace=True)))
     assert all(content_hash in str(caught.value) for content_hash in hashes)
     assert "mac-1" in str(caught.value)
     assert answer(model, request()) == wanted  # what was loaded before is still there
@@ -213,7 +219,7 @@ def test_a_model_without_its_files_is_refused_before_loading(cluster: Cluster, t
     placement = cluster.place(str(model), (2, 2, 2))
     (model / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"1 of 1 files are missing \(model.safetensors\)"):
-        list(cluster.own.load(str(model), placement=placement, replace=True))
+        list(cluster.own.load(Wanted(str(model), placement, replace=True)))
 
 
 def test_nan_in_a_layer_fails_its_request_with_node_and_layer_and_no_other(cluster: Cluster, tmp_path: Path) -> None:
@@ -224,9 +230,16 @@ def test_nan_in_a_layer_fails_its_request_with_node_and_layer_and_no_other(clust
     tensors[name] = tensors[name] * mx.array(mx.nan, tensors[name].dtype)
     mx.save_safetensors(str(model / "model.safetensors"), tensors, metadata={"format": "mlx"})
     sick = cluster.load(str(model), cluster.place(str(model), (2, 2, 2)))
+    log = cluster.nodes[0].home.logs / "worker.log"
     for _ in range(2):
-        with pytest.raises(NumericsError, match=r"node mac-2, layer 3: hidden states are not finite"):
-            answer(sick, request())
+        written = sick.new_conversation().answer(request())
+        with pytest.raises(NumericsError, match=r"node mac-2, layer 3: hidden states are not finite") as caught:
+            list(written)
+        error = caught.value
+        assert (error.request_id, error.retryable) == (written.request_id, False)
+        ids = f"request_id={error.request_id} sequence_id={error.sequence_id}"
+        until(lambda said=f"event=answer_ended {ids} reason=not_finite ": said in log.read_text())
+        assert f"event=answer_begun {ids} prompt_tokens=" in log.read_text()
     assert sick.encode("still here", add_special_tokens=False)
 
 

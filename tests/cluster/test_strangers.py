@@ -1,5 +1,6 @@
 """Strangers at a running cluster, and nodes of it that go beyond what is theirs."""
 
+import asyncio
 import json
 import math
 import os
@@ -12,21 +13,25 @@ import grpc
 import psutil
 import pytest
 
-from cluster.client import OwnNode
+from cluster.client import NodeClient, OwnNode, Wanted
 from cluster.errors import NodeLostError, TrustError
+from cluster.membership.node_message import to_message
 from cluster.rpc_errors import translated
 from cluster.trust import Authority, Insecure, MutualTLS, NodeIdentity, NodeKey
-from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc
+from cluster.wire import coordinator_pb2, node_pb2_grpc
 from cluster.wire import node_pb2 as pb
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Kind, Message
 from mlx_moe.errors import InvalidRequestError
-from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
+from tests.cluster.running import Cluster, RunningNode, answer, coordinator_stub, running_cluster
 from tests.cluster.test_losses import request
 from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
 MAX_GROWTH_BYTES = 100 << 20
+
+LATER = {"wait_for_ready": True}
+"""Of a call: strangers of a test before may still take up the ports' connections."""
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +72,21 @@ def test_without_a_certificate_or_with_a_foreign_one_nothing_is_answered(cluster
 def test_a_node_may_not_command_another_node(cluster: Cluster) -> None:
     first, second = cluster.nodes[:2]
     credentials = MutualTLS(NodeIdentity.load(second.home.identity))
-    with OwnNode(first.home, credentials, first.node_id, first.address) as other:
-        for command in (other.status, lambda: other.unload("mine now"), lambda: list(other.load("demo")), other.stop):
-            with pytest.raises(TrustError, match="node mac-2 may not command node mac-1"):
-                command()
+
+    async def command_all() -> None:
+        async with NodeClient(first.home, credentials, first.node_id, first.address) as other:
+            loading = anext(other.load(Wanted("demo")))
+            for command in (other.status(), other.unload("mine now"), loading, other.stop()):
+                with pytest.raises(TrustError, match="node mac-2 may not command node mac-1"):
+                    await command
+
+    asyncio.run(command_all())
     assert first.process.poll() is None
 
 
 def test_a_node_may_not_greet_as_another(cluster: Cluster) -> None:
     first, second, third = cluster.nodes
-    info = next(node.info for node in cluster.own.status().nodes if node.info.node_id == third.node_id)
+    info = to_message(cluster.own.status().here[third.node_id].info)
     with MutualTLS(NodeIdentity.load(second.home.identity)).channel(first.address, first.node_id) as channel:
         with pytest.raises(grpc.RpcError) as refused:
             node_pb2_grpc.NodeStub(channel).Greet(pb.Greeting(info=info), timeout=PATIENCE_S)
@@ -107,11 +117,13 @@ def test_a_client_that_shows_another_clusters_certificate_gets_no_answer(cluster
     (home / "daemon.json").write_text(first.home.daemon.read_text())
     announced = json.loads(first.home.daemon.read_text())
     credentials = MutualTLS(NodeIdentity.load(home / "identity"))
-    with (
-        OwnNode(first.home, credentials, announced["node_id"], announced["address"]) as stranger,
-        pytest.raises(NodeLostError),
-    ):
-        stranger.status()
+
+    async def ask() -> None:
+        async with NodeClient(first.home, credentials, announced["node_id"], announced["address"]) as stranger:
+            await stranger.status()
+
+    with pytest.raises(NodeLostError):
+        asyncio.run(ask())
 
 
 def test_bytes_that_are_no_tls_and_half_open_connections_harm_nobody(cluster: Cluster) -> None:
@@ -150,25 +162,25 @@ def test_fields_that_cannot_be_are_refused_before_any_work(
     cluster: Cluster, sampling: coordinator_pb2.Sampling, said: str
 ) -> None:
     assert cluster.model is not None
-    stub = _stub(cluster)
-    with pytest.raises(InvalidRequestError, match=said), translated("it"):
-        next(stub.Answer(coordinator_pb2.AnswerRequest(input_ids=[1], sampling=sampling), timeout=PATIENCE_S))
-    for fields in ({"conversation_id": b"short"}, {"request_id": b"short"}, {"input_ids": []}, {"input_ids": [2**31]}):
-        asked = coordinator_pb2.AnswerRequest(**{"input_ids": [1], **fields})
-        with pytest.raises(InvalidRequestError), translated("it"):
-            list(stub.Answer(asked, timeout=PATIENCE_S))
+    with coordinator_stub(cluster) as stub:
+        with pytest.raises(InvalidRequestError, match=said), translated("it"):
+            next(
+                stub.Answer(
+                    coordinator_pb2.AnswerRequest(input_ids=[1], sampling=sampling), timeout=PATIENCE_S, **LATER
+                )
+            )
+        wrong = ({"conversation_id": b"short"}, {"request_id": b"short"}, {"input_ids": []}, {"input_ids": [2**31]})
+        for fields in wrong:
+            asked = coordinator_pb2.AnswerRequest(**{"input_ids": [1], **fields})
+            with pytest.raises(InvalidRequestError), translated("it"):
+                list(stub.Answer(asked, timeout=PATIENCE_S, **LATER))
     assert len(answer(cluster.model, request())) == 8
 
 
 @pytest.mark.parametrize(("messages", "said"), [("[" * 100_000, "not JSON"), ("{}", "must be list, got dict")])
 def test_messages_that_cannot_be_are_refused(cluster: Cluster, messages: str, said: str) -> None:
-    with pytest.raises(InvalidRequestError, match=said), translated("it"):
-        _stub(cluster).FormatChat(coordinator_pb2.FormatChatRequest(messages=messages), timeout=PATIENCE_S)
-
-
-def _stub(cluster: Cluster) -> coordinator_pb2_grpc.CoordinatorStub:
-    assert cluster.model is not None
-    return cluster.model._stub
+    with coordinator_stub(cluster) as stub, pytest.raises(InvalidRequestError, match=said), translated("it"):
+        stub.FormatChat(coordinator_pb2.FormatChatRequest(messages=messages), timeout=PATIENCE_S, **LATER)
 
 
 def _answers_anew(node: RunningNode) -> bool:

@@ -1,0 +1,208 @@
+"""ModelClient: the model that a cluster serves, asked of its coordinator. Asynchronous."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+
+from cluster.request_message import from_sampling_message, from_token_message, to_request_message
+from cluster.rpc_errors import translated
+from cluster.timeline import Timeline
+from cluster.trust import Credentials
+from cluster.wire import coordinator_pb2 as pb
+from cluster.wire import coordinator_pb2_grpc
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.errors import MoeClusterError
+from mlx_moe.sampling_params import SamplingParams
+from mlx_moe.text.thought import ThoughtMarkers
+
+CALL_S = 30.0
+"""For calls that only ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """A model that is served. `sampling` has its defaults, `notes` tell people which values of its files are ignored.
+
+    `kv_positions` are those of all requests together. `text_failure` says why it has no tokenizer, "" if it has one.
+    `thoughts_apart`: its template wants earlier thoughts in `reasoning_content`, not in `content`.
+    """
+
+    model: str
+    sampling: SamplingParams
+    context_tokens: int
+    kv_positions: int
+    kv_bytes_per_token: int
+    vocab_size: int
+    has_chat_template: bool
+    text_failure: str
+    notes: tuple[str, ...]
+    thought_markers: ThoughtMarkers
+    thoughts_apart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer's first event: what it is sampled with, and the id that logs and errors have of it."""
+
+    seed: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """So many positions of the prompt are done."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A token, and how the answer stands with it; the last one has a `finish_reason`."""
+
+    token: Token
+    stats: GenerationStats
+    finish_reason: FinishReason | None
+
+
+AnswerEvent: TypeAlias = Begun | Prefilled | Written
+
+
+class ModelClient:
+    """A model, by its coordinator. Use it in the loop that it was made in, and close it; the model stays loaded."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        stub: coordinator_pb2_grpc.CoordinatorStub,
+        description: ModelDescription,
+        callee: str,
+        node_id: str,
+    ) -> None:
+        self.description = description
+        self._channel = channel
+        self._stub = stub
+        self._callee = callee
+        self._node_id = node_id
+
+    @classmethod
+    async def connect(
+        cls, credentials: Credentials, node_id: str, address: str, callee: str = "the coordinator"
+    ) -> ModelClient:
+        """Return the model that a node coordinates; errors call that node `callee`. Raises NodeLostError."""
+        channel = credentials.aio_channel(address, node_id)
+        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+        try:
+            with translated(callee, node_id):
+                message = await stub.Describe(pb.DescribeRequest(), timeout=CALL_S)
+            return cls(channel, stub, _description(message), callee, node_id)
+        except BaseException:
+            await channel.close()
+            raise
+
+    async def format_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+        """Return the prompt of a chat, up to where the answer begins."""
+        request = pb.FormatChatRequest(messages=json.dumps(messages), variables=json.dumps(variables))
+        with self._called():
+            return list((await self._stub.FormatChat(request, timeout=CALL_S)).token_ids)
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the token ids of a text."""
+        request = pb.EncodeRequest(text=text, add_special_tokens=add_special_tokens)
+        with self._called():
+            return list((await self._stub.Encode(request, timeout=CALL_S)).token_ids)
+
+    async def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of token ids."""
+        request = pb.DecodeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
+        with self._called():
+            return str((await self._stub.Decode(request, timeout=CALL_S)).text)
+
+    async def timeline(self) -> Timeline:
+        """Return what each stage did since somebody asked last, as far back as they remember."""
+        with self._called():
+            return Timeline.read([stage async for stage in self._stub.Timeline(pb.TimelineRequest(), timeout=CALL_S)])
+
+    def answer(self, request: Request, conversation_id: bytes = b"") -> AnswerStream:
+        """Begin an answer. A conversation's requests share a beginning; its id is 16 bytes, none for a lone request.
+
+        Raises:
+            InvalidRequestError: a token id that no vocabulary has. What else is wrong the first event raises.
+        """
+        message = to_request_message(request, conversation_id, uuid.uuid4().bytes)
+        return AnswerStream(self._stub.Answer(message), self._callee, self._node_id)
+
+    async def close_conversation(self, conversation_id: bytes) -> None:
+        """Free what a conversation keeps; a coordinator that is gone keeps nothing."""
+        with contextlib.suppress(MoeClusterError), self._called():
+            await self._stub.CloseConversation(pb.ConversationId(conversation_id=conversation_id), timeout=CALL_S)
+
+    async def close(self) -> None:
+        """Close the channel, which ends the answers that come over it."""
+        await self._channel.close()
+
+    def _called(self) -> contextlib.AbstractContextManager[None]:
+        return translated(self._callee, self._node_id)
+
+
+class AnswerStream:
+    """An answer as it is written: an asynchronous iterator of events, the first of which is Begun."""
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, Any], callee: str, node_id: str) -> None:
+        self._call = call
+        self._callee = callee
+        self._node_id = node_id
+
+    def __aiter__(self) -> AsyncIterator[AnswerEvent]:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> AnswerEvent:
+        """Return the next event. Raises StopAsyncIteration at the end, MoeClusterError where the answer failed."""
+        event = await self.read()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def read(self) -> AnswerEvent | None:
+        """Return the next event, None at the end. Cancelling this ends the answer. Raises MoeClusterError."""
+        with translated(self._callee, self._node_id):
+            message = await self._call.read()
+        return _event(message) if isinstance(message, pb.AnswerEvent) else None
+
+    def cancel(self) -> None:
+        """End the answer on every node, now; what waits for an event of it raises CancelledError."""
+        self._call.cancel()
+
+
+def _event(message: pb.AnswerEvent) -> AnswerEvent:
+    match message.WhichOneof("event"):
+        case "begun":
+            return Begun(message.begun.seed, message.begun.request_id.hex())
+        case "prefill":
+            return Prefilled(message.prefill.done, message.prefill.total)
+        case _:
+            return Written(*from_token_message(message.token))
+
+
+def _description(message: pb.ModelDescription) -> ModelDescription:
+    return ModelDescription(
+        model=message.model,
+        sampling=from_sampling_message(message.sampling),
+        context_tokens=message.context_tokens,
+        kv_positions=message.kv_positions,
+        kv_bytes_per_token=message.kv_bytes_per_token,
+        vocab_size=message.vocab_size,
+        has_chat_template=message.has_chat_template,
+        text_failure=message.text_failure,
+        notes=tuple(message.notes),
+        thought_markers=ThoughtMarkers(message.thought_open, message.thought_close),
+        thoughts_apart=message.thoughts_apart,
+    )

@@ -1,0 +1,221 @@
+"""NodeClient: this machine's node, asked over its control port. Asynchronous; shows the node's own certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+
+from cluster.client.model import ModelClient
+from cluster.client.status import ClusterStatus, LoadStatus, ServingState
+from cluster.client.status_message import cluster_status, load_status
+from cluster.client.wanted import Wanted
+from cluster.errors import ClusterError, NoClusterError, NodeLostError
+from cluster.home import Home
+from cluster.lock import POLL_S, is_held
+from cluster.rpc_errors import translated
+from cluster.trust import Credentials, Insecure, MutualTLS, NodeIdentity
+from cluster.wire import node_pb2 as pb
+from cluster.wire import node_pb2_grpc
+
+CALL_S = 30.0
+"""For calls that only ask."""
+
+STOP_S = 30.0
+"""For a node to unload its model, say goodbye and end."""
+
+LOOK_S = 0.05
+"""How often a status is asked for that is waited for."""
+
+MEET_S = 2.0
+"""A node that comes to others has met them all when so long no further one is met."""
+
+SETTLE_S = 10.0
+"""For all nodes to say what they hold of a model that has just been loaded."""
+
+
+class NodeClient:
+    """The node daemon of this machine. Use it in the loop that it was made in, and close it."""
+
+    def __init__(self, home: Home, credentials: Credentials, node_id: str, address: str) -> None:
+        self._home = home
+        self._credentials = credentials
+        self._open(node_id, address)
+
+    @classmethod
+    async def connect(cls, home: Home) -> NodeClient:
+        """Return the daemon of a home.
+
+        Raises:
+            NoClusterError: none runs, or it is not up yet.
+            ClusterError: what it says of itself cannot be read.
+        """
+        node_id, address, insecure = _announced(home)
+        credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(home.identity))
+        return cls(home, credentials, node_id, address)
+
+    async def status(self, timeout_s: float = CALL_S) -> ClusterStatus:
+        """Return how the cluster stands, as this node sees it.
+
+        A node that was started again since is asked at its new address.
+
+        Raises:
+            NoClusterError: none runs any more.
+        """
+        try:
+            return await self._status(timeout_s)
+        except NoClusterError:
+            await self._follow()
+        return await self._status(timeout_s)
+
+    async def load(self, wanted: Wanted) -> AsyncGenerator[LoadStatus, None]:
+        """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more.
+
+        Raises:
+            OccupiedError: another model is served, and `wanted.replace` is not set.
+            MoeClusterError: it cannot be loaded, or failed meanwhile.
+        """
+        request = pb.LoadRequest(
+            model=wanted.model,
+            placement="" if wanted.plan is None else json.dumps(wanted.plan.to_json()),
+            context_tokens=wanted.context_tokens,
+            concurrency=wanted.users,
+            draft=wanted.draft,
+            replace=wanted.replace,
+            chunk_length=wanted.chunk,
+        )
+        call = self._stub.Load(request)
+        try:
+            with self._called():
+                async for message in call:
+                    yield load_status(message)
+        finally:
+            call.cancel()
+
+    async def unload(self, reason: str) -> str:
+        """Take the cluster's model away; return which it was, "" if there was none."""
+        with self._called():
+            reply = await self._stub.Unload(pb.UnloadRequest(reason=reason), timeout=CALL_S)
+        return str(reply.model)
+
+    async def stop(self) -> None:
+        """End the node, and wait until it has. Raises NodeLostError where that takes longer than STOP_S."""
+        with self._called():
+            await self._stub.Stop(pb.StopRequest(), timeout=CALL_S)
+        deadline = time.monotonic() + STOP_S
+        while is_held(self._home.lock):
+            if time.monotonic() > deadline:
+                raise NodeLostError(
+                    f"the node was told to stop, but still runs after {STOP_S:g} s; see {self._home.logs}"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def model(self, status: ClusterStatus) -> ModelClient:
+        """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
+        if status.serving is None or not status.coordinator_address:
+            raise NoClusterError("no model is loaded; `moe-cluster chat MODEL` or `moe-cluster up MODEL` loads one")
+        coordinator = status.serving.coordinator
+        callee = f"node {status.name(coordinator)}, which coordinates,"
+        return await ModelClient.connect(self._credentials, coordinator, status.coordinator_address, callee)
+
+    async def settled(self) -> ClusterStatus:
+        """Return the status once all nodes have told what they hold: those that were loaded a moment ago tell it late.
+
+        Raises:
+            NodeLostError: the model was lost meanwhile.
+        """
+
+        def is_settled(status: ClusterStatus) -> bool:
+            serving = status.serving
+            if serving is None or serving.state is not ServingState.READY:
+                model, failure = (serving.model, serving.failure) if serving else ("the model", "")
+                raise NodeLostError(f"{model} is not served any more: {failure or 'unloaded'}")
+            holdings = ((node.info.node_id, node.holding) for node in status.nodes)
+            told = {i for i, h in holdings if h and h.epoch == serving.epoch and h.stats.peak_memory_bytes}
+            return told >= set(serving.node_ids) and status.coordinator_address != ""
+
+        return await self._wait(is_settled, SETTLE_S)
+
+    async def meet_others(self) -> None:
+        """Wait until no further node has come for a while: who joins a cluster knows it one by one."""
+        known = (await self.status()).here.keys()
+        while (now := (await self.wait_for_another(known, MEET_S)).here.keys()) - known:
+            known = now
+
+    async def wait_for_another(self, known: Collection[str], within_s: float = math.inf) -> ClusterStatus:
+        """Return the status once a node is here whose id is not among those `known`, or after `within_s`."""
+        return await self._wait(lambda status: bool(status.here.keys() - known), within_s)
+
+    async def wait_for_nodes(self, count: int) -> ClusterStatus:
+        """Return the status once so many nodes are here."""
+        return await self._wait(lambda status: len(status.here) >= count, math.inf)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> NodeClient:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def _wait(self, is_so: Callable[[ClusterStatus], bool], within_s: float) -> ClusterStatus:
+        """Return the first status of which something is so, or the last one after `within_s`."""
+        deadline = time.monotonic() + within_s
+        while not is_so(status := await self.status()) and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_S)
+        return status
+
+    async def _status(self, timeout_s: float) -> ClusterStatus:
+        with self._called():
+            return cluster_status(await self._stub.Status(pb.StatusRequest(), timeout=timeout_s))
+
+    def _open(self, node_id: str, address: str) -> None:
+        self._node_id = node_id
+        self._address = address
+        self._channel = self._credentials.aio_channel(address, node_id)
+        self._stub = node_pb2_grpc.ControlStub(self._channel)
+
+    async def _follow(self) -> None:
+        """Go to where the node listens that was started again. Raises NoClusterError where none was."""
+        node_id, address, _ = _announced(self._home)
+        await self._channel.close()
+        self._open(node_id, address)
+
+    @contextlib.contextmanager
+    def _called(self) -> Iterator[None]:
+        """Call it, and say so where it has ended."""
+        try:
+            with translated("this machine's node", self._node_id):
+                yield
+        except NodeLostError as error:
+            with contextlib.suppress(NoClusterError):
+                if _announced(self._home)[1] == self._address:
+                    raise
+            raise NoClusterError("this machine's node has ended: moe-cluster up starts it again") from error
+
+
+def is_running(home: Home) -> bool:
+    """Whether a node runs in a home. Its lock says it: its pid may live again, as that of another process."""
+    return is_held(home.lock)
+
+
+def _announced(home: Home) -> tuple[str, str, bool]:
+    """Return id and address of a home's daemon, and whether it is insecure. Raises as `OwnNode.connect`."""
+    if not is_running(home):
+        raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
+    try:
+        value = json.loads(home.daemon.read_text())
+        return value["node_id"], value["address"], value["insecure"]
+    except FileNotFoundError as exc:
+        raise NoClusterError("the node of this machine is starting or ending: try again in a moment") from exc
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
+        raise ClusterError(
+            f"{home.daemon} cannot be read ({exc}), and a node runs: end its process, and moe-cluster up again"
+        ) from exc

@@ -1,0 +1,241 @@
+"""The clients for threads and scripts: calls that wait. The work is done by NodeClient and ModelClient, in a loop."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future
+from typing import Any
+
+from cluster.client.loop_thread import shared_loop
+from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Written
+from cluster.client.node import CALL_S, NodeClient
+from cluster.client.status import ClusterStatus, LoadStatus
+from cluster.client.wanted import Wanted
+from cluster.home import Home
+from cluster.timeline import Timeline
+from cluster.trust import Credentials
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.errors import MoeClusterError
+
+Progress = Callable[[int, int], None]
+
+GLANCE_S = 1.0
+"""How old what `glance` returns may be, and how long it waits for newer."""
+
+WAIT_S = 0.1
+"""How often progress is called while nothing comes."""
+
+
+class OwnNode:
+    """The node daemon of this machine. Close it, or use it as a context manager. Raises as NodeClient does."""
+
+    def __init__(self, node: NodeClient) -> None:
+        self._node = node
+        self._loop = shared_loop()
+        self._here: Set[str] = frozenset()
+        self._glanced_at = -math.inf
+
+    @classmethod
+    def connect(cls, home: Home) -> OwnNode:
+        """Return the daemon of a home. Raises NoClusterError where none runs, or is up yet."""
+        return cls(shared_loop().run(NodeClient.connect(home)))
+
+    def status(self, timeout_s: float = CALL_S) -> ClusterStatus:
+        """Return how the cluster stands, as this node sees it."""
+        return self._loop.run(self._node.status(timeout_s))
+
+    def load(self, wanted: Wanted) -> Iterator[LoadStatus]:
+        """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more."""
+        steps = self._node.load(wanted)
+        try:
+            while (step := self._loop.run(_next(steps))) is not None:
+                yield step
+        finally:
+            self._loop.run(steps.aclose())
+
+    def glance(self) -> Set[str]:
+        """Return the ids of the nodes that are here, as of a moment ago; none if the node is silent."""
+        if time.monotonic() - self._glanced_at > GLANCE_S:
+            try:
+                self._here = self.status(GLANCE_S).here.keys()
+            except MoeClusterError:  # who shows it cannot say so; the next request will
+                self._here = frozenset()
+            self._glanced_at = time.monotonic()
+        return self._here
+
+    def unload(self, reason: str) -> str:
+        """Take the cluster's model away; return which it was, "" if there was none."""
+        return self._loop.run(self._node.unload(reason))
+
+    def stop(self) -> None:
+        """End the node, and wait until it has."""
+        self._loop.run(self._node.stop())
+
+    def coordinator(self, status: ClusterStatus) -> RemoteModel:
+        """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
+        return RemoteModel(self._loop.run(self._node.model(status)))
+
+    def settled(self) -> ClusterStatus:
+        """Return the status once all nodes have told what they hold of the model. Raises NodeLostError."""
+        return self._loop.run(self._node.settled())
+
+    def meet_others(self) -> None:
+        """Wait until no further node has come for a while."""
+        self._loop.run(self._node.meet_others())
+
+    def wait_for_nodes(self, count: int) -> ClusterStatus:
+        """Return the status once so many nodes are here."""
+        return self._loop.run(self._node.wait_for_nodes(count))
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._loop.run(self._node.close())
+
+    def __enter__(self) -> OwnNode:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+class RemoteModel:
+    """A model that the cluster serves, by its coordinator."""
+
+    def __init__(self, model: ModelClient) -> None:
+        self.description = model.description
+        self._model = model
+        self._loop = shared_loop()
+
+    @classmethod
+    def connect(cls, credentials: Credentials, node_id: str, address: str) -> RemoteModel:
+        """Return the model that a node coordinates. Raises NodeLostError."""
+        return cls(shared_loop().run(ModelClient.connect(credentials, node_id, address)))
+
+    def format_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+        """Return the prompt of a chat, up to where the answer begins."""
+        return self._loop.run(self._model.format_chat(messages, variables))
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the token ids of a text."""
+        return self._loop.run(self._model.encode(text, add_special_tokens=add_special_tokens))
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of token ids."""
+        return self._loop.run(self._model.decode(token_ids, skip_special_tokens=skip_special_tokens))
+
+    def timeline(self) -> Timeline:
+        """Return what each stage did since somebody asked last, as far back as they remember."""
+        return self._loop.run(self._model.timeline())
+
+    def new_conversation(self) -> RemoteConversation:
+        """Return a conversation; close it to free its KV caches."""
+        return RemoteConversation(self._model)
+
+    def close(self) -> None:
+        """Close the channel; the model stays loaded."""
+        self._loop.run(self._model.close())
+
+
+class RemoteConversation:
+    """Requests that share a beginning."""
+
+    def __init__(self, model: ModelClient) -> None:
+        self._model = model
+        self._id = uuid.uuid4().bytes
+
+    def answer(self, request: Request, progress: Progress | None = None) -> RemoteAnswer:
+        """Answer a request.
+
+        `progress` is called with prompt positions, and until the first token comes every WAIT_S again; what it raises
+        ends the answer.
+
+        Raises:
+            InvalidRequestError: before any work.
+        """
+        return RemoteAnswer(self._model, request, self._id, progress)
+
+    def close(self) -> None:
+        """Free what it keeps; a coordinator that is gone keeps nothing."""
+        shared_loop().run(self._model.close_conversation(self._id))
+
+
+class RemoteAnswer:
+    """An answer as it is written: an iterator of tokens. `finish_reason` is None until it ended.
+
+    Any thread may close it, while another one waits for a token of it too.
+    """
+
+    def __init__(self, model: ModelClient, request: Request, conversation_id: bytes, progress: Progress | None) -> None:
+        self.finish_reason: FinishReason | None = None
+        self.stats = GenerationStats(prompt_tokens=len(request.input_ids))
+        self._progress = progress
+        self._prefilled: Prefilled | None = Prefilled(0, len(request.input_ids))
+        self._loop = shared_loop()
+        self._stream = self._loop.run(_begin(model, request, conversation_id))
+        begun = self._read()
+        assert isinstance(begun, Begun)  # the coordinator says it first
+        self.seed = begun.seed
+        self.request_id = begun.request_id
+
+    def __iter__(self) -> Iterator[Token]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Token:
+        """Return the next token. Raises StopIteration when the answer ended, MoeClusterError when it failed."""
+        written = None if self.finish_reason == "cancelled" else self._read()
+        if isinstance(written, Written):
+            self._prefilled = None
+            for field in dataclasses.fields(GenerationStats):
+                setattr(self.stats, field.name, getattr(written.stats, field.name))
+            self.finish_reason = written.finish_reason
+            return written.token
+        if self.finish_reason is None:  # its conversation was closed
+            self.finish_reason = "cancelled"
+        raise StopIteration
+
+    def close(self) -> None:
+        """End it now; what was written stays."""
+        if self.finish_reason is None:
+            self.finish_reason = "cancelled"
+        self._cancel()
+
+    def _read(self) -> Begun | Written | None:
+        """Return the next event but progress, None at the end and once it is closed."""
+        try:
+            while isinstance(event := self._wait(self._loop.start(self._stream.read())), Prefilled):
+                self._prefilled = event
+                self._tell_progress()
+            return event
+        except concurrent.futures.CancelledError:
+            return None
+        except BaseException:  # of the reader's own too, Ctrl-C above all
+            self._cancel()
+            raise
+
+    def _wait(self, event: Future[AnswerEvent | None]) -> AnswerEvent | None:
+        while not concurrent.futures.wait((event,), WAIT_S).done:
+            self._tell_progress()
+        return event.result()
+
+    def _tell_progress(self) -> None:
+        if self._progress is not None and self._prefilled is not None:
+            self._progress(self._prefilled.done, self._prefilled.total)
+
+    def _cancel(self) -> None:
+        self._loop.soon(self._stream.cancel)
+
+
+async def _next(steps: AsyncIterator[LoadStatus]) -> LoadStatus | None:
+    return await anext(steps, None)
+
+
+async def _begin(model: ModelClient, request: Request, conversation_id: bytes) -> AnswerStream:
+    return model.answer(request, conversation_id)

@@ -1,0 +1,157 @@
+"""Cluster status: how a node sees its cluster, as values. Knows neither gRPC nor protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.membership.membership import LinkSpeed, State
+from cluster.membership.node_info import NodeInfo
+from cluster.placement import Links, NodeCapacity, Placement
+from cluster.placement.nodes import capacity, links_from
+
+NodeState = State
+
+
+class ServingState(StrEnum):
+    """How the cluster's model stands."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """Counts of a worker since it started. The last three are of the coordinator's worker."""
+
+    frames: int = 0
+    positions: int = 0
+    kv_bytes: int = 0
+    kv_positions: int = 0
+    peak_memory_bytes: int = 0
+    active_requests: int = 0
+    drafts_compared: int = 0
+    drafts_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a node's worker holds of a model. `experts` counts them over all its layers.
+
+    `leads`: it has attention and KV caches, not experts alone. `coordinates`: it has the tokens too.
+    """
+
+    model: str
+    epoch: int
+    stage: int
+    layers: range
+    experts: int
+    leads: bool
+    coordinates: bool
+    weights_bytes: int
+    stats: WorkerStats = field(default_factory=WorkerStats)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingStatus:
+    """The cluster's model. `coordinator` is a node's id; `epoch` grows with every placement."""
+
+    model: str
+    epoch: int
+    state: ServingState
+    coordinator: str
+    failure: str
+    node_ids: tuple[str, ...]
+    load_s: float
+    context_tokens: int
+    chunk_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node. `link` is this node's to it, `links` are its own to others, where they were measured."""
+
+    info: NodeInfo
+    shown_name: str
+    state: NodeState
+    link: LinkSpeed | None
+    holding: Holding | None
+    links: Mapping[str, LinkSpeed]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it counts."""
+        return self.state is NodeState.PRESENT
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """A cluster as one node sees it. `nodes` begins with that node; `refused` says why others may not join.
+
+    `coordinator_address` is that of the model's coordinator, as this node reaches it; "" where there is none.
+    """
+
+    cluster_id: str
+    insecure: bool
+    nodes: tuple[NodeStatus, ...]
+    serving: ServingStatus | None
+    coordinator_address: str
+    refused: tuple[str, ...]
+
+    @property
+    def own(self) -> NodeStatus:
+        """The node that was asked."""
+        return self.nodes[0]
+
+    @property
+    def here(self) -> dict[str, NodeStatus]:
+        """The nodes that count, by id."""
+        return {node.info.node_id: node for node in self.nodes if node.is_here}
+
+    @property
+    def ready(self) -> ServingStatus | None:
+        """The cluster's model, where it is ready."""
+        return self.serving if self.serving and self.serving.state is ServingState.READY else None
+
+    @property
+    def coordinator_stats(self) -> WorkerStats:
+        """The counts of the coordinator's worker; zeros where there is none."""
+        holdings = (node.holding for node in self.nodes)
+        return next((holding.stats for holding in holdings if holding and holding.coordinates), WorkerStats())
+
+    @property
+    def float_bytes(self) -> int:
+        """The bytes of a float in what this node computes in."""
+        return 4 if self.own.info.hardware.dtype == "float32" else 2
+
+    def name(self, node_id: str) -> str:
+        """Return what people call a node; "?" if it is not known."""
+        return next((node.shown_name for node in self.nodes if node.info.node_id == node_id), "?")
+
+    def capacities(self) -> list[NodeCapacity]:
+        """Return what the nodes that are here offer."""
+        return [capacity(node.info, node.shown_name) for node in self.here.values()]
+
+    def links(self) -> Links:
+        """Return the links between the nodes that are here, as they measured them."""
+        return links_from(self.own.info.node_id, {node_id: node.links for node_id, node in self.here.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """How much of its part of the model a node has loaded."""
+
+    name: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStatus:
+    """How far the loading of a model is. `placement` is set once it is known here."""
+
+    serving: ServingStatus | None
+    nodes: tuple[NodeProgress, ...]
+    placement: Placement | None

@@ -1,0 +1,98 @@
+"""Status messages: what a node answers its own machine's clients, parsed once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from cluster.client.status import (
+    ClusterStatus,
+    Holding,
+    LoadStatus,
+    NodeProgress,
+    NodeState,
+    NodeStatus,
+    ServingState,
+    ServingStatus,
+    WorkerStats,
+)
+from cluster.membership.membership import LinkSpeed
+from cluster.membership.node_message import from_message, links_from_messages
+from cluster.placement import Placement
+from cluster.wire import node_pb2 as pb
+from cluster.wire import worker_pb2
+
+_STATES = {
+    pb.Serving.LOADING: ServingState.LOADING,
+    pb.Serving.READY: ServingState.READY,
+    pb.Serving.FAILED: ServingState.FAILED,
+}
+
+
+def cluster_status(message: pb.ClusterStatus) -> ClusterStatus:
+    """Return a cluster's status. Raises ClusterError for a node that cannot be."""
+    return ClusterStatus(
+        cluster_id=message.cluster_id,
+        insecure=message.insecure,
+        nodes=tuple(_node(node) for node in message.nodes),
+        serving=serving_status(message.serving),
+        coordinator_address=message.coordinator_address,
+        refused=tuple(message.refused),
+    )
+
+
+def load_status(message: pb.LoadStatus) -> LoadStatus:
+    """Return how far a load is."""
+    return LoadStatus(
+        serving=serving_status(message.serving),
+        nodes=tuple(NodeProgress(node.name, node.done_bytes, node.total_bytes) for node in message.nodes),
+        placement=Placement.from_json(json.loads(message.placement)) if message.placement else None,
+    )
+
+
+def serving_status(message: pb.Serving) -> ServingStatus | None:
+    """Return what is served, None if nothing is."""
+    if not message.epoch:
+        return None
+    return ServingStatus(
+        model=message.model,
+        epoch=message.epoch,
+        state=_STATES[message.state],
+        coordinator=message.coordinator,
+        failure=message.failure,
+        node_ids=tuple(message.node_ids),
+        load_s=message.load_s,
+        context_tokens=message.context_tokens,
+        chunk_length=message.chunk_length,
+    )
+
+
+def _node(message: pb.NodeStatus) -> NodeStatus:
+    return NodeStatus(
+        info=from_message(message.info),
+        shown_name=message.shown_name,
+        state=NodeState(message.state),
+        link=LinkSpeed(message.latency_s, message.bytes_per_s) if message.latency_s else None,
+        holding=_holding(message.holding),
+        links=links_from_messages(message.links),
+    )
+
+
+def _holding(message: pb.Holding) -> Holding | None:
+    if not message.epoch:
+        return None
+    return Holding(
+        model=message.model,
+        epoch=message.epoch,
+        stage=message.stage,
+        layers=range(message.first_layer, message.end_layer),
+        experts=message.experts,
+        leads=message.leads,
+        coordinates=message.coordinates,
+        weights_bytes=message.weights_bytes,
+        stats=_stats(message.stats),
+    )
+
+
+def _stats(message: worker_pb2.WorkerStats) -> WorkerStats:
+    return WorkerStats(**{field.name: getattr(message, field.name) for field in dataclasses.fields(WorkerStats)})
