@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import typer
 
 from cli import options as o
-from cli.backend import choose_models
 from cli.bench.commands import bench
 from cli.exit_codes import ExitCode
 from cli.failures import error_line, reported, silence_stdout
+from cli.models import choose_models
 from cli.words import WordyCommand
 
 app = typer.Typer(

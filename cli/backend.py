@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -148,30 +147,6 @@ class Models(Protocol):
             MoeClusterError: there is no such model, it is damaged, it does not fit, or it has no tokenizer though
                 texts are to be encoded.
         """
-
-
-def choose_models(
-    local: bool, replace: bool = False, context_tokens: int | None = None, chunk: int | None = None
-) -> Models:
-    """Return the cluster's models where a node runs in this home and `local` does not forbid it, else this machine's.
-
-    `replace` lets the cluster load a model in place of another; `context_tokens` is what requests have room for, None:
-    as the model and memory allow; `chunk` is the length of every prompt's chunks, None: as is best. What computes is
-    imported here, so that `--help` does without.
-    """
-    if not local:
-        from cluster.home import Home
-
-        home = Home.default()
-        if home.daemon.exists():
-            from cli.remote import ClusterModels
-            from cluster.errors import NoClusterError
-
-            with suppress(NoClusterError):  # it was killed and could not say goodbye
-                return ClusterModels.of(home, replace, context_tokens or 0, chunk or 0)
-    from cli.local import LocalModels
-
-    return LocalModels(context_tokens, chunk)
 
 
 def lasting(model: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from cli.chat import clipboard, editor, export, tables
+from cli.chat.chat import Chat
 from cli.chat.reader import Choices
 from cli.chat.settings import Setting, changed, flag, request_names, sampling_names, value_text
 from cli.chat.transcript import SavedChat
@@ -17,9 +17,6 @@ from cli.chat.typed_path import typed_path
 from cli.units import bytes_text, tokens_text
 from cli.whole_file import write_whole
 from mlx_moe.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from cli.chat.loop import Chat
 
 
 @dataclass(frozen=True, slots=True)

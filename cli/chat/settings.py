@@ -75,7 +75,8 @@ def value_text(name: str, options: AnswerOptions, defaults: SamplingParams) -> s
     values = options.request if name in request_names() else options.sampling
     if name in values:
         return _shown(name, values[name])
-    return f"{_shown(name, getattr(defaults, name, None))} (default)"
+    default = getattr(defaults, name) if name in sampling_names() else None
+    return f"{_shown(name, default)} (default)"
 
 
 def _shown(name: str, value: Any) -> str:
@@ -101,8 +102,7 @@ def _assign(values: dict[str, Any], name: str, text: str, parse: Any) -> None:
 
 
 def _number(name: str, value: str) -> float | int:
-    kind = {field.name: str(field.type) for field in fields(SamplingParams)}[name]
-    if "float" not in kind:
+    if not isinstance(getattr(SamplingParams(), name), float):
         return _integer(name, value)
     try:
         return float(value)

@@ -8,9 +8,9 @@ from contextlib import suppress
 from types import FrameType
 
 from cli.backend import Models, lasting
-from cli.chat import commands
+from cli.chat import commands, loop
+from cli.chat.chat import Chat
 from cli.chat.dialogue import Dialogue
-from cli.chat.loop import Chat
 from cli.chat.reader import PipeReader, Reader, TerminalReader
 from cli.chat.saving import Saving
 from cli.chat.screen import Screen
@@ -60,7 +60,7 @@ def start(models: Models, model: str | None, go_on: bool, system: str | None, op
             if system is not None:
                 chat.set_system(system)
         with quiet_keyboard():
-            chat.run(_reader(chat, home))
+            loop.run(chat, _reader(chat, home))
     finally:
         chat.close()
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli.chat import commands, writing
+from cli.chat import commands, loop, writing
+from cli.chat.chat import Chat
 from cli.chat.dialogue import Dialogue, Message
-from cli.chat.loop import Chat
 from cli.chat.reader import is_open, unfenced
 from cli.chat.saving import Saving
 from cli.chat.screen import Screen
@@ -56,7 +56,7 @@ class Sitting:
     def say(self, *lines: str) -> str:
         """Type lines; return what was printed and noticed."""
         self.reader = Lines(*lines)
-        self.chat.run(self.reader)
+        loop.run(self.chat, self.reader)
         out, err = self._capture.readouterr()
         return out + err
 
