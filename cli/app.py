@@ -14,10 +14,12 @@ from cli.bench.commands import bench
 from cli.exit_codes import ExitCode
 from cli.failures import error_line, reported, silence_stdout
 from cli.models import choose_models
+from cli.usage import Commands, within
 from cli.words import WordyCommand
 
 app = typer.Typer(
     name="moe-cluster",
+    cls=Commands,
     help="Run Mixture-of-Experts models on Macs, one alone or several together.",
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help takes a third of the time
@@ -66,9 +68,9 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(short_help="Show it all on this machine: nodes, an answer.")
 def demo(
-    nodes: Annotated[int, typer.Option(metavar="N", min=1, max=7, help="How many nodes.")] = 3,
+    nodes: Annotated[int, typer.Option(metavar="N", callback=within(1, 7), help="How many nodes.")] = 3,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Answer this and end; default: a chat follows.")
     ] = None,
@@ -81,7 +83,7 @@ def demo(
         show_demo(nodes, prompt)
 
 
-@app.command(cls=WordyCommand)
+@app.command(cls=WordyCommand, short_help="Make this machine a node of a cluster.")
 def up(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Load this on the cluster, as soon as it fits.")
@@ -98,7 +100,8 @@ def up(
         str | None, typer.Option(metavar="NAME", help="What to call this node; default: the host's name.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="P", min=0, max=65534, help="Listen at P and P + 1; 0 takes free ones.")
+        int | None,
+        typer.Option(metavar="P", callback=within(0, 65534), help="Listen at P and P + 1; 0 takes free ones."),
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="H", help="Listen at this address or host name only.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="48GB", help="Offer at most so much memory.")] = None,
@@ -109,7 +112,9 @@ def up(
     insecure: Annotated[bool, typer.Option("--insecure", help="No certificates, no encryption.")] = False,
     plan: Annotated[str | None, typer.Option(metavar="FILE", help="Place the model as plan --json has it.")] = None,
     context: o.Context = None,
-    users: Annotated[int | None, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = None,
+    users: Annotated[
+        int | None, typer.Option(metavar="N", callback=within(1), help="Room for N such requests.")
+    ] = None,
     draft: Annotated[
         str | None,
         typer.Option(metavar="HOW", help="mtp, ngram, none or a small MODEL; default: the best that MODEL supports."),
@@ -147,7 +152,7 @@ def down(debug: o.Debug = False) -> None:
         end_node()
 
 
-@app.command()
+@app.command(short_help="Leave the cluster; this machine forgets it.")
 def leave(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: o.Debug = False,
@@ -162,7 +167,7 @@ def leave(
         leave_cluster(yes)
 
 
-@app.command()
+@app.command(short_help="Tell how the cluster and its model stand.")
 def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw each second until Ctrl-C.")] = False,
     json: o.Json = False,
@@ -184,7 +189,7 @@ def nodes(json: o.Json = False, debug: o.Debug = False) -> None:
         show_nodes(json)
 
 
-@app.command()
+@app.command(short_help="Take the cluster's model away.")
 def unload(debug: o.Debug = False) -> None:
     """Take the cluster's model away, and give its memory back."""
     with reported(debug):
@@ -199,8 +204,10 @@ app.add_typer(token, name="token")
 
 @token.command("create")
 def create_token(
-    hours: Annotated[float, typer.Option(metavar="N", min=0.01, help="How many hours it is valid.")] = 24,
-    uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many machines may join with it.")] = 32,
+    hours: Annotated[float, typer.Option(metavar="N", callback=within(0.01), help="How many hours it is valid.")] = 24,
+    uses: Annotated[
+        int, typer.Option(metavar="N", callback=within(1), help="How many machines may join with it.")
+    ] = 32,
     debug: o.Debug = False,
 ) -> None:
     """Print a line for another machine to join with."""
@@ -327,7 +334,7 @@ def chat(
         start(_models(local, replace, context, chunk), model, continue_, system, answer_options)
 
 
-@app.command(cls=WordyCommand)
+@app.command(cls=WordyCommand, short_help="Tell what a model is.")
 def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
     """Tell what a model is: family, parameters, bytes, layers, experts, context."""
     with reported(debug):
@@ -336,16 +343,18 @@ def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
         show_model(model, json)
 
 
-@app.command(cls=WordyCommand)
+@app.command(cls=WordyCommand, short_help="Tell how a model would be placed, and its speed.")
 def plan(
     model: o.PlannedModel,
     nodes: Annotated[
         str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Plan for these Macs, not for the nodes here.")
     ] = None,
     context: o.Context = None,
-    users: Annotated[int, typer.Option(metavar="N", min=1, help="Room for N such requests.")] = 1,
+    users: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Room for N such requests.")] = 1,
     many: Annotated[bool, typer.Option("--many", help="Serve many users best, rather than one.")] = False,
-    bits: Annotated[int | None, typer.Option(metavar="N", min=2, max=16, help="As if converted to N bits.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(metavar="N", callback=within(2, 16), help="As if converted to N bits.")
+    ] = None,
     chunk: o.Chunk = None,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -358,4 +367,4 @@ def plan(
         print_plan(model, nodes, json, context, users, bits, objective, chunk=chunk)
 
 
-app.add_typer(bench, name="bench")
+app.add_typer(bench, name="bench", short_help="Measure a machine, a cluster or emulated Macs.")

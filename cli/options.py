@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.usage import within
 from mlx_moe.known_models import KNOWN_MODELS
 
 if TYPE_CHECKING:
@@ -58,11 +59,15 @@ System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message
 Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even where a node runs on it.")]
 Chunk = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Run prompts in chunks of N tokens; equal chunks give equal tokens."),
+    typer.Option(
+        metavar="N", callback=within(1), help="Run prompts in chunks of N tokens; equal chunks give equal tokens."
+    ),
 ]
 Context = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Room for N tokens, prompt and answer; default: the model's own."),
+    typer.Option(
+        metavar="N", callback=within(1), help="Room for N tokens, prompt and answer; default: the model's own."
+    ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Load MODEL in place of an idle one that the cluster serves.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

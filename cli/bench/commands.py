@@ -9,6 +9,7 @@ import typer
 
 from cli import options as o
 from cli.failures import reported
+from cli.usage import within
 
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write what each stage did when, for ui.perfetto.dev.")
@@ -30,7 +31,7 @@ def bench_emulated(
     ] = "stated",
     users: Annotated[str, typer.Option(metavar="1,8", help="So many answers at once.")] = "1,8",
     prompt_tokens: Annotated[str, typer.Option(metavar="100,1000", help="Prompts to time.")] = "100,1000",
-    tokens: Annotated[int, typer.Option(metavar="N", min=8, help="Tokens of an answer.")] = 64,
+    tokens: Annotated[int, typer.Option(metavar="N", callback=within(8), help="Tokens of an answer.")] = 64,
     trace: Trace = None,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -77,9 +78,9 @@ def _refuse_options(context: typer.Context) -> None:
 @bench.command("local")
 def bench_local(
     model: o.Model,
-    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 128,
-    tokens: Annotated[int, typer.Option(metavar="N", min=8, help="Tokens of an answer.")] = 32,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often to measure.")] = 3,
+    prompt_tokens: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Tokens of the prompt.")] = 128,
+    tokens: Annotated[int, typer.Option(metavar="N", callback=within(8), help="Tokens of an answer.")] = 32,
+    rounds: Annotated[int, typer.Option(metavar="N", callback=within(1), help="How often to measure.")] = 3,
     context: Annotated[
         str | None,
         typer.Option(metavar="1024,4096", help="Also time a token after so many; default: 256, 1k, 4k and 16k."),
@@ -102,8 +103,8 @@ def bench_local(
 @bench.command("cluster")
 def bench_cluster(
     model: o.Model,
-    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompts.")] = 256,
-    tokens: Annotated[int, typer.Option(metavar="N", min=8, help="Tokens of an answer.")] = 32,
+    prompt_tokens: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Tokens of the prompts.")] = 256,
+    tokens: Annotated[int, typer.Option(metavar="N", callback=within(8), help="Tokens of an answer.")] = 32,
     users: Annotated[str, typer.Option(metavar="1,2", help="So many answers at once.")] = "1,2",
     trace: Trace = None,
     json: o.Json = False,

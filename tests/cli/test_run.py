@@ -281,3 +281,40 @@ def test_help_imports_nothing_heavy() -> None:
 def test_version_is_printed(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capfd.readouterr().out.startswith("moe-cluster ")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("up --port 70000", "invalid value for '--port': must be 0 to 65534, got 70000; moe-cluster up -h"),
+        ("token create --uses 0", "must be 1 or more, got 0; moe-cluster token create -h"),
+        ("run demo hi --seed x", "'--seed'"),
+        ("plan", "missing argument 'MODEL'; moe-cluster plan -h"),
+        ("nope", "no such command 'nope'"),
+        ("--nope", "no such option: --nope"),
+    ],
+)
+def test_a_line_that_cannot_be_parsed_is_refused_in_one_line(
+    run: Run, capfd: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    assert run(*line.split()) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("error: ")
+    assert said in err
+
+
+def test_down_without_a_node_suggests_no_other_command(
+    run: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MOE_CLUSTER_HOME", str(tmp_path))
+    assert run("down") == 9
+    assert capfd.readouterr().err == "error: no node runs on this machine\n"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_the_list_of_commands_is_not_cut(columns: int) -> None:
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "cli", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "..." not in shown.partition("Commands:")[2]

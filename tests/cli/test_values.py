@@ -63,7 +63,14 @@ def test_numbers_read_well() -> None:
     assert count_text(812) == "812"
     assert [tokens_text(n) for n in (310, 2048, 3100, 32768)] == ["310", "2k", "3.1k", "32k"]
     assert [rate_text(x) for x in (5.372, 23.14, 480.4)] == ["5.37 tok/s", "23.1 tok/s", "480 tok/s"]
-    assert [duration_text(s) for s in (0.024, 0.2, 12, 200, 86400)] == ["24 ms", "0.2 s", "12 s", "3 min 20 s", "24 h"]
+    assert [duration_text(s) for s in (0.024, 0.2, 12, 200, 3600, 86400)] == [
+        "24 ms",
+        "0.2 s",
+        "12 s",
+        "3 min 20 s",
+        "60 min",
+        "24 h",
+    ]
 
 
 @given(st.text())

@@ -1,0 +1,61 @@
+"""Usage errors: a command line that cannot be parsed is refused in one line, as every other failure is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from cli.failures import reported
+
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""What typer raises for a line that cannot be parsed; it does not export the class."""
+
+Number = TypeVar("Number", int, float)
+
+
+class Commands(TyperGroup):
+    """The commands of moe-cluster."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Parse the options before the command."""
+        with _refused():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the rest, and run it."""
+        with _refused():
+            return super().invoke(ctx)
+
+
+def within(low: float, high: float = math.inf) -> Callable[[Number | None], Number | None]:
+    """Return a check that a value lies in a range, for an option's callback."""
+
+    def check(value: Number | None) -> Number | None:
+        if value is not None and not low <= value <= high:
+            span = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+            raise typer.BadParameter(f"must be {span}, got {value:g}")
+        return value
+
+    return check
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Turn what cannot be parsed into one line and exit code 2; help that nobody asked for stays help."""
+    try:
+        yield
+    except _UsageError as error:
+        message = " ".join(error.format_message().split())
+        if message.startswith("Usage:"):
+            raise
+        command = error.ctx.command_path if error.ctx else "moe-cluster"
+        from mlx_moe.errors import InvalidRequestError
+
+        with reported(debug=False):
+            line = f"{message[0].lower()}{message[1:].removesuffix('.')}; {command} -h shows how it is used"
+            raise InvalidRequestError(line) from error
