@@ -32,7 +32,7 @@ from cluster.placement import Placement, StagePlacement
 from cluster.trust import SERVER_OPTIONS, Authority, Insecure, MutualTLS, NodeIdentity, NodeKey
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.connections import DATA_OPTIONS, Connections
-from cluster.worker.loading import load
+from cluster.worker.loading import LoadedShard, load
 from cluster.worker.messages import Message
 from cluster.worker.parts import CoordinatorPart
 from cluster.worker.process import SWITCH_S
@@ -150,6 +150,7 @@ async def ring(
         connections = Connections(credentials, addresses, _raise)
         stack.push_async_callback(connections.close)
         loaded = load(checkpoint, role, lambda _done, _total: None)
+        assert isinstance(loaded, LoadedShard)  # it leads a stage
         first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections)
         first.serve(server)
         await server.start()

@@ -27,7 +27,7 @@ from mlx_moe.node_placement import NodePlacement
 from mlx_moe.notes import notes
 from mlx_moe.pipeline.holding import Holding, load_holding
 from mlx_moe.pipeline.link import LocalLink
-from mlx_moe.pipeline.shard import Shard, ShardSpec
+from mlx_moe.pipeline.shard import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.generation_defaults import GenerationDefaults
@@ -164,8 +164,7 @@ class LocalModel(Model):
         context_tokens: int,
         chunks: ChunkRule | None = None,
     ) -> None:
-        assert isinstance(holding.shard, Shard)  # all of it was loaded
-        assert holding.head is not None
+        assert holding.head is not None  # all of it was loaded
         self.stage = Stage(holding.shard, socket.gethostname())
         self.head = holding.head
         self.mtp = holding.mtp
@@ -190,9 +189,8 @@ class LocalModel(Model):
     def placement(self) -> list[NodePlacement]:
         """What this machine holds: all of it."""
         spec = self.stage.shard.spec
-        n_experts = sum(len(spec.experts_of(self.config, layer)) for layer in spec.layers)
         peak = memory.peak_memory_bytes()
-        return [NodePlacement(self.stage.node, spec.layers, n_experts, self._weights_bytes, peak)]
+        return [NodePlacement(self.stage.node, spec.layers, spec.n_experts(self.config), self._weights_bytes, peak)]
 
     def close(self) -> None:
         """Give the weights back."""

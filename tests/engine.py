@@ -17,8 +17,7 @@ from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.layers.expert_dispatch import Dispatch
-from mlx_moe.layers.experts import Experts
-from mlx_moe.layers.feed_forward import ExpertPeers
+from mlx_moe.layers.experts import NO_PEERS, ExpertPeers, Experts, RoutedExperts
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.link import LocalLink
@@ -75,7 +74,7 @@ def load_engine(
     directory: Path,
     layers: Sequence[range] | None = None,
     owned_experts: Mapping[int, tuple[int, ...]] | None = None,
-    peers: ExpertPeers | None = None,
+    peers: ExpertPeers = NO_PEERS,
 ) -> Engine:
     """Load a checkpoint in float32, its layers in as many stages as there are ranges."""
     with Checkpoint.open(directory) as checkpoint:
@@ -90,7 +89,7 @@ def load_engine(
         stages = []
         for number, spec in enumerate(specs):
             shard = loader.load(checkpoint, find(checkpoint, spec.parameters(config)), mx.float32)
-            stages.append(Stage(Shard.build(spec, config, shard, mx.float32), f"node-{number}", peers))
+            stages.append(Stage(Shard.build(spec, config, shard, mx.float32, peers), f"node-{number}"))
         mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
         return Engine(config, head, LocalLink(stages, slice_s=math.inf), mtp)  # every frame whole, however slow
 
@@ -103,21 +102,25 @@ class LocalPeers:
     """Expert peers in this process. Owner 0 is the leader, whose shards are elsewhere."""
 
     def __init__(self, shards: Sequence[ExpertShard], owned: Sequence[OwnedExperts]) -> None:
-        self._shards = shards
+        self.shards = shards
         self._dispatch = {
             layer: Dispatch({expert: owner for owner, experts in enumerate(owned) for expert in experts[layer]})
             for layer in owned[0]
         }
 
-    def rows(self, layer: int, x: mx.array, indices: mx.array, own: Experts | None) -> mx.array:
+    def bind(self, layer: int, own: Experts | None) -> RoutedExperts:
         """See ExpertPeers."""
-        split = self._dispatch[layer].split(np.array(indices))
-        rows = {}
-        for owner, pairs in split.pairs.items():
-            experts = own if owner == 0 else self._shards[owner - 1].experts[layer]
-            assert experts is not None
-            rows[owner] = experts.pairs(x, pairs)
-        return split.join(rows)
+
+        def routed(x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> mx.array:  # noqa: ARG001
+            split = self._dispatch[layer].split(np.array(indices))
+            rows = {}
+            for owner, pairs in split.pairs.items():
+                experts = own if owner == 0 else self.shards[owner - 1].experts[layer]
+                assert experts is not None
+                rows[owner] = experts.pairs(x, pairs)
+            return split.join(rows)
+
+        return routed
 
 
 def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:
@@ -126,7 +129,7 @@ def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:
         config = families.read_config(checkpoint.config)
         shards = []
         for experts in owned[1:]:
-            spec = ShardSpec(range(config.num_hidden_layers), experts, experts_only=True)
-            loaded = loader.load(checkpoint, find(checkpoint, spec.parameters(config)), mx.float32)
+            spec = ShardSpec(range(config.num_hidden_layers), experts)
+            loaded = loader.load(checkpoint, find(checkpoint, spec.expert_parameters(config)), mx.float32)
             shards.append(ExpertShard.build(spec, config, loaded, mx.float32))
         return LocalPeers(shards, owned)

@@ -40,8 +40,8 @@ def grown(model: LocalModel, positions: int) -> Grown:
         hidden_states = mx.random.normal((1, model.config.hidden_size)).astype(shard.dtype)
         mx.eval(hidden_states)
         started = time.perf_counter()
-        for index, layer, cache in zip(shard.spec.layers, shard.layers, caches, strict=True):
-            hidden_states = layer(hidden_states, cache, index)
+        for layer, cache in zip(shard.layers, caches, strict=True):
+            hidden_states = layer(hidden_states, cache)
         mx.eval(model.head.logits(hidden_states))
         seconds.append(time.perf_counter() - started)
     costs = families.cache_costs(model.config, shard.dtype.size)
@@ -51,7 +51,7 @@ def grown(model: LocalModel, positions: int) -> Grown:
 def _filled(layer: DecoderLayer, first: mx.array, positions: int) -> KVCache:
     """Return a layer's cache of so many positions, of the shape that running a first one gives it."""
     cache = KVCache()
-    layer(first, cache, 0)
+    layer(first, cache)
     shapes = [(*array.shape[:-2], positions, array.shape[-1]) for array in cache.arrays]
     cache.rewind(0)
     cache.append(*(mx.random.normal(shape).astype(first.dtype) for shape in shapes))

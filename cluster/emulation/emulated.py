@@ -22,7 +22,6 @@ from mlx_moe.checkpoint.held import Held
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, NgramDrafter
 from mlx_moe.known_models import KNOWN_MODELS
-from mlx_moe.pipeline.shard import ExpertShard
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.tokenizer import Tokenizer
@@ -52,7 +51,7 @@ class EmulatedShard:
 
     @property
     def ends(self) -> EmulatedEmbeddingAndLMHead:
-        """See Loaded."""
+        """See LoadedStage."""
         wire_s = WIRES[self.scenario.wire].seconds(self.costs.hidden_size * FLOAT_BYTES)  # on which it came back
         seconds = head_s(self.costs, self._node) + (wire_s if len(self.role.placement.stages) > 1 else 0.0)
         return EmulatedEmbeddingAndLMHead(
@@ -61,7 +60,7 @@ class EmulatedShard:
 
     @property
     def new_drafter(self) -> Callable[[], Drafter] | None:
-        """See Loaded."""
+        """See LoadedStage."""
         scenario, seconds = self.scenario, draft_s(self.costs, self._node, len(self.scenario.script))
         match scenario.draft:
             case "none":
@@ -74,18 +73,19 @@ class EmulatedShard:
                 demo = mlx_moe.load(library.DEMO, with_mtp=True)
                 return lambda: ShadowDrafter(demo, seconds, self.clock)
 
-    def stage(self, node: str, peers: RemoteExperts) -> EmulatedStage:  # noqa: ARG002 - their time is in the timing
-        """See Loaded."""
+    @property
+    def remote_experts(self) -> RemoteExperts:
+        """See LoadedStage; there are none."""
+        return RemoteExperts({})
+
+    def stage(self, node: str) -> EmulatedStage:
+        """See LoadedStage."""
         timing = StageTiming(self.costs, self.role.stage, self._nodes, self.scenario.links())
         wire = None if self.role.coordinates else WIRES[self.scenario.wire]
         is_last = self.role.index + 1 == len(self.role.placement.stages)
         return EmulatedStage(
             timing, node, self.costs.hidden_size, self.clock, wire=wire, overhead_s=GRAPH_S, is_last=is_last
         )
-
-    def experts(self) -> ExpertShard:
-        """Refuse: stages with expert peers are not emulated."""
-        raise PlacementError("an emulation places whole layers only; this placement has expert peers")
 
     @property
     def _nodes(self) -> dict[str, NodeCapacity]:
@@ -98,6 +98,8 @@ class EmulatedShard:
 
 def load(name: str, role: Role) -> EmulatedShard:
     """Return a role's part of a scenario, which says who drafts. Raises ClusterError, InvalidRequestError."""
+    if not role.leads:
+        raise PlacementError("an emulation places whole layers only; this placement has expert peers")
     scenario = Scenario.from_name(name)
     demo = library.locate(library.DEMO)
     tokenizer = Tokenizer.load(demo) if role.coordinates else None

@@ -12,8 +12,7 @@ from cluster.emulation.drafters import WrongDrafter
 from cluster.emulation.stage import Clock
 from cluster.errors import ClusterError
 from cluster.worker import loading
-from cluster.worker.loading import LoadedShard
-from cluster.worker.remote_experts import RemoteExperts
+from cluster.worker.loading import LoadedExperts, LoadedShard
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
@@ -36,7 +35,9 @@ def name(model: str, stage_s: float) -> str:
     return f"{KIND}:{stage_s}:{model}"
 
 
-def load(named: str, role: Role, progress: Progress, draft: str, held: Held | None = None) -> StretchedShard:
+def load(
+    named: str, role: Role, progress: Progress, draft: str, held: Held | None = None
+) -> StretchedShard | LoadedExperts:
     """Load a role's part of a model, for real; `draft` may be WRONG too. Raises what loading does, ClusterError."""
     try:
         _, seconds, model = named.split(":", 2)
@@ -44,8 +45,12 @@ def load(named: str, role: Role, progress: Progress, draft: str, held: Held | No
     except ValueError as exc:
         raise ClusterError(f"{named!r} is not like {name('demo', 0.02)}") from exc
     real = loading.load(model, role, progress, "none" if draft == WRONG else draft, held=held)
+    if isinstance(real, LoadedExperts):
+        return real
     new_drafter = (lambda: WrongDrafter(PADDING_ID)) if draft == WRONG else real.new_drafter
-    return StretchedShard(real.config, real.holding, real.tokenizer, real.defaults, new_drafter, stage_s)
+    return StretchedShard(
+        real.config, real.holding, real.tokenizer, real.defaults, new_drafter, real.remote_experts, stage_s
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +59,16 @@ class StretchedShard(LoadedShard):
 
     stage_s: float
 
-    def stage(self, node: str, peers: RemoteExperts) -> StretchedStage:
-        """See Loaded."""
-        assert isinstance(self.holding.shard, Shard)  # what such a role loads
-        return StretchedStage(self.holding.shard, node, peers, self.stage_s)
+    def stage(self, node: str) -> StretchedStage:
+        """See LoadedStage."""
+        return StretchedStage(self.holding.shard, node, self.stage_s)
 
 
 class StretchedStage(Stage):
     """Computes, then waits until the time of a frame is up: its own computing is part of that."""
 
-    def __init__(self, shard: Shard, node: str, peers: RemoteExperts, stage_s: float) -> None:
-        super().__init__(shard, node, peers)
+    def __init__(self, shard: Shard, node: str, stage_s: float) -> None:
+        super().__init__(shard, node)
         self._stage_s = stage_s
         self._clock = Clock()
 

@@ -21,9 +21,8 @@ from mlx_moe.decoding.drafting import Drafter, choose_drafter
 from mlx_moe.errors import CheckpointError
 from mlx_moe.notes import notes
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
-from mlx_moe.pipeline.holding import Holding, load_holding
+from mlx_moe.pipeline.holding import ExpertHolding, Holding, load_experts, load_holding
 from mlx_moe.pipeline.link import RunningStage
-from mlx_moe.pipeline.shard import ExpertShard, Shard
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.tokenizer import Tokenizer
@@ -32,8 +31,8 @@ FREED_BYTES = 128 << 20
 """Of freed buffers MLX may keep so much: a worker's peak is its shard, its KV caches and little more."""
 
 
-class Loaded(Protocol):
-    """A role's part of a model, loaded or emulated. The ends and what goes with them are the coordinator's."""
+class LoadedStage(Protocol):
+    """A stage's part of a model, loaded or emulated. The ends and what goes with them are the coordinator's."""
 
     @property
     def config(self) -> ModelConfig:
@@ -71,63 +70,85 @@ class Loaded(Protocol):
     def arrays(self) -> Held:
         """What is in memory of the model's files."""
 
-    def stage(self, node: str, peers: RemoteExperts) -> RunningStage:
-        """Return the stage that runs here, of a role that leads one."""
+    @property
+    def remote_experts(self) -> RemoteExperts:
+        """The experts of its layers that other nodes own; they are connected before a frame comes."""
 
-    def experts(self) -> ExpertShard:
-        """Return the experts that are here, of a role that leads no stage."""
+    def stage(self, node: str) -> RunningStage:
+        """Return the stage that runs here."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedExperts:
+    """Experts in memory, of a stage that another node leads."""
+
+    config: ModelConfig
+    holding: ExpertHolding
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes in memory."""
+        return self.holding.weights_bytes
+
+    @property
+    def n_experts(self) -> int:
+        """Experts owned over all layers."""
+        return self.holding.shard.spec.n_experts(self.config)
+
+    @property
+    def arrays(self) -> Held:
+        """What is in memory of the model's files."""
+        return self.holding.arrays
+
+
+Loaded = LoadedStage | LoadedExperts
+"""A role's part of a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedShard:
-    """A part in memory."""
+    """A stage's part in memory."""
 
     config: ModelConfig
     holding: Holding
     tokenizer: Tokenizer | None
     defaults: GenerationDefaults
     new_drafter: Callable[[], Drafter] | None
+    remote_experts: RemoteExperts
 
     @property
     def ends(self) -> EmbeddingAndLMHead | None:
-        """See Loaded."""
+        """See LoadedStage."""
         return self.holding.head
 
     @property
     def weights_bytes(self) -> int:
-        """See Loaded."""
+        """See LoadedStage."""
         return self.holding.weights_bytes
 
     @property
     def float_bytes(self) -> int:
-        """See Loaded."""
+        """See LoadedStage."""
         return self.holding.dtype.size
 
     @property
     def n_experts(self) -> int:
-        """See Loaded."""
-        spec = self.holding.shard.spec
-        return sum(len(spec.experts_of(self.config, layer)) for layer in spec.layers)
+        """See LoadedStage."""
+        return self.holding.shard.spec.n_experts(self.config)
 
     @property
     def arrays(self) -> Held:
-        """See Loaded."""
+        """See LoadedStage."""
         return self.holding.arrays
 
-    def stage(self, node: str, peers: RemoteExperts) -> Stage:
-        """See Loaded."""
-        assert isinstance(self.holding.shard, Shard)  # what such a role loads
-        return Stage(self.holding.shard, node, peers)
-
-    def experts(self) -> ExpertShard:
-        """See Loaded."""
-        assert isinstance(self.holding.shard, ExpertShard)
-        return self.holding.shard
+    def stage(self, node: str) -> Stage:
+        """See LoadedStage."""
+        return Stage(self.holding.shard, node)
 
 
 def load(
     model: str, role: Role, progress: Progress, draft: str = "", stamp: str = "", held: Held | None = None
-) -> LoadedShard:
+) -> LoadedShard | LoadedExperts:
     """Read what a role holds, and what it drafts with, where other stages would idle: see `choose_drafter`.
 
     `held` is what another role of the same model has left in memory, see `loader.load`.
@@ -146,9 +167,16 @@ def load(
                 f"{checkpoint.directory} has changed since it was compared with the other nodes' copies: try again"
             )
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        memory_share = memory.HARD_LIMIT  # whoever made the placement counted KV caches and temporaries too
+        if not role.leads:
+            experts = load_experts(
+                checkpoint, config, role.shard_spec(), memory_share=memory_share, progress=progress, held=held
+            )
+            return LoadedExperts(config, experts)
         tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
         defaults = GenerationDefaults.read(checkpoint.directory)
         defaults = replace(defaults, notes=notes(role.placement.model, checkpoint, defaults))
+        remote_experts = RemoteExperts(role.owners(config))
         has_idle_stages = len(role.placement.stages) > 1
         holding = load_holding(
             checkpoint,
@@ -156,11 +184,12 @@ def load(
             role.shard_spec(),
             coordinates=role.coordinates,
             with_mtp=has_idle_stages and wants_mtp(draft),
-            memory_share=memory.HARD_LIMIT,  # whoever made the placement counted KV caches and temporaries too
+            peers=remote_experts,
+            memory_share=memory_share,
             progress=progress,
             held=held,
         )
     new_drafter = None
     if tokenizer is not None and has_idle_stages:
         new_drafter = choose_drafter(draft, holding, config, tokenizer)
-    return LoadedShard(config, holding, tokenizer, defaults, new_drafter)
+    return LoadedShard(config, holding, tokenizer, defaults, new_drafter, remote_experts)

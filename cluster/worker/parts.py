@@ -22,9 +22,9 @@ from cluster.worker.connections import Connections, FrameStream
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.data_service import CancelService, DataService
 from cluster.worker.inbox import Inbox
-from cluster.worker.loading import Loaded
+from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Message
-from cluster.worker.remote_experts import RemoteExperts, answer_pairs
+from cluster.worker.remote_experts import answer_pairs
 from cluster.worker.ring import RingLink, RingStage
 from cluster.worker.role import Role
 from mlx_moe import families, memory
@@ -90,12 +90,12 @@ class StagePart:
     """A stage after the first."""
 
     def __init__(
-        self, loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
+        self, loaded: LoadedStage, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
     ) -> None:
         self._role = role
         self._connections = connections
-        self._experts = RemoteExperts(role.owners(loaded.config))
-        self._stage = loaded.stage(name, self._experts)
+        self._experts = loaded.remote_experts
+        self._stage = loaded.stage(name)
         self._ring = RingStage(self._stage, epoch)
         self._inbox = Inbox()
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._take)
@@ -134,12 +134,12 @@ class CoordinatorPart:
     """The first stage, and the coordinator: tokens, sampling, clients."""
 
     def __init__(
-        self, loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
+        self, loaded: LoadedStage, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
     ) -> None:
         self._role = role
         self._connections = connections
-        self._experts = RemoteExperts(role.owners(loaded.config))
-        self._stage = loaded.stage(name, self._experts)
+        self._experts = loaded.remote_experts
+        self._stage = loaded.stage(name)
         self._outgoing: deque[Message] = deque()
         self._timelines: dict[str, asyncio.Future[bytes]] = {}
         self._next: FrameStream | None = None
@@ -234,8 +234,8 @@ def part_of(
     loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
 ) -> Part:
     """Return the part that a role asks for."""
-    if not role.leads:
-        return ExpertsPart(loaded.experts(), role, name, credentials)
+    if isinstance(loaded, LoadedExperts):
+        return ExpertsPart(loaded.holding.shard, role, name, credentials)
     kind = CoordinatorPart if role.coordinates else StagePart
     return kind(loaded, role, name, epoch, credentials, connections)
 

@@ -18,7 +18,7 @@ from cluster.worker.arrays import array_of, bytes_of, dtype_of
 from cluster.worker.messages import EXPERTS_METHOD, Kind, Message, failure, raised_by
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import Dispatch, Pairs
-from mlx_moe.layers.experts import Experts
+from mlx_moe.layers.experts import NO_PEERS, Experts, RoutedExperts
 from mlx_moe.pipeline.shard import ExpertShard
 
 LEADER = 0
@@ -76,7 +76,10 @@ class ExpertLink:
 
 
 class RemoteExperts:
-    """ExpertPeers over the network. `owners` are the experts by layer and owner, the leader's number being LEADER."""
+    """ExpertPeers over the network. `owners` are the experts by layer and owner, the leader's number being LEADER.
+
+    Layers are bound to it at load; the links open later.
+    """
 
     def __init__(self, owners: Mapping[int, Mapping[int, Sequence[int]]]) -> None:
         self._dispatches = {
@@ -87,18 +90,37 @@ class RemoteExperts:
 
     def connect(self, links: Sequence[ExpertLink]) -> None:
         """Use links to the peers, in the order of their numbers."""
-        self._links = dict(enumerate(links, start=LEADER + 1))
+        self._links.update(enumerate(links, start=LEADER + 1))
 
-    def rows(self, layer: int, x: mx.array, indices: mx.array, own: Experts | None) -> mx.array:
+    def bind(self, layer: int, own: Experts | None) -> RoutedExperts:
         """See ExpertPeers."""
-        split = self._dispatches[layer].split(np.array(indices))
+        if layer not in self._dispatches:
+            return NO_PEERS.bind(layer, own)
+        return _DividedExperts(layer, self._dispatches[layer], own, self._links)
+
+
+class _DividedExperts:
+    """RoutedExperts of one layer: some are here, the others behind links."""
+
+    def __init__(self, layer: int, dispatch: Dispatch, own: Experts | None, links: Mapping[int, ExpertLink]) -> None:
+        self._layer = layer
+        self._dispatch = dispatch
+        self._own = own
+        self._links = links
+
+    def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> mx.array:
+        """See RoutedExperts."""
+        mx.async_eval(x, indices)  # first what the peers wait for
+        if meanwhile is not None:
+            mx.async_eval(meanwhile)
+        split = self._dispatch.split(np.array(indices))
         remote = [owner for owner in split.pairs if owner != LEADER]
         for owner in remote:
-            self._links[owner].ask(layer, x, split.pairs[owner])
+            self._links[owner].ask(self._layer, x, split.pairs[owner])
         rows: dict[int, mx.array] = {}
         if LEADER in split.pairs:
-            assert own is not None  # the dispatch says that it owns some
-            rows[LEADER] = own.pairs(x, split.pairs[LEADER])
+            assert self._own is not None  # the dispatch says that it owns some
+            rows[LEADER] = self._own.pairs(x, split.pairs[LEADER])
             mx.async_eval(rows[LEADER])
         rows |= {owner: self._links[owner].answer() for owner in remote}
         return split.join(rows)

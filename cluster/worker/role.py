@@ -74,7 +74,7 @@ class Role:
             return ShardSpec(self.stage.layers, self.stage.owned_experts)
         (peer,) = (peer for peer in self.stage.peers if peer.node_id == self.node_id)
         owned = {layer: peer.owned_experts.get(layer, ()) for layer in self.stage.layers}
-        return ShardSpec(self.stage.layers, owned, experts_only=True)
+        return ShardSpec(self.stage.layers, owned)
 
     def owners(self, config: ModelConfig) -> dict[int, dict[int, tuple[int, ...]]]:
         """Return, by layer that is split, the experts of the leader (0) and of each peer (1, ...)."""

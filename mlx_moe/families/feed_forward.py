@@ -11,8 +11,10 @@ from mlx_moe.checkpoint.parameter import Parameter, linear, vector
 from mlx_moe.config import ModelConfig, MoEConfig
 
 if TYPE_CHECKING:
+    from mlx_moe.families.layer_spec import BindExperts
     from mlx_moe.layers.experts import Experts
-    from mlx_moe.layers.feed_forward import MLP, MoE
+    from mlx_moe.layers.feed_forward import MLP
+    from mlx_moe.layers.moe import MoE
     from mlx_moe.layers.weights import LoadedParameters
 
 
@@ -34,8 +36,12 @@ class MLPSpec:
             linear(f"{self.path}.down_proj", self.hidden_size, self.intermediate_size),
         ]
 
-    def build(self, loaded: LoadedParameters, owned: Sequence[int] = ()) -> MLP:  # noqa: ARG002 - it has no experts
-        """See FeedForwardSpec."""
+    def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> MLP:  # noqa: ARG002
+        """See FeedForwardSpec; it has no experts."""
+        return self.mlp(loaded)
+
+    def mlp(self, loaded: LoadedParameters) -> MLP:
+        """Return it over its loaded parameters."""
         from mlx_moe.layers.feed_forward import MLP
 
         return MLP(loaded.scope(self.path))
@@ -87,16 +93,16 @@ class MoESpec:
         shared = self._shared_experts
         return parameters if shared is None else parameters + shared.parameters()
 
-    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> MoE:
+    def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> MoE:
         """See FeedForwardSpec."""
-        from mlx_moe.layers.feed_forward import MoE
+        from mlx_moe.layers.moe import MoE
         from mlx_moe.layers.router import Router
 
         shared = self._shared_experts
         return MoE(
             Router(self.moe, loaded.scope(self.path)),
-            self.experts.build(loaded, owned) if owned else None,
-            None if shared is None else shared.build(loaded),
+            bind(self.experts.build(loaded, owned) if owned else None),
+            None if shared is None else shared.mlp(loaded),
         )
 
     @property

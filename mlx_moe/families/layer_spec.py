@@ -6,7 +6,7 @@ several families share are in `attention` and `feed_forward`. MLX is imported on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,8 +15,10 @@ from mlx_moe.layers.cache_costs import CacheCosts
 
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import Attention, DecoderLayer, FeedForward
-    from mlx_moe.layers.experts import Experts
+    from mlx_moe.layers.experts import Experts, RoutedExperts
     from mlx_moe.layers.weights import LoadedParameters
+
+    BindExperts = Callable[[Experts | None], RoutedExperts]
 
 
 class AttentionSpec(Protocol):
@@ -60,8 +62,8 @@ class FeedForwardSpec(Protocol):
     def parameters(self) -> list[Parameter]:
         """Return its parameters without those of routed experts, under full names."""
 
-    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> FeedForward:
-        """Return it over its loaded parameters; of its routed experts, those in `owned` are here."""
+    def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> FeedForward:
+        """Return it over its loaded parameters; of its routed experts, `owned` are here, and `bind` adds the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,10 @@ class LayerSpec:
         experts = self.feed_forward.experts
         return [] if experts is None else experts.parameters(owned)
 
-    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> DecoderLayer:
-        """Return the layer over its loaded parameters."""
+    def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> DecoderLayer:
+        """Return the layer over its loaded parameters, as FeedForwardSpec does."""
         from mlx_moe.layers.decoder import DecoderLayer
 
         input_norm, post_attention_norm = (loaded.vector(f"{self.path}.{name}.weight") for name in self.norms)
-        attention, feed_forward = self.attention.build(loaded), self.feed_forward.build(loaded, owned)
+        attention, feed_forward = self.attention.build(loaded), self.feed_forward.build(loaded, owned, bind)
         return DecoderLayer(input_norm, post_attention_norm, self.norm_eps, attention, feed_forward)

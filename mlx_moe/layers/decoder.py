@@ -7,9 +7,6 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlx_moe.layers.cache import LayerCache
-from mlx_moe.layers.feed_forward import MLP, ExpertPeers, MoE
-
-FeedForward = MLP | MoE
 
 
 class Attention(Protocol):
@@ -26,8 +23,15 @@ class Attention(Protocol):
         """
 
 
+class FeedForward(Protocol):
+    """The feed-forward half of a layer, dense or of experts, wherever these are."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map x `[L, D]` to `[L, D]`."""
+
+
 class DecoderLayer:
-    """One layer of the model. Its seams are where experts may be remote: attend, then feed forward."""
+    """One layer of the model: attend, then feed forward."""
 
     def __init__(
         self,
@@ -41,20 +45,13 @@ class DecoderLayer:
         self._post_attention_norm = post_attention_norm
         self._norm_eps = norm_eps
         self._attention = attention
-        self.feed_forward = feed_forward
+        self._feed_forward = feed_forward
 
     def new_cache(self) -> LayerCache:
         """Return an empty cache for one request."""
         return self._attention.new_cache()
 
-    def __call__(
-        self,
-        hidden_states: mx.array,
-        cache: LayerCache,
-        layer: int,
-        peers: ExpertPeers | None = None,
-        outputs: int | None = None,
-    ) -> mx.array:
+    def __call__(self, hidden_states: mx.array, cache: LayerCache, outputs: int | None = None) -> mx.array:
         """Map the last `outputs` (None: all) of hidden_states `[L, D]` to `[outputs, D]`; keep what all need."""
         n_rows = hidden_states.shape[0]
         outputs = n_rows if outputs is None else outputs
@@ -62,6 +59,4 @@ class DecoderLayer:
         attended = self._attention(x, cache, outputs)
         hidden_states = (hidden_states if outputs == n_rows else hidden_states[-outputs:]) + attended
         x = mx.fast.rms_norm(hidden_states, self._post_attention_norm, self._norm_eps)
-        if isinstance(self.feed_forward, MoE):
-            return hidden_states + self.feed_forward(x, layer, peers)
-        return hidden_states + self.feed_forward(x)
+        return hidden_states + self._feed_forward(x)

@@ -1,4 +1,4 @@
-"""Experts: the routed experts that a shard owns, or a part of them.
+"""Experts: the routed experts of one layer that are here, and the seam behind which the others may be elsewhere.
 
 Knows nothing of who owns the others. Shapes: L positions, D hidden_size, K experts chosen for each position, n pairs.
 """
@@ -6,6 +6,7 @@ Knows nothing of who owns the others. Shapes: L positions, D hidden_size, K expe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +15,23 @@ from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import SORT_FROM, Pairs
 from mlx_moe.layers.feed_forward import swiglu
 from mlx_moe.layers.weights import LoadedParameters
+
+
+class RoutedExperts(Protocol):
+    """All routed experts of one layer, here or elsewhere."""
+
+    def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> mx.array:
+        """Return what every chosen expert makes of its row of x `[L, D]`, by indices `[L, K]`: `[L, K, D]`.
+
+        `meanwhile` is lazy; where other nodes are waited for, it is computed in that time.
+        """
+
+
+class ExpertPeers(Protocol):
+    """The owners elsewhere of the experts that a shard lacks."""
+
+    def bind(self, layer: int, own: Experts | None) -> RoutedExperts:
+        """Return all experts of a layer, of which `own` are here."""
 
 
 class Experts:
@@ -27,11 +45,8 @@ class Experts:
         self._place[list(owned)] = np.arange(len(owned))
         self.complete = len(owned) == n_routed_experts
 
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        """Return what every chosen expert makes of its row of x `[L, D]`, by indices `[L, K]`: `[L, K, D]`.
-
-        Only where all experts are owned.
-        """
+    def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None = None) -> mx.array:  # noqa: ARG002
+        """See RoutedExperts. Only where all experts are owned."""
         if indices.size < SORT_FROM:
             return self._swiglu(x[:, None, None], indices, by_expert=False).squeeze(-2)
         chosen = indices.flatten()
@@ -56,3 +71,16 @@ class Experts:
         gate = self._gate.gather_matmul(x, indices, sorted_indices=by_expert)
         up = self._up.gather_matmul(x, indices, sorted_indices=by_expert)
         return self._down.gather_matmul(swiglu(gate, up), indices, sorted_indices=by_expert)
+
+
+class NoPeers:
+    """The ExpertPeers of a shard that owns all experts of its layers."""
+
+    def bind(self, layer: int, own: Experts | None) -> Experts:
+        """See ExpertPeers."""
+        assert own is not None, f"layer {layer} has no experts"  # whoever splits experts says who owns the others
+        assert own.complete, f"layer {layer} lacks experts"
+        return own
+
+
+NO_PEERS = NoPeers()

@@ -1,7 +1,8 @@
-"""Holding: what one process has in memory of a model, its shard and, where the coordinator is, the two ends."""
+"""Holding: what one process has in memory of a model: a shard and, with the coordinator, the two ends; or experts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -10,9 +11,12 @@ from mlx_moe import memory
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.held import Held
+from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
+from mlx_moe.layers.experts import NO_PEERS, ExpertPeers
+from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
@@ -20,12 +24,21 @@ from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A shard, or an expert peer's part of one. `head` and `mtp` are the coordinator's, if it is here."""
+    """A shard. `head` and `mtp` are the coordinator's, if it is here."""
 
-    shard: Shard | ExpertShard
+    shard: Shard
     head: LoadedEmbeddingAndLMHead | None
     mtp: MultiTokenPrediction | None
     dtype: mx.Dtype
+    weights_bytes: int
+    arrays: Held
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertHolding:
+    """What an expert peer has of a shard that another node runs."""
+
+    shard: ExpertShard
     weights_bytes: int
     arrays: Held
 
@@ -36,6 +49,7 @@ def load_holding(
     spec: ShardSpec,
     *,
     coordinates: bool,
+    peers: ExpertPeers = NO_PEERS,
     with_mtp: bool = False,
     memory_share: float = memory.SOFT_LIMIT,
     progress: loader.Progress | None = None,
@@ -43,26 +57,55 @@ def load_holding(
 ) -> Holding:
     """Load a shard; with the coordinator's ends if it `coordinates`. Weights may take `memory_share` of the budget.
 
-    `with_mtp` adds the MTP layer to these ends, if the checkpoint has one. `held` is what another shard of the same
-    checkpoint has left in memory, see `loader.load`.
+    `peers` own the experts that it lacks. `with_mtp` adds the MTP layer to the ends, if the checkpoint has one. `held`
+    is what another shard of the same checkpoint has left in memory, see `loader.load`.
 
     Raises:
         CheckpointError: files that are damaged or contradict each other.
         InsufficientMemoryError: before anything is read.
     """
-    ends = head_parameters(config)
-    dtype = loader.compute_dtype(find(checkpoint, ends))
+    dtype = _compute_dtype(checkpoint, config)
     parameters = spec.parameters(config)
     if coordinates:
-        parameters = [*ends, *parameters]
+        parameters = [*head_parameters(config), *parameters]
     if with_mtp := coordinates and with_mtp and has_mtp(checkpoint, config):
         parameters += mtp_parameters(config)
-    stored = find(checkpoint, parameters)
-    memory.require(sum(s.memory_bytes(dtype.size) for s in stored), f"model {checkpoint.directory}", memory_share)
     arrays = {} if held is None else held
-    loaded = loader.load(checkpoint, stored, dtype, progress, arrays)
+    loaded = _load(checkpoint, parameters, dtype, memory_share, progress, arrays)
     head = LoadedEmbeddingAndLMHead.build(config, loaded, dtype) if coordinates else None
     mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None
-    kind = ExpertShard if spec.experts_only else Shard
-    shard = kind.build(spec, config, loaded, dtype)
+    shard = Shard.build(spec, config, loaded, dtype, peers)
     return Holding(shard, head, mtp, dtype, loaded.nbytes, arrays)
+
+
+def load_experts(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    spec: ShardSpec,
+    *,
+    memory_share: float = memory.SOFT_LIMIT,
+    progress: loader.Progress | None = None,
+    held: Held | None = None,
+) -> ExpertHolding:
+    """Load the owned experts of a shard and nothing else of it. Raises as `load_holding`."""
+    dtype = _compute_dtype(checkpoint, config)
+    arrays = {} if held is None else held
+    loaded = _load(checkpoint, spec.expert_parameters(config), dtype, memory_share, progress, arrays)
+    return ExpertHolding(ExpertShard.build(spec, config, loaded, dtype), loaded.nbytes, arrays)
+
+
+def _compute_dtype(checkpoint: Checkpoint, config: ModelConfig) -> mx.Dtype:
+    return loader.compute_dtype(find(checkpoint, head_parameters(config)))
+
+
+def _load(
+    checkpoint: Checkpoint,
+    parameters: Sequence[Parameter],
+    dtype: mx.Dtype,
+    memory_share: float,
+    progress: loader.Progress | None,
+    held: Held,
+) -> LoadedParameters:
+    stored = find(checkpoint, parameters)
+    memory.require(sum(s.memory_bytes(dtype.size) for s in stored), f"model {checkpoint.directory}", memory_share)
+    return loader.load(checkpoint, stored, dtype, progress, held)

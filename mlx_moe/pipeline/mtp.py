@@ -8,6 +8,7 @@ Shapes: L positions, D hidden_size, V vocab_size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
@@ -15,6 +16,7 @@ from mlx_moe import families
 from mlx_moe.config import ModelConfig
 from mlx_moe.layers.cache import LayerCache
 from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.experts import NO_PEERS
 from mlx_moe.layers.weights import Linear, LoadedParameters
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 
@@ -28,7 +30,6 @@ class MultiTokenPrediction:
     hnorm: mx.array
     eh_proj: Linear
     layer: DecoderLayer
-    layer_index: int
     output_norm: mx.array
     norm_eps: float
 
@@ -38,14 +39,14 @@ class MultiTokenPrediction:
     ) -> MultiTokenPrediction:
         """Return the layer over its loaded parameters; the embedding and the lm_head are those of `head`."""
         index = config.num_hidden_layers
+        experts = range(config.moe.n_routed_experts)
         scope = loaded.scope(f"model.layers.{index}")
         return cls(
             head=head,
             enorm=scope.vector("enorm.weight"),
             hnorm=scope.vector("hnorm.weight"),
             eh_proj=scope.linear("eh_proj"),
-            layer=families.layer(config, index).build(loaded, range(config.moe.n_routed_experts)),
-            layer_index=index,
+            layer=families.layer(config, index).build(loaded, experts, partial(NO_PEERS.bind, index)),
             output_norm=scope.vector("shared_head.norm.weight"),
             norm_eps=config.rms_norm_eps,
         )
@@ -71,6 +72,6 @@ class MultiTokenPrediction:
         embedded = mx.fast.rms_norm(self.head.embed(next_ids), self.enorm, self.norm_eps)
         previous = mx.fast.rms_norm(hidden_states, self.hnorm, self.norm_eps)
         joined = self.eh_proj(mx.concatenate([embedded, previous], axis=-1))
-        hidden_states = self.layer(joined, cache, self.layer_index, outputs=outputs)
+        hidden_states = self.layer(joined, cache, outputs)
         hidden_states = mx.fast.rms_norm(hidden_states, self.output_norm, self.norm_eps)
         return hidden_states, self.head.lm_head.matmul(hidden_states)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import mlx.core as mx
 
@@ -14,20 +15,16 @@ from mlx_moe import families
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import ModelConfig
 from mlx_moe.layers.decoder import DecoderLayer
-from mlx_moe.layers.experts import Experts
+from mlx_moe.layers.experts import NO_PEERS, ExpertPeers, Experts
 from mlx_moe.layers.weights import LoadedParameters
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:
-    """A half-open range of layers, and for each MoE layer the experts owned; all of them where none are named.
-
-    `experts_only` is an expert peer's: it holds nothing of its layers but the owned experts.
-    """
+    """A half-open range of layers, and for each MoE layer the experts owned; all of them where none are named."""
 
     layers: range
     owned_experts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    experts_only: bool = False
 
     def experts_of(self, config: ModelConfig, layer: int) -> tuple[int, ...]:
         """Return the owned experts of a layer, ascending; none of a dense one."""
@@ -35,13 +32,19 @@ class ShardSpec:
             return ()
         return tuple(sorted(self.owned_experts.get(layer, range(config.moe.n_routed_experts))))
 
+    def n_experts(self, config: ModelConfig) -> int:
+        """Return how many experts are owned over all layers."""
+        return sum(len(self.experts_of(config, layer)) for layer in self.layers)
+
     def parameters(self, config: ModelConfig) -> list[Parameter]:
         """Return the parameters of all its layers."""
-        parameters: list[Parameter] = []
-        for index in self.layers:
-            layer, owned = families.layer(config, index), self.experts_of(config, index)
-            parameters += layer.expert_parameters(owned) if self.experts_only else layer.parameters(owned)
-        return parameters
+        layers = ((families.layer(config, i), self.experts_of(config, i)) for i in self.layers)
+        return [parameter for layer, owned in layers for parameter in layer.parameters(owned)]
+
+    def expert_parameters(self, config: ModelConfig) -> list[Parameter]:
+        """Return the parameters of its owned experts alone."""
+        layers = ((families.layer(config, i), self.experts_of(config, i)) for i in self.layers)
+        return [parameter for layer, owned in layers for parameter in layer.expert_parameters(owned)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,19 @@ class Shard:
     dtype: mx.Dtype
 
     @classmethod
-    def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> Shard:
-        """Return the shard over its loaded parameters."""
-        layers = (families.layer(config, i).build(loaded, spec.experts_of(config, i)) for i in spec.layers)
+    def build(
+        cls,
+        spec: ShardSpec,
+        config: ModelConfig,
+        loaded: LoadedParameters,
+        dtype: mx.Dtype,
+        peers: ExpertPeers = NO_PEERS,
+    ) -> Shard:
+        """Return the shard over its loaded parameters; `peers` own the experts that it lacks."""
+        layers = (
+            families.layer(config, i).build(loaded, spec.experts_of(config, i), partial(peers.bind, i))
+            for i in spec.layers
+        )
         return cls(spec, config, tuple(layers), dtype)
 
 

@@ -10,7 +10,6 @@ import mlx.core as mx
 from mlx_moe.errors import FrameError, NumericsError, RewindError
 from mlx_moe.layers.cache import LayerCache, rewind_all
 from mlx_moe.layers.decoder import DecoderLayer
-from mlx_moe.layers.feed_forward import ExpertPeers
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.shard import Shard
 
@@ -27,13 +26,12 @@ class StageCounts:
 
 
 class Stage:
-    """Runs frames through a shard's layers on node `node`; `peers` own the experts that the shard lacks."""
+    """Runs frames through a shard's layers on node `node`."""
 
-    def __init__(self, shard: Shard, node: str, peers: ExpertPeers | None = None) -> None:
+    def __init__(self, shard: Shard, node: str) -> None:
         self.shard = shard
         self.node = node
         self.counts = StageCounts()
-        self._peers = peers
         self._caches: dict[str, list[LayerCache]] = {}
 
     def run(self, frame: Frame) -> Frame:
@@ -64,10 +62,9 @@ class Stage:
         last = self.shard.config.num_hidden_layers - 1
         for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
             if index == last and frame.outputs is None and hidden_states.shape[0] > 1:
-                hidden_states = self._all_outputs(layer, hidden_states, cache, index)
+                hidden_states = self._all_outputs(layer, hidden_states, cache)
             else:
-                outputs = frame.outputs if index == last else None
-                hidden_states = layer(hidden_states, cache, index, self._peers, outputs)
+                hidden_states = layer(hidden_states, cache, frame.outputs if index == last else None)
             if frame.kind is not FrameKind.PREFILL:
                 mx.async_eval(hidden_states)  # the next layer is built while this one is computed
             elif frame.hidden_states.shape[0] >= LONG_CHUNK:
@@ -146,15 +143,15 @@ class Stage:
                 f"node {self.node}: a frame ends at position {frame.position + shape[0]}, the model has {room}"
             )
 
-    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: LayerCache, index: int) -> mx.array:
+    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: LayerCache) -> mx.array:
         """Run the last layer for all positions; the last one has the bits it has where only that one is asked for.
 
         It costs one more position of one layer. So a prompt ends alike whether a drafter wants the rest or not.
         """
         start = cache.length
-        asked_alone = layer(hidden_states, cache, index, self._peers, outputs=1)
+        asked_alone = layer(hidden_states, cache, outputs=1)
         cache.rewind(start)
-        outputs = layer(hidden_states, cache, index, self._peers)
+        outputs = layer(hidden_states, cache)
         return mx.concatenate([outputs[:-1], asked_alone])
 
     def _settle(self, hidden_states: mx.array, caches: list[LayerCache]) -> bool:

@@ -12,7 +12,6 @@ from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.measure import Answer, together
 from cluster.errors import ClusterError
 from cluster.placement import Placement, StagePlacement
-from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe.checkpoint import library
 from mlx_moe.decoding.chunking import DEFAULT_RULE
@@ -30,7 +29,7 @@ TOKENS = 10
 def test_a_stage_takes_its_time_and_computes_within_it() -> None:
     role = Role.of(PLACEMENT, "second")
     shard = stretched.load(stretched.name(library.DEMO, STAGE_S), role, lambda _done, _total: None, "none")
-    stage = shard.stage("second", RemoteExperts({}))
+    stage = shard.stage("second")
     hidden_states = mx.random.normal((1, shard.config.hidden_size))
     real = super(stretched.StretchedStage, stage).run(Frame("real", 0, hidden_states, FrameKind.DECODE))
     started = time.monotonic()

@@ -22,7 +22,7 @@ from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import Pairs
-from mlx_moe.pipeline.holding import load_holding
+from mlx_moe.pipeline.holding import load_experts
 from mlx_moe.pipeline.shard import ExpertShard, ShardSpec
 from tests.patience import PATIENCE_S
 
@@ -34,10 +34,8 @@ OWNED = (1, 3, 5)
 def shard() -> ExpertShard:
     with Checkpoint.open(library.locate("demo")) as checkpoint:
         config = families.read_config(checkpoint.config)
-        spec = ShardSpec(range(LAYER, LAYER + 1), {LAYER: OWNED}, experts_only=True)
-        holding = load_holding(checkpoint, config, spec, coordinates=False)
-    assert isinstance(holding.shard, ExpertShard)
-    return holding.shard
+        spec = ShardSpec(range(LAYER, LAYER + 1), {LAYER: OWNED})
+        return load_experts(checkpoint, config, spec).shard
 
 
 def pairs(positions: list[int], experts: list[int]) -> Pairs:
@@ -162,14 +160,15 @@ def test_after_a_refusal_of_one_peer_the_answer_of_another_is_not_taken_for_a_la
     first, second = peers
     experts = RemoteExperts({LAYER: {0: (), 1: (0,), 2: (1,)}})
     experts.connect([first.link, second.link])
+    routed = experts.bind(LAYER, None)
     x, indices = mx.zeros((1, 2)), mx.array([[0, 1]])
     first.answers.put(Message(Kind.FAILURE, "0" * 32, payload=b"bad_frame refused"))
     second.answers.put(answer_of(1.0))
     with pytest.raises(FrameError, match="refused"):
-        experts.rows(LAYER, x, indices, None)
+        routed(x, indices, None)
     first.answers.put(answer_of(2.0))
     second.answers.put(answer_of(3.0))
-    assert experts.rows(LAYER, x, indices, None).tolist() == [[[2.0, 2.0], [3.0, 3.0]]]
+    assert routed(x, indices, None).tolist() == [[[2.0, 2.0], [3.0, 3.0]]]
 
 
 def test_a_peer_that_is_gone_is_named(peers: tuple[Peer, Peer]) -> None:

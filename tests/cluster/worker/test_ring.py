@@ -26,7 +26,7 @@ from mlx_moe.decoding.session import Session
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.model import LocalModel
 from mlx_moe.pipeline.frame import Frame, FrameKind
-from mlx_moe.pipeline.shard import Shard, ShardSpec
+from mlx_moe.pipeline.shard import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
@@ -54,7 +54,6 @@ def _loaded() -> Iterator[None]:
 def stages(ends: Sequence[int]) -> list[Stage]:
     """Return the demo's layers in stages that end before these layers, the last one with the rest."""
     shard = demo().stage.shard
-    assert isinstance(shard, Shard)
     spans = [range(a, b) for a, b in zip((0, *ends), (*ends, N_LAYERS), strict=True)]
     parts = [replace(shard, spec=ShardSpec(span), layers=shard.layers[span.start : span.stop]) for span in spans]
     return [Stage(part, f"mac-{n}") for n, part in enumerate(parts, 1)]

@@ -41,14 +41,14 @@ def test_leaders_form_a_ring(node: str, index: int, leads: bool, coordinates: bo
 
 def test_a_leader_holds_all_experts_but_those_that_peers_own() -> None:
     spec = Role.of(PLACEMENT, "b").shard_spec()
-    assert (spec.layers, spec.owned_experts, spec.experts_only) == (range(2, 5), {2: (0, 2), 3: (0, 1)}, False)
+    assert (spec.layers, spec.owned_experts) == (range(2, 5), {2: (0, 2), 3: (0, 1)})
 
 
 def test_a_peer_holds_its_experts_and_none_of_the_other_layers() -> None:
     role = Role.of(PLACEMENT, "c")
     assert (role.leads, role.coordinates) == (False, False)
     spec = role.shard_spec()
-    assert (spec.layers, dict(spec.owned_experts), spec.experts_only) == (range(2, 5), {2: (1, 3), 3: (), 4: ()}, True)
+    assert (spec.layers, dict(spec.owned_experts)) == (range(2, 5), {2: (1, 3), 3: (), 4: ()})
 
 
 def test_owners_are_numbered_from_the_leader_in_the_layers_that_are_split() -> None:

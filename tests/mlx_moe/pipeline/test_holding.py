@@ -12,7 +12,8 @@ from mlx_moe import families
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.held import Held
-from mlx_moe.pipeline.holding import Holding, load_holding
+from mlx_moe.layers.experts import Experts, RoutedExperts
+from mlx_moe.pipeline.holding import ExpertHolding, Holding, load_experts, load_holding
 from mlx_moe.pipeline.shard import ShardSpec
 
 
@@ -24,13 +25,22 @@ WHOLE = ShardSpec(range(6))
 MIDDLE = ShardSpec(range(2, 4))
 EVEN = ShardSpec(range(2, 4), experts(0, 2, 4, 6, 8, 10, 12, 14))
 LOW = ShardSpec(range(1, 5), experts(*range(8)))
-PEER = ShardSpec(range(1, 5), experts(3, 5, 9), experts_only=True)
+PEER = ShardSpec(range(1, 5), experts(3, 5, 9))
+"""Its experts alone; the others are parts of a stage."""
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Iterator[Checkpoint]:
     with Checkpoint.open(library.locate(library.DEMO)) as opened:
         yield opened
+
+
+class Elsewhere:
+    """Owners of experts that nobody asks."""
+
+    def bind(self, layer: int, own: Experts | None) -> RoutedExperts:  # noqa: ARG002
+        assert own is not None
+        return own
 
 
 class Loading:
@@ -41,13 +51,16 @@ class Loading:
         self._config = families.read_config(checkpoint.config)
         self.read_bytes = self.total_bytes = 0
 
-    def load(self, spec: ShardSpec, held: Held | None = None, *, coordinates: bool = False) -> Holding:
+    def load(self, spec: ShardSpec, held: Held | None = None, *, coordinates: bool = False) -> Holding | ExpertHolding:
         self.read_bytes = self.total_bytes = 0
+        if spec is PEER:
+            return load_experts(self._checkpoint, self._config, spec, progress=self._note, held=held)
         return load_holding(
             self._checkpoint,
             self._config,
             spec,
             coordinates=coordinates,
+            peers=Elsewhere(),
             with_mtp=coordinates,
             progress=self._note,
             held=held,

@@ -14,7 +14,6 @@ import mlx_moe
 from mlx_moe.config import MLAConfig
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.layers.expert_dispatch import Pairs
-from mlx_moe.layers.feed_forward import MoE
 from mlx_moe.layers.latent_attention import absorb_up_to
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.shard import ShardSpec
@@ -192,7 +191,7 @@ def test_owned_experts_are_read_from_every_layout(family: str, layout: str, tmp_
 
 def test_a_peer_holds_nothing_but_its_experts(whole: Engine) -> None:
     owned = {layer: (1, 2) if layer != 2 else () for layer in range(N_LAYERS)}
-    names = [p.name for p in ShardSpec(range(N_LAYERS), owned, experts_only=True).parameters(whole.config)]
+    names = [p.name for p in ShardSpec(range(N_LAYERS), owned).expert_parameters(whole.config)]
     layers = [layer for layer in sorted(whole.config.moe_layers) if layer != 2]
     assert names == [
         f"model.layers.{layer}.mlp.experts.{name}_proj" for layer in layers for name in ("gate", "up", "down")
@@ -200,12 +199,10 @@ def test_a_peer_holds_nothing_but_its_experts(whole: Engine) -> None:
 
 
 def test_an_expert_that_is_not_owned_is_refused_by_its_number(directory: Path) -> None:
-    layer = load_engine(directory, [range(1, 2)], {1: (0, 3)}).link.stages[0].shard.layers[0]
-    assert isinstance(layer.feed_forward, MoE)
-    assert layer.feed_forward.experts is not None
+    (peer,) = load_peers(directory, [{}, dict.fromkeys(range(N_LAYERS), (0, 3))]).shards
     pairs = Pairs(np.array([0, 0, 1]), np.array([3, 5, 7]), by_expert=False)
     with pytest.raises(FrameError, match=r"experts \[5, 7\] are asked for"):
-        layer.feed_forward.experts.pairs(mx.zeros((2, 128)), pairs)
+        peer.experts[1].pairs(mx.zeros((2, 128)), pairs)
 
 
 def test_an_expert_that_overflows_for_a_position_sent_elsewhere_does_not_spoil_it(tmp_path: Path) -> None:
