@@ -1,4 +1,4 @@
-# Two commands do all: `make demo` and `make test`. uv sets up .venv if it is there, else venv and pip.
+# Two commands do all: `make demo` and `make test`; `make fast` is a part of the latter. uv sets up .venv if it is there, else venv and pip.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -14,15 +14,29 @@ INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-che
 INSTALL_DEV = $(INSTALL)
 endif
 
-.PHONY: demo test check format proto clean
+.PHONY: demo test fast check coverage wheel format proto clean
+
+PYTEST = -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 demo: .venv/.runtime  ## three nodes on this machine answer a prompt; on a terminal, then chat. PROMPT="..." asks that alone
 	@$(BIN)/moe-cluster demo $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: check  ## all checks and all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest $(PYTEST)
 
-check: .venv/.dev
+fast: check  ## all checks, and the tests that start no processes and compare with no other library
+	$(BIN)/python -m pytest $(PYTEST) -m "not slow and not oracle"
+
+coverage: .venv/.dev  ## all tests, and which lines and branches they do not run, by file
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+wheel: .venv/.runtime  ## build the wheel, install it in an environment of its own, and try its commands
+	.ci/wheel
+
+check: .venv/.dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
