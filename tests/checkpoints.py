@@ -1,28 +1,27 @@
 """Makers of small checkpoints: random models, written to disk by the libraries that people's checkpoints come from.
 
-Knows nothing of the engine. Every matrix is wide enough in its input for quantization groups of 64, but for
-`embed_q`, which mlx-lm then leaves unquantized.
+These libraries are imported by the first test that needs one. Knows nothing of the engine. Every matrix is wide enough
+in its input for quantization groups of 64, but for `embed_q`, which mlx-lm then leaves unquantized.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import torch
-import transformers
-from mlx_lm.convert import convert
-from safetensors.torch import load_file, save_file
 
 from bench.synthetic import write_byte_tokenizer
 
-torch.set_num_threads(1)
-transformers.utils.logging.disable_progress_bar()
+if TYPE_CHECKING:
+    import torch
 
 Model = Any
 """A transformers model for causal language modelling; the library is imported untyped."""
@@ -70,6 +69,18 @@ QWEN3_MOE: dict[str, Any] = {
 _BASES = {"deepseek_v3": DEEPSEEK_V3, "qwen3_moe": QWEN3_MOE}
 
 
+@cache
+def transformers() -> ModuleType:
+    """Return the library, which is quiet and uses one core."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # from_pretrained reports an MTP layer as unexpected
+    return transformers
+
+
 @dataclass(frozen=True)
 class Shape:
     """A random model: its family, what differs from the family's base configuration, and the seed of its weights.
@@ -84,8 +95,10 @@ class Shape:
 
     def model(self) -> Model:
         """Return the model in float32."""
-        config = transformers.AutoConfig.for_model(self.family, **(_BASES[self.family] | dict(self.changes)))
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        import torch
+
+        config = transformers().AutoConfig.for_model(self.family, **(_BASES[self.family] | dict(self.changes)))
+        model = transformers().AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         _randomize(model, self.router_bias, torch.Generator().manual_seed(self.seed))
         return model
 
@@ -113,13 +126,32 @@ def save(
 
     In 16 bit, the router and its bias stay float32, as transformers loads published checkpoints.
     """
+    import torch
+
     model.save_pretrained(directory, save_original_format=not fused, max_shard_size=shard_size)
     if dtype != "float32":
-        narrow = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+        narrow = transformers().AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
         shutil.rmtree(directory)
         narrow.save_pretrained(directory, save_original_format=not fused, max_shard_size=shard_size)
     write_byte_tokenizer(directory)
     return directory
+
+
+_SAVED: dict[str, Path] = {}
+_SAVED_IN = tempfile.TemporaryDirectory(prefix="checkpoints-")
+
+
+def saved(shape: Shape, *, fused: bool = False, dtype: str = "float32", hub_dialect: bool = False) -> Path:
+    """Return where a shape's model lies, saved once for all tests of this process: they only read it."""
+    key = repr((shape, fused, dtype, hub_dialect))
+    if key not in _SAVED:
+        directory = Path(tempfile.mkdtemp(dir=_SAVED_IN.name), "model")
+        if hub_dialect:
+            to_hub_dialect(shutil.copytree(saved(shape, fused=fused, dtype=dtype), directory))
+        else:
+            save(shape.model(), directory, fused=fused, dtype=dtype)
+        _SAVED[key] = directory
+    return _SAVED[key]
 
 
 def to_hub_dialect(directory: Path) -> Path:
@@ -151,6 +183,8 @@ def convert_with_mlx_lm(
     predicate: Callable[..., bool | dict[str, Any]] | None = None,
 ) -> Path:
     """Convert a checkpoint in the hub's dialect to the stacked layout, quantized if `bits` are given."""
+    from mlx_lm.convert import convert
+
     convert(
         str(source),
         str(directory),
@@ -183,9 +217,10 @@ def with_older_kv_b_proj(converted: Path, source: Path, directory: Path) -> Path
 
 def save_with_mtp(shape: Shape, directory: Path) -> Path:
     """Save a DeepSeek model whose last layer is the MTP layer, under the names and the config of published ones."""
-    model = shape.model()
-    save(model, directory)
-    to_hub_dialect(directory)
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(saved(shape, hub_dialect=True), directory, dirs_exist_ok=True)
     path = directory / "config.json"
     config = json.loads(path.read_text())
     index = config["num_hidden_layers"] - 1

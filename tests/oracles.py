@@ -1,13 +1,14 @@
 """Oracles: what a checkpoint's numbers are by other implementations, and how far another's are from them.
 
-Knows nothing of the engine. Shapes: L positions, V vocab_size.
+These implementations are imported by the first test that needs one. Knows nothing of the engine. Shapes: L
+positions, V vocab_size.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-import torch
-import transformers
-from mlx_lm.utils import load_model
-from transformers.modeling_layers import MtpModel
 
-from tests.checkpoints import Model
-
-transformers.utils.logging.set_verbosity_error()  # from_pretrained reports an MTP layer as unexpected
+from tests.checkpoints import Model, transformers
 
 Logits = npt.NDArray[np.float32]
 """`[L, V]`."""
@@ -36,10 +31,17 @@ CLEAR_LEAD = 1e-4
 
 @dataclass(frozen=True)
 class Answer:
-    """What greedy search writes after a prompt."""
+    """What was written after a prompt, and what transformers takes for the likeliest token at each of its places.
+
+    If all are the same, transformers' greedy search writes them too. `logits` are those of prompt and `written`; `lead`
+    is the least by which a likeliest token leads over the second best, as a share of their spread.
+    """
 
     prompt: list[int]
-    token_ids: list[int]
+    written: list[int]
+    likeliest: list[int]
+    logits: Logits
+    lead: float
 
 
 def random_ids(n: int, vocab_size: int, seed: int = 0) -> list[int]:
@@ -57,7 +59,9 @@ def relative_difference(got: Logits, wanted: Logits) -> float:
 
 def transformers_model(directory: Path) -> Model:
     """Return a checkpoint in one of its own layouts as transformers loads it, in float32."""
-    model, found = transformers.AutoModelForCausalLM.from_pretrained(
+    import torch
+
+    model, found = transformers().AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, output_loading_info=True
     )
     if found["missing_keys"] or found["mismatched_keys"]:
@@ -67,26 +71,39 @@ def transformers_model(directory: Path) -> Model:
 
 def logits(model: Model, ids: Sequence[int]) -> Logits:
     """Return transformers' logits at every position."""
+    import torch
+
     with torch.no_grad():
         result: Logits = model(torch.tensor([ids])).logits[0].numpy()
     return result
 
 
-def clear_answer(model: Model, n_prompt: int = 64, n_answer: int = 64) -> Answer:
-    """Return the first of some random prompts after which every greedy token leads clearly, and these tokens.
+def clear_answer(model: Model, write: Callable[[list[int]], list[int]], n_prompt: int = 64) -> Answer:
+    """Judge what `write` answers to the first of some random prompts after which every likeliest token leads clearly.
 
     Where two tokens are as likely, two right implementations may write different ones.
     """
     for seed in range(20):
         prompt = random_ids(n_prompt, model.config.vocab_size, seed)
-        token_ids, lead = greedy(model, prompt, n_answer)
-        if lead >= CLEAR_LEAD:
-            return Answer(prompt, token_ids)
+        answer = judge(model, prompt, write(prompt))
+        if answer.lead >= CLEAR_LEAD:
+            return answer
     raise AssertionError("no prompt of 20 is answered with a clear lead")
 
 
-def greedy(model: Model, prompt: Sequence[int], n: int) -> tuple[list[int], float]:
-    """Return the next `n` tokens of transformers' greedy search, past any end of turn, and their smallest lead."""
+def judge(model: Model, prompt: list[int], written: list[int]) -> Answer:
+    """Run prompt and answer through transformers at once."""
+    found = logits(model, [*prompt, *written])
+    steps = found[len(prompt) - 1 : -1]
+    second, best = np.sort(steps, axis=-1)[:, -2:].T
+    lead = float((best - second).min() / (steps.max() - steps.min()))
+    return Answer(prompt, written, steps.argmax(-1).tolist(), found, lead)
+
+
+def greedy(model: Model, prompt: Sequence[int], n: int) -> list[int]:
+    """Return the next `n` tokens of transformers' greedy search, past any end of turn."""
+    import torch
+
     ids = torch.tensor([prompt])
     with torch.no_grad():
         written = model.generate(
@@ -97,13 +114,9 @@ def greedy(model: Model, prompt: Sequence[int], n: int) -> tuple[list[int], floa
             max_new_tokens=n,
             eos_token_id=model.config.vocab_size,  # no token
             pad_token_id=0,
-            output_logits=True,
-            return_dict_in_generate=True,
         )
-    steps = torch.cat(written.logits).numpy()  # [n, V]
-    second, best = np.sort(steps, axis=-1)[:, -2:].T
-    lead = float((best - second).min() / (steps.max() - steps.min()))
-    return written.sequences[0, len(prompt) :].tolist(), lead
+    token_ids: list[int] = written[0, len(prompt) :].tolist()
+    return token_ids
 
 
 def mtp_logits(model: Model, ids: Sequence[int]) -> Logits:
@@ -111,6 +124,9 @@ def mtp_logits(model: Model, ids: Sequence[int]) -> Logits:
 
     Transformers hands it the hidden states that the lm_head reads, after the final norm.
     """
+    import torch
+    from transformers.modeling_layers import MtpModel
+
     model._keys_to_ignore_on_load_unexpected = [rf"model\.layers\.{model.config.num_hidden_layers}\."]
     mtp: Any = MtpModel.from_pretrained(model)
     positions = torch.arange(1, len(ids))[None]
@@ -127,6 +143,8 @@ def mlx_lm_logits(directory: Path, ids: Sequence[int]) -> Logits:
     No oracle where a router bias makes scores negative in a chosen group (it masks the others with 0), for the rope
     parameters of transformers 5's dialect, nor for yarn in qwen3_moe.
     """
+    from mlx_lm.utils import load_model
+
     model, _ = load_model(directory)
     return np.array(model(mx.array([list(ids)]))[0].astype(mx.float32))
 

@@ -12,6 +12,8 @@ from mlx_moe.known_models import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
 from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.summary import model_parameters, parameter_count
 
+pytestmark = pytest.mark.oracle
+
 
 @pytest.mark.parametrize(
     ("values", "published"),

@@ -13,6 +13,8 @@ from tests.checkpoints import Shape
 from tests.engine import load_engine
 from tests.oracles import TOLERANCE, Answer, relative_difference
 
+pytestmark = pytest.mark.oracle
+
 # The original context is shorter than prompt and answer together.
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64}
 
@@ -67,26 +69,20 @@ SHAPES = {
 def test_logits_and_greedy_tokens_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     oracle = SHAPES[name].model()
     directory = checkpoints.save(oracle, tmp_path)
-    answer = oracles.clear_answer(oracle)
-    ids = answer.prompt + answer.token_ids
-    difference = relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids))
-    assert difference <= TOLERANCE
-    assert written(directory, answer) == answer.token_ids
+    assert_parity(directory, oracle)
 
 
-def written(directory: Path, answer: Answer) -> list[int]:
-    """Return what the package writes after the prompt at temperature 0, past any end of turn."""
+def assert_parity(directory: Path, oracle: checkpoints.Model) -> Answer:
+    """Hold the package's logits, and 64 tokens at temperature 0 past any end of turn, to the oracle's."""
     model = mlx_moe.load(directory)
-    request = mlx_moe.Request(
-        tuple(answer.prompt),
-        mlx_moe.SamplingParams(temperature=0.0),
-        max_tokens=len(answer.token_ids),
-        ignore_eos=True,
-        detect_loops=False,
+    answer = oracles.clear_answer(
+        oracle, lambda prompt: [token.id for token in model.generate(mlx_moe.Request.exactly(prompt, 64))]
     )
-    token_ids = [token.id for token in model.generate(request)]
     model.close()
-    return token_ids
+    assert answer.written == answer.likeliest
+    engine = load_engine(directory)
+    assert relative_difference(engine.logits(answer.prompt + answer.written), answer.logits) <= TOLERANCE
+    return answer
 
 
 def test_a_router_bias_that_misleads_a_mask_of_zeros_does_not_mislead_ours(tmp_path: Path) -> None:
@@ -102,11 +98,8 @@ def test_a_router_bias_that_misleads_a_mask_of_zeros_does_not_mislead_ours(tmp_p
 def test_an_mtp_layer_guesses_as_that_of_transformers_and_leaves_the_model_alone(tmp_path: Path) -> None:
     directory = checkpoints.save_with_mtp(Shape("deepseek_v3", {"num_hidden_layers": 5}), tmp_path)
     oracle = oracles.transformers_model(directory)
-    answer = oracles.clear_answer(oracle)
-    assert written(directory, answer) == answer.token_ids
-    ids = answer.prompt + answer.token_ids
-    difference = relative_difference(load_engine(directory).logits(ids), oracles.logits(oracle, ids))
-    assert difference <= TOLERANCE
+    answer = assert_parity(directory, oracle)
+    ids = answer.prompt + answer.written
     difference = relative_difference(mtp_logits(directory, ids), oracles.mtp_logits(oracle, ids))
     assert difference <= TOLERANCE
 
@@ -140,17 +133,15 @@ def test_the_demo_writes_what_transformers_writes_with_its_dequantized_weights(
     demo_oracle: checkpoints.Model,
 ) -> None:
     demo = library.locate("demo")
-    tokenizer = mlx_moe.load(demo).tokenizer
+    tokenizer, engine = mlx_moe.load(demo).tokenizer, load_engine(demo)
     for question in QUESTIONS:
         prompt = tokenizer.format_chat([{"role": "user", "content": question}])
-        token_ids, lead = oracles.greedy(demo_oracle, prompt, 64)
-        if lead >= oracles.CLEAR_LEAD:
+        answer = oracles.judge(demo_oracle, prompt, engine.greedy(prompt, 64))
+        if answer.lead >= oracles.CLEAR_LEAD:
             break
-    assert lead >= oracles.CLEAR_LEAD
-    engine, ids = load_engine(demo), prompt + token_ids
-    assert engine.greedy(prompt, 64) == token_ids
-    difference = relative_difference(engine.logits(ids), oracles.logits(demo_oracle, ids))
-    assert difference <= TOLERANCE
+    assert answer.lead >= oracles.CLEAR_LEAD
+    assert answer.written == answer.likeliest
+    assert relative_difference(engine.logits(prompt + answer.written), answer.logits) <= TOLERANCE
 
 
 def test_the_demo_guesses_ahead_as_transformers_with_its_dequantized_weights(demo_oracle: checkpoints.Model) -> None:

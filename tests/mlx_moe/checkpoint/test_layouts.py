@@ -6,7 +6,6 @@ Quantized checkpoints are held to transformers with their dequantized weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine
 from tests.oracles import TOLERANCE, Answer, relative_difference
+
+pytestmark = pytest.mark.oracle
 
 FAMILIES = ["deepseek_v3", "qwen3_moe"]
 YARN = {
@@ -41,61 +42,44 @@ def plain(family: str, **changes: Any) -> Shape:
     return Shape(family, ({"qk_nope_head_dim": 64} if family == "deepseek_v3" else {}) | changes)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a model answers, and its logits of prompt and answer."""
-
-    answer: Answer
-    logits: oracles.Logits
-
-    @classmethod
-    def of(cls, oracle: checkpoints.Model) -> Wanted:
-        answer = oracles.clear_answer(oracle, n_prompt=64, n_answer=32)
-        return cls(answer, oracles.logits(oracle, answer.prompt + answer.token_ids))
+N_ANSWER = 32
 
 
-def assert_parity(directory: Path, wanted: Wanted) -> None:
+def assert_parity(directory: Path, wanted: Answer) -> None:
     """Hold logits and greedy tokens to the oracle's."""
-    answer, engine = wanted.answer, load_engine(directory)
-    assert relative_difference(engine.logits(answer.prompt + answer.token_ids), wanted.logits) <= TOLERANCE
-    assert engine.greedy(answer.prompt, len(answer.token_ids)) == answer.token_ids
+    engine = load_engine(directory)
+    assert relative_difference(engine.logits(wanted.prompt + wanted.written), wanted.logits) <= TOLERANCE
+    assert engine.greedy(wanted.prompt, N_ANSWER) == wanted.likeliest
 
 
-def dequantized(directory: Path) -> Wanted:
-    """Return what transformers answers with the dequantized weights of a checkpoint."""
-    return Wanted.of(oracles.transformers_model(oracles.dequantize(directory, directory.with_name("dequantized"))))
+def assert_parity_dequantized(directory: Path) -> None:
+    """Hold logits and greedy tokens to those of transformers with the dequantized weights."""
+    oracle = oracles.transformers_model(oracles.dequantize(directory, directory.with_name("dequantized")))
+    engine = load_engine(directory)
+    answer = oracles.clear_answer(oracle, lambda prompt: engine.greedy(prompt, N_ANSWER))
+    assert answer.written == answer.likeliest
+    assert relative_difference(engine.logits(answer.prompt + answer.written), answer.logits) <= TOLERANCE
 
 
-@pytest.fixture(scope="module")
-def wanted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Wanted]:
+@cache
+def wanted(family: str, dtype: str) -> Answer:
     """Return what transformers answers for a family in a dtype, once for all layouts."""
-
-    @cache
-    def answered(family: str, dtype: str) -> Wanted:
-        directory = checkpoints.save(shape(family).model(), tmp_path_factory.mktemp("wanted"), dtype=dtype)
-        return Wanted.of(oracles.transformers_model(directory))
-
-    return answered
+    oracle = oracles.transformers_model(checkpoints.saved(shape(family), dtype=dtype))
+    return oracles.clear_answer(oracle, lambda prompt: oracles.greedy(oracle, prompt, N_ANSWER))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fused", [False, True], ids=["per expert", "fused"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("hub_dialect", [False, True], ids=["transformers 5", "hub"])
-def test_what_transformers_saves(
-    family: str, fused: bool, dtype: str, hub_dialect: bool, tmp_path: Path, wanted: Callable[[str, str], Wanted]
-) -> None:
-    directory = checkpoints.save(shape(family).model(), tmp_path / "model", fused=fused, dtype=dtype)
-    if hub_dialect:
-        checkpoints.to_hub_dialect(directory)
+def test_what_transformers_saves(family: str, fused: bool, dtype: str, hub_dialect: bool) -> None:
+    directory = checkpoints.saved(shape(family), fused=fused, dtype=dtype, hub_dialect=hub_dialect)
     assert_parity(directory, wanted(family, dtype))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fused", [False, True], ids=["per expert", "fused"])
-def test_a_checkpoint_in_many_files(
-    family: str, fused: bool, tmp_path: Path, wanted: Callable[[str, str], Wanted]
-) -> None:
+def test_a_checkpoint_in_many_files(family: str, fused: bool, tmp_path: Path) -> None:
     directory = checkpoints.save(shape(family).model(), tmp_path, fused=fused, shard_size="300KB")
     assert len(list(directory.glob("*.safetensors"))) > 5
     assert_parity(directory, wanted(family, "float32"))
@@ -120,14 +104,9 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
     """Return where a family's conversion lies, made when first asked for."""
 
     @cache
-    def source(family: str) -> Path:
-        directory = tmp_path_factory.mktemp("source")
-        return checkpoints.to_hub_dialect(checkpoints.save(plain(family).model(), directory))
-
-    @cache
     def made(family: str, name: str) -> Path:
-        directory = tmp_path_factory.mktemp("converted") / "mlx"
-        return checkpoints.convert_with_mlx_lm(source(family), directory, **CONVERSIONS[name])
+        directory = tmp_path_factory.mktemp("converted")
+        return convert(plain(family), directory, **CONVERSIONS[name])
 
     return made
 
@@ -136,7 +115,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_conversions_of_mlx_lm(family: str, name: str, converted: Callable[[str, str], Path]) -> None:
     directory = converted(family, name)
-    assert_parity(directory, dequantized(directory))
+    assert_parity_dequantized(directory)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,8 +130,7 @@ def test_conversions_in_float32_run_alike_in_mlx_lm(
 
 
 def convert(model: Shape, tmp_path: Path, **options: Any) -> Path:
-    source = checkpoints.to_hub_dialect(checkpoints.save(model.model(), tmp_path / "source"))
-    return checkpoints.convert_with_mlx_lm(source, tmp_path / "mlx", **options)
+    return checkpoints.convert_with_mlx_lm(checkpoints.saved(model, hub_dialect=True), tmp_path / "mlx", **options)
 
 
 def test_an_embed_q_too_narrow_for_a_group_stays_plain_beside_a_quantized_unembed_out(tmp_path: Path) -> None:
@@ -160,7 +138,7 @@ def test_an_embed_q_too_narrow_for_a_group_stays_plain_beside_a_quantized_unembe
     with Checkpoint.open(directory) as checkpoint:
         assert "model.layers.1.self_attn.embed_q.scales" not in checkpoint
         assert "model.layers.1.self_attn.unembed_out.scales" in checkpoint
-    assert_parity(directory, dequantized(directory))
+    assert_parity_dequantized(directory)
 
 
 @pytest.mark.parametrize("mode", ["affine", "mxfp4"])
@@ -183,21 +161,21 @@ def test_modules_with_quantizations_of_their_own(family: str, tmp_path: Path) ->
         return {"group_size": 64, "bits": 8} if "layers.1." in path else True
 
     directory = convert(plain(family), tmp_path, bits=4, group_size=64, predicate=predicate)
-    assert_parity(directory, dequantized(directory))
+    assert_parity_dequantized(directory)
 
 
 def test_quantized_tied_embeddings_are_the_lm_head(tmp_path: Path) -> None:
     directory = convert(plain("qwen3_moe", tie_word_embeddings=True), tmp_path, bits=4, group_size=64)
-    assert_parity(directory, dequantized(directory))
+    assert_parity_dequantized(directory)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group_size", [32, 64])
 def test_an_older_conversion_with_a_quantized_kv_b_proj(bits: int, group_size: int, tmp_path: Path) -> None:
-    source = checkpoints.to_hub_dialect(checkpoints.save(Shape("deepseek_v3").model(), tmp_path / "source"))
+    source = checkpoints.saved(Shape("deepseek_v3"), hub_dialect=True)
     newer = checkpoints.convert_with_mlx_lm(source, tmp_path / "newer", bits=bits, group_size=group_size)
     older = checkpoints.with_older_kv_b_proj(newer, source, tmp_path / "older")
-    assert_parity(older, dequantized(older))
+    assert_parity_dequantized(older)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

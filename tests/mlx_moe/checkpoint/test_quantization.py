@@ -17,6 +17,8 @@ from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from tests import checkpoints
 from tests.checkpoints import Shape
 
+pytestmark = pytest.mark.oracle
+
 PROMPT = list(range(3, 40))
 LEFTOVERS: list[dict[str, Any]] = [
     {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}},

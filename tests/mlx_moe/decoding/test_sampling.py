@@ -23,6 +23,8 @@ from mlx_moe.decoding.sampling import Sampler, _filtered, _gumbel, _mix
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import MAX_SEED, SamplingParams, shown
 
+pytestmark = pytest.mark.oracle
+
 VOCAB = 40
 
 

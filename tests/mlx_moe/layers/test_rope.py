@@ -26,6 +26,8 @@ from tests.checkpoints import Shape
 from tests.engine import load_engine
 from tests.oracles import TOLERANCE, relative_difference
 
+pytestmark = pytest.mark.oracle
+
 FAMILIES = {
     "deepseek_v3": (checkpoints.DEEPSEEK_V3, DeepseekV3RotaryEmbedding),
     "qwen3_moe": (checkpoints.QWEN3_MOE, Qwen3MoeRotaryEmbedding),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 from cli.show import mtp_text
 from cluster.cost_reader import read_costs
@@ -15,6 +15,8 @@ from mlx_moe.summary import describe
 from tests import checkpoints
 from tests.checkpoints import Shape
 from tests.engine import load_engine
+
+pytestmark = pytest.mark.oracle
 
 TEXT = "Once upon a time a brave girl lived in a small house. Count from 1 to 20. 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
 

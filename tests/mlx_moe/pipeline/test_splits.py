@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 import mlx_moe
 from mlx_moe.config import MLAConfig
@@ -21,6 +21,8 @@ from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import Engine, OwnedExperts, load_engine, load_peers
 from tests.oracles import relative_difference
+
+pytestmark = pytest.mark.oracle
 
 FAMILIES = ["deepseek_v3", "qwen3_moe"]
 VOCAB_SIZE, N_EXPERTS, N_LAYERS = 256, 16, 4
@@ -41,9 +43,8 @@ OWNERS: dict[str, Owners] = {
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("splits") / request.param
-    return checkpoints.to_hub_dialect(checkpoints.save(Shape(request.param).model(), path))
+def directory(request: pytest.FixtureRequest) -> Path:
+    return checkpoints.saved(Shape(request.param), hub_dialect=True)
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +178,9 @@ def test_layers_and_experts_may_be_split_together(directory: Path, reference: Re
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layout", ["fused", "stacked", "4 bit", "mxfp4"])
 def test_owned_experts_are_read_from_every_layout(family: str, layout: str, tmp_path: Path) -> None:
-    source = checkpoints.save(Shape(family).model(), tmp_path / "source", fused=layout == "fused")
+    source = checkpoints.saved(Shape(family), fused=layout == "fused", hub_dialect=layout != "fused")
     if layout != "fused":
         options = {"4 bit": {"bits": 4, "group_size": 64}, "mxfp4": {"bits": 4, "group_size": 32, "mode": "mxfp4"}}
-        checkpoints.to_hub_dialect(source)
         source = checkpoints.convert_with_mlx_lm(source, tmp_path / "mlx", **options.get(layout, {}))
     whole = load_engine(source)
     split = load_split(source, OWNERS["uneven"], [range(2), range(2, 4)])
@@ -328,7 +328,7 @@ def test_nan_in_weights_is_an_error_that_names_node_and_layer(
 def test_nan_that_only_a_decoded_token_meets_names_the_layer_too(n_prompt: int, tmp_path: Path) -> None:
     oracle = Shape("qwen3_moe").model()
     prompt = IDS[:n_prompt]
-    answer, _ = oracles.greedy(oracle, prompt, 8)
+    answer = oracles.greedy(oracle, prompt, 8)
     last = next(i for i, token_id in enumerate(answer) if token_id not in prompt)
     model = mlx_moe.load(spoil(checkpoints.save(oracle, tmp_path), "model.embed_tokens.weight", answer[last]))
     sampling = mlx_moe.SamplingParams(temperature=0.0)

@@ -17,6 +17,8 @@ from mlx_moe.text import chat_template
 from mlx_moe.text.chat_template import ChatTemplate
 from tests.patience import PATIENCE_S
 
+pytestmark = pytest.mark.oracle
+
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief. <b>&amp;</b>"},

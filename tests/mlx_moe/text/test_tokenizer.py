@@ -14,6 +14,8 @@ from mlx_moe.checkpoint import library
 from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
 from mlx_moe.text import tokenizer as ours
 
+pytestmark = pytest.mark.oracle
+
 TEXTS = [
     "the cat and the hat, 42 times",
     "naïve façade über Straße",

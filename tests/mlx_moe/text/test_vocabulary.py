@@ -17,6 +17,8 @@ from transformers import AutoTokenizer
 from mlx_moe.errors import CheckpointError
 from mlx_moe.text import tokenizer as ours
 
+pytestmark = pytest.mark.oracle
+
 TEXTS = ("a<think>b </think> <|im_end|>c</s>", "<s>hello<x> <|im_end|>\n<think><x>x", " <|im_end|><|endoftext|>é")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 CLASSES = ("PreTrainedTokenizerFast", "LlamaTokenizerFast", "Qwen2TokenizerFast", None)
