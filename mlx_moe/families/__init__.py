@@ -1,6 +1,6 @@
-"""The model families. Each is a small module: how it reads config.json, and what its layers are made of.
+"""Families: the supported model families. Each is a module that reads config.json and describes the layers.
 
-The blocks they are made of are shared: `mlx_moe/layers/`.
+The blocks that compute are shared: `mlx_moe/layers/`.
 """
 
 from mlx_moe.families.ends import has_mtp, head_parameters, missing_mtp, mtp_parameters

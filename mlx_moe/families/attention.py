@@ -1,4 +1,4 @@
-"""The attentions that families share: latent, and grouped-query."""
+"""Attention specs that families share: latent, and grouped-query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LatentAttentionSpec:
-    """Multi-head latent attention, below `path`."""
+    """Multi-head latent attention with parameters below `path`."""
 
     path: str
     hidden_size: int
@@ -29,7 +29,7 @@ class LatentAttentionSpec:
 
     @property
     def flops(self) -> int:
-        """See AttentionSpec; a prompt is run in the expanded form."""
+        """See AttentionSpec. Counted for the expanded form, in which prompts are computed."""
         a = self.config
         return 2 * a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim)
 
@@ -73,7 +73,7 @@ class LatentAttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class GroupedQueryAttentionSpec:
-    """Grouped-query attention, below `path`."""
+    """Grouped-query attention with parameters below `path`."""
 
     path: str
     hidden_size: int

@@ -18,13 +18,13 @@ from mlx_moe.rope_config import read_rope
 
 @dataclass(frozen=True, slots=True)
 class DeepseekV3Config(ModelConfig):
-    """The configuration of a `deepseek_v3`."""
+    """The configuration of a `deepseek_v3` model."""
 
     attention: MLAConfig
 
 
 def read_config(fields: ConfigFields) -> DeepseekV3Config:
-    """Read a `deepseek_v3` config.json; what it leaves out is as in transformers."""
+    """Read a `deepseek_v3` config.json; missing values get transformers' defaults."""
     if fields.word("scoring_func", "sigmoid") != "sigmoid" or fields.word("topk_method", "noaux_tc") != "noaux_tc":
         raise fields.unsupported("deepseek_v3 routes with scoring_func sigmoid and topk_method noaux_tc only")
     attention = MLAConfig(

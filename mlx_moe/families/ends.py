@@ -1,4 +1,4 @@
-"""The ends of a model, alike in all families: embedding and output head, and the layer that drafts beyond it."""
+"""Ends: the parameters that all families have in common: embedding, final norm, lm_head and the MTP layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlx_moe.families.registry import layer
 
 
 def head_parameters(config: ModelConfig) -> list[Parameter]:
-    """Return the embedding, the final norm and the lm_head; a tied model has no lm_head of its own."""
+    """Return the embedding, the final norm and the lm_head (none of its own if the weights are tied)."""
     parameters = [
         linear("model.embed_tokens", config.vocab_size, config.hidden_size),
         vector("model.norm.weight", config.hidden_size),
@@ -34,12 +34,12 @@ def mtp_parameters(config: ModelConfig) -> list[Parameter]:
 
 
 def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:
-    """Whether the checkpoint has its MTP layer whole; many conversions drop it, or a part of it."""
+    """Whether the checkpoint has its complete MTP layer; many conversions drop it or a part of it."""
     return config.num_nextn_predict_layers > 0 and not missing_mtp(checkpoint, config)
 
 
 def missing_mtp(checkpoint: Checkpoint, config: ModelConfig) -> list[str]:
-    """Return the parameters of the MTP layer that config.json promises and the files lack."""
+    """Return the names of parameters of the MTP layer in config.json that the files do not have."""
     if not config.num_nextn_predict_layers:
         return []
     return [p.name for p in mtp_parameters(config) if not any(is_readable(checkpoint, lo) for lo in p.layouts)]

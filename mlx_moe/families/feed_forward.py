@@ -1,4 +1,4 @@
-"""The feed-forwards that families share: a dense MLP, and routed experts with shared ones beside them."""
+"""Feed-forward specs that families share: a dense MLP, and routed experts with shared experts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MLPSpec:
-    """A dense gated feed-forward, below `path`."""
+    """A dense gated feed-forward with parameters below `path`."""
 
     path: str
     hidden_size: int
@@ -37,11 +37,11 @@ class MLPSpec:
         ]
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> MLP:  # noqa: ARG002
-        """See FeedForwardSpec; it has no experts."""
+        """See FeedForwardSpec. `owned` and `bind` are unused: there are no experts."""
         return self.mlp(loaded)
 
     def mlp(self, loaded: LoadedParameters) -> MLP:
-        """Return it over its loaded parameters."""
+        """Return the MLP built from its loaded parameters."""
         from mlx_moe.layers.feed_forward import MLP
 
         return MLP(loaded.scope(self.path))
@@ -49,7 +49,7 @@ class MLPSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatedExpertsSpec:
-    """Routed experts, each a gated MLP, below `path`; `names` are those of gate, up and down where each is a tensor."""
+    """Routed experts, each a gated MLP, below `path`; `names` are the projections' names in tensors per expert."""
 
     path: str
     hidden_size: int
@@ -77,7 +77,7 @@ class GatedExpertsSpec:
 
 @dataclass(frozen=True, slots=True)
 class MoESpec:
-    """A router, routed experts and, where there are, shared ones, below `path`."""
+    """A router, routed experts and, if the model has them, shared experts, with parameters below `path`."""
 
     path: str
     hidden_size: int
@@ -112,7 +112,7 @@ class MoESpec:
 
 
 def default_feed_forward(config: ModelConfig, index: int) -> MLPSpec | MoESpec:
-    """Return the feed-forward of layer `index` under the names that most families use."""
+    """Return the feed-forward of layer `index`, with the parameter names that most families use."""
     path = f"model.layers.{index}.mlp"
     if index not in config.moe_layers:
         return MLPSpec(path, config.hidden_size, config.intermediate_size)

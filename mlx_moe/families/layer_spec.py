@@ -1,7 +1,7 @@
-"""LayerSpec: what a family tells of one decoder layer: its parameters, how it is built, what its cache costs.
+"""LayerSpec: a family's description of one decoder layer: its parameters, how to build it, and its cache's memory.
 
-The parts are protocols: a family may bring its own attention or feed-forward, another one for each layer. Those that
-several families share are in `attention` and `feed_forward`. MLX is imported only to build: plans are made without it.
+The parts are protocols: a family may have its own attention or feed-forward, and other ones for each layer. Those that
+several families share are in `attention` and `feed_forward`. Only building imports MLX: plans are made without it.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ class AttentionSpec(Protocol):
 
     @property
     def is_latent(self) -> bool:
-        """Whether all heads share one latent: chips are calibrated for this kind apart."""
+        """Whether all heads share one latent; the speeds of chips are calibrated with and without it."""
 
     @property
     def flops(self) -> int:
-        """Operations for one query and one kept position."""
+        """Floating-point operations for one query and one kept position."""
 
     def parameters(self) -> list[Parameter]:
-        """Return its parameters, under full names."""
+        """Return its parameters, with full names."""
 
     def build(self, loaded: LoadedParameters) -> Attention:
-        """Return it over its loaded parameters."""
+        """Return the attention built from its loaded parameters."""
 
     def cache_costs(self, float_bytes: int) -> CacheCosts:
-        """Return the bytes of one request's cache, in numbers of `float_bytes`."""
+        """Return the costs of one request's cache, with numbers of `float_bytes`."""
 
 
 class ExpertsSpec(Protocol):
     """The routed experts of one layer."""
 
     def parameters(self, owned: Sequence[int]) -> list[Parameter]:
-        """Return the parameters of owned experts; nothing where none are owned."""
+        """Return the parameters of owned experts; an empty list if none are owned."""
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
-        """Return the owned experts over their loaded parameters."""
+        """Return the owned experts built from their loaded parameters."""
 
 
 class FeedForwardSpec(Protocol):
@@ -57,18 +57,21 @@ class FeedForwardSpec(Protocol):
 
     @property
     def experts(self) -> ExpertsSpec | None:
-        """Its routed experts; None where it is dense."""
+        """Its routed experts; None for a dense layer."""
 
     def parameters(self) -> list[Parameter]:
-        """Return its parameters without those of routed experts, under full names."""
+        """Return its parameters, with full names, without those of routed experts."""
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> FeedForward:
-        """Return it over its loaded parameters; of its routed experts, `owned` are here, and `bind` adds the others."""
+        """Return the feed-forward built from its loaded parameters.
+
+        `owned` are the routed experts in this process; `bind` adds the others.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """Attention and feed-forward, each after a norm; `norms` are the names of these, in order."""
+    """A decoder layer: attention and feed-forward, each after a norm; `norms` has the norms' names, in order."""
 
     path: str
     hidden_size: int
@@ -78,21 +81,21 @@ class LayerSpec:
     norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
 
     def parameters(self, owned: Sequence[int]) -> list[Parameter]:
-        """Return all parameters, of its routed experts those of the `owned` ones."""
+        """Return all parameters; of the routed experts only the `owned` ones."""
         return [*self.fixed_parameters(), *self.expert_parameters(owned)]
 
     def fixed_parameters(self) -> list[Parameter]:
-        """Return the parameters that whoever runs the layer needs: all but those of routed experts."""
+        """Return the parameters without those of routed experts: the node that runs the layer needs all of them."""
         norms = [vector(f"{self.path}.{name}.weight", self.hidden_size) for name in self.norms]
         return [*norms, *self.attention.parameters(), *self.feed_forward.parameters()]
 
     def expert_parameters(self, owned: Sequence[int]) -> list[Parameter]:
-        """Return the parameters of owned routed experts."""
+        """Return the parameters of the `owned` routed experts."""
         experts = self.feed_forward.experts
         return [] if experts is None else experts.parameters(owned)
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> DecoderLayer:
-        """Return the layer over its loaded parameters, as FeedForwardSpec does."""
+        """Return the layer built from its loaded parameters; `owned` and `bind` as in FeedForwardSpec."""
         from mlx_moe.layers.decoder import DecoderLayer
 
         input_norm, post_attention_norm = (loaded.vector(f"{self.path}.{name}.weight") for name in self.norms)

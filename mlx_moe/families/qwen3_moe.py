@@ -18,13 +18,13 @@ from mlx_moe.rope_config import read_rope
 
 @dataclass(frozen=True, slots=True)
 class Qwen3MoeConfig(ModelConfig):
-    """The configuration of a `qwen3_moe`."""
+    """The configuration of a `qwen3_moe` model."""
 
     attention: GQAConfig
 
 
 def read_config(fields: ConfigFields) -> Qwen3MoeConfig:
-    """Read a `qwen3_moe` config.json; what it leaves out is as in transformers."""
+    """Read a `qwen3_moe` config.json; missing values get transformers' defaults."""
     if fields.flag("use_sliding_window", default=False):
         raise fields.unsupported("use_sliding_window is not supported for qwen3_moe")
     heads = fields.dimension("num_attention_heads")

@@ -1,4 +1,4 @@
-"""Which family a `model_type` is of, and what a family module offers."""
+"""Registry: the family of each `model_type`, and the interface of a family module."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mlx_moe.layers.cache_costs import CacheCosts
 
 
 class Family(Protocol):
-    """What a family module offers."""
+    """The functions of a family module."""
 
     def read_config(self, fields: ConfigFields) -> ModelConfig:
         """Read config.json. Raises CheckpointError."""
 
     def layer(self, config: Any, index: int) -> LayerSpec:
-        """Describe layer `index` of a config that this family has read; a drafting layer follows the last one."""
+        """Describe layer `index` of a config read by this family. The MTP layer's index follows the last layer's."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -40,7 +40,7 @@ def find(model_type: str) -> Family:
 
 
 def read_config(values: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
-    """Read a config.json that was parsed to `values`. Raises CheckpointError, UnsupportedModelError."""
+    """Read the parsed `values` of a config.json. Raises CheckpointError, UnsupportedModelError."""
     fields = ConfigFields(values, source)
     if not fields.has("model_type"):
         raise UnsupportedModelError(f"{source}: model_type is missing; supported are: {', '.join(sorted(FAMILIES))}")
@@ -48,11 +48,11 @@ def read_config(values: Mapping[str, Any], source: str = "config.json") -> Model
 
 
 def layer(config: ModelConfig, index: int) -> LayerSpec:
-    """Describe layer `index` of a model; the layer that drafts, if it has one, follows the last one."""
+    """Describe layer `index` of a model; the index of the MTP layer, if there is one, follows the last layer's."""
     return find(config.model_type).layer(config, index)
 
 
 def cache_costs(config: ModelConfig, float_bytes: int) -> CacheCosts:
-    """Return the bytes of one request's caches in all layers, in numbers of `float_bytes`."""
+    """Return the costs of one request's caches in all layers, with numbers of `float_bytes`."""
     layers = (layer(config, index) for index in range(config.num_hidden_layers))
     return sum((spec.attention.cache_costs(float_bytes) for spec in layers), CacheCosts())

@@ -1,1 +1,1 @@
-"""The blocks that decoder layers are made of. Shapes leave out the batch axis: a frame is one request's positions."""
+"""Layers: the blocks of decoder layers. Arrays have no batch axis: a frame holds the positions of one request."""

@@ -1,7 +1,7 @@
-"""LayerCache: what one layer keeps of one request's positions.
+"""LayerCache: the state that one layer keeps for the positions of one request.
 
-Each attention makes its own: it may keep an entry a position, or one state that all positions have made. Of a state,
-only some earlier values may be kept, so a cache may not be able to rewind to every position.
+Each kind of attention has its own cache: it may keep one entry per position, or one state updated by every position. Of
+such a state only some earlier values may be kept, so a cache may not be able to rewind to every position.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ import mlx.core as mx
 
 
 class LayerCache(Protocol):
-    """The first `length` positions of a request, as one layer needs them. Only the layer that made it writes to it."""
+    """One layer's state after the first `length` positions of a request. Only the layer that made it writes to it."""
 
     @property
     def length(self) -> int:
-        """How many positions are kept, from position 0 on."""
+        """Number of kept positions, from position 0 on."""
 
     def rewind(self, position: int) -> int:
-        """Forget the positions from `position` on, and more where the state of that position is gone.
+        """Remove the positions from `position` on, and earlier ones too if the state at `position` is no longer kept.
 
         Returns:
-            The new length, at most `position`. To where the layer's last call began, a rewind always reaches.
+            The new length, at most `position`. A rewind to the start of the layer's last call always succeeds.
 
         Raises:
             FrameError: fewer than `position` positions are kept.
         """
 
     def fork(self, positions: int) -> Self:
-        """Return a cache of the first `positions`, which must be kept, or as many as a rewind would reach.
+        """Return a cache of the first `positions`, which must be kept, or of as many as a rewind would reach.
 
-        This one stays as it is. They may share memory until one of them is written.
+        This cache does not change. Both may share memory until one of them is written.
         """
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Bytes in memory."""
 
     @property
     def arrays(self) -> Sequence[mx.array]:
-        """Its arrays, to evaluate them."""
+        """The arrays of the cache, for evaluation."""
 
 
 def rewind_all(caches: Sequence[LayerCache], position: int) -> int:
-    """Rewind caches to `position`, or to the nearest position before it that all of them reach; return it.
+    """Rewind caches to `position`, or to the nearest earlier position that all can reach; return the one reached.
 
     Raises:
-        FrameError: one of them keeps fewer than `position` positions.
+        FrameError: a cache keeps fewer than `position` positions.
     """
     for cache in caches:
         reached = cache.rewind(position)

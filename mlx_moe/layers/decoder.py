@@ -1,4 +1,4 @@
-"""DecoderLayer: attention and feed-forward, each normed before and added to the residual stream."""
+"""DecoderLayer: attention and feed-forward, each applied after a norm and added to the residual stream."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from mlx_moe.layers.cache import LayerCache
 
 
 class Attention(Protocol):
-    """Attention, of any kind, over what it keeps of the positions before."""
+    """Attention of any kind, with a cache of the previous positions."""
 
     def new_cache(self) -> LayerCache:
         """Return an empty cache."""
 
     def __call__(self, x: mx.array, cache: Any, outputs: int) -> mx.array:
-        """Add x `[L, D]`, which stands after the kept positions, to a cache that `new_cache` made.
+        """Append x `[L, D]`, the positions after the kept ones, to a cache made by `new_cache`, and attend.
 
         Returns:
-            The last rows of x, each after attending to all positions up to its own, `[outputs, D]`.
+            The result `[outputs, D]` for the last `outputs` rows of x, each attending to all positions up to its own.
         """
 
 
 class FeedForward(Protocol):
-    """The feed-forward half of a layer, dense or of experts, wherever these are."""
+    """The feed-forward half of a layer: dense, or experts on any nodes."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map x `[L, D]` to `[L, D]`."""
 
 
 class DecoderLayer:
-    """One layer of the model: attend, then feed forward."""
+    """One layer of the model: attention, then feed-forward."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class DecoderLayer:
         return self._attention.new_cache()
 
     def __call__(self, hidden_states: mx.array, cache: LayerCache, outputs: int | None = None) -> mx.array:
-        """Map the last `outputs` (None: all) of hidden_states `[L, D]` to `[outputs, D]`; keep what all need."""
+        """Add hidden_states `[L, D]` to the cache; return the last `outputs` results (None: all), `[outputs, D]`."""
         n_rows = hidden_states.shape[0]
         outputs = n_rows if outputs is None else outputs
         x = mx.fast.rms_norm(hidden_states, self._input_norm, self._norm_eps)

@@ -1,7 +1,7 @@
-"""Dispatch: which owner computes which of a chunk's chosen (position, expert) pairs, and how their rows come together.
+"""Dispatch: divides a chunk's chosen (position, expert) pairs among the experts' owners, and joins the resulting rows.
 
-Knows nothing of how pairs and rows travel. Shapes: L positions, D hidden_size, K experts chosen for each position,
-n pairs of one owner.
+Knows nothing about how pairs and rows travel. Shapes: L positions, D hidden_size, K experts chosen for each position, n
+pairs of one owner.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 SORT_FROM = 64
-"""From this many chosen pairs of a chunk on, they are sorted by expert, so that each expert is read once."""
+"""Number of pairs in a chunk from which they are sorted by expert, so that each expert is read once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs that one owner computes: row positions[i] of the chunk by expert experts[i], each `[n]`.
+    """The pairs that one owner computes: row positions[i] of the chunk by expert experts[i]; both are `[n]`.
 
-    `by_expert` says that they are sorted by expert. The whole chunk's number of pairs decides it, not the owner's
-    share: all owners then run the kernel that one owner of everything would.
+    `by_expert`: they are sorted by expert. This is decided by the whole chunk's number of pairs, so that every owner
+    runs the kernel that a single owner of all experts would run.
     """
 
     positions: Integers
@@ -34,26 +34,29 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A chunk's pairs by owner; owners without a chosen expert are left out."""
+    """A chunk's pairs by owner, without owners that have no chosen expert.
+
+    `shape` is (L, K); `order` maps each pair in the router's order to its row among the joined rows, `[L * K]`.
+    """
 
     pairs: Mapping[int, Pairs]
     shape: tuple[int, int]
     order: Integers
 
     def join(self, rows: Mapping[int, mx.array]) -> mx.array:
-        """Return the owners' rows, each `[n, D]` in the order of its pairs, as `[L, K, D]`."""
+        """Join the owners' rows, each `[n, D]` in the order of its pairs, to `[L, K, D]`."""
         joined = mx.concatenate([rows[owner] for owner in self.pairs])
         return joined[mx.array(self.order)].reshape(*self.shape, -1)
 
 
 class Dispatch:
-    """One layer's experts by owner: `owners[expert]` is a number of the caller's choice."""
+    """The owners of one layer's experts: `owners[expert]` is a number that the caller chooses."""
 
     def __init__(self, owners: Mapping[int, int]) -> None:
         self._owner_of = np.array([owners[expert] for expert in range(len(owners))], dtype=np.int32)
 
     def split(self, indices: Integers) -> Split:
-        """Divide the pairs that the router's indices `[L, K]` are."""
+        """Divide the pairs given by the router's indices `[L, K]`."""
         n_positions, k = indices.shape
         chosen = indices.reshape(-1)
         owner_of = self._owner_of[chosen]  # [L*K]

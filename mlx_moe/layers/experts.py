@@ -1,6 +1,7 @@
-"""Experts: the routed experts of one layer that are here, and the seam behind which the others may be elsewhere.
+"""Experts: the routed experts of one layer in this process, and the interface to those in other processes.
 
-Knows nothing of who owns the others. Shapes: L positions, D hidden_size, K experts chosen for each position, n pairs.
+Knows nothing about the owners of the others. Shapes: L positions, D hidden_size, K experts chosen for each position, n
+pairs.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from mlx_moe.layers.weights import LoadedParameters
 
 
 class RoutedExperts(Protocol):
-    """All routed experts of one layer, here or elsewhere."""
+    """All routed experts of one layer, in this process or elsewhere."""
 
     def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> mx.array:
-        """Return what every chosen expert makes of its row of x `[L, D]`, by indices `[L, K]`: `[L, K, D]`.
+        """Return the results `[L, K, D]` of the chosen experts, by indices `[L, K]`, for the rows of x `[L, D]`.
 
-        `meanwhile` is lazy; where other nodes are waited for, it is computed in that time.
+        `meanwhile` is a lazy array that is computed while other nodes are awaited, if there are any.
         """
 
 
 class ExpertPeers(Protocol):
-    """The owners elsewhere of the experts that a shard lacks."""
+    """The other owners of a shard's experts."""
 
     def bind(self, layer: int, own: Experts | None) -> RoutedExperts:
-        """Return all experts of a layer, of which `own` are here."""
+        """Return all experts of a layer; `own` are those in this process."""
 
 
 class Experts:
-    """Owned rows of the expert stacks, and where each of all experts lies among them."""
+    """The owned experts of one layer, stacked, and the place of each expert in the stack."""
 
     def __init__(self, n_routed_experts: int, owned: Sequence[int], parameters: LoadedParameters) -> None:
         self._gate = parameters.weight("gate_proj")
@@ -46,7 +47,7 @@ class Experts:
         self.complete = len(owned) == n_routed_experts
 
     def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None = None) -> mx.array:  # noqa: ARG002
-        """See RoutedExperts. Only where all experts are owned."""
+        """See RoutedExperts. Requires that all experts are owned."""
         if indices.size < SORT_FROM:
             return self._swiglu(x[:, None, None], indices, by_expert=False).squeeze(-2)
         chosen = indices.flatten()
@@ -55,7 +56,7 @@ class Experts:
         return y.squeeze(-2)[mx.argsort(order)].reshape(*indices.shape, -1)
 
     def pairs(self, x: mx.array, pairs: Pairs) -> mx.array:
-        """Return what owned experts make of rows of x `[L, D]`: `[n, D]`, to the bit as if all were owned.
+        """Return the results `[n, D]` of owned experts for rows of x `[L, D]`, bit-identical to those of a sole owner.
 
         Raises:
             FrameError: one of the experts is not owned.
@@ -78,7 +79,7 @@ class NoPeers:
 
     def bind(self, layer: int, own: Experts | None) -> Experts:
         """See ExpertPeers."""
-        assert own is not None, f"layer {layer} has no experts"  # whoever splits experts says who owns the others
+        assert own is not None, f"layer {layer} has no experts"  # a shard with split experts is given its peers
         assert own.complete, f"layer {layer} lacks experts"
         return own
 

@@ -1,4 +1,4 @@
-"""The dense feed-forward, and the activation that experts share with it. Shapes: L positions, D hidden_size."""
+"""Feed-forward: the dense MLP, and the activation that experts use too. Shapes: L positions, D hidden_size."""
 
 from __future__ import annotations
 

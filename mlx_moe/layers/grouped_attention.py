@@ -1,4 +1,4 @@
-"""GroupedQueryAttention: several query heads share a key-value head.
+"""GroupedQueryAttention: attention in which several query heads share a key-value head.
 
 Source: arXiv 2305.13245. Shapes: L new positions, S kept positions, D hidden_size, H query heads, G key-value
 heads, W head_dim.
@@ -17,7 +17,7 @@ from mlx_moe.rope_config import RopeConfig
 
 
 class GroupedQueryAttention:
-    """Attention whose cache holds each key-value head's keys and values."""
+    """Attention whose cache has the keys and values of each key-value head."""
 
     def __init__(self, config: GQAConfig, rope: RopeConfig, norm_eps: float, parameters: LoadedParameters) -> None:
         self._config = config
@@ -65,7 +65,7 @@ class GroupedQueryAttention:
                 keys[None, :, :end],
                 values[None, :, :end],
                 scale=self._scale,
-                mask=None if len(block) == 1 else "causal",  # the last query is the last key
+                mask=None if len(block) == 1 else "causal",  # the last query is at the last key's position
             )
             blocks.append(heads[0])
         return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=1)

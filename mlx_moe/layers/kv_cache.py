@@ -1,6 +1,6 @@
-"""KVCache: the LayerCache of an attention that keeps an entry a position; it rewinds to any of them.
+"""KVCache: the LayerCache of an attention that keeps one entry per position; it can rewind to any position.
 
-Knows nothing of attention kinds: it keeps arrays that grow along their second-last axis, the position.
+Knows nothing about kinds of attention: it keeps arrays that grow along their second-last axis, the position.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_moe.errors import FrameError
 
 GROWTH = 256
-"""Positions by which the buffers grow at a time."""
+"""Number of positions by which the buffers grow at a time."""
 
 
 class KVCache:
@@ -22,7 +22,7 @@ class KVCache:
         self._capacity = 0
 
     def append(self, *new: mx.array) -> list[mx.array]:
-        """Write arrays `[..., L, width]` after the valid positions; return them with all that stand before."""
+        """Write arrays `[..., L, width]` after the valid positions; return the arrays of all positions."""
         n_new = new[0].shape[-2]
         end = self.length + n_new
         if end > self._capacity:
@@ -42,7 +42,7 @@ class KVCache:
         return position
 
     def fork(self, positions: int) -> KVCache:
-        """See LayerCache. They share memory until one is written."""
+        """See LayerCache. Both share memory until one of them is written."""
         fork = KVCache()
         fork.length = fork._capacity = positions
         fork._buffers = [buffer[..., :positions, :] for buffer in self._buffers]

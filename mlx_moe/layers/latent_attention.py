@@ -17,11 +17,11 @@ from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.rope_config import RopeConfig, yarn_mscale
 
 LATENT_NORM_EPS = 1e-6
-"""The norms inside MLA have an epsilon of their own, whatever rms_norm_eps says (as transformers)."""
+"""Epsilon of the norms inside MLA, which do not use rms_norm_eps (as in transformers)."""
 
 
 class LatentAttention:
-    """Attention whose cache holds R + P numbers a position, for all heads together."""
+    """Attention whose cache has R + P numbers per position, for all heads together."""
 
     def __init__(self, config: MLAConfig, rope: RopeConfig, parameters: LoadedParameters) -> None:
         self._config = config
@@ -69,7 +69,7 @@ class LatentAttention:
         return self._q_b_proj(mx.fast.rms_norm(self._q_a_proj(x), self._q_a_norm, LATENT_NORM_EPS))
 
     def _absorbed(self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array) -> mx.array:
-        """Bring the queries to the latents: reads the cache as it is, once for all heads."""
+        """Attend with queries mapped to latents: reads the cache unchanged, once for all heads."""
         n_heads, n_queries, _ = q_nope.shape
         q_latent = self._key_up.apply_transposed(q_nope) * self._scale  # [H, L, R]
         scores = _flat(q_latent) @ latent.T + _flat(q_pe * self._scale) @ k_pe.T  # [H*L, S]
@@ -80,7 +80,7 @@ class LatentAttention:
         return self._value_up.apply(out.reshape(n_heads, n_queries, -1))
 
     def _expanded(self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array) -> mx.array:
-        """Expand the latents to every head's keys and values: fewer operations a query, once it is paid."""
+        """Attend after expanding the latents to every head's keys and values: fewer operations for many queries."""
         keys = self._key_up.apply(latent[None])  # [H, S, N]
         values = self._value_up.apply(latent[None])  # [H, S, V]
         n_heads, n_queries, _ = q_nope.shape

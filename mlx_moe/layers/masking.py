@@ -1,4 +1,4 @@
-"""Causal masks, and the blocks of queries that keep attention scores within bounds."""
+"""Masking: causal masks, and blocks of queries that limit the memory of attention scores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 MAX_SCORE_BYTES = 512 << 20
-"""Attention scores of one layer are made for as many queries at a time as stay under this."""
+"""Limit for the attention scores that one layer computes at a time."""
 
 
 def causal_mask(n_queries: int, n_keys: int, dtype: mx.Dtype) -> mx.array:
-    """Return `[n_queries, n_keys]`: 0 where a query may look, -inf at keys after it; the last query is the last key."""
+    """Return `[n_queries, n_keys]`: 0 for visible keys, -inf for later ones. The last query is at the last key."""
     queries = mx.arange(n_keys - n_queries, n_keys)[:, None]
     return mx.where(mx.arange(n_keys)[None] <= queries, 0.0, -mx.inf).astype(dtype)
 

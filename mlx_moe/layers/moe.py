@@ -1,4 +1,4 @@
-"""MoE: a router, routed experts wherever they are, and shared experts beside them.
+"""MoE: a router, routed experts on any nodes, and shared experts.
 
 Shapes: L positions, D hidden_size, K experts chosen for each position.
 """
@@ -13,7 +13,7 @@ from mlx_moe.layers.router import Router
 
 
 class MoE:
-    """Route, collect what each chosen expert makes of a position, add it up by weight, add the shared experts."""
+    """Routes positions, adds the results of the chosen experts by weight, and adds the shared experts."""
 
     def __init__(self, router: Router, experts: RoutedExperts, shared_experts: MLP | None) -> None:
         self._router = router
@@ -23,7 +23,7 @@ class MoE:
     def __call__(self, x: mx.array) -> mx.array:
         """Map x `[L, D]` to `[L, D]`.
 
-        Whoever computed the rows, they are weighted and added here, in one order: the sum is the same to the bit.
+        Rows of all owners are weighted and added here in one order, so the sum is bit-identical whoever computed them.
         """
         indices, weights = self._router(x)
         shared = None if self._shared_experts is None else self._shared_experts(x)

@@ -1,4 +1,4 @@
-"""Router: which experts each position goes to, and with which weights.
+"""Router: chooses the experts of each position, and their weights.
 
 Sources: DeepSeek-V3, arXiv 2412.19437, section 2.1.2; transformers' routers for the numbers.
 Shapes: L positions, D hidden_size, E experts, K chosen for each position.
@@ -13,7 +13,7 @@ from mlx_moe.layers.weights import LoadedParameters
 
 
 class Router:
-    """Choose K of E experts, by softmax or by sigmoid with a bias that only the choice sees."""
+    """Chooses K of E experts by softmax, or by sigmoid with a bias that affects the choice but not the weights."""
 
     def __init__(self, config: MoEConfig, parameters: LoadedParameters) -> None:
         self._config = config
@@ -29,7 +29,7 @@ class Router:
         if c.n_group > c.topk_group:
             choice = self._limit_groups(choice)
         k = c.num_experts_per_tok
-        # ascending, so that NaN counts as the largest and is chosen: it must come out, not be passed over
+        # ascending, so that NaN counts as the largest and is chosen: it must be reported, not ignored
         indices = mx.argpartition(choice, kth=c.n_routed_experts - k, axis=-1)[:, -k:]
         weights = mx.take_along_axis(scores, indices, axis=-1)
         if c.norm_topk_prob:
@@ -39,9 +39,9 @@ class Router:
         return indices, weights
 
     def _limit_groups(self, choice: mx.array) -> mx.array:
-        """Mask the groups that are not among the best `topk_group`, by the sum of their two best experts.
+        """Mask the experts of all groups but the best `topk_group`, by the sum of a group's two best scores. `[L, E]`.
 
-        The mask is -inf: with 0, as some write it, a group that was left out wins once a bias makes scores negative.
+        The mask is -inf. With 0, as in some implementations, a masked group wins if a bias makes scores negative.
         """
         c = self._config
         groups = choice.reshape(-1, c.n_group, c.n_routed_experts // c.n_group)

@@ -1,6 +1,6 @@
-"""Weight: a loaded matrix, plain or quantized, and the three things that are done with one.
+"""Weight: a loaded matrix, plain or quantized, and its three operations.
 
-L rows of x, E matrices in a stack, K of them chosen for each row.
+Shapes: L rows of x, E matrices in a stack, K of them chosen for each row.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import mlx.core as mx
 from mlx_moe.config import QuantizationConfig
 
 DEQUANTIZE_FROM = 32
-"""On the CPU backend, from this many rows on, unpacking a matrix once and multiplying floats is 1.35 times faster."""
+"""Rows from which, on the CPU backend, unpacking a matrix once and multiplying floats is faster (1.35 times)."""
 
 MAX_UNPACKED_BYTES = 8 << 20
-"""Larger matrices stay packed: the memory is worth more than the time."""
+"""Matrices that are larger when unpacked stay packed, to save memory."""
 
 
 class Weight(Protocol):
@@ -31,10 +31,10 @@ class Weight(Protocol):
         """Return x @ W^T `[..., out]`, or x @ W `[..., in]` when not `transpose`; leading axes broadcast."""
 
     def gather_matmul(self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
-        """Multiply x `[..., 1, in]` by the matrices that `indices` choose from a stack `[E, out, in]`."""
+        """Multiply x `[..., 1, in]` by the matrices chosen by `indices` from a stack `[E, out, in]`."""
 
     def rows(self, indices: mx.array) -> mx.array:
-        """Return the rows that `indices` `[L]` name, `[L, in]`."""
+        """Return the rows `[L, in]` at `indices` `[L]`."""
 
 
 class DenseWeight:
@@ -63,7 +63,7 @@ class DenseWeight:
 
 
 class QuantizedWeight:
-    """A matrix packed along its last axis: `packed` uint32, `scales` and, for affine, `biases` a group."""
+    """A matrix packed along its last axis: `packed` uint32, and for each group a scale and (affine) a bias."""
 
     def __init__(self, packed: mx.array, scales: mx.array, biases: mx.array | None, config: QuantizationConfig) -> None:
         self._packed = packed
@@ -125,7 +125,7 @@ class QuantizedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """x @ W^T, and a bias where the model has one."""
+    """x @ W^T, plus a bias if the model has one."""
 
     weight: Weight
     bias: mx.array | None = None
@@ -138,7 +138,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class HeadProjection:
-    """A matrix a head, `[H, out, in]`, or `[H, in, out]` when stored `transposed`."""
+    """One matrix per head: `[H, out, in]`, or `[H, in, out]` if it is stored `transposed`."""
 
     weight: Weight
     transposed: bool
@@ -154,7 +154,7 @@ class HeadProjection:
 
 @dataclass(frozen=True, slots=True)
 class LoadedParameters:
-    """Loaded parameters by canonical name, seen from a path."""
+    """Loaded parameters by canonical name, with names relative to `path`."""
 
     weights: Mapping[str, tuple[Weight, bool]]
     vectors: Mapping[str, mx.array]
@@ -162,15 +162,15 @@ class LoadedParameters:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them in memory."""
+        """Bytes of all parameters in memory."""
         return sum(w.nbytes for w, _ in self.weights.values()) + sum(v.nbytes for v in self.vectors.values())
 
     def scope(self, name: str) -> LoadedParameters:
-        """Return the same parameters seen from a path below."""
+        """Return the same parameters, with names relative to a path below this one."""
         return LoadedParameters(self.weights, self.vectors, f"{self.path}{name}.")
 
     def has(self, name: str) -> bool:
-        """Whether a matrix of this name was loaded."""
+        """Whether a matrix with this name was loaded."""
         return self.path + name in self.weights
 
     def weight(self, name: str) -> Weight:
@@ -186,5 +186,5 @@ class LoadedParameters:
         return Linear(self.weight(name), self.vectors.get(f"{self.path}{name}.bias"))
 
     def head_projection(self, name: str) -> HeadProjection:
-        """Return a map a head."""
+        """Return one linear map per head."""
         return HeadProjection(*self.weights[self.path + name])
