@@ -49,10 +49,9 @@ class ModelDescription:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The answer's first event: what it is sampled with, and the id that logs and errors have of it."""
+    """The answer's first event: the seed it is sampled with."""
 
     seed: int
-    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +135,9 @@ class ModelClient:
         Raises:
             InvalidRequestError: a token id that no vocabulary has. What else is wrong the first event raises.
         """
-        message = to_request_message(request, conversation_id, uuid.uuid4().bytes)
-        return AnswerStream(self._stub.Answer(message), self._callee, self._node_id)
+        request_id = uuid.uuid4()
+        message = to_request_message(request, conversation_id, request_id.bytes)
+        return AnswerStream(self._stub.Answer(message), self._callee, self._node_id, request_id.hex)
 
     async def close_conversation(self, conversation_id: bytes) -> None:
         """Free what a conversation keeps; a coordinator that is gone keeps nothing."""
@@ -153,9 +153,13 @@ class ModelClient:
 
 
 class AnswerStream:
-    """An answer as it is written: an asynchronous iterator of events, the first of which is Begun."""
+    """An answer as it is written: an asynchronous iterator of events, the first of which is Begun.
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, Any], callee: str, node_id: str) -> None:
+    `request_id` is what logs and errors call it, 32 hexadecimal digits.
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, Any], callee: str, node_id: str, request_id: str) -> None:
+        self.request_id = request_id
         self._call = call
         self._callee = callee
         self._node_id = node_id
@@ -173,8 +177,11 @@ class AnswerStream:
 
     async def read(self) -> AnswerEvent | None:
         """Return the next event, None at the end. Cancelling this ends the answer. Raises MoeClusterError."""
-        with translated(self._callee, self._node_id):
-            message = await self._call.read()
+        try:
+            with translated(self._callee, self._node_id):
+                message = await self._call.read()
+        except MoeClusterError as error:
+            raise error.about(request_id=self.request_id) from error
         return _event(message) if isinstance(message, pb.AnswerEvent) else None
 
     def cancel(self) -> None:
@@ -185,7 +192,7 @@ class AnswerStream:
 def _event(message: pb.AnswerEvent) -> AnswerEvent:
     match message.WhichOneof("event"):
         case "begun":
-            return Begun(message.begun.seed, message.begun.request_id.hex())
+            return Begun(message.begun.seed)
         case "prefill":
             return Prefilled(message.prefill.done, message.prefill.total)
         case _:

@@ -182,7 +182,7 @@ class RemoteAnswer:
         begun = self._read()
         assert isinstance(begun, Begun)  # the coordinator says it first
         self.seed = begun.seed
-        self.request_id = begun.request_id
+        self.request_id = self._stream.request_id
 
     def __iter__(self) -> Iterator[Token]:
         """Return itself."""

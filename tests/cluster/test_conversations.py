@@ -133,8 +133,9 @@ def test_a_cancelled_answers_conversation_goes_on_from_what_is_kept(model: Remot
 def test_a_conversation_is_answered_one_request_at_a_time(model: RemoteModel) -> None:
     conversation = model.new_conversation()
     first = conversation.answer(request(LONG))
-    with pytest.raises(InvalidRequestError, match="is being answered"):
+    with pytest.raises(InvalidRequestError, match="is being answered") as refused:
         conversation.answer(request(LONG))
+    assert refused.value.request_id not in (None, first.request_id)
     assert len(list(first)) == 12
     assert turn(conversation, LONG)[1] == len(LONG) - 1
     conversation.close()
