@@ -99,7 +99,8 @@ class Deploying:
     @property
     def load_status(self) -> node_pb2.LoadStatus:
         """How far it is."""
-        progress = {i: worker.progress for i, worker in self._deployment.workers.items() if worker.progress is not None}
+        workers = ((i, self._deployment.workers.get(i)) for i in self.placement.node_ids)
+        progress = {i: worker.progress for i, worker in workers if worker is not None and worker.progress is not None}
         return node_pb2.LoadStatus(
             serving=self.serving,
             nodes=[
