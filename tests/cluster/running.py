@@ -135,10 +135,16 @@ class Cluster:
         held = next(status.holding for status in self.own.status().nodes if status.info.node_id == node_id)
         return held or Holding("", 0, 0, range(0), 0, False, False, 0)
 
-    def load(self, model: str, placement: Placement | None = None) -> RemoteModel:
-        """Load a model in place of what is loaded; return the client of its coordinator."""
-        self.unload()
-        for _ in self.own.load(Wanted(model, placement)):
+    def load(self, model: str, placement: Placement | None = None, *, reconfigure: bool = False) -> RemoteModel:
+        """Load a model in place of what is loaded; return the client of its coordinator.
+
+        Where the same model is loaded, `reconfigure` lets its workers go on with what they hold.
+        """
+        if reconfigure and self.model is not None:
+            self.model.close()
+        else:
+            self.unload()
+        for _ in self.own.load(Wanted(model, placement, replace=True)):
             pass
         self.model = self.own.coordinator(self.own.status())
         return self.model

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
 
 import mlx_moe
+from cluster.client.status import LoadStatus, ServingState
+from cluster.client.status_message import load_status
+from cluster.client.wanted import Wanted
 from cluster.errors import MovedError
 from cluster.placement import Placement
 from cluster.trust import MutualTLS, NodeKey
@@ -47,9 +51,9 @@ def place(cluster: Cluster, layers: tuple[int, ...], owners: tuple[int, ...] = (
     return cluster.place(library.DEMO, layers, owners, n_experts=N_EXPERTS, moe_layers=MOE_LAYERS)
 
 
-def load(cluster: Cluster, placement: Placement) -> pb.LoadStatus:
+def load(cluster: Cluster, placement: Placement, draft: str = "none") -> LoadStatus:
     """Load, in place of what is loaded; return how that ended."""
-    return list(cluster.own.load(library.DEMO, placement=placement, draft="none"))[-1]
+    return list(cluster.own.load(Wanted(library.DEMO, placement, draft=draft)))[-1]
 
 
 def answered(cluster: Cluster) -> list[Token]:
@@ -64,7 +68,8 @@ def pieces(placement: Placement, node_id: str) -> set[Piece]:
     role = Role.of(placement, node_id)
     with Checkpoint.open(library.locate(library.DEMO)) as checkpoint:
         config = families.read_config(checkpoint.config)
-        parameters = role.shard_spec().parameters(config)
+        spec = role.shard_spec()
+        parameters = spec.parameters(config) if role.leads else spec.expert_parameters(config)
         if role.coordinates:
             parameters += families.head_parameters(config)
         return {piece for s in find(checkpoint, parameters) for array in s.arrays for piece in array.pieces}
@@ -88,18 +93,20 @@ def node_service(node: RunningNode) -> Iterator[node_pb2_grpc.NodeStub]:
         yield node_pb2_grpc.NodeStub(channel)
 
 
-def deploy(cluster: Cluster, status: pb.LoadStatus, placement: Placement) -> pb.LoadStatus:
+def deploy(cluster: Cluster, status: LoadStatus, placement: Placement) -> LoadStatus:
     """Place the model that node 1 has deployed in another way, whoever is answered; return how that ended."""
-    content_hash = json.loads(status.placement)["content_hash"]
+    assert status.placement is not None
+    assert status.serving is not None
     asked = pb.DeployRequest(
-        placement=json.dumps(placement.to_json() | {"content_hash": content_hash}),
+        placement=json.dumps(replace(placement, content_hash=status.placement.content_hash).to_json()),
         epoch=status.serving.epoch + 1,
         draft="none",
         context_tokens=status.serving.context_tokens,
     )
     with node_service(cluster.nodes[0]) as stub:
         stub.Deploy(asked, timeout=PATIENCE_S)
-        return list(stub.FollowLoad(pb.FollowRequest(epoch=asked.epoch), timeout=PATIENCE_S))[-1]
+        followed = stub.FollowLoad(pb.FollowRequest(epoch=asked.epoch), timeout=PATIENCE_S)
+        return [load_status(message) for message in followed][-1]
 
 
 @pytest.mark.parametrize(
@@ -142,13 +149,12 @@ def test_the_coordinator_may_move_to_a_node_that_then_reads_embedding_and_lm_hea
     status = load(five_nodes, first)
     running = pids(five_nodes)
     one, two = first.stages
-    value = first.to_json()
-    value["stages"][0]["node_id"], value["stages"][1]["node_id"] = two.node_id, one.node_id
-    second = Placement.from_json(value)
+    second = replace(first, stages=(replace(one, node_id=two.node_id), replace(two, node_id=one.node_id)))
     status = deploy(five_nodes, status, second)
+    assert status.serving is not None
     assert status.serving.coordinator == two.node_id
     assert {node.name: node.total_bytes for node in status.nodes} == missing_bytes(five_nodes, first, second)
-    until(lambda: five_nodes.own.status().serving.coordinator == two.node_id)
+    until(lambda: five_nodes.own.status().serving == status.serving)
     assert answered(five_nodes) == wanted
     assert pids(five_nodes) == running
 
@@ -166,7 +172,8 @@ def test_an_answer_that_is_written_meanwhile_ends_with_an_error_that_may_be_retr
             tokens.extend(written)
     assert caught.value.retryable
     assert tokens[: len(wanted)] == wanted[: len(tokens)]
-    assert status.serving.state == pb.Serving.READY
+    assert status.serving is not None
+    assert status.serving.state is ServingState.READY
     assert answered(five_nodes) == wanted
 
 
@@ -175,7 +182,7 @@ def test_a_model_whose_drafts_change_keeps_what_it_holds(five_nodes: Cluster) ->
     placement = place(five_nodes, (2, 4))
     load(five_nodes, placement)
     running = pids(five_nodes)
-    status = list(five_nodes.own.load(library.DEMO, placement=placement, draft="mtp"))[-1]
+    status = load(five_nodes, placement, "mtp")
     assert [node.name for node in status.nodes] == ["mac-1"]  # the MTP layer, where the coordinator is
     assert pids(five_nodes) == running
     five_nodes.unload()

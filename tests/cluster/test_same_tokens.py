@@ -146,7 +146,7 @@ def test_a_layout_gives_the_tokens_of_one_machine_alone_and_beside_others(
     placement = five_nodes.place(
         subject.model, layers, owners, n_experts=subject.n_experts, moe_layers=subject.moe_layers
     )
-    model = five_nodes.load(subject.model, placement)
+    model = five_nodes.load(subject.model, placement, reconfigure=True)
     with ThreadPoolExecutor(len(DIALOGUES)) as threads:
         together = list(threads.map(lambda dialogue: ask_remotely(model, dialogue), DIALOGUES))
     assert together == subject.wanted
