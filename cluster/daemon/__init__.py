@@ -1,1 +1,1 @@
-"""The node daemon: one process on each node, from `up` to `down`. It imports no MLX: workers compute."""
+"""Daemon: the process that runs on each node from `up` to `down`. It does not import MLX: workers compute."""

@@ -1,4 +1,4 @@
-"""Admission: which cluster this node belongs to, and how it came there: it began it, joined it, or was in it before."""
+"""Admission: the cluster that this node belongs to: one that it creates, joins, or has been a member of before."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from cluster.trust import Authority, Credentials, Insecure, JoinToken, MutualTLS
 from cluster.trust.identity import CERTIFICATES_FILE
 
 LOOK_S = 2.0
-"""For nodes that are there to be heard of, at most: those started together see each other after 1.3 s."""
+"""Longest time to wait for announcements: nodes that start at the same time see each other after 1.3 s."""
 
 ID_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """This node's id and proof. `authority` is held by the node that began the cluster. `is_new`: it begins it now.
+    """This node's id and credentials. Only the node that created the cluster has `authority`; `is_new`: it does so now.
 
-    `keep` writes down a cluster that is new. Whoever brings the node up calls it once that has succeeded: a start that
-    fails begins no cluster.
+    `keep` writes a new cluster to disk. The caller calls it when the node is up: a start that fails creates no cluster.
     """
 
     node_id: str
@@ -34,11 +33,11 @@ class Admission:
 
 
 async def admit(home: Home, token: str | None, peers: Sequence[str], *, insecure: bool, new: bool) -> Admission:
-    """Return this node's admission, to a new cluster where it belongs to none and none is here.
+    """Return this node's admission; to a new cluster if it belongs to none and there is none on the network.
 
     Raises:
-        TrustError: the token does not let it in, or it belongs to another cluster already.
-        ClusterError: a cluster is here, but no token was given; or nobody answers who could let it in.
+        TrustError: the token was refused, or the node belongs to another cluster already.
+        ClusterError: there is a cluster but no token was given, or no node that could admit this one answers.
     """
     home.create()
     key = NodeKey.open(home.identity)
@@ -50,7 +49,7 @@ async def admit(home: Home, token: str | None, peers: Sequence[str], *, insecure
     if wanted is not None:
         identity = await join(await _where_to_join(wanted, peers), wanted, home.identity)
         return _member(home, identity, wanted)
-    # One without a certificate for its own node: the start was cut off between the two files, or one was lost.
+    # An authority without a certificate for its own node: the start was interrupted between the two, or one was lost.
     authority = Authority.load(home.authority) if Authority.is_in(home.authority) else Authority.new()
     if not new:
         await _require_no_cluster(besides=_cluster_id(authority.key_hash))
@@ -58,7 +57,7 @@ async def admit(home: Home, token: str | None, peers: Sequence[str], *, insecure
 
 
 def is_member(home: Home) -> bool:
-    """Whether a home's node belongs to a cluster."""
+    """Whether the node of a home belongs to a cluster."""
     return (home.identity / CERTIFICATES_FILE).exists()
 
 
@@ -92,7 +91,7 @@ def _cluster_id(authority_key_hash: str) -> str:
 
 
 async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> Sequence[str]:
-    """Return the nodes to try: the peers that were named, or those of the token's cluster as announced."""
+    """Return the addresses to try: the given peers, or announced nodes of the token's cluster. Raises ClusterError."""
     if peers:
         return peers
     wanted = _cluster_id(token.authority_key_hash)
@@ -109,13 +108,13 @@ async def _where_to_join(token: JoinToken, peers: Sequence[str]) -> Sequence[str
 
 
 async def first_node(identity: NodeIdentity) -> str:
-    """Return name and address of the node that began a node's cluster, "" where it is not heard of."""
+    """Return name and address of the node that created a node's cluster, "" if it does not announce itself."""
     _, first = await _look_for_first(_cluster_id(identity.authority_key_hash))
     return f"{first[0].name} ({first[0].addresses[0]})" if first else ""
 
 
 async def _look_for_first(cluster_id: str) -> tuple[Sequence[Announcement], Sequence[Announcement]]:
-    """Return the nodes that announce themselves, and those among them that let others into a cluster."""
+    """Return the nodes that announce themselves, and those among them that admit nodes to a cluster."""
 
     def lets_in(node: Announcement) -> bool:
         return node.cluster_id == cluster_id and node.enrols

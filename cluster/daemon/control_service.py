@@ -1,4 +1,4 @@
-"""ControlService: what this node's own command line asks. It shows the node's certificate; nobody else has it."""
+"""ControlService: the calls of this machine's own command line, which presents the node's own certificate."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ class ControlService(node_pb2_grpc.ControlServicer):
         self._stop = stop
 
     async def Status(self, _request: pb.StatusRequest, context: Context) -> pb.ClusterStatus:  # noqa: N802
-        """Say how the cluster stands, as this node sees it."""
+        """Return the cluster's status as this node sees it."""
         async with reported(context):
             self._require_own(context)
             return self._status()
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> AsyncIterator[pb.LoadStatus]:  # noqa: N802
-        """Load a model; the load goes on if the caller goes."""
+        """Load a model; the load continues if the caller disconnects."""
         async with reported(context):
             self._require_own(context)
             async for status in self._serving.load(request):
                 yield status
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadReply:  # noqa: N802
-        """Take the cluster's model away."""
+        """Unload the cluster's model."""
         async with reported(context):
             self._require_own(context)
             return pb.UnloadReply(model=await self._serving.unload(request.reason))
 
     async def Stop(self, _request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
-        """End this node."""
+        """Stop this node."""
         async with reported(context):
             self._require_own(context)
             self._stop.set()

@@ -1,4 +1,4 @@
-"""Copies: the directories of this node that hold models, found by what is in them wherever another node has its own."""
+"""Copies: finds this node's copy of a model by its content, since its path may differ from other nodes' paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy whose content was read. `stamp` says what its files were then; `parts` has a hash for each part."""
+    """A copy whose content was read. `stamp` identifies its files at that time; `parts` has a hash for each part."""
 
     directory: Path
     stamp: str
@@ -29,28 +29,28 @@ class Copy:
     parts: Mapping[str, str]
 
     def to_message(self) -> pb.ModelCopy:
-        """Return it as it travels."""
+        """Return the copy as a message."""
         return pb.ModelCopy(content_hash=self.content_hash, path=str(self.directory), parts=to_digests(self.parts))
 
 
 class Copies:
-    """Finds copies, and remembers where those were that it read: what a path holds is read anew each time."""
+    """Finds copies and remembers their directories; the content of a path is read again each time."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Copy] = {}
 
     def read(self, checkpoint: Checkpoint, config: ModelConfig) -> Copy:
-        """Read what an open checkpoint is. Raises CheckpointError."""
+        """Read the content of an open checkpoint. Raises CheckpointError."""
         content = read_content(checkpoint, config)
         copy = Copy(checkpoint.directory.absolute(), checkpoint.stamp(), content.hash, content.part_hashes)
         self._seen[copy.content_hash] = copy
         return copy
 
     def find(self, wanted: pb.WantedModel) -> Copy | None:
-        """Return the copy that has the wanted content; if there is none, the first that goes by the model's name.
+        """Return the copy with the wanted content; if there is none, the first one with the model's name.
 
         Raises:
-            CheckpointError: the only one that goes by the name is damaged.
+            CheckpointError: there is none with the content, and the first one with the name is damaged.
         """
         others: list[Copy | CheckpointError] = []
         for directory in _distinct(library.namesakes(wanted.model, wanted.home_path)):
@@ -73,13 +73,13 @@ class Copies:
         return next((other for other in others if isinstance(other, Copy)), None)
 
     def known(self, content_hash: str) -> Copy:
-        """Return the copy that was last found to have a content. Raises CheckpointError where none was."""
+        """Return the copy that was last found with a content. Raises CheckpointError if there was none."""
         if content_hash not in self._seen:
             raise CheckpointError(f"no copy with the content {content_hash} was found here: load the model again")
         return self._seen[content_hash]
 
     def digests(self, part: pb.ModelPart) -> dict[str, str]:
-        """Return the digests in a part of a copy that was found. Raises CheckpointError."""
+        """Return the digests of one part of a copy that was found. Raises CheckpointError."""
         with Checkpoint.open(self.known(part.content_hash).directory) as checkpoint:
             return read_part(checkpoint, _config(checkpoint), part.part)
 
@@ -89,17 +89,17 @@ class Copies:
 
 
 def to_digests(values: Mapping[str, str]) -> pb.Digests:
-    """Return hashes by name as they travel, in their order."""
+    """Return hashes by name as a message, in the same order."""
     return pb.Digests(digests=[pb.Digest(name=name, value=value) for name, value in values.items()])
 
 
 def from_digests(message: pb.Digests) -> dict[str, str]:
-    """Return what `to_digests` was given."""
+    """Return the hashes by name in a message of `to_digests`."""
     return {digest.name: digest.value for digest in message.digests}
 
 
 def home_path(directory: Path) -> str:
-    """Return where a directory is below this user's home, "" if it is not."""
+    """Return a directory's path below this user's home directory, "" if it is elsewhere."""
     for home in (Path.home(), Path.home().resolve()):
         if directory.is_relative_to(home):
             return str(directory.relative_to(home))
@@ -116,7 +116,7 @@ def _config_hash(directory: Path) -> str:
 
 
 def _distinct(directories: Iterator[Path]) -> Iterator[Path]:
-    """Yield each directory once, whatever links lead to it."""
+    """Yield each directory once, even if several links lead to it."""
     seen = set()
     for directory in directories:
         if (real := directory.resolve()) not in seen:

@@ -1,4 +1,4 @@
-"""The daemon's life: what `up` runs until `down`, Ctrl-C or SIGTERM."""
+"""Daemon: runs a node from `up` until `down`, Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ MAX_CALLS = 512
 GRACE_S = 1.0
 
 ADDRESSES_S = 1.0
-"""How often a node looks which addresses its machine has."""
+"""How often a node checks the addresses of its machine."""
 
 LOCK_S = 0.5
-"""Who looks whether the home's lock is held holds it for microseconds."""
+"""How long to try: a process that checks whether the home's lock is held takes it for microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a node comes up. `host` is as `Listening.at` takes it; `port` 0 takes any two neighbours that are free.
+    """The settings of a node. `host` is as in `Listening.at`; with `port` 0, two consecutive free ports are used.
 
-    `memory_bytes` caps what it offers to models; `peers` are addresses to greet without having been found.
+    `memory_bytes` limits the memory that it offers to models; `peers` are addresses to greet without discovery.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Settings:
 
 
 class Daemon:
-    """A node. `run` lasts until `stop`; `on_up` is called when it can be reached, `on_change` with news of others."""
+    """A node. `on_up` is called when it can be reached, `on_change` with changes of other nodes."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Daemon:
         self._on_change = on_change
 
     async def run(self) -> None:
-        """Be a node until `stopped`.
+        """Run the node until `stopped` is set.
 
         Raises:
             ClusterError: a port is taken, a daemon runs in this home already, or the hardware cannot be measured.
@@ -133,7 +133,7 @@ class Daemon:
                     task.cancel()
 
     async def _keep_addresses(self, listening: Listening, port: int) -> None:
-        """Note it when this machine's addresses change, so that others hear of it."""
+        """Apply `Moved` when this machine's addresses change, so that other nodes are told."""
         while True:
             await asyncio.sleep(ADDRESSES_S)
             addresses = tuple(join(ip, port) for ip in listening.announced())
@@ -166,7 +166,7 @@ class Daemon:
 
 @contextmanager
 def only_daemon_of(home: Home) -> Iterator[None]:
-    """Hold the home's lock, and forget a daemon that could not say goodbye. Raises ClusterError: another one has it."""
+    """Hold the home's lock; remove the address file of a killed daemon. Raises ClusterError if a daemon is running."""
     try:
         with held(home.lock, LOCK_S):
             home.daemon.unlink(missing_ok=True)
@@ -179,7 +179,7 @@ def only_daemon_of(home: Home) -> Iterator[None]:
 
 @contextmanager
 def _announced_to_cli(home: Home, state: NodeState, insecure: bool) -> Iterator[None]:
-    """Let this machine's command line find the daemon."""
+    """Write the daemon's address for this machine's command line."""
     node_id = state.own.node_id
     value = {"pid": os.getpid(), "address": state.target(node_id), "node_id": node_id, "insecure": insecure}
     private_file.write(home.daemon, json.dumps(value).encode())

@@ -1,7 +1,7 @@
-"""Deploying: runs a deployment, each node's worker as long as a call of this daemon.
+"""Deploying: runs a deployment; each node's worker lives as long as a call that this daemon holds to the node.
 
-Lives in the daemon of the node that coordinates, without which there is no model, whoever asked for it. Nothing is left
-behind wherever one of the two ends of a call ends.
+It runs in the daemon of the coordinator's node, without which there is no model. If either end of a call ends, nothing
+is left running.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
 
 
 class _Worker:
-    """The call that a worker lives as long as, and what it is to be told, in order; None after the last."""
+    """The call that keeps a worker alive, and the queue of commands to send to it; None ends the queue."""
 
     def __init__(self, call: WorkerCall) -> None:
         self.call = call
         self.commands: asyncio.Queue[pb.WorkerCommand | None] = asyncio.Queue()
 
     async def write(self) -> None:
-        """Tell it all; one that is gone hears nothing, and its end is heard of elsewhere."""
+        """Send the queued commands. Errors are ignored here: `_hear` reports the end of the call."""
         with suppress(grpc.RpcError, asyncio.InvalidStateError):
             while (command := await self.commands.get()) is not None:
                 await self.call.write(command)
@@ -46,7 +46,7 @@ class _Worker:
 
 
 class Deploying:
-    """A deployment with its calls. `deploy` says what else is asked of the model that is placed."""
+    """A deployment and its calls to workers. `deploy` has the model's further settings, such as its draft."""
 
     def __init__(
         self, state: NodeState, channels: Channels, placement: Placement, deploy: node_pb2.DeployRequest
@@ -61,22 +61,22 @@ class Deploying:
 
     @property
     def placement(self) -> Placement:
-        """Where the model is."""
+        """The placement of the model."""
         return self._deployment.placement
 
     @property
     def error(self) -> MoeClusterError | None:
-        """What it failed of."""
+        """The error that ended the deployment, if any."""
         return self._deployment.error
 
     def may_become(self, placement: Placement) -> bool:
-        """Whether it goes on, and what it has in memory is of the same files as another placement's."""
+        """Whether it can be reconfigured to a placement: it has not ended, and the content is the same."""
         is_same = placement.content_hash == self.placement.content_hash != ""
         return is_same and self._deployment.phase in (Phase.LOADING, Phase.READY)
 
     @property
     def serving(self) -> node_pb2.Serving:
-        """How it stands, for all nodes."""
+        """Its state, as told to all nodes."""
         now, placed = self._deployment, self._deployment.placement
         first = now.workers.get(placed.coordinator)
         serving = node_pb2.Serving(
@@ -98,7 +98,7 @@ class Deploying:
 
     @property
     def load_status(self) -> node_pb2.LoadStatus:
-        """How far it is."""
+        """The progress of loading."""
         workers = ((i, self._deployment.workers.get(i)) for i in self.placement.node_ids)
         progress = {i: worker.progress for i, worker in workers if worker is not None and worker.progress is not None}
         return node_pb2.LoadStatus(
@@ -111,7 +111,7 @@ class Deploying:
         )
 
     async def run(self) -> None:
-        """Load, and serve until it is ended. Raises the MoeClusterError that ended it before."""
+        """Load and serve until it is ended. Raises the MoeClusterError that ended it, if any."""
         try:
             while self._deployment.phase is not Phase.ENDED:
                 self._apply(await self._next_event())
@@ -123,11 +123,11 @@ class Deploying:
             raise self.error
 
     def end(self, reason: str) -> None:
-        """Let all workers end, and those whose answers that cuts off know why; `run` returns when they have."""
+        """Stop all workers; interrupted answers get the reason. `run` returns when all have ended."""
         self._apply(fold.EndAsked(reason))
 
     def reconfigure(self, placement: Placement, deploy: node_pb2.DeployRequest) -> None:
-        """Place the model anew: workers keep what they hold of their new parts. Follow it as a load."""
+        """Change to another placement: workers keep what they hold of their new parts. Can be followed like a load."""
         self._deploy = deploy
         self._apply(fold.ReconfigureAsked(placement, deploy.epoch))
 
@@ -180,7 +180,7 @@ class Deploying:
             task.add_done_callback(self._tasks.discard)
 
     async def _hear(self, node_id: str, call: WorkerCall) -> None:
-        """Take what a worker reports, to its end."""
+        """Queue the events that a worker reports, until its call ends."""
         name = self._state.name(node_id)
         error: MoeClusterError = NodeLostError(f"node {name} ended its worker", node_id=node_id)
         try:
@@ -190,7 +190,7 @@ class Deploying:
         except grpc.RpcError as exc:
             error = error_of(exc, f"node {name}", node_id)
         except asyncio.CancelledError:
-            if not call.cancelled():  # it is this task that is
+            if not call.cancelled():  # this task was cancelled instead of the call
                 raise
         self._events.put_nowait(fold.CallEnded(node_id, error))
 
@@ -204,7 +204,7 @@ class Deploying:
 
 
 def _told(event: pb.WorkerEvent, node_id: str, name: str) -> fold.Event | None:
-    """Return what a worker's event is to the deployment; None: nothing."""
+    """Return the deployment's event for a worker's event; None if there is none."""
     match event.WhichOneof("event"):
         case "progress":
             return fold.Progressed(node_id, event.progress.done_bytes, event.progress.total_bytes)

@@ -1,6 +1,6 @@
-"""Deployment: one model on the nodes of a placement, from the first worker started to the last one gone.
+"""Deployment: one model on the nodes of a placement, from the start of the first worker to the end of the last.
 
-A fold: what happens to the workers goes in, what they are told comes out. Knows nothing of gRPC: see `deploying`.
+A fold: takes events of workers, returns commands to them. Knows nothing about gRPC: see `deploying`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from cluster.placement import Placement
 from mlx_moe.errors import MoeClusterError
 
 FAREWELL_S = 8.0
-"""For a worker to hear why it ends, to tell its clients, and to end; then its call is cancelled."""
+"""How long a worker may take to tell its clients the reason and to end, before its call is cancelled."""
 
 ROOT_CAUSE_S = 0.5
-"""A worker that lost a link waits so long for the one at the other end to be heard of, which says better why."""
+"""How long a lost link waits for news of the worker at its other end, which is a better reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A worker has read so many of the bytes that it lacks."""
+    """A worker has read `done_bytes` of the `total_bytes` that it has to read."""
 
     node_id: str
     done_bytes: int
@@ -31,7 +31,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A worker holds its part of an epoch's placement, and has opened a port."""
+    """A worker has loaded its part of an epoch's placement and opened a port."""
 
     node_id: str
     epoch: int
@@ -40,7 +40,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A worker has opened its links to the others of an epoch."""
+    """A worker has opened its links to the other workers of an epoch."""
 
     node_id: str
     epoch: int
@@ -48,7 +48,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """A worker has closed the links of an epoch: by itself because of `error`, or as it was told (None)."""
+    """A worker has closed the links of an epoch: because of `error`, or because it was told to (None)."""
 
     node_id: str
     epoch: int
@@ -57,7 +57,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A worker says what it ends of."""
+    """A worker reports the error that ends it."""
 
     node_id: str
     error: MoeClusterError
@@ -65,7 +65,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """A worker is gone, and with it the call that it lived as long as; `error` is why, if it was not told to stop."""
+    """A worker's call has ended, and the worker with it; `error` says why, if it was not told to stop."""
 
     node_id: str
     error: MoeClusterError
@@ -73,14 +73,14 @@ class CallEnded:
 
 @dataclass(frozen=True, slots=True)
 class EndAsked:
-    """The model is taken away."""
+    """The model is to be unloaded."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReconfigureAsked:
-    """The model is placed anew, under a higher epoch."""
+    """The model gets another placement, with a higher epoch."""
 
     placement: Placement
     epoch: int
@@ -96,21 +96,21 @@ Event = Progressed | Loaded | Connected | Disconnected | Failed | CallEnded | En
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a worker on a node: call it, and let it load its part."""
+    """Start a worker on a node and tell it to load its part."""
 
     node_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reconfigure:
-    """Let a running worker take its part of the new placement."""
+    """Tell a running worker to load its part of the new placement."""
 
     node_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Tell a worker at which ports all of them listen."""
+    """Tell a worker the ports of all workers, by node id."""
 
     node_id: str
     ports: Mapping[str, int]
@@ -135,7 +135,7 @@ Command = Start | Reconfigure | Connect | Stop | Cancel
 
 
 class Phase(StrEnum):
-    """How a deployment stands."""
+    """The state of a deployment."""
 
     LOADING = "loading"
     READY = "ready"
@@ -145,9 +145,9 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NodeWorker:
-    """The worker of one node. `epoch` is the one that it was told last; what follows is of that epoch.
+    """The worker of one node. `epoch` is the last one that it was told; the other fields belong to this epoch.
 
-    Once it was told to stop, its call is cancelled at `cancel_at`.
+    After it was told to stop, its call is cancelled at `cancel_at`.
     """
 
     epoch: int
@@ -162,9 +162,9 @@ class NodeWorker:
 class Deployment:
     """A model on nodes; `workers` by node id. Immutable. Times are monotonic seconds.
 
-    `error` is what it ends of, None while it lasts and where it was taken away. `suspicion` is a lost link, until
-    `suspicion_at`: what is heard by then says better why. `leaving` is the former coordinator as long as its clients
-    are not told that the model is placed anew: until then no other worker closes a link.
+    `error` is the error that ended it; None while it lasts, or if it was unloaded. `suspicion` is the error of a lost
+    link until `suspicion_at`, in case a better reason arrives before. `leaving` is the former coordinator until its
+    clients have been told about the new placement; no other worker closes a link before that.
     """
 
     placement: Placement
@@ -180,17 +180,17 @@ class Deployment:
 
     @classmethod
     def begin(cls, placement: Placement, epoch: int, now: float) -> tuple[Deployment, tuple[Command, ...]]:
-        """Return a new deployment, and what is to be done for it."""
+        """Return a new deployment and the commands to execute for it."""
         return cls(placement, epoch, now)._tell(placement.node_ids, now)
 
     @property
     def wakes_at(self) -> float | None:
-        """When a Tick changes something, unless another event comes before."""
+        """The time at which a Tick has an effect if no other event comes before; None if there is none."""
         times = [self.suspicion_at, *(worker.cancel_at for worker in self.workers.values())]
         return min((at for at in times if at is not None), default=None)
 
     def apply(self, event: Event, now: float) -> tuple[Deployment, tuple[Command, ...]]:
-        """Return the deployment after an event, and what is to be done because of it."""
+        """Return the deployment after an event and the commands to execute for it."""
         match event:
             case EndAsked(reason) if self._lasts:
                 return self._end(reason, None, now)
@@ -217,7 +217,7 @@ class Deployment:
         return self.phase in (Phase.LOADING, Phase.READY)
 
     def _counts(self, node_id: str, epoch: int) -> bool:
-        """Whether what a worker says of an epoch is of the present one."""
+        """Whether a worker's event about an epoch concerns the current epoch."""
         worker = self.workers.get(node_id)
         return self._lasts and epoch == self.epoch and worker is not None and not worker.is_stopped
 
@@ -226,12 +226,12 @@ class Deployment:
         return replace(self, workers={**self.workers, node_id: worker})
 
     def _of_placement(self) -> list[NodeWorker]:
-        """Return the workers that hold the placement, as far as they were told of it."""
+        """Return the workers of the placement that have been told about it."""
         found = (self.workers.get(node_id) for node_id in self.placement.node_ids)
         return [w for w in found if w is not None and w.epoch == self.epoch and not w.is_stopped]
 
     def _connect(self) -> tuple[Deployment, tuple[Command, ...]]:
-        """Tell all workers of the others, once all are loaded."""
+        """Return the commands that connect all workers, once all have loaded."""
         ports = [worker.port for worker in self._of_placement() if worker.port is not None]
         if len(ports) < len(self.placement.node_ids):
             return self, ()
@@ -284,9 +284,9 @@ class Deployment:
         return self._tell([*self.placement.node_ids, *self.workers], now)
 
     def _tell(self, node_ids: Iterable[str], now: float) -> tuple[Deployment, tuple[Command, ...]]:
-        """Let nodes know of the placement, unless they do: start, reconfigure or stop their workers.
+        """Start, reconfigure or stop the workers of nodes that have not been told about the placement.
 
-        A worker that was told to stop ends first; where its node has a part again, another one is started then.
+        A worker that was told to stop ends first; if its node has a part again, a new worker starts after that.
         """
         workers, commands = dict(self.workers), list[Command]()
         for node_id in node_ids:
@@ -305,7 +305,7 @@ class Deployment:
         return replace(self, workers=workers), tuple(commands)
 
     def _blame(self, error: MoeClusterError, now: float) -> tuple[Deployment, tuple[Command, ...]]:
-        """End because of an error; because of a lost link only when nothing says better why."""
+        """End because of an error; for a lost link wait ROOT_CAUSE_S for a better reason."""
         if not self._lasts:
             return self, ()
         if not isinstance(error, NodeLostError):

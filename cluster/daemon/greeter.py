@@ -1,4 +1,4 @@
-"""Greeter: greets the other nodes every second, and measures the link to each that has joined."""
+"""Greeter: greets the other nodes every second, and measures the link to each node that has joined."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ECHO_METHOD = "/moe_cluster.v1.Node/Echo"
 GREETING_S = 2.0
 
 HEAD_START_S = 0.5
-"""Of the address at which a node answered last, before its others are tried: so it keeps the one that works."""
+"""Delay before a node's other addresses are tried, so that the one that answered last is kept while it works."""
 
 TICK_S = 0.25
 LEAVING_S = 1.0
 
 ECHOES = 8
 ECHO_BYTES = 1 << 20
-"""Sent one way to measure a link's rate, small enough for gRPC's default limit and not to disturb a slow link long."""
+"""Bytes sent one way to measure a link's rate: below gRPC's default limit, and few for a slow link."""
 
 
 class Channels:
@@ -47,19 +47,19 @@ class Channels:
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
 
     def get(self, node_id: str, target: str) -> grpc.aio.Channel:
-        """Return the channel to a node; ANY_NODE is any of the cluster's."""
+        """Return the channel to a node, or for ANY_NODE to any node of the cluster at the target."""
         key = (node_id, target)
         if key not in self._channels:
             self._channels[key] = self._credentials.aio_channel(target, node_id)
         return self._channels[key]
 
     async def close(self) -> None:
-        """Close all."""
+        """Close all channels."""
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
 
 
 class Greeter:
-    """Keeps the membership alive. Whoever answers is told what this node holds and serves, and tells the same."""
+    """Sends greetings. Both sides of a greeting say what their node holds and serves."""
 
     def __init__(self, state: NodeState, channels: Channels) -> None:
         self._state = state
@@ -77,15 +77,15 @@ class Greeter:
                 await asyncio.sleep(TICK_S)
 
     async def ask_all(self) -> None:
-        """Hear from all others now what they hold and serve: what they said last may be a second old."""
+        """Ask all other nodes what they hold and serve: their last greeting may be a second old."""
         await asyncio.gather(*(self._ask_again(node_id) for node_id in self._state.present))
 
     async def leave(self) -> None:
-        """Tell all others that this node goes."""
+        """Tell all other nodes that this one leaves."""
         await asyncio.gather(*(self._say_goodbye(node_id) for node_id in self._state.present))
 
     def greeting(self, to: str, refusal: str = "") -> pb.Greeting:
-        """Return what this node has to say to a node at an address. Loopback means something on one machine only."""
+        """Return this node's greeting for a node at an address. Loopback addresses are sent only to loopback."""
         state = self._state
         known = {
             node_id: [at for at in member.info.addresses if is_loopback(to) or not is_loopback(at)]
@@ -101,7 +101,7 @@ class Greeter:
         )
 
     def hear(self, greeting: pb.Greeting, node_id: str) -> None:
-        """Take what another node says in a greeting or in its answer."""
+        """Process a greeting of another node, or its answer to one."""
         self._state.hear(node_id, Gossip(greeting.holding, greeting.serving, links_from_messages(greeting.links)))
         for other in greeting.known:
             addresses = tuple(a for a in other.addresses if is_address(a))[:16]
@@ -120,10 +120,13 @@ class Greeter:
         self.hear(greeting, info.node_id)
 
     async def _first_answer(self, target: Target) -> tuple[pb.Greeting, NodeInfo, str, float]:
-        """Greet all addresses of a target, first the one that answered last; return what is answered first, and where.
+        """Greet all addresses of a target, starting with the last one that answered.
+
+        Returns:
+            The first answer, its sender, its address, and the round-trip seconds.
 
         Raises:
-            NodeLostError: nobody answers.
+            NodeLostError: no address answers.
         """
         failure = "no answer"
         attempts: list[asyncio.Task[tuple[pb.Greeting, str, float]]] = []
@@ -160,7 +163,7 @@ class Greeter:
         return greeting, at, time.perf_counter() - started
 
     async def _ask_again(self, node_id: str) -> None:
-        with suppress(grpc.RpcError, ClusterError):  # the heartbeat is who decides that it is lost
+        with suppress(grpc.RpcError, ClusterError):  # only heartbeats decide that a node is lost
             greeting, _, _ = await self._ask(node_id, self._state.target(node_id))
             self.hear(greeting, node_id)
 
@@ -182,7 +185,7 @@ class Greeter:
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _measure(self, node_id: str) -> LinkSpeed:
-        """Measure a link by its quickest round trips."""
+        """Measure a link by its fastest round trips."""
         channel = self._channels.get(node_id, self._state.target(node_id))
         echo: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(ECHO_METHOD)
 
@@ -198,16 +201,16 @@ class Greeter:
 
 
 def link_speed(empty_s: float, full_s: float) -> LinkSpeed:
-    """Return what the quickest round trips, with nothing and with ECHO_BYTES one way, say of a link.
+    """Return a link's speed from the seconds of its fastest round trips: without payload, and with ECHO_BYTES one way.
 
-    On a busy machine the empty one may be as slow as the full one. Their difference then says nothing of the rate: it
-    counts as half the full one's time or more, so that a link is at most twice as fast as it was seen to be.
+    On a busy machine the empty round trip may take as long as the full one, and their difference says nothing. So at
+    least half of the full one's time is counted, and the rate is at most twice the observed one.
     """
     return LinkSpeed(latency_s=empty_s / 2, bytes_per_s=ECHO_BYTES / max(full_s - empty_s, full_s / 2))
 
 
 async def _resolved(addresses: Sequence[str]) -> list[str]:
-    """Return addresses with IP addresses in place of names, as the system knows them now: gRPC does not know `.local`.
+    """Return addresses with names replaced by IP addresses by the system's resolver; gRPC does not resolve `.local`.
 
     Raises:
         OSError: a name is unknown.

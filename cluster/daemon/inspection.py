@@ -1,4 +1,4 @@
-"""Inspection: see that all nodes of a placement have the model, and the same one, before anything is loaded."""
+"""Inspection: checks, before anything is loaded, that all nodes of a placement have the same copy of the model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mlx_moe.content import CONFIG, first_difference
 from mlx_moe.errors import CheckpointError
 
 INSPECT_S = 300.0
-"""Reading samples of the largest checkpoint takes seconds, from a slow disk minutes."""
+"""Reading samples of the largest checkpoint takes seconds, or minutes from a slow disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a node said that it has."""
+    """The copy that a node reports."""
 
     node_id: str
     copy: pb.ModelCopy
 
 
 class Inspection:
-    """One inspection for a model as this node has it. `stub` returns what a node is asked by."""
+    """An inspection for this node's copy of a model. `stub` returns the gRPC stub of a node."""
 
     def __init__(self, state: NodeState, stub: Callable[[str], node_pb2_grpc.NodeStub], model: str, own: Copy) -> None:
         self._state = state
@@ -37,10 +37,10 @@ class Inspection:
         self._own = own
 
     async def require(self, node_ids: Sequence[str], content_hash: str) -> None:
-        """See that nodes have copies of a content.
+        """Check that nodes have copies with a content.
 
         Raises:
-            CheckpointError: names all nodes that have none, or the first tensor in which two copies differ.
+            CheckpointError: some do not; the message names them all, or the first tensor in which two copies differ.
             NodeLostError: a node does not answer.
         """
         wanted = pb.WantedModel(
@@ -74,12 +74,12 @@ class Inspection:
             raise type(error)(f"{node}: {error}") from error
 
     async def _difference(self, one: _Found, others: Sequence[_Found]) -> CheckpointError:
-        """Return the error that names the first difference between a copy and the first of others."""
+        """Return the error that names the first difference between a copy and the first one of `others`."""
         other = others[0]
         part = first_difference(from_digests(one.copy.parts), from_digests(other.copy.parts))
         assert part is not None  # their content is made of their parts
         one_digests, other_digests = await asyncio.gather(self._digests(one, part), self._digests(other, part))
-        name = first_difference(one_digests, other_digests) or ""  # "" where a copy changed meanwhile
+        name = first_difference(one_digests, other_digests) or ""  # "" if a copy has changed since
         return CheckpointError(
             f"{self._have(others)} another {self._model} than {self._state.name(one.node_id)}. "
             f"The first difference is {'field' if part == CONFIG else 'tensor'} {name} of {part}: "

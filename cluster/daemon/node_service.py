@@ -1,4 +1,4 @@
-"""NodeService: what the other nodes' daemons ask of this one."""
+"""NodeService: the calls of other nodes' daemons."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class NodeService(node_pb2_grpc.NodeServicer):
-    """Greetings, and the worker that other nodes run here."""
+    """Handles greetings, and runs a worker for other nodes."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._no_worker_ends.set()
 
     async def Greet(self, request: node_pb2.Greeting, context: Context) -> node_pb2.Greeting:  # noqa: N802
-        """Hear a node, and answer in kind."""
+        """Process a node's greeting; return this node's greeting."""
         async with reported(context):
             info = from_message(request.info)
             self._require_sender(info.node_id, context)
@@ -67,18 +67,18 @@ class NodeService(node_pb2_grpc.NodeServicer):
         return self._greeter.greeting(at, refusal)
 
     async def Leave(self, _request: node_pb2.Farewell, context: Context) -> node_pb2.FarewellHeard:  # noqa: N802
-        """Hear that a node goes."""
+        """Record that a node leaves."""
         self._state.apply(Left(self._credentials.peer_id(context)))
         return node_pb2.FarewellHeard()
 
     async def Inspect(self, request: node_pb2.WantedModel, context: Context) -> node_pb2.ModelCopy:  # noqa: N802
-        """Say which copy of a model is here."""
+        """Return this node's copy of a model."""
         async with reported(context):
             copy = await asyncio.to_thread(self._serving.copies.find, request)
             return node_pb2.ModelCopy() if copy is None else copy.to_message()
 
     async def InspectPart(self, request: node_pb2.ModelPart, context: Context) -> node_pb2.Digests:  # noqa: N802
-        """Say what a part of a copy is made of."""
+        """Return the digests of a part of a copy."""
         async with reported(context):
             return to_digests(await asyncio.to_thread(self._serving.copies.digests, request))
 
@@ -109,7 +109,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
                             self._note(event)
                             yield event
                         if telling.done():
-                            telling.result()  # why the worker could not be told
+                            telling.result()  # raises the reason if the worker could not be told
                     finally:
                         telling.cancel()
                         self._no_worker_ends.clear()
@@ -119,14 +119,14 @@ class NodeService(node_pb2_grpc.NodeServicer):
                 self._no_worker_ends.set()
 
     async def end_worker(self, reason: str) -> None:
-        """Let this node's worker end, and its clients know why; return when it has."""
+        """Stop this node's worker, whose clients get the reason; return when it has ended."""
         if self._worker is not None:
             self._no_worker_ends.clear()
             await self._worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
             await self._no_worker_ends.wait()
 
     async def Deploy(self, request: node_pb2.DeployRequest, context: Context) -> node_pb2.DeployReply:  # noqa: N802
-        """Begin to load a model whose placement this node coordinates."""
+        """Start loading a model that this node coordinates."""
         async with reported(context):
             await self._serving.deploy(request)
             return node_pb2.DeployReply()
@@ -134,13 +134,13 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def FollowLoad(  # noqa: N802
         self, request: node_pb2.FollowRequest, context: Context
     ) -> AsyncIterator[node_pb2.LoadStatus]:
-        """Say how far the model is that this node coordinates, until it is ready."""
+        """Yield the progress of the model that this node coordinates, until it is ready."""
         async with reported(context):
             async for status in self._serving.follow(request.epoch):
                 yield status
 
     async def Unload(self, request: node_pb2.UnloadRequest, context: Context) -> node_pb2.UnloadReply:  # noqa: N802
-        """Take the model away that this node coordinates."""
+        """Unload the model that this node coordinates."""
         async with reported(context):
             return node_pb2.UnloadReply(model=await self._serving.unload_own(request.reason))
 
@@ -160,7 +160,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
             await worker.tell(command)
 
     def _hold(self, load: pb.LoadShard) -> None:
-        """Note what the worker is to hold, and tell it where this node's copy is. Raises MoeClusterError."""
+        """Record what the worker will hold, and add the directory of this node's copy. Raises MoeClusterError."""
         role = Role.read(load.placement, self._state.own.node_id)
         copy = self._serving.copies.known(role.placement.content_hash)
         load.directory, load.stamp = str(copy.directory), copy.stamp
@@ -188,10 +188,10 @@ class NodeService(node_pb2_grpc.NodeServicer):
 
 
 class EchoService(grpc.GenericRpcHandler):
-    """Swallows bytes, so that whoever sends them can measure the link."""
+    """Receives bytes and answers with none, so that the sender can measure the link."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the handler of a method; gRPC asks."""
+        """Return the handler of a method, for gRPC."""
         if handler_call_details.method != ECHO_METHOD:
             return None
         return grpc.unary_unary_rpc_method_handler(self._echo)

@@ -1,4 +1,4 @@
-"""Placing: from the nodes that are here, as they measured themselves and their links, to a placement."""
+"""Placing: makes a placement on the present nodes, from their measurements of themselves and their links."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from cluster.placement.nodes import capacity, links_from
 from mlx_moe.decoding.chunking import ChunkRule
 
 CONTEXTS = (32768, 8192, 2048)
-"""Positions of KV cache for one request that are tried, where nobody asks for a number."""
+"""Positions of KV cache for one request, tried in this order if the request does not say a number."""
 
 
 def capacities(state: NodeState) -> list[NodeCapacity]:
-    """Return what this node and those present offer."""
+    """Return the capacities of this node and of the present ones."""
     infos = [state.own, *(member.info for member in state.present.values())]
     return [capacity(info, state.name(info.node_id)) for info in infos]
 
 
 def links(state: NodeState) -> Links:
-    """Return the links between the nodes that are here, as they have measured them."""
+    """Return the links between present nodes, as they have measured them."""
     own = state.own.node_id
     return links_from(own, {node_id: state.links_of(node_id) for node_id in (own, *state.present)})
 
 
 def float_bytes(state: NodeState) -> int:
-    """Return the bytes of a float that all nodes compute in. Raises ClusterError where they differ."""
+    """Return the bytes of the floats in which all nodes compute. Raises ClusterError if these differ."""
     dtypes = {state.own.node_id: state.own.hardware.dtype}
     dtypes |= {node_id: member.info.hardware.dtype for node_id, member in state.present.items()}
     if len(set(dtypes.values())) > 1:
@@ -42,7 +42,7 @@ def place(
     concurrency: int,
     chunks: ChunkRule | None = None,
 ) -> Placement:
-    """Return the placement that answers one user fastest. Raises PlacementError where none fits."""
+    """Return the placement that answers one user fastest. Raises PlacementError if none fits."""
     longest = model.context.tokens
     wanted = [context_tokens] if context_tokens else sorted({min(c, longest) for c in CONTEXTS}, reverse=True)
     for tokens in wanted[:-1]:

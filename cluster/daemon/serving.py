@@ -1,4 +1,4 @@
-"""Serving: the one model of the cluster, placed by whichever node is asked, deployed where it is coordinated."""
+"""Serving: the cluster's one model: the node that is asked places it, and the coordinator's node deploys it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 UNLOAD_S = 30.0
 
 DEPLOY_S = 60.0
-"""For the nodes of a placement to meet, and for the model before to be taken away."""
+"""Timeout for the nodes of a placement to know each other, and for the previous model to be unloaded."""
 
 PROGRESS_S = 0.1
 
 LOOK_S = 0.5
 LOOKS = 4
-"""A worker counts its requests once a second: one that has just ended is not to be in the way."""
+"""How often to check for active requests: a worker reports once a second, also those that have just ended."""
 
 
 class Serving:
@@ -58,16 +58,17 @@ class Serving:
         self._one_deployment_at_a_time = asyncio.Lock()
 
     async def load(self, request: pb.LoadRequest) -> AsyncIterator[pb.LoadStatus]:
-        """Load a model, unless it is loaded already; yield how far that is, until it is ready.
+        """Load a model unless it is loaded already; yield the progress until it is ready.
 
-        An idle model is replaced where the request says so. The load goes on if the caller disconnects, and if this
-        node stops, unless it holds a part of the model.
+        An idle model is replaced if the request says so. The load continues if the caller disconnects, and if this node
+        stops, unless it holds a part of the model.
 
         Raises:
-            ClusterError: another model is being loaded or used; OccupiedError: it is not to be replaced.
+            ClusterError: another model is being loaded or used.
+            OccupiedError: another model is idle, and the request does not allow replacing it.
             PlacementError: it does not fit.
             CheckpointError, InvalidRequestError, NodeLostError: before anything is loaded.
-            MoeClusterError: it failed meanwhile.
+            MoeClusterError: loading failed.
         """
         async with self._one_placement_at_a_time:
             await self._greeter.ask_all()
@@ -83,9 +84,9 @@ class Serving:
             call.cancel()
 
     async def deploy(self, request: pb.DeployRequest) -> None:
-        """Begin to load a model on a placement that this node coordinates. Raises as `load`, before that.
+        """Start loading a model on a placement that this node coordinates. Raises as `load`, before it starts.
 
-        Where this node coordinates that model already, its workers keep what they hold of their new parts.
+        If this node coordinates the same model already, its workers keep what they hold of their new parts.
         """
         placement = _placement_of(request.placement)
         async with self._one_deployment_at_a_time:
@@ -96,12 +97,16 @@ class Serving:
             if self.deployment is not None and self.deployment.may_become(placement):
                 self.deployment.reconfigure(placement, request)
                 return
-            await self.unload(f"{placement.model} takes its place")  # not before it is known that this one can come
+            await self.unload(f"{placement.model} takes its place")  # only after the checks above
             deployment = self.deployment = Deploying(self._state, self._channels, placement, request)
             self._running = asyncio.create_task(self._run(deployment))
 
     async def follow(self, epoch: int) -> AsyncIterator[pb.LoadStatus]:
-        """Yield how far the model is that this node coordinates, until it is ready. Raises what it failed of."""
+        """Yield the progress of the model that this node coordinates, until it is ready.
+
+        Raises:
+            MoeClusterError: loading failed, or the model was unloaded before it was ready.
+        """
         deployment = self.deployment
         while deployment is not None and deployment is self.deployment and deployment.serving.epoch == epoch:
             yield deployment.load_status
@@ -113,7 +118,7 @@ class Serving:
         raise ClusterError(f"{deployment.placement.model if deployment else 'it'} was unloaded before it was ready")
 
     async def unload(self, reason: str) -> str:
-        """Take away the cluster's model, whoever coordinates it; return which it was, "" if none."""
+        """Unload the cluster's model, whichever node coordinates it; return its name, "" if there is none."""
         await self._greeter.ask_all()
         coordinator, serving = self._state.serving
         if coordinator in ("", self._state.own.node_id):
@@ -124,7 +129,7 @@ class Serving:
         return serving.model
 
     async def unload_own(self, reason: str) -> str:
-        """Take away the model that this node coordinates; return which it was, "" if none."""
+        """Unload the model that this node coordinates; return its name, "" if there is none."""
         deployment, running = self.deployment, self._running
         if deployment is None or running is None:
             return ""
@@ -135,11 +140,11 @@ class Serving:
         return deployment.placement.model
 
     async def _run(self, deployment: Deploying) -> None:
-        with suppress(MoeClusterError):  # it is in deployment.serving, for whoever asks
+        with suppress(MoeClusterError):  # reported by deployment.serving
             await deployment.run()
 
     def _served(self, request: pb.LoadRequest) -> tuple[str, int] | None:
-        """Return coordinator and epoch of the model that is asked for, None if it is not served."""
+        """Return coordinator and epoch of the requested model if it is served with these settings, else None."""
         coordinator, serving = self._state.serving
         is_served = (
             serving.model == request.model
@@ -151,7 +156,7 @@ class Serving:
         return (coordinator, serving.epoch) if coordinator and is_served and not _has_failed(serving) else None
 
     async def _require_room(self, request: pb.LoadRequest) -> None:
-        """Raise ClusterError where the cluster serves a model that does not give way."""
+        """Raise ClusterError if the cluster serves a model that may not be replaced."""
         coordinator, serving = self._state.serving
         if not coordinator or _has_failed(serving):
             return
@@ -163,11 +168,11 @@ class Serving:
             )
 
     async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
-        """Let a model be deployed by the node that is to coordinate it; return that node and the placement's epoch."""
+        """Place a model and have its coordinator's node deploy it; return that node and the placement's epoch."""
         placement, own, context_tokens = await asyncio.to_thread(self._placement, request)
-        await self._require_room(request)  # nothing is asked for a model that is missing, or does not fit
+        await self._require_room(request)  # after the placement: a missing or too large model is refused first
         for node_id in placement.node_ids:
-            await self._state.meet(node_id)  # before anybody is asked anything
+            await self._state.meet(node_id)  # before any node is called
         await Inspection(self._state, self._stub, request.model, own).require(
             placement.node_ids, placement.content_hash
         )
@@ -183,7 +188,7 @@ class Serving:
         return node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
 
     async def _require_idle(self, serving: pb.Serving) -> None:
-        """Raise ClusterError where the cluster's model is used, and is so still when its worker has counted again."""
+        """Raise ClusterError if the cluster's model is loading, or still in use after its worker has reported again."""
         if serving.state == pb.Serving.LOADING:
             raise ClusterError(f"the cluster is loading {serving.model}: wait until it is there, or unload it")
         for _ in range(LOOKS):
@@ -199,9 +204,9 @@ class Serving:
             )
 
     def _placement(self, request: pb.LoadRequest) -> tuple[Placement, Copy, int]:
-        """Return where a model is to be loaded, this node's own copy of it, and how many tokens a request may take.
+        """Return a model's placement, this node's own copy of it, and the most tokens of a request.
 
-        The copy is opened once for all.
+        The copy is opened only once.
         """
         with Checkpoint.open(library.locate(request.model)) as checkpoint:
             config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))

@@ -1,4 +1,4 @@
-"""NodeState: what a daemon knows, changed from one place: membership, what each node holds, what is served."""
+"""NodeState: what a daemon knows, changed in one place: membership, what each node holds, and what is served."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cluster.membership.node_info import NodeInfo
 from cluster.wire import node_pb2 as pb
 
 MEETING_S = 10.0
-"""For two nodes that a third one knows to know each other: it tells each of the other once a second."""
+"""Timeout for two nodes to learn of each other from a third one, which greets both every second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
-    """What a node said last of its worker, of the model that it has placed, and of its links to others."""
+    """What a node's last greeting said about its worker, the model that it has placed, and its links."""
 
     holding: pb.Holding
     serving: pb.Serving
@@ -27,7 +27,7 @@ class Gossip:
 
 
 class NodeState:
-    """`on_change` hears what people should hear of other nodes. Times are monotonic seconds."""
+    """The state of one daemon. `on_change` is called with changes that people are told about."""
 
     def __init__(self, own: NodeInfo, on_change: Callable[[Change], None]) -> None:
         self.membership = Membership(own)
@@ -39,42 +39,42 @@ class NodeState:
 
     @property
     def own(self) -> NodeInfo:
-        """This node."""
+        """This node's info."""
         return self.membership.own
 
     def apply(self, event: Event) -> None:
-        """Fold an event into the membership, and tell what came of it."""
+        """Apply an event to the membership, and report the changes."""
         before = self.membership
         self.membership = before.apply(event, time.monotonic())
         for change in changes(before, self.membership):
             self._on_change(change)
 
     def hear(self, node_id: str, gossip: Gossip) -> None:
-        """Note what a node says of itself."""
+        """Record what a node says about itself."""
         self._gossip[node_id] = gossip
 
     def reached(self, node_id: str, at: str) -> None:
-        """Note the address at which a node answers this one, or at which this one reaches itself."""
+        """Record the address at which a node answers this one (or at which this node reaches itself)."""
         self._addresses[node_id] = at
 
     def reached_at(self, node_id: str) -> str:
-        """Return that address, "" if there is none yet."""
+        """Return the address recorded by `reached`, "" if there is none yet."""
         return self._addresses.get(node_id, "")
 
     @property
     def present(self) -> Mapping[str, Member]:
-        """The other nodes that count."""
+        """The other nodes that are present, by id."""
         return {i: m for i, m in self.membership.members.items() if m.state is State.PRESENT}
 
     def holding_of(self, node_id: str) -> pb.Holding:
-        """Return what a node's worker holds, as far as is known."""
+        """Return what a node's worker holds, empty if unknown."""
         if node_id == self.own.node_id:
             return self.holding
         gossip = self._gossip.get(node_id)
         return gossip.holding if gossip and node_id in self.present else pb.Holding()
 
     def links_of(self, node_id: str) -> Mapping[str, LinkSpeed]:
-        """Return the links to others that a node has measured, as far as is known."""
+        """Return the links to others that a node has measured, empty if unknown."""
         if node_id == self.own.node_id:
             return {i: member.link for i, member in self.present.items() if member.link is not None}
         gossip = self._gossip.get(node_id)
@@ -82,7 +82,7 @@ class NodeState:
 
     @property
     def serving(self) -> tuple[str, pb.Serving]:
-        """Return which node has placed a model, and how that stands; of several the newest. ("", empty) if none."""
+        """The node that has placed a model, and the model's state; the newest of several, ("", empty) if none."""
         offers = {self.own.node_id: self.own_serving}
         offers |= {i: self._gossip[i].serving for i in self.present if i in self._gossip}
         node_id, serving = max(offers.items(), key=lambda offer: (offer[1].epoch, offer[0]))
@@ -90,11 +90,11 @@ class NodeState:
 
     @property
     def newest_epoch(self) -> int:
-        """The highest number that any placement was given."""
+        """The highest epoch of any known placement."""
         return max(self.own_serving.epoch, self.holding.epoch, *(g.serving.epoch for g in self._gossip.values()), 0)
 
     def target(self, node_id: str, port: int | None = None) -> str:
-        """Return the address of a node's daemon, or of another port there. Raises NodeLostError."""
+        """Return the address of a node's daemon, or of another port of the node. Raises NodeLostError if unknown."""
         at = self.reached_at(node_id)
         if not at:
             raise NodeLostError(f"node {self.name(node_id)} has not answered node {self.name(self.own.node_id)} yet")
@@ -102,7 +102,11 @@ class NodeState:
         return address.join(host, port or node_port)
 
     async def meet(self, node_id: str, port: int | None = None) -> str:
-        """Return what `target` does, once there is one: a node that others know is about to meet this one."""
+        """Return `target` as soon as it is known, because a node known to others will soon be known here.
+
+        Raises:
+            NodeLostError: it is still unknown after MEETING_S.
+        """
         end = time.monotonic() + MEETING_S
         while True:
             try:
@@ -113,5 +117,5 @@ class NodeState:
             await asyncio.sleep(MEETING_S / 100)
 
     def name(self, node_id: str) -> str:
-        """Return what to call a node."""
+        """Return a node's shown name."""
         return self.membership.names().get(node_id, node_id)

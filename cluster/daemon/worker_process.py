@@ -1,4 +1,4 @@
-"""WorkerProcess: the daemon's handle on a worker, a child process with a pipe each way."""
+"""WorkerProcess: the daemon's handle on a worker, a child process with a pipe in each direction."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cluster.worker import pipe
 log = logging.getLogger(__name__)
 
 TERMINATE_S = 5.0
-"""For a worker to end by itself once its input has ended; then it gets SIGTERM, and as long again."""
+"""How long a worker may take to end after its input has closed; then it gets SIGTERM and as long again."""
 
 _LOG_BYTES = 4 << 20
 _TAIL_CHARACTERS = 300
 
 _ENVIRONMENT = {
-    # glibc gives large buffers back to the kernel each time they are freed: 26 ms for an 8 MiB message, 4 with these.
+    # glibc returns freed large buffers to the kernel: 26 ms for an 8 MiB message; 4 ms with these settings.
     "MALLOC_TOP_PAD_": str(64 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
 }
@@ -43,14 +43,14 @@ class WorkerProcess:
         return self._process.pid
 
     async def tell(self, command: pb.WorkerCommand) -> None:
-        """Send a command; one that is gone hears nothing."""
+        """Send a command; ignored if the worker has ended."""
         assert self._process.stdin is not None
         with suppress(ConnectionError):
             self._process.stdin.write(pipe.framed(command))
             await self._process.stdin.drain()
 
     async def events(self) -> AsyncIterator[pb.WorkerEvent]:
-        """Yield what it reports, to its end; a sudden end is reported as a failure."""
+        """Yield the worker's events until it ends; an unexpected end is yielded as a failure."""
         assert self._process.stdout is not None
         while (event := await pipe.read(self._process.stdout, pb.WorkerEvent())) is not None:
             yield event
@@ -78,7 +78,7 @@ async def worker_process(
     log_path: Path,
     module: str = "cluster.worker",
 ) -> AsyncIterator[WorkerProcess]:
-    """Start a worker that listens on `hosts`; leaving the block ends it, gently first, and its memory is given back.
+    """Start a worker that listens on `hosts`; at the end of the block it is stopped, gently first.
 
     `module` is what runs in it.
     """
