@@ -46,8 +46,9 @@ def byte_fallback(strip: bool) -> Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=120, limit_alphabet=40, show_progress=False)
     trained.train_from_iterator(TEXTS[:2] * 3, trainer)
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    words += sorted(trained.get_vocab(), key=trained.token_to_id)
-    pairs = [(a, b) for a in words for b in words if a + b in trained.get_vocab() and "<" not in a + b]
+    learnt = trained.get_vocab()
+    words += sorted(learnt, key=learnt.__getitem__)
+    pairs = [(a, b) for a in words for b in words if a + b in learnt and "<" not in a + b]
     vocab = {word: i for i, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
