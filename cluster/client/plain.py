@@ -22,8 +22,6 @@ from cluster.trust import Credentials
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.errors import MoeClusterError
 
-Progress = Callable[[int, int], None]
-
 GLANCE_S = 1.0
 """How old what `glance` returns may be, and how long it waits for newer."""
 
@@ -150,7 +148,7 @@ class RemoteConversation:
         self._model = model
         self._id = uuid.uuid4().bytes
 
-    def answer(self, request: Request, progress: Progress | None = None) -> RemoteAnswer:
+    def answer(self, request: Request, progress: Callable[[int, int], None] | None = None) -> RemoteAnswer:
         """Answer a request.
 
         `progress` is called with prompt positions, and until the first token comes every WAIT_S again; what it raises
@@ -172,7 +170,13 @@ class RemoteAnswer:
     Any thread may close it, while another one waits for a token of it too.
     """
 
-    def __init__(self, model: ModelClient, request: Request, conversation_id: bytes, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        model: ModelClient,
+        request: Request,
+        conversation_id: bytes,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         self.finish_reason: FinishReason | None = None
         self.stats = GenerationStats(prompt_tokens=len(request.input_ids))
         self._progress = progress
