@@ -1,4 +1,4 @@
-"""CostReader: what a model costs the nodes that hold it, from its headers or from what is known of its name alone.
+"""CostReader: reads a model's costs from its headers, or for a known model from its published configuration.
 
 Imports no MLX.
 """
@@ -23,14 +23,14 @@ GROUP_SIZE = 64
 
 
 def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> ModelCosts:
-    """Read what `model` costs, as CostReader does."""
+    """Return the costs of `model`, as CostReader does."""
     return CostReader(model, float_bytes=float_bytes).at(bits)
 
 
 class CostReader:
-    """What a model costs, at any number of bits: a known model's name, a directory, a repo id or "demo".
+    """The costs of a model with any number of bits: a known model's name, a directory, a repo id or "demo".
 
-    Its headers are read once, when it is made.
+    The headers are read once, by the constructor.
 
     Raises:
         InvalidRequestError: there is no such model; says which known ones it may mean.
@@ -54,7 +54,7 @@ class CostReader:
         self._config = families.read_config(self._checkpoint.config, str(directory / "config.json"))
 
     def at(self, bits: int | None = None) -> ModelCosts:
-        """Return the costs as stored, known models at 4 bits; or as if it were quantized in affine groups of 64."""
+        """Return the costs as stored (4 bits for known models), or with `bits` in affine groups of 64."""
         if self._checkpoint is not None:
             return checkpoint_costs(
                 self._model, self._checkpoint, self._config, float_bytes=self._float_bytes, bits=bits
@@ -64,7 +64,7 @@ class CostReader:
         return model_costs(self._model.lower(), self._config, size_of, float_bytes=self._float_bytes, has_mtp=has_mtp)
 
     def content_hash(self) -> str:
-        """Return which model it is, by samples of all tensors; "" of one that is known by its name alone."""
+        """Return the model's content hash; "" for a known model without files."""
         if self._checkpoint is None:
             return ""
         with self._checkpoint:
@@ -74,7 +74,7 @@ class CostReader:
 def checkpoint_costs(
     model: str, checkpoint: Checkpoint, config: ModelConfig, *, float_bytes: int, bits: int | None = None
 ) -> ModelCosts:
-    """Return what an open checkpoint costs. Raises CheckpointError."""
+    """Return the costs of an open checkpoint. Raises CheckpointError."""
     ends = find(checkpoint, families.head_parameters(config))
     float_bytes = max(float_bytes, stored_dtype(ends).item_bytes)
 
@@ -87,7 +87,7 @@ def checkpoint_costs(
 
 
 def _not_here(model: str, error: InvalidRequestError) -> MoeClusterError:
-    """Return the error for a model that is not on this machine: what it may mean, or which plans need no files."""
+    """Return the error for a model that is not on this machine, with the plans that need no files."""
     if unsupported(model):
         return UnsupportedModelError(refusal(model))
     names = suggestions(model) or list(KNOWN_MODELS)

@@ -1,6 +1,6 @@
-"""Home: the directory where this machine's state lives, `$MOE_CLUSTER_HOME` or the platform's usual place.
+"""Home: the directory of this machine's state: `$MOE_CLUSTER_HOME`, or the platform's usual directory.
 
-Knows where things lie and who may read them, not what is in them.
+Knows the names and permissions of the files, not their contents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VARIABLE = "MOE_CLUSTER_HOME"
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The state directory. Several nodes on one host have one each."""
+    """The state directory of one node. Several nodes on one host have one each."""
 
     path: Path
 
@@ -27,14 +27,14 @@ class Home:
         """Return the home that the environment names, or the platform's default. Creates nothing.
 
         Raises:
-            ClusterError: no such directory can be.
+            ClusterError: the directory cannot exist.
         """
         named = os.environ.get(VARIABLE, "")
         directory = Path(named).expanduser() if named else platformdirs.user_data_path("moe-cluster")
         home = cls(directory.absolute())
         try:
             home.lock.stat()
-        except (FileNotFoundError, NotADirectoryError):  # whoever needs it makes it, or says why that cannot be
+        except (FileNotFoundError, NotADirectoryError):  # `create` makes it, or says why it cannot
             pass
         except OSError as exc:
             raise home._unusable(exc) from exc
@@ -47,37 +47,37 @@ class Home:
 
     @property
     def authority(self) -> Path:
-        """The cluster's authority, on the node that began the cluster."""
+        """The cluster's authority, on the node that created the cluster."""
         return self.path / "authority"
 
     @property
     def tokens(self) -> Path:
-        """Join tokens that the authority honours."""
+        """The join tokens of the authority."""
         return self.path / "tokens.json"
 
     @property
     def hardware(self) -> Path:
-        """What this machine was measured to do."""
+        """The measured hardware of this machine."""
         return self.path / "hardware.json"
 
     @property
     def options(self) -> Path:
-        """What `up` was given."""
+        """The remembered options of `up`."""
         return self.path / "options.json"
 
     @property
     def daemon(self) -> Path:
-        """Where the node daemon of this home listens, while it runs."""
+        """The address of the running daemon of this home."""
         return self.path / "daemon.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the daemon for as long as it lives."""
+        """The lock that the daemon holds while it runs."""
         return self.path / "daemon.lock"
 
     @property
     def logs(self) -> Path:
-        """What daemon and workers have to say."""
+        """The log files of daemon and workers."""
         return self.path / "logs"
 
     @property
@@ -91,7 +91,7 @@ class Home:
         return self.path / "chat_history"
 
     def create(self) -> None:
-        """Make the directories, readable by their owner alone. Raises ClusterError where that is not possible."""
+        """Create the directories, readable only by their owner. Raises ClusterError if that is not possible."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.sessions.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Lock: a file that one process holds for as long as it lives. Locks say who lives; what files say may be old."""
+"""Lock: a lock on a file that a process loses when it ends, so that a held lock means a running process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ POLL_S = 0.02
 
 @contextmanager
 def held(path: Path, within_s: float) -> Iterator[None]:
-    """Hold the lock. Waits in this thread.
+    """Hold the lock within the block. Blocks this thread for up to `within_s`.
 
     Raises:
-        HeldError: another process has held it for so long.
+        HeldError: another process still holds it after that time.
         ClusterError: the file cannot be locked.
     """
     deadline = time.monotonic() + within_s
@@ -35,7 +35,7 @@ def held(path: Path, within_s: float) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock. Raises ClusterError where that cannot be known."""
+    """Whether a process holds the lock. Raises ClusterError if that cannot be determined."""
     try:
         with path.open() as file:
             return not _take(file.fileno(), fcntl.LOCK_SH, path)

@@ -1,4 +1,4 @@
-"""Request messages: requests and answers on the wire. The client writes what the coordinator reads, and the reverse."""
+"""Request messages: conversion of requests and answers to and from wire messages, for client and coordinator."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_UINT32 = (1 << 32) - 1
 
 
 def to_sampling_message(params: SamplingParams) -> pb.Sampling:
-    """Return sampling parameters as they are sent. Raises InvalidRequestError for a token id above MAX_UINT32."""
+    """Return sampling parameters as a message. Raises InvalidRequestError for a token id above MAX_UINT32."""
     bias = dict(params.logit_bias)
     _require_uint32("logit_bias", max(bias, default=0))
     return pb.Sampling(**{**dataclasses.asdict(params), "logit_bias": bias})
 
 
 def from_sampling_message(message: pb.Sampling) -> SamplingParams:
-    """Return sampling parameters that were sent. Raises InvalidRequestError for values or fields that cannot be."""
+    """Return the sampling parameters of a message. Raises InvalidRequestError for invalid values or unknown fields."""
     if len(UnknownFieldSet(message)):
         raise InvalidRequestError("the request has a sampling parameter that this version does not have")
     given = {field.name: value for field, value in message.ListFields()}
@@ -33,7 +33,7 @@ def from_sampling_message(message: pb.Sampling) -> SamplingParams:
 
 
 def to_request_message(request: Request, conversation_id: bytes, request_id: bytes) -> pb.AnswerRequest:
-    """Return a request as it is sent. Raises InvalidRequestError for a token id above MAX_UINT32."""
+    """Return a request as a message. Raises InvalidRequestError for a token id above MAX_UINT32."""
     _require_uint32("input_ids", max(request.input_ids))
     return pb.AnswerRequest(
         conversation_id=conversation_id,
@@ -48,7 +48,7 @@ def to_request_message(request: Request, conversation_id: bytes, request_id: byt
 
 
 def from_request_message(message: pb.AnswerRequest) -> Request:
-    """Return a request that was sent. Raises InvalidRequestError for values that cannot be."""
+    """Return the request of a message. Raises InvalidRequestError for invalid values."""
     return Request(
         tuple(message.input_ids),
         sampling=from_sampling_message(message.sampling),
@@ -60,7 +60,7 @@ def from_request_message(message: pb.AnswerRequest) -> Request:
 
 
 def to_token_message(token: Token, stats: GenerationStats, finish_reason: FinishReason | None) -> pb.AnswerToken:
-    """Return a token as it is sent, with the answer's counts and times when it was written."""
+    """Return a token as a message, with the answer's counts and times at this token."""
     return pb.AnswerToken(
         id=token.id,
         text=token.text,
@@ -72,7 +72,7 @@ def to_token_message(token: Token, stats: GenerationStats, finish_reason: Finish
 
 
 def from_token_message(message: pb.AnswerToken) -> tuple[Token, GenerationStats, FinishReason | None]:
-    """Return a token that was sent, and how the answer stood."""
+    """Return the token of a message, and the answer's statistics and finish reason at this token."""
     stats = {field.name: getattr(message.stats, field.name) for field in dataclasses.fields(GenerationStats)}
     for name in ("compared_by_depth", "accepted_by_depth"):
         stats[name] = tuple(stats[name])

@@ -1,7 +1,7 @@
-"""Timeline: what each stage of a ring did with each frame, and when. Pure: knows neither workers nor links.
+"""Timeline: what each stage of a ring did with each frame, and when. Pure: knows nothing about workers and links.
 
-Stages stamp their spans with clocks of their own. `Timeline.read` brings these together so that the fastest hop from
-each stage to the next takes the same time: what a whole round takes is exact, how its hops share it is assumed.
+Each stage stamps its spans with its own clock. `Timeline.read` aligns the clocks so that the fastest hop from each
+stage to the next takes the same time: the time of a whole round is exact, its division among the hops is assumed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from cluster.wire import worker_pb2 as pb
 
 MOST_SPANS = 8192
-"""How many a worker keeps; then the oldest give way. A coordinator adds about four a token. They take 2 MB."""
+"""Number of newest spans that a worker keeps (2 MB). A coordinator adds about four per token."""
 
 
 class SpanKind(StrEnum):
-    """What took the time: a frame in a stage; its return to the coordinator; the coordinator's turn at an answer."""
+    """The kind of work: a frame in a stage, its return to the coordinator, or the coordinator's turn at an answer."""
 
     PREFILL = "prefill"
     DECODE = "decode"
@@ -50,11 +50,11 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Duration of the work."""
         return self.ended_s - self.began_s
 
     def to_message(self) -> pb.Span:
-        """Return it for the wire."""
+        """Return the span as a message."""
         return pb.Span(
             kind=self.kind,
             request_id=bytes.fromhex(self.request_id),
@@ -68,7 +68,7 @@ class Span:
 
     @classmethod
     def read(cls, message: pb.Span) -> Span:
-        """Read it back."""
+        """Read a span from its message."""
         return cls(
             SpanKind(message.kind),
             message.request_id.hex(),
@@ -81,7 +81,7 @@ class Span:
         )
 
     def moved(self, seconds: float) -> Span:
-        """Return it on a clock that is so far ahead."""
+        """Return the span on a clock that is ahead by `seconds`."""
         return replace(
             self,
             arrived_s=self.arrived_s + seconds,
@@ -92,47 +92,47 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class StageTimeline:
-    """One stage's spans, in order; `node` is the name of who runs it."""
+    """One stage's spans, in order; `node` is the name of the node that runs it."""
 
     node: str
     spans: tuple[Span, ...]
 
     def of(self, *kinds: SpanKind) -> list[Span]:
-        """Return the spans of some kinds."""
+        """Return the spans of the given kinds."""
         return [span for span in self.spans if span.kind in kinds]
 
     def busy_s(self, start_s: float, end_s: float) -> float:
-        """Return the seconds between two moments in which it computed; a turn contains the frames that it sends."""
+        """Return the seconds between two times in which it computed; a turn contains the frames that it sends."""
         kinds = (SpanKind.TURN,) if self.of(SpanKind.TURN) else FRAMES
         return self.spent_s(start_s, end_s, *kinds)
 
     def spent_s(self, start_s: float, end_s: float, *kinds: SpanKind) -> float:
-        """Return the seconds between two moments that spans of some kinds took."""
+        """Return the seconds between two times that spans of the given kinds took."""
         return sum(max(0.0, min(s.ended_s, end_s) - max(s.began_s, start_s)) for s in self.of(*kinds))
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The stages in the order of the ring, the coordinator's first, on one clock."""
+    """All stages on one clock, in the order of the ring, the coordinator's first."""
 
     stages: tuple[StageTimeline, ...]
 
     @classmethod
     def read(cls, messages: Iterable[pb.StageTimeline]) -> Timeline:
-        """Read what a coordinator tells, each stage on its own clock."""
+        """Read the messages of a coordinator, in which each stage has its own clock."""
         stages = [StageTimeline(m.node, tuple(Span.read(span) for span in m.spans)) for m in messages]
         return cls(tuple(_on_one_clock(stages)))
 
     def hops_s(self, kind: SpanKind = SpanKind.DECODE) -> list[list[float]]:
-        """Return for each stage how long frames took from its end of one to their arrival at the next stage.
+        """Return for each stage the seconds from the end of each frame to its arrival at the next stage.
 
-        The last one's arrive at the coordinator. Where the next stage is busy its time counts too, since it takes what
-        has come when it is done.
+        The next stage of the last one is the coordinator. If the next stage is busy this time is included, because it
+        reads what has arrived only when it is done.
         """
         return [_hops_s(a, b, kind) for a, b in _ring(self.stages)]
 
     def window(self, *kinds: SpanKind) -> tuple[float, float] | None:
-        """Return when the first frame of some kinds began, and when the last had ended or come back; None without."""
+        """Return the start of the first frame of the given kinds and the end or return of the last; None if none."""
         spans = [span for stage in self.stages for span in stage.of(*kinds)]
         if not spans:
             return None
@@ -141,13 +141,13 @@ class Timeline:
         return min(span.began_s for span in spans), max(span.ended_s for span in spans)
 
     def within(self, start_s: float, end_s: float) -> Timeline:
-        """Return what began between two moments."""
+        """Return the spans that began between two times."""
         return Timeline(
             tuple(replace(s, spans=tuple(p for p in s.spans if start_s <= p.began_s < end_s)) for s in self.stages)
         )
 
     def to_chrome(self) -> dict[str, Any]:
-        """Return it as a trace for chrome://tracing or ui.perfetto.dev: a process a stage, arrows for the hops.
+        """Return a trace for chrome://tracing or ui.perfetto.dev: one process per stage, arrows for hops.
 
         Source: the Trace Event Format of the Chromium project.
         """
@@ -190,12 +190,12 @@ def _event(span: Span, stage: int, start_s: float) -> dict[str, Any]:
 
 
 def _ring(stages: Sequence[StageTimeline]) -> list[tuple[StageTimeline, StageTimeline]]:
-    """Return each stage with the one after it; none where there is one alone."""
+    """Return each stage with the next one; empty for a single stage."""
     return list(itertools.pairwise((*stages, stages[0]))) if len(stages) > 1 else []
 
 
 def _crossings(here: StageTimeline, there: StageTimeline, kinds: Sequence[SpanKind]) -> list[tuple[Span, Span]]:
-    """Return what frames were in a stage, and what they were in the next: a frame's return where that is the first."""
+    """Return pairs of a frame's spans in a stage and in the next one; its return if the next one is the coordinator."""
     returns = there.of(SpanKind.RETURN)
     came = {span.serial: span for span in (returns or there.of(*kinds))}
     return [(span, came[span.serial]) for span in here.of(*kinds) if span.serial in came]
@@ -206,7 +206,7 @@ def _hops_s(here: StageTimeline, there: StageTimeline, kind: SpanKind) -> list[f
 
 
 def _on_one_clock(stages: Sequence[StageTimeline]) -> list[StageTimeline]:
-    """Move each stage's clock so that the fastest hops of the ring are equal; as they are where one saw no frame."""
+    """Move the stages' clocks so that the fastest hops of the ring are equal; unchanged if a hop has no frame."""
     fastest = [min(_hops_s(a, b, SpanKind.DECODE), default=None) for a, b in _ring(stages)]
     known = [seconds for seconds in fastest if seconds is not None]
     if len(known) < len(stages):

@@ -1,4 +1,4 @@
-"""The engine: checkpoints, model families, KV cache, sampling, tokenizers, one-machine generation. No network.
+"""The engine: checkpoints, model families, KV caches, sampling, tokenizers, generation on one machine. No network.
 
 Importing it is cheap: MLX is imported with the first name that needs it.
 """

@@ -1,8 +1,8 @@
-"""ModelConfig: what config.json says, read once into values that cannot be wrong.
+"""ModelConfig: the content of config.json, read once into values that cannot be wrong.
 
-Both dialects are read: today's hub files (`rope_theta`, `rope_scaling`, `num_experts`) and transformers 5
-(`rope_parameters`, `num_local_experts`). Families say which keys they need (see `families/`). Knows no tensors: whether
-they are quantized and how is in their headers, which are believed whatever config.json says.
+Two dialects are read: that of published checkpoints (`rope_theta`, `rope_scaling`, `num_experts`) and that of
+transformers 5 (`rope_parameters`, `num_local_experts`). Families read the keys that they need (see `families/`). Knows
+nothing about tensors: their quantization is read from their headers, whatever config.json says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlx_moe.context import Context
 from mlx_moe.rope_config import RopeConfig
 
 SILU = ("silu", "swish")
-"""The activation of both families' experts, by its two names."""
+"""The two names of the activation of both families' experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class QuantizationConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What all families have in common; each adds fields of its own, such as its attention.
+    """The values that all families have in common; each family adds its own, such as its attention.
 
-    Layer indices are global; `moe_layers` are those with routed experts.
+    `moe_layers` has the indices of the layers with routed experts.
     """
 
     model_type: str
@@ -109,7 +109,7 @@ class ModelConfig:
         num_nextn_predict_layers: int = 0,
         **own: Any,
     ) -> Self:
-        """Read what all families name alike, around what one reads by itself; `own` are the fields that it adds."""
+        """Read the keys that all families share. The arguments are read by the family; `own` are its own fields."""
         activation = fields.word("hidden_act", default="silu")
         if activation not in SILU:
             raise fields.unsupported(f"hidden_act {activation!r} is not supported; supported is silu")
@@ -131,5 +131,5 @@ class ModelConfig:
 
     @property
     def context(self) -> Context:
-        """How many positions a request may take."""
+        """The number of positions that a request may use."""
         return Context.of(self.max_position_embeddings, self.rope)

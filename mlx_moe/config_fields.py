@@ -1,4 +1,4 @@
-"""ConfigFields: typed reading of config.json. Knows no model: families say which keys they need."""
+"""ConfigFields: typed reading of config.json. Knows nothing about models: families read the keys that they need."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 
 MAX_NUMBER = 1e30
-"""Larger numbers overflow float32 somewhere down the line."""
+"""Limit of numbers: larger ones would overflow float32 in later computations."""
 
 MAX_DIMENSION = 1 << 24
-"""Larger sizes in a config.json are taken for damage: no published model has a vocabulary or width near it."""
+"""Limit of sizes: no published model has a vocabulary or width near it, so larger values mean a damaged file."""
 
 
 class ConfigFields:
-    """Typed reading of config.json; every refusal names the key, what was found and what is wanted."""
+    """Typed reading of config.json. Every error names the key, the value, and what is expected."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self._values = values
         self._source = source
 
     def has(self, key: str) -> bool:
-        """Whether `key` is there and not null."""
+        """Whether `key` exists and is not null."""
         return self._values.get(key) is not None
 
     def dimension(self, *keys: str, default: int | None = None, minimum: int = 1) -> int:
-        """Return an integer in [minimum, MAX_DIMENSION] under the first of `keys` that is there; 128.0 is 128."""
+        """Return an integer in [minimum, MAX_DIMENSION] under the first existing one of `keys`; 128.0 means 128."""
         key, value = self._find(keys, default)
         number = _integer(value)
         if number is None or not minimum <= number <= MAX_DIMENSION:
@@ -34,17 +34,14 @@ class ConfigFields:
         return number
 
     def optional(self, *keys: str, default: int | None = None) -> int | None:
-        """Return an integer in [1, MAX_DIMENSION]; None where null, 0 or -1 says that there is none of it.
-
-        `default` is for a key that is missing.
-        """
+        """Return an integer in [1, MAX_DIMENSION], or None for null, 0 or -1; `default` if no key exists."""
         key = next((key for key in keys if key in self._values), None)
         if key is None:
             return default
         return None if self._values[key] in (None, 0, -1) else self.dimension(key)
 
     def number(self, *keys: str, default: float | None = None, above: float | None = None) -> float:
-        """Return a finite number, above `above` if that is given."""
+        """Return a finite number, which must be greater than `above` if that is given."""
         key, value = self._find(keys, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
             raise self._wrong(key, value, "a finite number")
@@ -53,7 +50,7 @@ class ConfigFields:
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return a boolean; 0 and 1 are taken for one."""
+        """Return a boolean; 0 and 1 are accepted."""
         key, value = self._find((key,), default)
         if not isinstance(value, bool) and _integer(value) not in (0, 1):
             raise self._wrong(key, value, "true or false")
@@ -67,7 +64,7 @@ class ConfigFields:
         return value
 
     def dimensions(self, key: str) -> tuple[int, ...]:
-        """Return a list of integers in [0, MAX_DIMENSION]; missing or null is empty."""
+        """Return a list of integers in [0, MAX_DIMENSION]; empty if missing or null."""
         values = self._values.get(key) or []
         numbers = [_integer(value) for value in values] if isinstance(values, list) else [None]
         if any(number is None or not 0 <= number <= MAX_DIMENSION for number in numbers):
@@ -75,7 +72,7 @@ class ConfigFields:
         return tuple(number for number in numbers if number is not None)
 
     def section(self, key: str) -> ConfigFields | None:
-        """Return the object under `key`; None when missing or null."""
+        """Return the object under `key`; None if missing or null."""
         value = self._values.get(key)
         if value is None:
             return None
@@ -88,7 +85,7 @@ class ConfigFields:
         return list(self._values.items())
 
     def unsupported(self, what: str) -> UnsupportedModelError:
-        """Return the error for a sound file of a kind that is not run."""
+        """Return the error for a valid file with an unsupported setting."""
         return UnsupportedModelError(f"{self._source}: {what}")
 
     def _find(self, keys: tuple[str, ...], default: Any) -> tuple[str, Any]:
@@ -105,7 +102,7 @@ class ConfigFields:
 
 
 def _integer(value: object) -> int | None:
-    """Return an integer that JSON may have written as 128 or 128.0; None for anything else."""
+    """Return an integer written as 128 or 128.0; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
         return None
     return int(value) if value == int(value) else None

@@ -1,12 +1,12 @@
-"""Content: which model a checkpoint is, as digests of its configuration and of samples of its tensors.
+"""Content: identifies a model by digests of its configuration and of samples of its tensors.
 
-Two copies have the same content where they compute the same: the fields of ModelConfig are equal, and name, dtype,
-shape and bytes of every tensor that the engine reads. How the files are cut and named, what else they hold and how
-config.json is written do not matter. Imports no MLX.
+Two copies have the same content if they compute the same: equal fields of ModelConfig, and equal name, dtype, shape and
+bytes of every tensor that the engine reads. The number and names of files, other tensors in them, and the spelling of
+config.json do not matter. Imports no MLX.
 
-Of a tensor's bytes samples are read, at places that follow from its size alone. So another training run, another
-quantization or another merge is seen in every tensor that it touched. What is not seen: a change of some bytes
-between the samples, such as a few edited rows of a large matrix.
+Samples of a tensor's bytes are read at positions that depend only on its size. So another training run, quantization or
+merge is detected in every tensor that it changed. Not detected are changed bytes between the samples, such as a few
+edited rows of a large matrix.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from mlx_moe.checkpoint.tensor_file import TensorInfo
 from mlx_moe.config import ModelConfig
 
 WHOLE_BYTES = 64 << 10
-"""Tensors up to this size are read whole: vectors, scales of single experts."""
+"""Tensors up to this size are read completely: vectors, scales of single experts."""
 
 SAMPLE_BYTES = 4096
 BYTES_A_SAMPLE = 16 << 20
-"""Larger ones are sampled at both ends, in the middle, in every matrix that they stack, and in every 16 MiB."""
+"""Larger tensors are sampled at both ends, in the middle, in every stacked matrix, and in every 16 MiB."""
 
 CONFIG = "config.json"
 AT_ONCE = 16
@@ -47,17 +47,17 @@ class Content:
 
     @cached_property
     def part_hashes(self) -> dict[str, str]:
-        """One hash for each part."""
+        """A hash for each part."""
         return {part: _hash(digests) for part, digests in self.parts.items()}
 
     @cached_property
     def hash(self) -> str:
-        """One hash for it all."""
+        """A hash of all parts."""
         return _hash(self.part_hashes)
 
 
 def read_content(checkpoint: Checkpoint, config: ModelConfig) -> Content:
-    """Read what a checkpoint is. Raises CheckpointError where a tensor that the model needs is not there."""
+    """Read the content of a checkpoint. Raises CheckpointError if a tensor that the model needs is missing."""
     tensors = {part: _stored_names(checkpoint, found) for part, found in _parameters(checkpoint, config).items()}
     digests = _digests(checkpoint, {name for names in tensors.values() for name in names})
     parts = {part: {name: digests[name] for name in names} for part, names in tensors.items()}
@@ -65,7 +65,7 @@ def read_content(checkpoint: Checkpoint, config: ModelConfig) -> Content:
 
 
 def read_part(checkpoint: Checkpoint, config: ModelConfig, part: str) -> dict[str, str]:
-    """Read the digests of one part; there are none of an unknown part. Raises as `read_content`."""
+    """Read the digests of one part; empty for an unknown part. Raises as `read_content`."""
     if part == CONFIG:
         return _fields(config)
     names = _stored_names(checkpoint, _parameters(checkpoint, config).get(part, ()))
@@ -74,17 +74,17 @@ def read_part(checkpoint: Checkpoint, config: ModelConfig, part: str) -> dict[st
 
 
 def config_hash(config: ModelConfig) -> str:
-    """Return the hash of the part that needs no tensors."""
+    """Return the hash of the configuration, the part that needs no tensors."""
     return _hash(_fields(config))
 
 
 def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
-    """Return the first name whose values differ, or that only one has."""
+    """Return the first name whose values differ or that is in only one of the mappings; None if they are equal."""
     return next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)
 
 
 def _fields(config: ModelConfig) -> dict[str, str]:
-    """Return what a model is computed by, as JSON."""
+    """Return the configuration's fields as JSON texts."""
     fields = dataclasses.asdict(config)
     return {name: json.dumps(value, sort_keys=True, default=sorted) for name, value in fields.items()}
 
@@ -100,7 +100,7 @@ def _parameters(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[P
 
 
 def _stored_names(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> dict[str, None]:
-    """Return the names of the tensors that parameters are read from, each once, in order."""
+    """Return the names of the tensors from which parameters are read, each once, in order."""
     names: dict[str, None] = {}
     for parameter in parameters:
         layout = next((layout for layout in parameter.layouts if is_readable(checkpoint, layout)), None)
@@ -115,7 +115,7 @@ def _stored_names(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> di
 
 
 def _digests(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
-    """Return the digests of tensors, read in the order of the files, many at a time."""
+    """Return the digests of tensors, which are read in the order of the files by AT_ONCE threads."""
     infos = sorted((checkpoint.info(name) for name in names), key=lambda info: (str(info.path), info.offset))
     batches = [infos[i : i + BATCH] for i in range(0, len(infos), BATCH)]
 
@@ -136,7 +136,7 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 
 
 def samples(info: TensorInfo) -> list[tuple[int, int]]:
-    """Return the runs of a tensor's bytes that are read: (start, bytes), evenly spread from the first to the last."""
+    """Return the samples of a tensor as (start, number of bytes), evenly spread from its first byte to its last."""
     if info.nbytes <= WHOLE_BYTES:
         return [(0, info.nbytes)]
     n_samples = max(3, math.prod(info.shape[:-2]), math.ceil(info.nbytes / BYTES_A_SAMPLE))

@@ -1,4 +1,4 @@
-"""Context: how many positions a request may take, by default and at most, and what would allow more."""
+"""Context: the number of positions that a request may use, by default and at most, and what would allow more."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from mlx_moe.rope_config import RopeConfig
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Prompt and answer of one request take `tokens` positions where nobody asks for a number, `longest` if one asks.
+    """Prompt and answer of one request may use `tokens` positions by default, and up to `longest` on request.
 
-    `max_position_embeddings` of a stretched model is often left as it was before: so what the stretch allows counts.
+    These follow from the rope settings, because `max_position_embeddings` of a stretched model is often the length
+    before stretching.
     """
 
     tokens: int
@@ -26,8 +27,8 @@ class Context:
     def of(cls, max_position_embeddings: int, rope: RopeConfig) -> Context:
         """Return the context that a model's settings allow.
 
-        Linear stretching that does not say from which length leaves open whether max_position_embeddings is that
-        before or after: the shorter one is the default.
+        If linear stretching does not state the original length, max_position_embeddings may be the length before or
+        after stretching: the shorter one is the default.
         """
         stretched = max_position_embeddings
         if rope.rope_type in ("linear", "yarn", "llama3"):
@@ -37,7 +38,7 @@ class Context:
         return cls(stretched if is_sure else max_position_embeddings, stretched, max_position_embeddings, rope)
 
     def require(self, wanted: int) -> int:
-        """Return `wanted`. Raises InvalidRequestError where it is longer than the rotary embedding allows."""
+        """Return `wanted`. Raises InvalidRequestError if the rotary embedding does not allow it."""
         if wanted > self.longest:
             raise InvalidRequestError(
                 f"a context of {wanted:,} tokens was asked for; the model has at most {self.longest:,}: ask for at "
@@ -46,7 +47,7 @@ class Context:
         return wanted
 
     def more(self, wanted: int) -> str:
-        """Return what allows a context of `wanted` tokens, as an instruction."""
+        """Return an instruction that allows a context of `wanted` tokens, for messages."""
         if wanted <= self.longest:
             return f"give --context {wanted} (up to {self.longest})"
         return f'for {wanted:,} put "rope_scaling": {json.dumps(self._yarn(wanted))} into its config.json'

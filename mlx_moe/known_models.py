@@ -1,6 +1,6 @@
-"""Known models: the published configurations of models that a plan can be made for without a file of them.
+"""Known models: published configurations of models that can be planned without their files.
 
-And what a name alone says of others: which known one it may mean, and whether it is of a family that is not run.
+Also what a name alone says about other models: which known one it may mean, and whether its family is unsupported.
 Source: config.json of deepseek-ai/DeepSeek-V3, moonshotai/Kimi-K2-Instruct, Qwen/Qwen3-235B-A22B, Qwen/Qwen3-30B-A3B;
 only the keys that the families read.
 """
@@ -102,21 +102,21 @@ _UNSUPPORTED = re.compile(
     r"|qwen3(?:\.5|-next|-vl|-omni|-coder-next|-(?:0\.6|1\.7|4|8|14|32)b)|kimi-(?:vl|linear|dev|k2\.5|k3)|glm-|gpt-oss"
     r"|mixtral|ministral|mistral|(?:meta-|code-?)?llama|gemma|phi-|olmo|minimax|ernie|hunyuan|granite|jamba|dbrx|grok|nemotron)"
 )
-"""Names of models, often asked for, of families that this version does not run."""
+"""Names of popular models whose families this version does not support."""
 
 
 def unsupported(name: str) -> bool:
-    """Whether a model's name or repo id is that of a family that is not run."""
+    """Whether a model's name or repo id is of an unsupported family."""
     return _UNSUPPORTED.search(_base(name)) is not None
 
 
 def refusal(name: str) -> str:
-    """Return what is said of such a model."""
+    """Return the error message for a model of an unsupported family."""
     return f"{name} is of a family that this version does not run; it runs DeepSeek-V3, R1, V3.1, Kimi-K2 and Qwen3-MoE"
 
 
 def suggestions(name: str) -> list[str]:
-    """Return the known models that a name may mean, the likeliest first."""
+    """Return the known models that a name may mean, likeliest first."""
     base = _base(name)
     within = [known for known in KNOWN_MODELS if known in base or (len(base) > 2 and base in known)]
     return within or difflib.get_close_matches(base, KNOWN_MODELS, cutoff=0.55)

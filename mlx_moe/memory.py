@@ -1,4 +1,4 @@
-"""Memory: what this machine may spend on a model, and what a process has spent."""
+"""Memory: how much memory a model may use on this machine, and how much a process has used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 from mlx_moe.errors import InsufficientMemoryError
 
 CPU_BUDGET_SHARE = 0.75
-"""Of the machine's memory, where MLX runs on the CPU and states no working set size."""
+"""Share of the machine's memory that is the budget on the CPU, where MLX states no working set size."""
 
 SOFT_LIMIT = 0.85
 """Share of the budget above which a load is refused: the KV cache and temporaries need the rest."""
@@ -36,7 +36,7 @@ def budget_bytes() -> int:
 
 
 def require(needed_bytes: int, what: str, share: float = SOFT_LIMIT) -> None:
-    """Raise InsufficientMemoryError if `needed_bytes` do not fit under a share of the budget."""
+    """Raise InsufficientMemoryError if `needed_bytes` exceed a share of the budget."""
     budget = budget_bytes()
     if needed_bytes > share * budget:
         raise InsufficientMemoryError(
@@ -46,21 +46,21 @@ def require(needed_bytes: int, what: str, share: float = SOFT_LIMIT) -> None:
 
 
 def kv_positions(weights_bytes: int, bytes_per_position: int) -> int:
-    """Return how many positions all KV caches together may keep beside the weights."""
+    """Return the number of positions that all KV caches together may keep beside the weights."""
     return max(0, int(HARD_LIMIT * budget_bytes()) - weights_bytes) // bytes_per_position
 
 
 def temporary_bytes() -> int:
-    """Return the bytes that are left for temporaries, beside weights and KV caches."""
+    """Return the bytes left for temporaries beside weights and KV caches."""
     return int((1 - HARD_LIMIT) * budget_bytes())
 
 
 def peak_memory_bytes() -> int:
-    """Return the most bytes that MLX held at once in this process."""
+    """Return the peak of MLX's memory in this process."""
     return int(mx.get_peak_memory())
 
 
 def process_peak_bytes() -> int:
-    """Return the most resident memory that this process had."""
+    """Return the peak of this process's resident memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""NodePlacement: what one node holds of a model, as it is shown."""
+"""NodePlacement: what one node holds of a model, for display."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class NodePlacement:
-    """What one node holds of a model: `experts` is the number it owns over all layers."""
+    """What one node holds of a model. `experts` is the number of owned experts in all layers together."""
 
     node: str
     layers: range

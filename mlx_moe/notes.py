@@ -1,4 +1,4 @@
-"""Notes: what people should know of a checkpoint that runs all the same, a line each."""
+"""Notes: one line each about a checkpoint's problems that do not prevent running it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from mlx_moe.text.generation_defaults import GenerationDefaults
 
 
 def notes(model: str, checkpoint: Checkpoint, defaults: GenerationDefaults) -> tuple[str, ...]:
-    """Return the notes on its defaults, on the directory that was chosen for `model`, and on its rope settings."""
+    """Return the notes about sampling defaults, the directory chosen for `model`, and the rope settings."""
     rope = rope_config.note(checkpoint.config)
     return (*defaults.notes, *library.notes(model, checkpoint.directory), *([rope] if rope else []))

@@ -1,7 +1,7 @@
-"""RopeConfig: the rotary position embedding as config.json has it, in any of its spellings.
+"""RopeConfig: the rotary position embedding in config.json, in any of its spellings.
 
-Read as transformers 5 reads them: `rope_scaling` (published checkpoints) replaces `rope_parameters` (saved by
-transformers 5) where both stand; a `rope_theta` or `original_max_position_embeddings` beside them fills in.
+Read as in transformers 5: `rope_scaling` (published checkpoints) replaces `rope_parameters` (saved by transformers 5)
+if both exist; a `rope_theta` or `original_max_position_embeddings` beside them is used if they do not have it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
 DEFAULT_THETA = 10_000.0
 
 LEAST_RATIO = 1e-6
-"""Factors and betas are above it: what is less comes from no training, and leaves the range of floats."""
+"""Factors and betas must be greater: smaller values come from no training and leave the range of floats."""
 
 SECTIONS = ("rope_scaling", "rope_parameters")
-"""The first that is there and not empty is read."""
+"""The first one that exists and is not empty is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary position embedding over the last `dims` of each head; fields have the names of `rope_parameters`.
+    """Rotary position embedding of `dims` numbers of each head; the other fields have the names of `rope_parameters`.
 
-    Dynamic is plain up to max_position_embeddings, and is not run beyond: there all keys would have to be rotated anew.
-    Source: YaRN, arXiv 2309.00071, section 3.4; the `attention_factor` multiplies cos and sin.
+    `dynamic` is plain up to max_position_embeddings and not supported beyond, where all keys would have to be rotated
+    again. Source: YaRN, arXiv 2309.00071, section 3.4; the `attention_factor` multiplies cos and sin.
     """
 
     dims: int
@@ -91,7 +91,7 @@ def yarn_mscale(factor: float, mscale: float) -> float:
 
 
 def note(values: Mapping[str, Any]) -> str:
-    """Return what people should know of the rope settings in a config.json that was read, "" if nothing."""
+    """Return a note for people about the rope settings in the `values` of a config.json, "" if there is none."""
     scaling, parameters = (values.get(key) or {} for key in SECTIONS)
     theta = parameters.get("rope_theta")
     if not scaling or theta in (None, DEFAULT_THETA) or "rope_theta" in scaling or "rope_theta" in values:
@@ -103,7 +103,7 @@ def note(values: Mapping[str, Any]) -> str:
 
 
 def _section(fields: ConfigFields) -> ConfigFields:
-    """Return the object that holds the parameters; an empty one where there is none."""
+    """Return the object with the parameters; an empty one if there is none."""
     found = [section for key in SECTIONS if (section := fields.section(key)) and section.items()]
     if not found:
         return ConfigFields({}, "rope_parameters")
@@ -118,9 +118,9 @@ def _section(fields: ConfigFields) -> ConfigFields:
 
 
 def _stretch(fields: ConfigFields, section: ConfigFields, rope_type: str) -> tuple[float, int]:
-    """Return the factor, and the context that it stretches: 0 where linear and dynamic do not say."""
+    """Return the factor and the original context that it stretches; 0 if linear or dynamic rope does not state it."""
     key, longest = "original_max_position_embeddings", fields.dimension("max_position_embeddings")
-    holder = fields if fields.has(key) else section  # transformers lets the one outside win
+    holder = fields if fields.has(key) else section  # in transformers the one outside has precedence
     may_be_left_out = rope_type in ("linear", "dynamic")
     original = 0 if may_be_left_out and not holder.has(key) else holder.dimension(key, default=longest)
     return section.number(
