@@ -222,4 +222,4 @@ def _told(event: pb.WorkerEvent, node_id: str, name: str) -> fold.Event | None:
 
 
 def _error(failure: pb.WorkerFailure, node_id: str, name: str) -> MoeClusterError:
-    return error_named(failure.code, f"node {name}: {failure.message}", node_id=node_id)
+    return error_named(failure.code, f"node {name}: {failure.message}", node_id=failure.node_id or node_id)

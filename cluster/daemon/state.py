@@ -97,7 +97,9 @@ class NodeState:
         """Return the address of a node's daemon, or of another port of the node. Raises NodeLostError if unknown."""
         at = self.reached_at(node_id)
         if not at:
-            raise NodeLostError(f"node {self.name(node_id)} has not answered node {self.name(self.own.node_id)} yet")
+            raise NodeLostError(
+                f"node {self.name(node_id)} has not answered node {self.name(self.own.node_id)} yet", node_id=node_id
+            )
         host, node_port = address.split(at)
         return address.join(host, port or node_port)
 

@@ -129,12 +129,14 @@ class WorkerStats(_message.Message):
     def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ..., drafts_compared: _Optional[int] = ..., drafts_accepted: _Optional[int] = ...) -> None: ...
 
 class WorkerFailure(_message.Message):
-    __slots__ = ("code", "message")
+    __slots__ = ("code", "message", "node_id")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    node_id: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id", "serial")

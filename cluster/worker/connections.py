@@ -64,8 +64,10 @@ class Connections:
                 await call.initial_metadata()
         except (TimeoutError, grpc.RpcError) as exc:
             call.cancel()
-            raise NodeLostError(f"the link to node {name} did not open within {CONNECT_S:g} s") from exc
-        call.add_done_callback(lambda _: self._fail(NodeLostError(f"the link to node {name} broke")))
+            raise NodeLostError(
+                f"the link to node {name} did not open within {CONNECT_S:g} s", node_id=node_id
+            ) from exc
+        call.add_done_callback(lambda _: self._fail(NodeLostError(f"the link to node {name} broke", node_id=node_id)))
         return FrameStream(call)
 
     async def experts_of(self, node_id: str) -> ExpertLink:
@@ -77,7 +79,9 @@ class Connections:
         try:
             await asyncio.to_thread(link.open, CONNECT_S)
         except (grpc.FutureTimeoutError, grpc.RpcError) as exc:
-            raise NodeLostError(f"node {worker.name} does not take questions about its experts") from exc
+            raise NodeLostError(
+                f"node {worker.name} does not take questions about its experts", node_id=node_id
+            ) from exc
         return link
 
     def cancel(self, request_id: str, serial: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 
 import grpc
@@ -16,8 +15,6 @@ from cluster.worker.loading import Loaded
 from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
 from mlx_moe.errors import MoeClusterError
-
-log = logging.getLogger(__name__)
 
 GRACE_S = 1.0
 """For clients to take the last news of their answers."""
@@ -49,7 +46,9 @@ class Epoch:
         part = part_of(self.loaded, self._role, self._name, self.number, self._credentials, connections)
         part.serve(self._server)
         await self._server.start()
-        self._serving = part, connections, asyncio.create_task(self._work(part, connected))
+        working = asyncio.create_task(self._work(part, connected))
+        working.add_done_callback(self._worked)
+        self._serving = part, connections, working
 
     async def close(self, error: MoeClusterError, disconnected: Callable[[], None]) -> None:
         """End all answers with an error, call `disconnected`, and close the links. Nothing if it does not serve."""
@@ -64,11 +63,12 @@ class Epoch:
         await self._server.stop(GRACE_S)
 
     async def _work(self, part: Part, connected: Callable[[], None]) -> None:
-        try:
-            await part.connect()
-            connected()
-            await part.run()
-        except Exception as error:  # whoever waits for the end raises it
+        await part.connect()
+        connected()
+        await part.run()
+
+    def _worked(self, working: asyncio.Task[None]) -> None:
+        if not working.cancelled() and (error := working.exception()) is not None:
             self._end(error)
 
     def _end(self, error: BaseException) -> None:

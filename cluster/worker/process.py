@@ -143,7 +143,7 @@ class Worker:
 
 
 def _failure(error: MoeClusterError) -> pb.WorkerFailure:
-    return pb.WorkerFailure(code=error.code, message=str(error))
+    return pb.WorkerFailure(code=error.code, message=str(error), node_id=error.node_id or "")
 
 
 @contextmanager
