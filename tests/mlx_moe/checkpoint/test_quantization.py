@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 import mlx_moe
 from cluster.cost_reader import read_costs
@@ -16,6 +17,9 @@ from mlx_moe.config import QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from tests import checkpoints
 from tests.checkpoints import Shape
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = pytest.mark.oracle
 
@@ -32,9 +36,8 @@ LEFTOVERS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("quantization") / "plain"
-    return checkpoints.save(Shape("deepseek_v3").model(), directory, dtype="bfloat16")
+def plain() -> Path:
+    return checkpoints.saved(Shape("deepseek_v3"), dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +54,21 @@ def with_config(directory: Path, target: Path, *without: str, **changes: Any) ->
     target.mkdir()
     for path in directory.iterdir():
         if path.name != "config.json":
-            (target / path.name).hardlink_to(path)
+            shutil.copy(path, target)
     config = json.loads((directory / "config.json").read_text()) | changes
     (target / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in without}))
     return target
+
+
+@contextmanager
+def tensors_of(directory: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """Let the tensors of such a copy be changed."""
+    from safetensors.torch import load_file, save_file
+
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    yield tensors
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def answer(directory: Path) -> list[int]:
@@ -84,9 +98,9 @@ def test_a_section_that_is_missing_or_contradicts_the_headers_changes_nothing(
 
 
 FOREIGN = {
-    "FP8": ("weight_scale_inv", torch.float8_e4m3fn, "mlx_lm.convert --hf-path {} -q"),
-    "compressed-tensors": ("weight_scale", torch.int8, "mlx_lm.convert --hf-path {} --mlx-path"),
-    "bitsandbytes": ("weight.absmax", torch.uint8, "take the unquantized original"),
+    "FP8": ("weight_scale_inv", "float8_e4m3fn", "mlx_lm.convert --hf-path {} -q"),
+    "compressed-tensors": ("weight_scale", "int8", "mlx_lm.convert --hf-path {} --mlx-path"),
+    "bitsandbytes": ("weight.absmax", "uint8", "take the unquantized original"),
 }
 
 
@@ -95,16 +109,15 @@ FOREIGN = {
 def test_another_librarys_quantization_is_named_with_its_cure(
     name: str, has_section: bool, plain: Path, tmp_path: Path
 ) -> None:
+    import torch
+
     beside, dtype, cure = FOREIGN[name]
     section = {"quantization_config": {"quant_method": "fp8"}} if has_section else {}
     directory = with_config(plain, tmp_path / "model", **section)
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
     tensor = "model.layers.0.mlp.gate_proj.weight"
-    tensors[tensor] = tensors[tensor].to(dtype)
-    tensors[f"model.layers.0.mlp.gate_proj.{beside}"] = torch.ones(1)
-    path.unlink()  # it is a link to the one beside
-    save_file(tensors, path, metadata={"format": "pt"})
+    with tensors_of(directory) as tensors:
+        tensors[tensor] = tensors[tensor].to(getattr(torch, dtype))
+        tensors[f"model.layers.0.mlp.gate_proj.{beside}"] = torch.ones(1)
     for describe in (mlx_moe.describe, mlx_moe.load, lambda model: read_costs(str(model), float_bytes=2)):
         with pytest.raises(UnsupportedModelError, match=f"{tensor} has dtype .*{name} quantization") as refused:
             describe(directory)
@@ -113,12 +126,8 @@ def test_another_librarys_quantization_is_named_with_its_cure(
 
 def test_packed_words_in_place_of_a_matrix_are_no_incomplete_download(plain: Path, tmp_path: Path) -> None:
     directory = with_config(plain, tmp_path / "model")
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
-    del tensors["lm_head.weight"]
-    tensors["lm_head.qweight"] = torch.ones(16, 256, dtype=torch.int32)
-    path.unlink()
-    save_file(tensors, path, metadata={"format": "pt"})
+    with tensors_of(directory) as tensors:
+        tensors["lm_head.qweight"] = tensors.pop("lm_head.weight").int()
     with pytest.raises(UnsupportedModelError, match=r"tensor lm_head\.weight: GPTQ or AWQ quantization"):
         mlx_moe.describe(directory)
 
@@ -126,11 +135,8 @@ def test_packed_words_in_place_of_a_matrix_are_no_incomplete_download(plain: Pat
 @pytest.mark.parametrize("part", ["scales", "biases", "weight"])
 def test_a_part_of_a_packed_matrix_that_is_missing_is_told_as_missing(packed: Path, tmp_path: Path, part: str) -> None:
     directory = with_config(packed, tmp_path / "model")
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
-    del tensors[f"model.embed_tokens.{part}"]
-    path.unlink()
-    save_file(tensors, path, metadata={"format": "pt"})
+    with tensors_of(directory) as tensors:
+        del tensors[f"model.embed_tokens.{part}"]
     with pytest.raises(CheckpointError, match=rf"no tensor model\.embed_tokens\.{part}\b"):
         mlx_moe.describe(directory)
 
@@ -141,13 +147,12 @@ def test_words_that_no_number_of_bits_makes_are_refused_with_the_numbers(packed:
         mlx_moe.describe(directory)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
-def test_scales_that_are_no_floats_are_refused(packed: Path, tmp_path: Path, dtype: torch.dtype) -> None:
-    directory = with_config(packed, tmp_path / "model")
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
-    tensors["model.embed_tokens.scales"] = tensors["model.embed_tokens.scales"].to(dtype)
-    path.unlink()
-    save_file(tensors, path, metadata={"format": "pt"})
+@pytest.mark.parametrize("dtype", ["int8", "int32"])
+def test_scales_that_are_no_floats_are_refused(packed: Path, tmp_path: Path, dtype: str) -> None:
+    import torch
+
+    directory, scales = with_config(packed, tmp_path / "model"), "model.embed_tokens.scales"
+    with tensors_of(directory) as tensors:
+        tensors[scales] = tensors[scales].to(getattr(torch, dtype))
     with pytest.raises(UnsupportedModelError, match=r"embed_tokens\.weight is quantized to 4 bits .*\(I(8|32)\)"):
         mlx_moe.describe(directory)
