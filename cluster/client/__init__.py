@@ -1,7 +1,7 @@
-"""The client: what a program on this machine asks of its node, and of the model that the cluster serves.
+"""Client: how programs on this machine call their node, and the model that the cluster serves.
 
 `NodeClient` and `ModelClient` are asynchronous; `OwnNode` and `RemoteModel` are the same for threads and scripts.
-Answers are values: nothing of the wire is seen.
+Results are values; protobuf messages do not appear.
 """
 
 from cluster.client.model import AnswerStream, Begun, ModelClient, ModelDescription, Prefilled, Written

@@ -23,11 +23,11 @@ class LoopThread:
         atexit.register(self._end)
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start work in the loop; cancelling what is returned cancels it."""
+        """Start a coroutine in the loop; cancelling the returned future cancels it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do work in the loop and wait for it. What interrupts the wait, such as Ctrl-C, cancels it."""
+        """Run a coroutine in the loop and wait for it. If the wait is interrupted, e.g. by Ctrl-C, it is cancelled."""
         future = self.start(work)
         try:
             return future.result()
@@ -35,7 +35,7 @@ class LoopThread:
             future.cancel()  # does nothing once it is done
 
     def soon(self, call: Callable[[], object]) -> None:
-        """Call something in the loop, soon, without waiting for it."""
+        """Schedule a call in the loop without waiting for it."""
         self._loop.call_soon_threadsafe(call)
 
     def _end(self) -> None:

@@ -1,4 +1,4 @@
-"""ModelClient: the model that a cluster serves, asked of its coordinator. Asynchronous."""
+"""ModelClient: calls the coordinator of the model that a cluster serves. Asynchronous."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.thought import ThoughtMarkers
 
 CALL_S = 30.0
-"""For calls that only ask."""
+"""Timeout of calls that only read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """A model that is served. `sampling` has its defaults, `notes` tell people which values of its files are ignored.
+    """A served model. `sampling` has its defaults; `notes` tell people which values of its files are ignored.
 
-    `kv_positions` are those of all requests together. `text_failure` says why it has no tokenizer, "" if it has one.
-    `thoughts_apart`: its template wants earlier thoughts in `reasoning_content`, not in `content`.
+    `kv_positions` is the KV room of all requests together. `text_failure` says why it has no tokenizer, "" if it has
+    one. `thoughts_apart`: its template takes earlier thoughts in `reasoning_content` instead of `content`.
     """
 
     model: str
@@ -56,7 +56,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """So many positions of the prompt are done."""
+    """Progress of the prompt, in positions."""
 
     done: int
     total: int
@@ -64,7 +64,7 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A token, and how the answer stands with it; the last one has a `finish_reason`."""
+    """A token, and the answer's statistics at it; the last one has a `finish_reason`."""
 
     token: Token
     stats: GenerationStats
@@ -75,7 +75,7 @@ AnswerEvent: TypeAlias = Begun | Prefilled | Written
 
 
 class ModelClient:
-    """A model, by its coordinator. Use it in the loop that it was made in, and close it; the model stays loaded."""
+    """A served model. Use the client in the event loop in which it was made, and close it; the model stays loaded."""
 
     def __init__(
         self,
@@ -125,27 +125,27 @@ class ModelClient:
             return str((await self._stub.Decode(request, timeout=CALL_S)).text)
 
     async def timeline(self) -> Timeline:
-        """Return what each stage did since somebody asked last, as far back as they remember."""
+        """Return what each stage did since the last call of any client, as far back as stages remember."""
         with self._called():
             return Timeline.read([stage async for stage in self._stub.Timeline(pb.TimelineRequest(), timeout=CALL_S)])
 
     def answer(self, request: Request, conversation_id: bytes = b"") -> AnswerStream:
-        """Begin an answer. A conversation's requests share a beginning; its id is 16 bytes, none for a lone request.
+        """Start an answer. Requests of one conversation share their prefix; its id has 16 bytes, none for one request.
 
         Raises:
-            InvalidRequestError: a token id that no vocabulary has. What else is wrong the first event raises.
+            InvalidRequestError: a token id is too large. Other errors are raised with the first event.
         """
         request_id = uuid.uuid4()
         message = to_request_message(request, conversation_id, request_id.bytes)
         return AnswerStream(self._stub.Answer(message), self._callee, self._node_id, request_id.hex)
 
     async def close_conversation(self, conversation_id: bytes) -> None:
-        """Free what a conversation keeps; a coordinator that is gone keeps nothing."""
+        """Free a conversation's KV caches; ignored if the coordinator has ended."""
         with contextlib.suppress(MoeClusterError), self._called():
             await self._stub.CloseConversation(pb.ConversationId(conversation_id=conversation_id), timeout=CALL_S)
 
     async def close(self) -> None:
-        """Close the channel, which ends the answers that come over it."""
+        """Close the channel, which ends its answers."""
         await self._channel.close()
 
     def _called(self) -> contextlib.AbstractContextManager[None]:
@@ -169,7 +169,7 @@ class AnswerStream:
         return self
 
     async def __anext__(self) -> AnswerEvent:
-        """Return the next event. Raises StopAsyncIteration at the end, MoeClusterError where the answer failed."""
+        """Return the next event. Raises StopAsyncIteration at the end, MoeClusterError if the answer failed."""
         event = await self.read()
         if event is None:
             raise StopAsyncIteration
@@ -185,7 +185,7 @@ class AnswerStream:
         return _event(message) if isinstance(message, pb.AnswerEvent) else None
 
     def cancel(self) -> None:
-        """End the answer on every node, now; what waits for an event of it raises CancelledError."""
+        """End the answer on every node at once; a pending `read` raises CancelledError."""
         self._call.cancel()
 
 

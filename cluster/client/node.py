@@ -1,4 +1,4 @@
-"""NodeClient: this machine's node, asked over its control port. Asynchronous; shows the node's own certificate."""
+"""NodeClient: calls this machine's node with the node's own certificate. Asynchronous."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 
 CALL_S = 30.0
-"""For calls that only ask."""
+"""Timeout of calls that only read."""
 
 STOP_S = 30.0
-"""For a node to unload its model, say goodbye and end."""
+"""Timeout for a node to unload its model, tell the others, and end."""
 
 LOOK_S = 0.05
-"""How often a status is asked for that is waited for."""
+"""How often the status is read while waiting for a condition."""
 
 MEET_S = 2.0
-"""A node that comes to others has met them all when so long no further one is met."""
+"""After this time without a further node, a new node is assumed to know all others."""
 
 SETTLE_S = 10.0
-"""For all nodes to say what they hold of a model that has just been loaded."""
+"""Timeout for all nodes to report what they hold after a model was loaded."""
 
 
 class NodeClient:
-    """The node daemon of this machine. Use it in the loop that it was made in, and close it."""
+    """The node daemon of this machine. Use the client in the event loop in which it was made, and close it."""
 
     def __init__(self, home: Home, credentials: Credentials, node_id: str, address: str) -> None:
         self._home = home
@@ -51,19 +51,17 @@ class NodeClient:
 
         Raises:
             NoClusterError: none runs, or it is not up yet.
-            ClusterError: what it says of itself cannot be read.
+            ClusterError: its address file cannot be read.
         """
         node_id, address, insecure = _announced(home)
         credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(home.identity))
         return cls(home, credentials, node_id, address)
 
     async def status(self, timeout_s: float = CALL_S) -> ClusterStatus:
-        """Return how the cluster stands, as this node sees it.
-
-        A node that was started again since is asked at its new address.
+        """Return the cluster's status as this node sees it. If the node was restarted, its new address is used.
 
         Raises:
-            NoClusterError: none runs any more.
+            NoClusterError: the node does not run any more.
         """
         try:
             return await self._status(timeout_s)
@@ -72,11 +70,11 @@ class NodeClient:
         return await self._status(timeout_s)
 
     async def load(self, wanted: Wanted) -> AsyncGenerator[LoadStatus, None]:
-        """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more.
+        """Load a model; yield the progress until it is ready. Loading continues if the caller stops iterating.
 
         Raises:
             OccupiedError: another model is served, and `wanted.replace` is not set.
-            MoeClusterError: it cannot be loaded, or failed meanwhile.
+            MoeClusterError: it cannot be loaded, or loading failed.
         """
         request = pb.LoadRequest(
             model=wanted.model,
@@ -96,13 +94,13 @@ class NodeClient:
             call.cancel()
 
     async def unload(self, reason: str) -> str:
-        """Take the cluster's model away; return which it was, "" if there was none."""
+        """Unload the cluster's model; return its name, "" if there was none."""
         with self._called():
             reply = await self._stub.Unload(pb.UnloadRequest(reason=reason), timeout=CALL_S)
         return str(reply.model)
 
     async def stop(self) -> None:
-        """End the node, and wait until it has. Raises NodeLostError where that takes longer than STOP_S."""
+        """Stop the node and wait until it has ended. Raises NodeLostError if that takes longer than STOP_S."""
         with self._called():
             await self._stub.Stop(pb.StopRequest(), timeout=CALL_S)
         deadline = time.monotonic() + STOP_S
@@ -114,7 +112,7 @@ class NodeClient:
             await asyncio.sleep(POLL_S)
 
     async def model(self, status: ClusterStatus) -> ModelClient:
-        """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
+        """Return the model that the cluster serves. Raises NoClusterError if it serves none."""
         if status.serving is None or not status.coordinator_address:
             raise NoClusterError("no model is loaded; `moe-cluster chat MODEL` or `moe-cluster up MODEL` loads one")
         coordinator = status.serving.coordinator
@@ -122,10 +120,10 @@ class NodeClient:
         return await ModelClient.connect(self._credentials, coordinator, status.coordinator_address, callee)
 
     async def settled(self) -> ClusterStatus:
-        """Return the status once all nodes have told what they hold: those that were loaded a moment ago tell it late.
+        """Return the status once all nodes have reported what they hold, which they do some time after loading.
 
         Raises:
-            NodeLostError: the model was lost meanwhile.
+            NodeLostError: the model was lost while waiting.
         """
 
         def is_settled(status: ClusterStatus) -> bool:
@@ -140,17 +138,17 @@ class NodeClient:
         return await self._wait(is_settled, SETTLE_S)
 
     async def meet_others(self) -> None:
-        """Wait until no further node has come for a while: who joins a cluster knows it one by one."""
+        """Wait until no further node appears for MEET_S: a node that joins learns of the others one by one."""
         known = (await self.status()).here.keys()
         while (now := (await self.wait_for_another(known, MEET_S)).here.keys()) - known:
             known = now
 
     async def wait_for_another(self, known: Collection[str], within_s: float = math.inf) -> ClusterStatus:
-        """Return the status once a node is here whose id is not among those `known`, or after `within_s`."""
+        """Return the status once a node is present whose id is not in `known`, or after `within_s`."""
         return await self._wait(lambda status: bool(status.here.keys() - known), within_s)
 
     async def wait_for_nodes(self, count: int) -> ClusterStatus:
-        """Return the status once so many nodes are here."""
+        """Return the status once `count` nodes are present."""
         return await self._wait(lambda status: len(status.here) >= count, math.inf)
 
     async def close(self) -> None:
@@ -166,7 +164,7 @@ class NodeClient:
         await self.close()
 
     async def _wait(self, is_so: Callable[[ClusterStatus], bool], within_s: float) -> ClusterStatus:
-        """Return the first status of which something is so, or the last one after `within_s`."""
+        """Return the first status that fulfils a condition, or the last one after `within_s`."""
         deadline = time.monotonic() + within_s
         while not is_so(status := await self.status()) and time.monotonic() < deadline:
             await asyncio.sleep(LOOK_S)
@@ -183,14 +181,14 @@ class NodeClient:
         self._stub = node_pb2_grpc.ControlStub(self._channel)
 
     async def _follow(self) -> None:
-        """Go to where the node listens that was started again. Raises NoClusterError where none was."""
+        """Connect to the address of the restarted node. Raises NoClusterError if none runs."""
         node_id, address, _ = _announced(self._home)
         await self._channel.close()
         self._open(node_id, address)
 
     @contextlib.contextmanager
     def _called(self) -> Iterator[None]:
-        """Call it, and say so where it has ended."""
+        """Translate the errors of a call within the block; raise NoClusterError if the node has ended."""
         try:
             with translated("this machine's node", self._node_id):
                 yield
@@ -202,7 +200,7 @@ class NodeClient:
 
 
 def is_running(home: Home) -> bool:
-    """Whether a node runs in a home. Its lock says it: its pid may live again, as that of another process."""
+    """Whether a node runs in a home, determined by its lock: its pid may belong to another process now."""
     return is_held(home.lock)
 
 

@@ -1,4 +1,4 @@
-"""The clients for threads and scripts: calls that wait. The work is done by NodeClient and ModelClient, in a loop."""
+"""Plain clients for threads and scripts: blocking calls of NodeClient and ModelClient, which run in an event loop."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Tok
 from mlx_moe.errors import MoeClusterError
 
 GLANCE_S = 1.0
-"""How old what `glance` returns may be, and how long it waits for newer."""
+"""Cache lifetime of `glance`, and the timeout of the call that refreshes it."""
 
 WAIT_S = 0.1
-"""How often progress is called while nothing comes."""
+"""How often progress is called while no event arrives."""
 
 
 class OwnNode:
@@ -40,15 +40,15 @@ class OwnNode:
 
     @classmethod
     def connect(cls, home: Home) -> OwnNode:
-        """Return the daemon of a home. Raises NoClusterError where none runs, or is up yet."""
+        """Return the daemon of a home. Raises NoClusterError if none runs, or it is not up yet."""
         return cls(shared_loop().run(NodeClient.connect(home)))
 
     def status(self, timeout_s: float = CALL_S) -> ClusterStatus:
-        """Return how the cluster stands, as this node sees it."""
+        """Return the cluster's status as this node sees it."""
         return self._loop.run(self._node.status(timeout_s))
 
     def load(self, wanted: Wanted) -> Iterator[LoadStatus]:
-        """Yield how far the loading of a model is, until it is ready. It goes on where nobody listens any more."""
+        """Load a model; yield the progress until it is ready. Loading continues if the caller stops iterating."""
         steps = self._node.load(wanted)
         try:
             while (step := self._loop.run(_next(steps))) is not None:
@@ -57,7 +57,7 @@ class OwnNode:
             self._loop.run(steps.aclose())
 
     def glance(self) -> Set[str]:
-        """Return the ids of the nodes that are here, as of a moment ago; none if the node is silent."""
+        """Return the ids of the present nodes, possibly cached; empty if the node does not answer."""
         if time.monotonic() - self._glanced_at > GLANCE_S:
             try:
                 self._here = self.status(GLANCE_S).here.keys()
@@ -67,27 +67,27 @@ class OwnNode:
         return self._here
 
     def unload(self, reason: str) -> str:
-        """Take the cluster's model away; return which it was, "" if there was none."""
+        """Unload the cluster's model; return its name, "" if there was none."""
         return self._loop.run(self._node.unload(reason))
 
     def stop(self) -> None:
-        """End the node, and wait until it has."""
+        """Stop the node and wait until it has ended."""
         self._loop.run(self._node.stop())
 
     def coordinator(self, status: ClusterStatus) -> RemoteModel:
-        """Return the model that the cluster serves. Raises NoClusterError where it serves none."""
+        """Return the model that the cluster serves. Raises NoClusterError if it serves none."""
         return RemoteModel(self._loop.run(self._node.model(status)))
 
     def settled(self) -> ClusterStatus:
-        """Return the status once all nodes have told what they hold of the model. Raises NodeLostError."""
+        """Return the status once all nodes have reported what they hold of the model. Raises NodeLostError."""
         return self._loop.run(self._node.settled())
 
     def meet_others(self) -> None:
-        """Wait until no further node has come for a while."""
+        """Wait until no further node appears for a while."""
         self._loop.run(self._node.meet_others())
 
     def wait_for_nodes(self, count: int) -> ClusterStatus:
-        """Return the status once so many nodes are here."""
+        """Return the status once `count` nodes are present."""
         return self._loop.run(self._node.wait_for_nodes(count))
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class OwnNode:
 
 
 class RemoteModel:
-    """A model that the cluster serves, by its coordinator."""
+    """A model that the cluster serves."""
 
     def __init__(self, model: ModelClient) -> None:
         self.description = model.description
@@ -129,7 +129,7 @@ class RemoteModel:
         return self._loop.run(self._model.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
     def timeline(self) -> Timeline:
-        """Return what each stage did since somebody asked last, as far back as they remember."""
+        """Return what each stage did since the last call of any client, as far back as stages remember."""
         return self._loop.run(self._model.timeline())
 
     def new_conversation(self) -> RemoteConversation:
@@ -142,7 +142,7 @@ class RemoteModel:
 
 
 class RemoteConversation:
-    """Requests that share a beginning."""
+    """Requests that share their prefix."""
 
     def __init__(self, model: ModelClient) -> None:
         self._model = model
@@ -151,8 +151,8 @@ class RemoteConversation:
     def answer(self, request: Request, progress: Callable[[int, int], None] | None = None) -> RemoteAnswer:
         """Answer a request.
 
-        `progress` is called with prompt positions, and until the first token comes every WAIT_S again; what it raises
-        ends the answer.
+        `progress` is called with the prompt positions done and to do, at least every WAIT_S until the first token; an
+        exception that it raises ends the answer.
 
         Raises:
             InvalidRequestError: before any work.
@@ -160,14 +160,14 @@ class RemoteConversation:
         return RemoteAnswer(self._model, request, self._id, progress)
 
     def close(self) -> None:
-        """Free what it keeps; a coordinator that is gone keeps nothing."""
+        """Free the KV caches; ignored if the coordinator has ended."""
         shared_loop().run(self._model.close_conversation(self._id))
 
 
 class RemoteAnswer:
     """An answer as it is written: an iterator of tokens. `finish_reason` is None until it ended.
 
-    Any thread may close it, while another one waits for a token of it too.
+    Any thread may close it, also while another one waits for its next token.
     """
 
     def __init__(
@@ -206,13 +206,13 @@ class RemoteAnswer:
         raise StopIteration
 
     def close(self) -> None:
-        """End it now; what was written stays."""
+        """End the answer now; tokens written so far stay."""
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
         self._cancel()
 
     def _read(self) -> Begun | Written | None:
-        """Return the next event but progress, None at the end and once it is closed."""
+        """Return the next event other than progress; None at the end and after `close`."""
         try:
             while isinstance(event := self._wait(self._loop.start(self._stream.read())), Prefilled):
                 self._prefilled = event

@@ -1,4 +1,4 @@
-"""Cluster status: how a node sees its cluster, as values. Knows neither gRPC nor protobuf."""
+"""Cluster status: a node's view of its cluster, as values. Knows nothing about gRPC or protobuf."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NodeState = State
 
 
 class ServingState(StrEnum):
-    """How the cluster's model stands."""
+    """The state of the cluster's model."""
 
     LOADING = "loading"
     READY = "ready"
@@ -24,7 +24,7 @@ class ServingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """Counts of a worker since it started. The last three are of the coordinator's worker."""
+    """Counts of a worker since it started. Only the coordinator's worker has the last three."""
 
     frames: int = 0
     positions: int = 0
@@ -38,9 +38,9 @@ class WorkerStats:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a node's worker holds of a model. `experts` counts them over all its layers.
+    """What a node's worker holds of a model. `experts` is the number of its experts in all layers together.
 
-    `leads`: it has attention and KV caches, not experts alone. `coordinates`: it has the tokens too.
+    `leads`: it has attention and KV caches, not only experts. `coordinates`: it is the coordinator too.
     """
 
     model: str
@@ -56,7 +56,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class ServingStatus:
-    """The cluster's model. `coordinator` is a node's id; `epoch` grows with every placement."""
+    """The cluster's model. `coordinator` is a node id; `epoch` grows with every placement."""
 
     model: str
     epoch: int
@@ -71,7 +71,7 @@ class ServingStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node. `link` is this node's to it, `links` are its own to others, where they were measured."""
+    """A node. `link` is the measured link from this node to it, `links` are its own measured links to others."""
 
     info: NodeInfo
     shown_name: str
@@ -82,15 +82,15 @@ class NodeStatus:
 
     @property
     def is_here(self) -> bool:
-        """Whether it counts."""
+        """Whether the node is present."""
         return self.state is NodeState.PRESENT
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """A cluster as one node sees it. `nodes` begins with that node; `refused` says why others may not join.
+    """A cluster as one node sees it. `nodes` begins with that node; `refused` says why other nodes may not join.
 
-    `coordinator_address` is that of the model's coordinator, as this node reaches it; "" where there is none.
+    `coordinator_address` is the address at which this node reaches the model's coordinator; "" if there is none.
     """
 
     cluster_id: str
@@ -107,35 +107,35 @@ class ClusterStatus:
 
     @property
     def here(self) -> dict[str, NodeStatus]:
-        """The nodes that count, by id."""
+        """The present nodes, by id."""
         return {node.info.node_id: node for node in self.nodes if node.is_here}
 
     @property
     def ready(self) -> ServingStatus | None:
-        """The cluster's model, where it is ready."""
+        """The cluster's model if it is ready, else None."""
         return self.serving if self.serving and self.serving.state is ServingState.READY else None
 
     @property
     def coordinator_stats(self) -> WorkerStats:
-        """The counts of the coordinator's worker; zeros where there is none."""
+        """The counts of the coordinator's worker; zeros if there is none."""
         holdings = (node.holding for node in self.nodes)
         return next((holding.stats for holding in holdings if holding and holding.coordinates), WorkerStats())
 
     @property
     def float_bytes(self) -> int:
-        """The bytes of a float in what this node computes in."""
+        """The bytes of the floats in which this node computes."""
         return 4 if self.own.info.hardware.dtype == "float32" else 2
 
     def name(self, node_id: str) -> str:
-        """Return what people call a node; "?" if it is not known."""
+        """Return a node's shown name; "?" if it is unknown."""
         return next((node.shown_name for node in self.nodes if node.info.node_id == node_id), "?")
 
     def capacities(self) -> list[NodeCapacity]:
-        """Return what the nodes that are here offer."""
+        """Return the capacities of the present nodes."""
         return [capacity(node.info, node.shown_name) for node in self.here.values()]
 
     def links(self) -> Links:
-        """Return the links between the nodes that are here, as they measured them."""
+        """Return the links between the present nodes, as they measured them."""
         return links_from(self.own.info.node_id, {node_id: node.links for node_id, node in self.here.items()})
 
 
@@ -150,7 +150,7 @@ class NodeProgress:
 
 @dataclass(frozen=True, slots=True)
 class LoadStatus:
-    """How far the loading of a model is. `placement` is set once it is known here."""
+    """The progress of loading a model. `placement` is None until it is known."""
 
     serving: ServingStatus | None
     nodes: tuple[NodeProgress, ...]

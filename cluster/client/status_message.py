@@ -1,4 +1,4 @@
-"""Status messages: what a node answers its own machine's clients, parsed once."""
+"""Status messages: parses a node's answers to clients of its own machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STATES = {
 
 
 def cluster_status(message: pb.ClusterStatus) -> ClusterStatus:
-    """Return a cluster's status. Raises ClusterError for a node that cannot be."""
+    """Return the cluster status of a message. Raises ClusterError for an invalid node."""
     return ClusterStatus(
         cluster_id=message.cluster_id,
         insecure=message.insecure,
@@ -42,7 +42,7 @@ def cluster_status(message: pb.ClusterStatus) -> ClusterStatus:
 
 
 def load_status(message: pb.LoadStatus) -> LoadStatus:
-    """Return how far a load is."""
+    """Return the load status of a message."""
     return LoadStatus(
         serving=serving_status(message.serving),
         nodes=tuple(NodeProgress(node.name, node.done_bytes, node.total_bytes) for node in message.nodes),
@@ -51,7 +51,7 @@ def load_status(message: pb.LoadStatus) -> LoadStatus:
 
 
 def serving_status(message: pb.Serving) -> ServingStatus | None:
-    """Return what is served, None if nothing is."""
+    """Return the served model of a message, None if there is none."""
     if not message.epoch:
         return None
     return ServingStatus(

@@ -1,4 +1,4 @@
-"""Wanted: a model that is asked for, and how it is to be placed."""
+"""Wanted: a requested model, and how to place it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cluster.placement import Placement
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A model, and how to place it: by a plan, or as the cluster finds best. 0 is what the cluster chooses.
+    """A model, and how to place it: by a plan, or by the cluster's choice. 0 means that the cluster chooses.
 
-    `draft` is "mtp", "ngram", "none" or a small model of the same vocabulary; "" the best that the model supports.
-    With `replace` it takes the place of another model that is idle. `chunk` is the length of every prompt's chunks.
+    `draft` is "mtp", "ngram", "none" or a small model with the same vocabulary; "" is the best that the model supports.
+    With `replace` it replaces another idle model. `chunk` is the length of every prompt's chunks.
     """
 
     model: str

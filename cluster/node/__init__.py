@@ -1,1 +1,1 @@
-"""This machine as a node: its options, its life, who may join it, and leaving. What the command line runs."""
+"""Node: what the command line runs to make this machine a node: options, running, join tokens, leaving."""

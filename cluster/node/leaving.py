@@ -1,4 +1,4 @@
-"""Leaving: this machine forgets its cluster, which lives on without it unless it holds the authority."""
+"""Leaving: makes this machine forget its cluster, which continues without it; without its authority none can join."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cluster.trust.identity import CERTIFICATES_FILE
 
 
 def others(home: Home) -> int:
-    """Return how many other nodes the cluster has had, as far as is known."""
+    """Return the number of other nodes that the cluster is known to have had."""
     ids: set[str] = set()
     with suppress(ClusterError):
         ids |= {node_id for token in TokenStore(home.tokens, "").tokens for node_id in token.used_by}
@@ -26,7 +26,7 @@ def others(home: Home) -> int:
 
 
 def leave(home: Home) -> None:
-    """End a home's node and delete what makes it one of its cluster; chats stay. Raises ClusterError."""
+    """Stop a home's node and delete its membership of the cluster; chats stay. Raises ClusterError."""
     with suppress(NoClusterError), OwnNode.connect(home) as node:
         node.stop()
     with only_daemon_of(home):
@@ -34,7 +34,7 @@ def leave(home: Home) -> None:
 
 
 def _forget(home: Home) -> None:
-    """Delete the certificates first: without them the rest means nothing."""
+    """Delete the files of the membership, the certificates first: without them the others have no effect."""
     (home.identity / CERTIFICATES_FILE).unlink(missing_ok=True)
     for directory in (home.authority, home.identity):
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Node options: what `up` was given in a home, which the next `up` there takes again."""
+"""Node options: the options of `up`, which a home remembers for the next `up`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _UNITS = {"GB": 10**9, "GiB": 1 << 30, "MB": 10**6, "MiB": 1 << 20, "B": 1}
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """None is what was not given.
+    """The options of `up`; None for those that were not given.
 
     Raises:
-        InvalidRequestError: a peer is no address, or the name cannot be shown.
+        InvalidRequestError: a peer is not an address, or the name cannot be shown.
     """
 
     name: str | None = None
@@ -42,7 +42,7 @@ class NodeOptions:
 
     @classmethod
     def read(cls, path: Path) -> NodeOptions:
-        """Return what a home remembers. Raises ClusterError for a file that cannot be read."""
+        """Read the remembered options. Raises ClusterError for a file that cannot be read."""
         try:
             value = json.loads(path.read_text())
             return cls(**{**value, "peers": _tuple(value["peers"])})._checked()
@@ -55,15 +55,15 @@ class NodeOptions:
             ) from exc
 
     def write(self, path: Path) -> None:
-        """Let a home remember them. Raises ClusterError."""
+        """Write the options for the next `up`. Raises ClusterError."""
         private_file.write(path, json.dumps(dataclasses.asdict(self)).encode())
 
     def over(self, earlier: NodeOptions) -> NodeOptions:
-        """Return these, with what was not given as it was before."""
+        """Return these options; those that were not given are taken from `earlier`."""
         return replace(earlier, **self._given())
 
     def words(self) -> list[str]:
-        """Return them as they are typed."""
+        """Return the options as words of a command line."""
         given = self._given()
         words = [word for name in ("name", "host", "port") if name in given for word in (f"--{name}", str(given[name]))]
         if self.memory_bytes is not None:

@@ -1,4 +1,4 @@
-"""Running a node in this process: admission to a cluster, then a node's life, told of in values."""
+"""Running: runs a node in this process, from admission to a cluster until its end, and reports its events."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ __all__ = [
 ]
 
 SERVING_S = 0.5
-"""How often it is looked whether what the cluster serves has changed."""
+"""How often to check whether the cluster's model has changed."""
 
 
 class NodeListener(Protocol):
-    """Who hears of a node's life, in its event loop; what it raises ends the node."""
+    """Receives a node's events in its event loop. An exception that it raises ends the node."""
 
     def on_up(self, node: RunningNode) -> None:
-        """Take note that the node can be reached."""
+        """Handle that the node can be reached."""
 
     def on_change(self, change: Change, here: Mapping[str, NodeInfo]) -> None:
-        """Take note of what happened to another node; `here` are the nodes that count now, by their shown names."""
+        """Handle a change of another node; `here` has the present nodes by their shown names."""
 
     def on_serving(self, serving: ServingStatus | None) -> None:
-        """Take note of what became of the cluster's model, whoever loads it."""
+        """Handle a change of the cluster's model, whichever node loads it."""
 
 
 class RunningNode:
-    """A node of this process that is up."""
+    """A running node of this process."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -58,32 +58,32 @@ class RunningNode:
 
     @property
     def info(self) -> NodeInfo:
-        """What it says of itself."""
+        """The node's info, as told to other nodes."""
         return self._daemon.state.own
 
     @property
     def lets_in(self) -> bool:
-        """Whether it may let others into the cluster."""
+        """Whether it can admit nodes to the cluster."""
         return self._authority is not None
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to end."""
+        """Whether it was told to stop."""
         return self._daemon.stopped.is_set()
 
     def stop(self) -> None:
-        """Let it end: unload, and say goodbye to the others."""
+        """Tell the node to stop: it unloads its model, tells the others, and ends."""
         self._daemon.stopped.set()
 
     async def create_token(self) -> JoinToken:
-        """Return a new join token of the cluster that it began. Raises ClusterError."""
-        assert self._authority is not None  # it lets others in
+        """Return a new join token of the cluster that it created. Raises ClusterError."""
+        assert self._authority is not None  # see `lets_in`
         store = TokenStore(self._daemon.home.tokens, self._authority.key_hash)
         return await asyncio.to_thread(store.create)
 
 
 async def run_node(home: Home, settings: Settings, admission: Admission, listener: NodeListener) -> None:
-    """Be a node until told to end, by its command line, a signal or `RunningNode.stop`.
+    """Run a node until it is told to stop by the command line, a signal or `RunningNode.stop`.
 
     Raises:
         ClusterError: a port is taken, a node runs in this home already, or the hardware cannot be measured.

@@ -14,7 +14,7 @@ __all__ = ["LIFETIME_S", "JoinToken", "StoredToken", "TokenStore", "holds_author
 
 
 def holds_authority(home: Home) -> bool:
-    """Whether a home's node lets others into a cluster."""
+    """Whether a home's node can admit nodes to its cluster."""
     return Authority.is_in(home.authority)
 
 
