@@ -33,12 +33,11 @@ from cluster.trust import SERVER_OPTIONS, Authority, Insecure, MutualTLS, NodeId
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.connections import DATA_OPTIONS, Connections
 from cluster.worker.loading import LoadedShard, load
-from cluster.worker.messages import Message
 from cluster.worker.parts import CoordinatorPart
 from cluster.worker.process import SWITCH_S
 from cluster.worker.role import Role
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind, Returned
 
 HOST = "127.0.0.1"
 STAGES = (2, 4, 8)
@@ -67,13 +66,12 @@ class FirstStage(CoordinatorPart):
         """Send a frame around the ring; return the seconds until it is back as an array."""
         self._returned = asyncio.Event()
         started = time.perf_counter()
-        self._ring.send(frame)
+        await self._ring.send(frame)
         await self._returned.wait()
-        assert self._ring.receive(frame.request_id) is not None
         return time.perf_counter() - started
 
-    async def _come_back(self, message: Message) -> None:
-        await super()._come_back(message)
+    def _receive(self, returned: Returned) -> None:
+        assert isinstance(returned, Frame)
         self._returned.set()
 
 

@@ -40,7 +40,7 @@ class Span:
     """
 
     kind: SpanKind
-    request_id: str
+    sequence_id: str
     serial: int
     position: int
     rows: int
@@ -57,7 +57,7 @@ class Span:
         """Return the span as a message."""
         return pb.Span(
             kind=self.kind,
-            request_id=bytes.fromhex(self.request_id),
+            sequence_id=bytes.fromhex(self.sequence_id),
             serial=self.serial,
             position=self.position,
             rows=self.rows,
@@ -71,7 +71,7 @@ class Span:
         """Read a span from its message."""
         return cls(
             SpanKind(message.kind),
-            message.request_id.hex(),
+            message.sequence_id.hex(),
             message.serial,
             message.position,
             message.rows,
@@ -180,7 +180,7 @@ def _event(span: Span, stage: int, start_s: float) -> dict[str, Any]:
         "ts": (span.began_s - start_s) * 1e6,
         "dur": span.seconds * 1e6,
         "args": {
-            "request": span.request_id,
+            "request": span.sequence_id,
             "serial": span.serial,
             "position": span.position,
             "rows": span.rows,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from mlx_moe import families, memory
 from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
+from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import ChunkRule, position_bytes
 from mlx_moe.decoding.coordinator import Coordinator
+from mlx_moe.decoding.engine import Engine
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.decoding.session import Session
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.node_placement import NodePlacement
@@ -68,9 +71,10 @@ def load(
 
 
 class Model:
-    """Text in, text out, over a coordinator. It answers on the thread that loaded it, several requests in turns.
+    """Text in, and how a request is answered: its limits and defaults, whoever computes it.
 
-    Prompt and answer may take `context_tokens` positions together, each of which takes `kv_bytes_per_position`.
+    Prompt and answer may take `context_tokens` positions together, each of which takes `kv_bytes_per_position`;
+    `kv_positions` is how many the KV caches of all requests may take together.
     """
 
     def __init__(
@@ -79,10 +83,10 @@ class Model:
         config: ModelConfig,
         tokenizer: Tokenizer,
         defaults: GenerationDefaults,
-        coordinator: Coordinator,
         *,
         context_tokens: int,
         kv_bytes_per_position: int,
+        kv_positions: int,
     ) -> None:
         self.name = name
         self.config = config
@@ -91,40 +95,17 @@ class Model:
         self.notes = defaults.notes
         self.context_tokens = context_tokens
         self.kv_bytes_per_position = kv_bytes_per_position
-        self._coordinator = coordinator
+        self.kv_positions = kv_positions
 
-    @property
-    def kv_positions(self) -> int:
-        """Positions that the KV caches of all requests may take together."""
-        return self._coordinator.budget.positions
-
-    def new_session(self) -> Session:
-        """Return a session: requests that go through it prefill only what is new. Close it to free its KV caches."""
-        return self._coordinator.new_session()
-
-    def generate(
-        self,
-        request: Request,
-        session: Session | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Generation:
-        """Answer a request. `progress` is called with the prompt positions done and to do.
+    def writer(self, request: Request, sequence: Sequence) -> AnswerWriter:
+        """Return what writes the answer to a request, in a sequence.
 
         Raises:
             InvalidRequestError: before any work, with the numbers.
         """
         limit = self._limit(request)
         seed = secrets.randbits(53) if request.sampling.seed is None else request.sampling.seed
-        return Generation(
-            self._coordinator,
-            self.tokenizer,
-            request,
-            session or self.new_session(),
-            seed=seed,
-            limit=limit,
-            close_session=session is None,
-            progress=progress,
-        )
+        return AnswerWriter(self.tokenizer, sequence, request, seed=seed, limit=limit)
 
     def _limit(self, request: Request) -> int:
         """Return how many tokens the answer may have."""
@@ -173,17 +154,35 @@ class LocalModel(Model):
         costs = families.cache_costs(config, holding.dtype.size)
         kv_positions = memory.kv_positions(holding.weights_bytes + costs.fixed_bytes, costs.bytes_per_position)
         self.chunks = chunks or ChunkRule.alone(position_bytes(config, holding.dtype.size), memory.temporary_bytes())
-        link = LocalLink([self.stage])
-        coordinator = Coordinator(holding.head, link, config.vocab_size, kv_positions, chunks=self.chunks)
+        coordinator = Coordinator(holding.head, config.vocab_size, kv_positions=kv_positions, chunks=self.chunks)
+        self._engine = Engine(coordinator, LocalLink([self.stage]))
         super().__init__(
             name,
             config,
             tokenizer,
             defaults,
-            coordinator,
             context_tokens=context_tokens,
             kv_bytes_per_position=costs.bytes_per_position,
+            kv_positions=coordinator.scheduler.budget.positions,
         )
+
+    def new_session(self) -> Session:
+        """Return a session: requests that go through it prefill only what is new. Close it to free its KV caches."""
+        return Session(Sequence(), self._engine.release)
+
+    def generate(
+        self,
+        request: Request,
+        session: Session | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        """Answer a request, on the thread that loaded the model. `progress` gets prompt positions done and to do.
+
+        Raises:
+            InvalidRequestError: before any work, with the numbers.
+        """
+        writer = self.writer(request, (session or self.new_session()).sequence)
+        return Generation(self._engine, writer, close_session=session is None, progress=progress)
 
     @property
     def placement(self) -> list[NodePlacement]:
@@ -194,10 +193,10 @@ class LocalModel(Model):
 
     def close(self) -> None:
         """Give the weights back."""
-        del self._coordinator, self.stage, self.head, self.mtp
+        del self._engine, self.stage, self.head, self.mtp
 
 
-def generate(model: Model, prompt: str | Sequence[int], **options: Any) -> Iterator[Token]:
+def generate(model: LocalModel, prompt: str | Iterable[int], **options: Any) -> Iterator[Token]:
     """Yield the tokens that follow `prompt`; `options` are fields of Request and of SamplingParams."""
     input_ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
     sampling_fields = {f.name for f in fields(SamplingParams)}

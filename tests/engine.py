@@ -19,7 +19,7 @@ from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.layers.expert_dispatch import Dispatch
 from mlx_moe.layers.experts import NO_PEERS, ExpertPeers, Experts, RoutedExperts
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
-from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind, Refused
 from mlx_moe.pipeline.link import LocalLink
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
@@ -35,27 +35,27 @@ class Engine:
     link: LocalLink
     mtp: MultiTokenPrediction | None = None
 
-    def hidden_states(self, input_ids: Sequence[int], chunks: Sequence[int], request_id: str = "r") -> mx.array:
+    def hidden_states(self, input_ids: Sequence[int], chunks: Sequence[int], sequence_id: str = "r") -> mx.array:
         """Return the hidden states of all positions `[L, D]`, run in chunks of these lengths; decode where it is 1."""
         position, parts = 0, []
         for length in chunks:
             embedded = self.head.embed(mx.array(input_ids[position : position + length]))
             kind = FrameKind.DECODE if length == 1 else FrameKind.PREFILL
-            self.link.send(Frame(request_id, position, embedded, kind))
-            parts.append(self._receive(request_id))
+            self.link.send(Frame(sequence_id, position, embedded, kind))
+            parts.append(self._receive(sequence_id))
             position += length
         return mx.concatenate(parts)
 
     def logits(
-        self, input_ids: Sequence[int], chunks: Sequence[int] | None = None, request_id: str = "r"
+        self, input_ids: Sequence[int], chunks: Sequence[int] | None = None, sequence_id: str = "r"
     ) -> np.ndarray:
         """Return the logits of all positions `[L, V]`."""
-        return np.array(self.head.logits(self.hidden_states(input_ids, chunks or [len(input_ids)], request_id)))
+        return np.array(self.head.logits(self.hidden_states(input_ids, chunks or [len(input_ids)], sequence_id)))
 
     def greedy(self, input_ids: Sequence[int], count: int) -> list[int]:
         """Return the likeliest next tokens, position by position."""
         ids = list(input_ids)
-        self.logits(ids, request_id="greedy")
+        self.logits(ids, sequence_id="greedy")
         for position in range(len(input_ids), len(input_ids) + count):
             start = position - 1
             embedded = self.head.embed(mx.array(ids[start:]))
@@ -64,9 +64,12 @@ class Engine:
             ids.append(int(mx.argmax(logits[-1]).item()))
         return ids[len(input_ids) :]
 
-    def _receive(self, request_id: str) -> mx.array:
-        while (frame := self.link.receive(request_id)) is None:
+    def _receive(self, sequence_id: str) -> mx.array:
+        while not (returned := self.link.receive(sequence_id)):
             pass
+        (frame,) = returned
+        if isinstance(frame, Refused):
+            raise frame.error
         return frame.hidden_states
 
 

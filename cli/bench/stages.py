@@ -68,7 +68,7 @@ def ring_figures(timeline: Timeline) -> RingFigures:
         None if decode is None else _own_s(timeline.stages[0], decode),
         _bubble([stage.prefill_busy for stage in stages]),
         _bubble([stage.decode_busy for stage in stages]),
-        len({span.request_id for stage in timeline.stages for span in stage.spans}) > 1,
+        len({span.sequence_id for stage in timeline.stages for span in stage.spans}) > 1,
     )
 
 

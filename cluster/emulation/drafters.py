@@ -32,8 +32,9 @@ class StatedDrafter:
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
         """See Drafter. It needs none."""
 
-    def catch_up(self, token_ids: Sequence[int]) -> None:
+    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
         """See Drafter. It observes nothing."""
+        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:  # noqa: ARG002
         """See Drafter."""
@@ -61,8 +62,9 @@ class WrongDrafter:
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
         """See Drafter. It needs none."""
 
-    def catch_up(self, token_ids: Sequence[int]) -> None:
+    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
         """See Drafter. It observes nothing."""
+        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:  # noqa: ARG002
         """See Drafter."""
@@ -106,11 +108,12 @@ class ShadowDrafter:
         mx.eval(shadow)
         self._late_s += time.monotonic() - started
 
-    def catch_up(self, token_ids: Sequence[int]) -> None:
+    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:
         """See Drafter."""
         started = time.monotonic()
-        self._inner.catch_up(token_ids)
+        mx.eval(self._inner.catch_up(token_ids))
         self._late_s += time.monotonic() - started
+        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
         """See Drafter."""

@@ -17,7 +17,7 @@ from cluster.placement.capacity import Link
 from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
 from mlx_moe.pipeline.frame import Frame, FrameKind
-from mlx_moe.pipeline.stage import StageCounts
+from mlx_moe.pipeline.stage import StageCounts, Wait
 
 DIGIT = 128
 DIGITS = 3
@@ -82,7 +82,7 @@ class EmulatedStage:
     def run(self, frame: Frame) -> Frame:
         """See Stage."""
         start, length = frame.position, frame.hidden_states.shape[0]
-        if start > self._kept.get(frame.request_id, 0):
+        if start > self._kept.get(frame.sequence_id, 0):
             raise FrameError(f"node {self.node}: a frame starts at position {start}, and not that many are kept")
         is_prefill = frame.kind is FrameKind.PREFILL
         timing, end = self._timing, start + length
@@ -93,23 +93,23 @@ class EmulatedStage:
         outputs = (frame.outputs if self._is_last else None) or length
         hidden_states = self._rows(end, outputs)
         self._clock.work(seconds + self._overhead_s, arrived)
-        self._kept[frame.request_id] = end
+        self._kept[frame.sequence_id] = end
         self.counts.frames += 1
         self.counts.positions += length
         return replace(frame, position=end - outputs, hidden_states=hidden_states)
 
-    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
+    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
         """See Stage. It waits for a frame in one piece."""
         yield from ()
         return self.run(frame)
 
-    def fork(self, source_id: str, request_id: str, positions: int) -> None:
+    def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """See Stage."""
-        self._kept[request_id] = min(positions, self._kept.get(source_id, 0))
+        self._kept[sequence_id] = min(positions, self._kept.get(source_id, 0))
 
-    def release(self, request_id: str) -> None:
+    def release(self, sequence_id: str) -> None:
         """See Stage."""
-        self._kept.pop(request_id, None)
+        self._kept.pop(sequence_id, None)
 
     @property
     def kv_bytes(self) -> int:

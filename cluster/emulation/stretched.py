@@ -18,7 +18,7 @@ from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.pipeline.frame import Frame
 from mlx_moe.pipeline.shard import Shard
-from mlx_moe.pipeline.stage import Stage
+from mlx_moe.pipeline.stage import Stage, Wait
 
 KIND = "stretched"
 """A model's name that begins so goes on with the seconds of a frame in a stage, and with what the model is called."""
@@ -72,7 +72,7 @@ class StretchedStage(Stage):
         self._stage_s = stage_s
         self._clock = Clock()
 
-    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
+    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
         """See Stage."""
         started = time.monotonic()
         result = yield from super().steps(frame)

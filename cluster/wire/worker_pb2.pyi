@@ -139,12 +139,12 @@ class WorkerFailure(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
-    __slots__ = ("request_id", "serial")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("sequence_id", "serial")
+    SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
-    request_id: bytes
+    sequence_id: bytes
     serial: int
-    def __init__(self, request_id: _Optional[bytes] = ..., serial: _Optional[int] = ...) -> None: ...
+    def __init__(self, sequence_id: _Optional[bytes] = ..., serial: _Optional[int] = ...) -> None: ...
 
 class CancelReply(_message.Message):
     __slots__ = ()
@@ -165,9 +165,9 @@ class StageTimeline(_message.Message):
     def __init__(self, node: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
 
 class Span(_message.Message):
-    __slots__ = ("kind", "request_id", "serial", "position", "rows", "arrived_s", "began_s", "ended_s")
+    __slots__ = ("kind", "sequence_id", "serial", "position", "rows", "arrived_s", "began_s", "ended_s")
     KIND_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -175,11 +175,11 @@ class Span(_message.Message):
     BEGAN_S_FIELD_NUMBER: _ClassVar[int]
     ENDED_S_FIELD_NUMBER: _ClassVar[int]
     kind: str
-    request_id: bytes
+    sequence_id: bytes
     serial: int
     position: int
     rows: int
     arrived_s: float
     began_s: float
     ended_s: float
-    def __init__(self, kind: _Optional[str] = ..., request_id: _Optional[bytes] = ..., serial: _Optional[int] = ..., position: _Optional[int] = ..., rows: _Optional[int] = ..., arrived_s: _Optional[float] = ..., began_s: _Optional[float] = ..., ended_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., sequence_id: _Optional[bytes] = ..., serial: _Optional[int] = ..., position: _Optional[int] = ..., rows: _Optional[int] = ..., arrived_s: _Optional[float] = ..., began_s: _Optional[float] = ..., ended_s: _Optional[float] = ...) -> None: ...

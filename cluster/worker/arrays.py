@@ -36,14 +36,14 @@ def dtype_of(array: mx.array) -> Dtype:
     return _DTYPES[array.dtype]
 
 
-def to_message(frame: Frame, serial: int) -> Message:
-    """Return a frame as a message; waits until its hidden states are computed."""
+def to_message(frame: Frame, epoch: int) -> Message:
+    """Return a frame of a placement as a message; waits until its hidden states are computed."""
     rows, width = frame.hidden_states.shape
     return Message(
         _KINDS[frame.kind],
-        frame.request_id,
-        frame.epoch,
-        serial,
+        frame.sequence_id,
+        epoch,
+        frame.serial,
         frame.position,
         rows,
         width,
@@ -66,11 +66,11 @@ def to_frame(message: Message, node: str) -> Frame:
     except FrameError as error:
         raise FrameError(f"node {node}: a frame at position {message.position}: {error}") from error
     return Frame(
-        message.request_id,
+        message.sequence_id,
         message.position,
         hidden_states,
         _FRAME_KINDS[message.kind],
-        message.epoch,
+        message.serial,
         message.outputs or None,
         bool(message.flags & CHECKED),
     )

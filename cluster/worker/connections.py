@@ -16,6 +16,7 @@ from cluster.wire import worker_pb2_grpc
 from cluster.worker.messages import FRAMES_METHOD, MAX_MESSAGE_BYTES, Message
 from cluster.worker.remote_experts import ExpertLink
 from mlx_moe.errors import MoeClusterError
+from mlx_moe.pipeline.frame import Cancel
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,13 @@ class FrameStream:
 
     def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         self._call = call
+        self._one_at_a_time = asyncio.Lock()
 
     async def send(self, message: Message) -> None:
         """Send a message; wait while the next node is far behind. A stream that broke takes it to nobody."""
         with suppress(grpc.RpcError, asyncio.InvalidStateError):  # whoever opened it hears of that
-            await self._call.write(message.encode())
+            async with self._one_at_a_time:
+                await self._call.write(message.encode())
 
 
 class Connections:
@@ -84,9 +87,9 @@ class Connections:
             ) from exc
         return link
 
-    def cancel(self, request_id: str, serial: int) -> None:
-        """Tell the stages elsewhere to drop a request's frames; waits for nothing."""
-        request = pb.CancelRequest(request_id=bytes.fromhex(request_id), serial=serial)
+    def cancel(self, cancel: Cancel) -> None:
+        """Tell the stages elsewhere to drop frames of a sequence; waits for nothing."""
+        request = pb.CancelRequest(sequence_id=bytes.fromhex(cancel.sequence_id), serial=cancel.serial)
         for channel in self._channels.values():
             task = asyncio.create_task(self._cancel(channel, request))
             self._cancelling.add(task)

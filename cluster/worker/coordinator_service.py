@@ -16,8 +16,9 @@ from cluster.request_message import from_request_message, to_sampling_message, t
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
-from cluster.worker.answering import Answering, News, Progress, Written
-from mlx_moe.decoding.session import Session
+from cluster.worker.answer_stream import AnswerStream, Progress, TokenWritten
+from cluster.worker.answering import Answering
+from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.model import Model
 
@@ -41,7 +42,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self._model = model
         self._answering = answering
         self._timelines = timelines
-        self._conversations: dict[bytes, Session] = {}
+        self._conversations: dict[bytes, Sequence] = {}
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.ModelDescription:  # noqa: N802
         """Say what the model is."""
@@ -93,37 +94,34 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802
         """Stream an answer. However the call ends, the answer does too, and its conversation stays sound."""
         async with reported(context):
-            news, request_id = News(), _request_id(request)
-            session = self._conversation(request.conversation_id)
-            generation = self._model.generate(
-                from_request_message(request), session=session, progress=lambda done, total: news.say((done, total))
-            )
-            self._answering.begin(session.id, generation, news)
-            ids = {"request_id": request_id, "sequence_id": session.id}
+            stream, request_id = AnswerStream(), _request_id(request)
+            sequence = self._conversation(request.conversation_id)
+            writer = self._model.writer(from_request_message(request), sequence)
+            self._answering.begin(writer, stream)
+            ids = {"request_id": request_id, "sequence_id": sequence.id}
             log.info("event=answer_begun %s prompt_tokens=%d", _pairs(ids), len(request.input_ids))
             began_s, outcome = time.monotonic(), "cancelled"
             try:
-                begun = pb.AnswerBegun(seed=generation.seed, request_id=bytes.fromhex(request_id))
+                begun = pb.AnswerBegun(seed=writer.seed, request_id=bytes.fromhex(request_id))
                 yield pb.AnswerEvent(begun=begun)
-                async for item in news.read():
+                async for item in stream.read():
                     yield _event(item)
-                outcome = generation.finish_reason or outcome
+                outcome = writer.finish_reason or outcome
             except MoeClusterError as error:
                 outcome = error.code
                 raise error.about(**ids) from error
             finally:
-                self._answering.end(session.id, generation)
+                self._answering.end(writer)
                 if not request.conversation_id:
-                    session.close()
-                stats = generation.stats
+                    self._answering.release(sequence)
+                stats = writer.stats
                 ended = {"reason": outcome, "cached_tokens": stats.cached_tokens, "tokens": stats.generated_tokens}
                 log.info("event=answer_ended %s seconds=%.3f", _pairs(ids | ended), time.monotonic() - began_s)
 
     async def CloseConversation(self, request: pb.ConversationId, _context: Context) -> pb.ConversationClosed:  # noqa: N802
         """Free what a conversation keeps."""
-        if session := self._conversations.pop(request.conversation_id, None):
-            self._answering.cut_off(session.id)
-            session.close()
+        if sequence := self._conversations.pop(request.conversation_id, None):
+            self._answering.release(sequence)
         return pb.ConversationClosed()
 
     async def Timeline(  # noqa: N802
@@ -133,28 +131,28 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         for stage in (await self._timelines()).stages:
             yield stage
 
-    def _conversation(self, conversation_id: bytes) -> Session:
-        """Return the session of a conversation, a new one where it is not known (any more)."""
+    def _conversation(self, conversation_id: bytes) -> Sequence:
+        """Return the sequence of a conversation, a new one where it is not known (any more)."""
         if not conversation_id:
-            return self._model.new_session()
+            return Sequence()
         if len(conversation_id) != 16:
             raise InvalidRequestError(f"a conversation id must have 16 bytes, got {len(conversation_id)}")
-        session = self._conversations.pop(conversation_id, None) or self._model.new_session()
-        self._conversations[conversation_id] = session  # the last one used stands last
+        sequence = self._conversations.pop(conversation_id, None) or Sequence()
+        self._conversations[conversation_id] = sequence  # the last one used stands last
         if len(self._conversations) > MAX_CONVERSATIONS:
             self._forget_one()
-        return session
+        return sequence
 
     def _forget_one(self) -> None:
-        for conversation_id, session in self._conversations.items():
-            if session.id not in self._answering:
+        for conversation_id, sequence in self._conversations.items():
+            if sequence.id not in self._answering:
                 del self._conversations[conversation_id]
-                session.close()
+                self._answering.release(sequence)
                 return
 
 
-def _event(item: Progress | Written) -> pb.AnswerEvent:
-    if not isinstance(item, Written):
+def _event(item: Progress | TokenWritten) -> pb.AnswerEvent:
+    if not isinstance(item, TokenWritten):
         done, total = item
         return pb.AnswerEvent(prefill=pb.PrefillProgress(done=done, total=total))
     return pb.AnswerEvent(token=to_token_message(item.token, item.stats, item.finish_reason))

@@ -12,6 +12,7 @@ from cluster.trust.credentials import Credentials
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
 from cluster.worker.messages import LinkError, Message
+from mlx_moe.pipeline.frame import Cancel
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,10 @@ class DataService(grpc.GenericRpcHandler):
 class CancelService(worker_pb2_grpc.StageServicer):
     """Cancels frames that are on their way behind others, which the ring itself could not overtake."""
 
-    def __init__(self, cancel: Callable[[str, int], None]) -> None:
+    def __init__(self, cancel: Callable[[Cancel], None]) -> None:
         self._cancel = cancel
 
     async def Cancel(self, request: pb.CancelRequest, _context: Context) -> pb.CancelReply:  # noqa: N802
-        """Drop a request's frames up to a serial number."""
-        self._cancel(request.request_id.hex(), request.serial)
+        """Drop a sequence's frames up to a serial number."""
+        self._cancel(Cancel(request.sequence_id.hex(), request.serial))
         return pb.CancelReply()

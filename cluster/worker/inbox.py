@@ -7,6 +7,7 @@ from collections import deque
 
 from cluster.worker.arrays import is_frame
 from cluster.worker.messages import Message
+from mlx_moe.pipeline.frame import makes_void
 
 
 class Inbox:
@@ -22,7 +23,9 @@ class Inbox:
     def put(self, message: Message) -> None:
         """Add a message behind the others."""
         if is_frame(message):
-            self._waiting = deque(other for other in self._waiting if not _makes_void(message, other))
+            self._waiting = deque(
+                other for other in self._waiting if not (is_frame(other) and makes_void(message, other))
+            )
         self._waiting.append(message)
         self._arrived.set()
 
@@ -34,7 +37,3 @@ class Inbox:
             self._arrived.clear()
             await self._arrived.wait()
         return self._waiting.popleft()
-
-
-def _makes_void(frame: Message, other: Message) -> bool:
-    return is_frame(other) and other.request_id == frame.request_id and other.position >= frame.position

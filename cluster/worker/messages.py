@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
+from mlx_moe.errors import FrameError, MoeClusterError, NumericsError, RewindError
 
 FRAMES_METHOD = "/moe_cluster.v1.Ring/Frames"
 EXPERTS_METHOD = "/moe_cluster.v1.Ring/Experts"
@@ -73,7 +73,7 @@ class Message:
     """
 
     kind: Kind
-    request_id: str
+    sequence_id: str
     epoch: int = 0
     serial: int = 0
     position: int = 0
@@ -95,7 +95,7 @@ class Message:
             self.flags,
             self.epoch,
             self.serial,
-            bytes.fromhex(self.request_id),
+            bytes.fromhex(self.sequence_id),
             self.position,
             self.rows,
             self.width,
@@ -118,7 +118,7 @@ class Message:
         if zlib.crc32(memoryview(data)[: _HEADER.size]) != header_sum:
             raise LinkError("a message whose header was changed on its way")
         fields = _HEADER.unpack_from(data)
-        _, kind, dtype, flags, epoch, serial, request_id, position, rows, width, outputs, length = fields
+        _, kind, dtype, flags, epoch, serial, sequence_id, position, rows, width, outputs, length = fields
         if length != len(data) - HEADER_BYTES:
             raise LinkError(f"a message of {len(data) - HEADER_BYTES} bytes that says {length}")
         try:
@@ -128,7 +128,7 @@ class Message:
         payload = memoryview(data)[HEADER_BYTES:]
         return cls(
             kind,
-            request_id.hex(),
+            sequence_id.hex(),
             epoch,
             serial,
             position,
@@ -149,13 +149,15 @@ class Message:
 
 
 def failure(message: Message, error: MoeClusterError) -> Message:
-    """Return the message that takes the place of one that failed."""
+    """Return the message that takes the place of one that failed; its position is where a RewindError has reached."""
     payload = f"{error.code} {error}".encode()
-    return Message(Kind.FAILURE, message.request_id, message.epoch, message.serial, payload=payload)
+    reached = error.reached if isinstance(error, RewindError) else 0
+    return Message(Kind.FAILURE, message.sequence_id, message.epoch, message.serial, position=reached, payload=payload)
 
 
 def raised_by(message: Message) -> MoeClusterError:
     """Return the error of a FAILURE message."""
     code, _, text = bytes(message.payload).decode(errors="replace").partition(" ")
-    kinds = {kind.code: kind for kind in (FrameError, NumericsError)}
-    return kinds.get(code, FrameError)(text)
+    if code == RewindError.code:
+        return RewindError(text, reached=message.position)
+    return (NumericsError if code == NumericsError.code else FrameError)(text)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import deque
 from typing import Protocol
 
 import grpc
@@ -18,20 +17,24 @@ from cluster.trust.credentials import Credentials
 from cluster.wire import coordinator_pb2_grpc, worker_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.answering import Answering
+from cluster.worker.computing import Computing
 from cluster.worker.connections import Connections, FrameStream
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.data_service import CancelService, DataService
 from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Message
+from cluster.worker.pipeline import LocalPipeline, Pipeline
+from cluster.worker.recording import Recording
 from cluster.worker.remote_experts import answer_pairs
-from cluster.worker.ring import RingLink, RingStage
+from cluster.worker.ring import RingPipeline, RingStage
 from cluster.worker.role import Role
 from mlx_moe import families, memory
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.model import Model
-from mlx_moe.pipeline.link import Link, LocalLink, RunningStage
+from mlx_moe.pipeline.frame import Returned
+from mlx_moe.pipeline.link import RunningStage
 from mlx_moe.pipeline.shard import ExpertShard
 
 
@@ -96,7 +99,7 @@ class StagePart:
         self._connections = connections
         self._experts = loaded.remote_experts
         self._stage = loaded.stage(name)
-        self._ring = RingStage(self._stage, epoch)
+        self._ring = RingStage(Computing(self._stage), epoch)
         self._inbox = Inbox()
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._take)
         self._next: FrameStream | None = None
@@ -115,7 +118,7 @@ class StagePart:
         """See Part."""
         assert self._next is not None  # it is connected
         while True:
-            after = self._ring.pass_on(await self._inbox.get())
+            after = await self._ring.pass_on(await self._inbox.get())
             if after is not None:
                 await self._next.send(after)
 
@@ -140,31 +143,35 @@ class CoordinatorPart:
         self._connections = connections
         self._experts = loaded.remote_experts
         self._stage = loaded.stage(name)
-        self._outgoing: deque[Message] = deque()
         self._timelines: dict[str, asyncio.Future[bytes]] = {}
         self._next: FrameStream | None = None
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._come_back)
         n_stages = len(role.placement.stages)
-        self._ring = RingLink(self._stage, n_stages, epoch, self._send, connections.cancel)
-        self._answering = Answering(self._ring.recording, self._flush)
-        self._local = LocalLink([self._stage])
-        link: Link = self._ring if n_stages > 1 else self._local
+        computing, recording = Computing(self._stage), Recording(name)
+        self._ring = RingPipeline(computing, recording, self._receive, n_stages, epoch, self._send, connections.cancel)
+        pipeline: Pipeline = self._ring if n_stages > 1 else LocalPipeline(computing, recording, self._receive)
         ends, tokenizer = loaded.ends, loaded.tokenizer
         assert ends is not None  # it was loaded for this role, and so was the tokenizer
         assert tokenizer is not None
-        placed = role.placement
         coordinator = Coordinator(
-            ends, link, loaded.config.vocab_size, placed.kv_positions, loaded.new_drafter, placed.chunks
+            ends,
+            loaded.config.vocab_size,
+            n_stages=n_stages,
+            frames_in_flight=pipeline.frames_in_flight,
+            kv_positions=role.placement.kv_positions,
+            new_drafter=loaded.new_drafter,
+            chunks=role.placement.chunks,
         )
         self._acceptance = coordinator.acceptance
+        self._answering = Answering(coordinator, pipeline)
         model = Model(
             role.placement.model,
             loaded.config,
             tokenizer,
             loaded.defaults,
-            coordinator,
             context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
             kv_bytes_per_position=families.cache_costs(loaded.config, loaded.float_bytes).bytes_per_position,
+            kv_positions=coordinator.scheduler.budget.positions,
         )
         self._clients = CoordinatorService(model, self._answering, self._all_timelines)
 
@@ -196,18 +203,12 @@ class CoordinatorPart:
         """See Part."""
         self._answering.fail_all(error)
 
-    def _send(self, message: Message) -> None:
-        self._outgoing.append(message)
-        self._answering.flush_soon()
+    async def _send(self, message: Message) -> None:
+        assert self._next is not None  # with one stage nothing goes out
+        await self._next.send(message)
 
-    async def _flush(self) -> None:
-        while self._outgoing:
-            assert self._next is not None  # with one stage nothing goes out
-            message = self._outgoing.popleft()
-            await self._next.send(message)
-            self._answering.wake(message.request_id)  # it may draft further
-        for request_id in self._local.under_way:
-            self._answering.wake(request_id)  # the others have had their turn
+    def _receive(self, returned: Returned) -> None:
+        self._answering.receive(returned)
 
     async def _all_timelines(self) -> pb.Timelines:
         """Return what all stages did since the last time, this one's first."""
@@ -216,18 +217,16 @@ class CoordinatorPart:
             return timelines
         asked_id = uuid.uuid4().hex
         told = self._timelines[asked_id] = asyncio.get_running_loop().create_future()
-        self._ring.ask_timelines(asked_id)
+        await self._ring.ask_timelines(asked_id)
         timelines.MergeFromString(await told)
         return timelines
 
     async def _come_back(self, message: Message) -> None:
-        if told := self._timelines.pop(message.request_id, None):
+        if told := self._timelines.pop(message.sequence_id, None):
             if not told.cancelled():  # whoever asked may be gone
                 told.set_result(bytes(message.payload))
             return
-        request_id = self._ring.come_back(message)
-        if request_id is not None:
-            self._answering.wake(request_id)
+        self._ring.come_back(message)
 
 
 def part_of(

@@ -7,41 +7,47 @@ What is not a frame (forks, releases, failures, timelines) goes the same way, so
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from cluster.timeline import Span, SpanKind
 from cluster.worker.arrays import is_frame, to_frame, to_message
+from cluster.worker.computing import Computing
 from cluster.worker.messages import Kind, Message, failure, raised_by
+from cluster.worker.pipeline import Receive
 from cluster.worker.recording import Recording
-from mlx_moe.errors import FrameError, NumericsError
-from mlx_moe.pipeline.frame import Frame
-from mlx_moe.pipeline.link import RunningStage
+from mlx_moe.errors import FrameError, MoeClusterError
+from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned
 
 log = logging.getLogger(__name__)
 
-Send = Callable[[Message], None]
-"""Puts a message on its way to the next node; waits for nothing."""
+Send = Callable[[Message], Awaitable[None]]
+"""Puts a message on its way to the next node; waits while that one is far behind."""
+
+LEAST_DEADLINE_S = 60.0
+DEADLINE_FACTOR = 4.0
+"""A frame is given up after so many times what the ring would take if all its stages were as slow as the first one."""
 
 
 class RingStage:
     """A stage after the first: runs what comes, and hands on what becomes of it."""
 
-    def __init__(self, stage: RunningStage, epoch: int) -> None:
-        self.stage = stage
-        self._recording = Recording(stage.node)
+    def __init__(self, computing: Computing, epoch: int) -> None:
+        self._computing = computing
+        self._stage = computing.stage
+        self._recording = Recording(self._stage.node)
         self._epoch = epoch
         self._cancelled: dict[str, int] = {}
 
-    def cancel(self, request_id: str, serial: int) -> None:
-        """Drop frames of a request up to a serial number: they may be on their way behind others."""
-        self._cancelled[request_id] = max(serial, self._cancelled.get(request_id, 0))
+    def cancel(self, cancel: Cancel) -> None:
+        """Drop frames of a sequence up to a serial number: one is being computed, others are behind it."""
+        sequence_id = cancel.sequence_id
+        self._cancelled[sequence_id] = max(cancel.serial, self._cancelled.get(sequence_id, 0))
+        self._computing.cancel(cancel)
 
-    def pass_on(self, message: Message) -> Message | None:
+    async def pass_on(self, message: Message) -> Message | None:
         """Return what goes to the next node in place of a message; None for one that is dropped."""
         if message.epoch != self._epoch:
             log.debug("event=dropped epoch=%d own=%d", message.epoch, self._epoch)
@@ -52,26 +58,35 @@ class RingStage:
             return None
         began_s = time.monotonic()
         try:
-            return to_message(self.stage.run(to_frame(message, self.stage.node)), message.serial)
-        except (FrameError, NumericsError) as error:
+            frame = to_frame(message, self._stage.node)
+        except FrameError as error:
             return failure(message, error)
+        result = await self._computing.run(frame)
+        try:
+            match result:
+                case Frame():
+                    return to_message(result, self._epoch)
+                case Refused():
+                    return failure(message, result.error)
+                case None:
+                    return None
         finally:
             self._recording.add(_span(message, message.arrived_s, began_s))
 
     def _is_cancelled(self, message: Message) -> bool:
-        is_cancelled = message.serial <= self._cancelled.get(message.request_id, 0)
+        is_cancelled = message.serial <= self._cancelled.get(message.sequence_id, 0)
         if self._cancelled:  # frames come in the order of their serials: what was cancelled up to this one has passed
             self._cancelled = {name: upto for name, upto in self._cancelled.items() if upto > message.serial}
         return is_cancelled
 
     def _obey(self, message: Message) -> Message:
         if message.kind is Kind.RELEASE:
-            self.stage.release(message.request_id)
+            self._stage.release(message.sequence_id)
         elif message.kind is Kind.FORK:
             try:
-                self.stage.fork(bytes(message.payload).hex(), message.request_id, message.position)
-            except FrameError:  # the next frame finds nothing kept before it, and says so
-                self.stage.release(message.request_id)
+                self._stage.fork(bytes(message.payload).hex(), message.sequence_id, message.position)
+            except FrameError:  # the next frame finds too little kept before it, and says so
+                self._stage.release(message.sequence_id)
         elif message.kind is Kind.TIMELINES:
             return replace(message, payload=bytes(message.payload) + self._recording.take())
         return message
@@ -81,91 +96,109 @@ def _span(message: Message, arrived_s: float, began_s: float, kind: SpanKind | N
     """Return the span of a frame that ends now."""
     kind = kind or SpanKind(message.kind.name.lower())
     ended_s = time.monotonic()
-    return Span(kind, message.request_id, message.serial, message.position, message.rows, arrived_s, began_s, ended_s)
+    return Span(kind, message.sequence_id, message.serial, message.position, message.rows, arrived_s, began_s, ended_s)
 
 
-@dataclass(slots=True)
-class _Sent:
-    """A frame that is under way; with what `returned` in its place, once it waits to be received."""
-
-    serial: int
-    position: int
-    returned: Message | None = None
-
-
-class RingLink:
-    """The coordinator's Link: its own stage, which is the first, then the ring.
+class RingPipeline:
+    """The coordinator's end of the ring: its own stage, which is the first, then the others.
 
     `cancel_elsewhere` tells the other stages to drop frames that are on their way; `recording` is what the coordinator
     did.
     """
 
     def __init__(
-        self, stage: RunningStage, n_stages: int, epoch: int, send: Send, cancel_elsewhere: Callable[[str, int], None]
+        self,
+        computing: Computing,
+        recording: Recording,
+        receive: Receive,
+        n_stages: int,
+        epoch: int,
+        send: Send,
+        cancel_elsewhere: Callable[[Cancel], None],
     ) -> None:
-        self.stages: Sequence[RunningStage] = (stage,)
+        self.computing = computing
+        self.recording = recording
         self.n_stages = n_stages
         self.frames_in_flight = n_stages + 1  # one in each stage, and one on its way
-        self.recording = Recording(stage.node)
+        self._receive = receive
         self._epoch = epoch
         self._send = send
         self._cancel_elsewhere = cancel_elsewhere
-        self._serials = itertools.count(1)  # 0 is that of what is no frame
-        self._sent: dict[str, deque[_Sent]] = {}
+        self._deadlines: dict[int, tuple[str, float]] = {}  # of the frames under way, by serial
 
-    def send(self, frame: Frame) -> None:
-        """See Link."""
-        serial = next(self._serials)
-        (stage,) = self.stages
-        began_s = time.monotonic()
-        message = to_message(replace(stage.run(frame), epoch=self._epoch), serial)
-        self.recording.add(_span(message, began_s, began_s))
-        self._send(message)
-        sent = self._sent.setdefault(frame.request_id, deque())
-        while sent and sent[-1].position >= frame.position:
-            sent.pop()
-        sent.append(_Sent(serial, frame.position))
+    async def send(self, item: Outgoing) -> None:
+        """See Pipeline."""
+        stage = self.computing.stage
+        match item:
+            case Frame():
+                await self._send_frame(item)
+            case Fork():
+                try:
+                    stage.fork(item.source_id, item.sequence_id, item.positions)
+                except FrameError:  # the next frame finds too little kept before it, and says so
+                    stage.release(item.sequence_id)
+                source = bytes.fromhex(item.source_id)
+                message = Message(Kind.FORK, item.sequence_id, self._epoch, position=item.positions, payload=source)
+                await self._send(message)
+            case Release():
+                stage.release(item.sequence_id)
+                await self._send(Message(Kind.RELEASE, item.sequence_id, self._epoch))
+            case Cancel():
+                self.cancel(item)
 
-    def receive(self, request_id: str) -> Frame | None:
-        """See Link."""
-        sent = self._sent.get(request_id)
-        message = sent[0].returned if sent else None
-        if sent is None or message is None:
-            return None
-        sent.popleft()
-        if message.kind is Kind.FAILURE:
-            raise raised_by(message)
-        return to_frame(message, self.stages[0].node)
+    async def advance(self, sequence_id: str) -> None:
+        """See Pipeline. What this node computes of a frame is computed when it is sent."""
 
-    def fork(self, source_id: str, request_id: str, positions: int) -> None:
-        """See Link."""
-        self.stages[0].fork(source_id, request_id, positions)
-        payload = bytes.fromhex(source_id)
-        self._send(Message(Kind.FORK, request_id, self._epoch, position=positions, payload=payload))
+    def waits(self, sequence_id: str) -> bool:  # noqa: ARG002
+        """See Pipeline."""
+        return False
 
-    def ask_timelines(self, asked_id: str) -> None:
+    def cancel(self, cancel: Cancel) -> None:
+        """See Pipeline."""
+        self._forget(cancel.sequence_id, cancel.serial)
+        self.computing.cancel(cancel)
+        self._cancel_elsewhere(cancel)
+
+    async def ask_timelines(self, asked_id: str) -> None:
         """Let all other stages tell what they did; it comes back as a message of this id."""
-        self._send(Message(Kind.TIMELINES, asked_id, self._epoch))
+        await self._send(Message(Kind.TIMELINES, asked_id, self._epoch))
 
-    def cancel(self, request_id: str) -> None:
-        """See Link."""
-        sent = self._sent.pop(request_id, None)
-        if sent and sent[-1].returned is None:
-            self._cancel_elsewhere(request_id, sent[-1].serial)
-
-    def release(self, request_id: str) -> None:
-        """See Link."""
-        self.cancel(request_id)
-        self.stages[0].release(request_id)
-        self._send(Message(Kind.RELEASE, request_id, self._epoch))
-
-    def come_back(self, message: Message) -> str | None:
-        """Take what the last stage sends; return the request that may go on, None if there is none (any more)."""
+    def come_back(self, message: Message) -> None:
+        """Take what the last stage sends."""
+        if message.epoch != self._epoch:
+            return
         if is_frame(message):
             self.recording.add(_span(message, message.arrived_s, time.monotonic(), SpanKind.RETURN))
-        under_way = (sent for sent in self._sent.get(message.request_id, ()) if sent.returned is None)
-        oldest = next(under_way, None)
-        if message.epoch != self._epoch or oldest is None or message.serial != oldest.serial:
-            return None  # a fork or release that went round, or a frame that was cancelled, or is void
-        oldest.returned = message
-        return message.request_id
+        elif message.kind is not Kind.FAILURE:
+            return  # a fork or release that went round
+        self._forget(message.sequence_id, message.serial)
+        try:
+            if message.kind is Kind.FAILURE:
+                raise raised_by(message)
+            returned: Returned = to_frame(message, self.computing.stage.node)
+        except MoeClusterError as error:
+            returned = Refused(message.sequence_id, message.serial, error)
+        self._receive(returned)
+
+    def overdue(self, now_s: float) -> set[str]:
+        """See Pipeline."""
+        return {sequence_id for sequence_id, deadline_s in self._deadlines.values() if deadline_s < now_s}
+
+    async def _send_frame(self, frame: Frame) -> None:
+        began_s = time.monotonic()
+        result = await self.computing.run(frame)
+        if isinstance(result, Refused):
+            self._receive(result)
+        if not isinstance(result, Frame):
+            return
+        message = to_message(result, self._epoch)
+        ended_s = time.monotonic()
+        self.recording.add(_span(message, began_s, began_s))
+        round_s = (ended_s - began_s) * (self.n_stages + self.frames_in_flight)
+        self._deadlines[frame.serial] = (frame.sequence_id, ended_s + LEAST_DEADLINE_S + DEADLINE_FACTOR * round_s)
+        await self._send(message)
+
+    def _forget(self, sequence_id: str, serial: int) -> None:
+        """Expect no frames of a sequence up to a serial number any more: those before are back, void or cancelled."""
+        for number in [n for n, (name, _) in self._deadlines.items() if name == sequence_id and n <= serial]:
+            del self._deadlines[number]

@@ -1,7 +1,7 @@
-"""Coordinator: owns the tokens of requests. It embeds, sends frames down the link, and samples what comes back.
+"""Coordinator: owns the tokens. It embeds them, and samples from the hidden states that come back.
 
-Knows nothing of text, and nothing of where the stages are. Its generators yield None while a frame is under way, so
-that many requests may run on one thread: they go on when a frame has left or come back.
+It has no input and output of its own: `step` yields the frames to send and the tokens that are written, and `receive`
+takes what comes out of the last stage, so that it is the same in one process and over a network. Knows nothing of text.
 
 Where stages would idle it drafts: the frames of tokens that may come next follow the newest token's. Each position is
 computed alone by the same kernels, and its token sampled from its own logits, so drafts change no bit of the answer.
@@ -11,252 +11,403 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, cast
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import cast
 
 import mlx.core as mx
 
-from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule, cut
+from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.decoding.drafting import Drafter
-from mlx_moe.decoding.kv_budget import KVBudget
-from mlx_moe.decoding.request import GenerationStats, Request
-from mlx_moe.decoding.sampling import KEPT_POSITIONS, Sampler
-from mlx_moe.decoding.session import Session
+from mlx_moe.decoding.request import Request
+from mlx_moe.decoding.sampling import Sampler
+from mlx_moe.decoding.scheduler import Scheduler
+from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.decoding.speculation import Acceptance, Speculation, worth_of
-from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, NumericsError
+from mlx_moe.errors import EvictedError, MoeClusterError, NumericsError, RewindError
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
-from mlx_moe.pipeline.frame import Frame, FrameKind
-from mlx_moe.pipeline.link import Link
-
-if TYPE_CHECKING:
-    from mlx_moe.decoding.generation import Generation
+from mlx_moe.pipeline.frame import (
+    Cancel,
+    Fork,
+    Frame,
+    FrameKind,
+    Outgoing,
+    Refused,
+    Release,
+    Returned,
+    makes_void,
+)
+from mlx_moe.pipeline.stage import Wait
 
 CLEAR_CACHE_EVERY = 256
 """Tokens after which MLX gives freed buffers back."""
 
-Progress = Callable[[int, int], None]
+FILLER_ID = 0
+"""Fills a frame that is run again up to the length it had; nothing is kept of these positions."""
 
-RESERVE = 1024
-"""Positions reserved for an answer without max_tokens; it may become longer while there is room."""
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A token that was written; its sequence is DECODE, or IDLE where it was the last one asked for."""
+
+    sequence: Sequence
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An answer that has ended by an error; its sequence is IDLE and sound."""
+
+    sequence: Sequence
+    error: MoeClusterError
+
+
+Output = Outgoing | Wait | Written | Failed
+"""What a step yields. Each is acted upon before the next is asked for; a Wait is called, in a thread if need be."""
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A frame that is under way, and what came back in its place."""
+
+    sequence_id: str
+    serial: int
+    position: int
+    end: int  # of the positions that are kept of it
+    returned: Returned | None = None
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What an answer needs while it is computed; all of it can be made again from the sequence."""
+
+    sequence: Sequence
+    request: Request
+    sampler: Sampler
+    speculation: Speculation
+    in_flight: deque[_InFlight] = field(default_factory=deque)
+    is_begun: bool = False
+    went_back_to: int = -1  # where it was run again from, the last time a stage could not rewind
+    is_checked: bool = False  # its frames look for the layer that made NaN
 
 
 class Coordinator:
-    """Drives the stages behind `link` for requests of many sessions, whose KV caches take at most `kv_positions`.
+    """Answers requests of many sequences, over `n_stages` stages with `frames_in_flight` prefill frames of each.
 
-    `new_drafter` creates a session's drafter; it is not used with a single stage, which would never idle.
-    `chunks` is how prompts are cut.
+    `new_drafter` creates a sequence's drafter; it is not used with a single stage, which would never idle. `chunks` is
+    how prompts are cut.
     """
 
     def __init__(
         self,
-        head: EmbeddingAndLMHead,
-        link: Link,
+        ends: EmbeddingAndLMHead,
         vocab_size: int,
+        *,
+        n_stages: int = 1,
+        frames_in_flight: int = 1,
         kv_positions: int | None = None,
         new_drafter: Callable[[], Drafter] | None = None,
         chunks: ChunkRule = DEFAULT_RULE,
     ) -> None:
-        self.budget = KVBudget(kv_positions)
         self.acceptance = Acceptance()
-        self._head = head
-        self._link = link
+        self.scheduler = Scheduler(n_stages, kv_positions)
+        self.sequences: dict[str, Sequence] = {}
+        self.drafters: dict[str, Drafter] = {}
+        self._answers: dict[str, _Answer] = {}
+        self._ends = ends
         self._vocab_size = vocab_size
+        self._n_stages = n_stages
+        self._frames_in_flight = frames_in_flight
+        self._new_drafter = new_drafter if n_stages > 1 else None
         self._chunks = chunks
-        self._new_drafter = new_drafter if link.n_stages > 1 else None
-        self._sessions: dict[str, Session] = {}
+        self._serial = 0
 
-    def new_session(self) -> Session:
-        """Return a session of its own KV caches."""
-        return Session(self._release, self._new_drafter() if self._new_drafter is not None else None)
-
-    @contextmanager
-    def answering(self, session: Session, answer: Generation, limit: int) -> Iterator[None]:
-        """Reserve the KV cache of an answer of up to `limit` tokens; at the end drop its frames, keep its session.
-
-        Raises:
-            InvalidRequestError: the session is answering already, or the KV cache cannot be so large.
-            InsufficientMemoryError: other requests have the memory.
+    def submit(self, sequence: Sequence) -> None:
+        """Let a sequence that was asked take turns: one that is new, or one that went on elsewhere and was `restart`ed.
+        It must not be answering.
         """
-        if session.answer is not None:
-            raise InvalidRequestError("the session is answering another request: close that one, or open a session")
-        request = answer.request
-        reserved = limit if request.max_tokens is not None else min(limit, RESERVE)
-        self._give_way(self.budget.admit(session.id, len(request.input_ids) + reserved))
-        self._sessions[session.id] = session
-        session.answer = answer
-        try:
-            yield
-        finally:
-            session.answer = None
-            self._link.cancel(session.id)
-            self.budget.rest(session.id)
-
-    def prefill(
-        self, request: Request, session: Session, stats: GenerationStats, progress: Progress | None = None
-    ) -> Generator[None, None, mx.array]:
-        """Run the prompt's new positions; return the hidden state `[1, D]` of its last one.
-
-        `progress` is called with the positions done and the positions to do, each time a chunk is done or waited for.
-        """
-        input_ids = request.input_ids
-        stats.chunk_length = self._reuse(session, input_ids)
-        stats.cached_tokens = reused = sent = session.reused
-        outputs = None if session.drafter is not None and session.drafter.observes else 1
-        planned = deque(cut(sent, len(input_ids), stats.chunk_length))
-        ends: deque[int] = deque()  # of the frames in flight
-        while True:
-            if planned and len(ends) < self._link.frames_in_flight:
-                end = planned.popleft()
-                embedded = self._head.embed(mx.array(input_ids[sent:end]))
-                self._send(session, Frame(session.id, sent, embedded, FrameKind.PREFILL, outputs=outputs))
-                ends.append(end)
-                sent = end
-                if self._link.frames_in_flight > 1:
-                    yield  # so that this frame is sent before the next chunk is computed
-            frame = self._link.receive(session.id)
-            if frame is None:
-                if not planned or len(ends) == self._link.frames_in_flight:
-                    if not planned:
-                        self._catch_up(session)
-                    if progress is not None:
-                        progress(len(session.token_ids) - reused, len(input_ids) - reused)
-                    yield
-                continue
-            self._keep(session, input_ids[len(session.token_ids) : ends.popleft()], frame.hidden_states)
-            if progress is not None:
-                progress(len(session.token_ids) - reused, len(input_ids) - reused)
-            if len(session.token_ids) == len(input_ids):
-                return frame.hidden_states[-1:]
-
-    def decode(
-        self,
-        hidden_states: mx.array,
-        request: Request,
-        session: Session,
-        seed: int,
-        limit: int,
-        stats: GenerationStats,
-    ) -> Generator[tuple[int, float] | None]:
-        """Yield up to `limit` tokens with their log-probabilities, from the last position's hidden state `[1, D]`.
-
-        A token's frame is sent before the token is read, unless a draft is in flight in its place: on one machine its
-        graph is built, in a pipeline it is on its way, while the caller handles the token.
-        """
-        sampler = Sampler(request.sampling, seed, self._vocab_size, request.input_ids)
-        speculation = Speculation(self.acceptance, worth_of(self._link.n_stages), stats)
-        start = len(request.input_ids)
-        for position in range(start, start + limit):
-            token, logprob = sampler(self._head.logits(hidden_states)[0], position)
-            mx.async_eval(token, logprob)
-            is_last = position == start + limit - 1
-            is_drafted = bool(speculation.token_ids)
-            if not is_last and not is_drafted:
-                self._send_token(session, position, token)
-            token_id, token_logprob = cast(int, token.item()), cast(float, logprob.item())
-            if not math.isfinite(token_logprob):
-                yield from self._blame(session, position - 1, is_prompt=position == start)
-            if not speculation.settle(token_id) and is_drafted:
-                self._send_token(session, position, token)
-            yield token_id, token_logprob
-            if is_last:
-                return
-            while (frame := self._link.receive(session.id)) is None:
-                self._draft(session, sampler, speculation, token_id, end=start + limit - 1)
-                yield None
-            hidden_states = frame.hidden_states
-            self._keep(session, [token_id], hidden_states)
-            if (position - start) % CLEAR_CACHE_EVERY == CLEAR_CACHE_EVERY - 1:
-                mx.clear_cache()
-
-    def _draft(self, session: Session, sampler: Sampler, speculation: Speculation, token_id: int, end: int) -> None:
-        """Send one more draft after the newest token, `token_id`, if a stage would idle; none from `end` on."""
-        in_flight = [token_id, *speculation.token_ids]
-        position = len(session.token_ids) + len(in_flight)
-        has_room = position < min(end, self.budget.reserved(session.id))  # a draft takes no other session's
-        if session.drafter is None or not has_room or not speculation.wants_draft(self._frames_for_each()):
-            return
-        draft = session.drafter.draft(
-            session.token_ids, in_flight, lambda logits: cast(int, sampler(logits, position)[0].item())
+        request = sequence.asked
+        self._answers[sequence.id] = _Answer(
+            sequence,
+            request,
+            Sampler(request.sampling, sequence.seed, self._vocab_size, request.input_ids, sequence.answer_ids),
+            Speculation(self.acceptance, worth_of(self._n_stages), sequence.stats),
         )
-        if draft is not None:
-            speculation.add(draft)
-            self._send_token(session, position, mx.array(draft), FrameKind.DRAFT)
+        self.scheduler.ready(sequence.id)
 
-    def _catch_up(self, session: Session) -> None:
-        """Let the drafter process queued hidden states; called while the first stage is idle."""
-        if session.drafter is not None and session.drafter.observes and self._frames_for_each() > 1:
-            session.drafter.catch_up(session.token_ids)
+    def receive(self, returned: Returned) -> None:
+        """Take what the last stage sends; what is cancelled or void goes nowhere."""
+        answer = self._answers.get(returned.sequence_id)
+        for frame in answer.in_flight if answer is not None else ():
+            if frame.serial == returned.serial:
+                frame.returned = returned
+                self.scheduler.ready(returned.sequence_id)
 
-    def _frames_for_each(self) -> int:
-        """Return how many frames of each answer may be in flight: with as many answers as stages, one."""
-        n_answers = sum(session.answer is not None for session in self._sessions.values())
-        return min(self._link.n_stages // n_answers, KEPT_POSITIONS)
+    def step(self, sequence_id: str) -> Iterator[Output]:
+        """Advance one answer: send one frame, or take one that has come back and write a token."""
+        answer = self._answers.get(sequence_id)
+        if answer is None:
+            return
+        try:
+            if not answer.is_begun:
+                yield from self._begin(answer)
+            elif answer.sequence.phase is Phase.PREFILL:
+                yield from self._prefill(answer)
+            else:
+                yield from self._decode(answer)
+        except RewindError as error:
+            if error.reached == answer.went_back_to == len(answer.sequence.token_ids):
+                yield from self.fail(answer.sequence, error)  # nothing was gained since
+                return
+            answer.went_back_to = error.reached
+            yield from self._go_back(answer, error.reached)
+        except MoeClusterError as error:
+            yield from self.fail(answer.sequence, error)
 
-    def _send_token(self, session: Session, position: int, token: mx.array, kind: FrameKind = FrameKind.DECODE) -> None:
-        self._send(session, Frame(session.id, position, self._head.embed(token.reshape(1)), kind))
-
-    def _keep(self, session: Session, token_ids: Sequence[int], hidden_states: mx.array) -> None:
-        session.keep(token_ids)
-        if session.drafter is not None and session.drafter.observes:
-            session.drafter.observe(hidden_states, session.token_ids)
-
-    def _send(self, session: Session, frame: Frame) -> None:
-        self._give_way(self.budget.use(session.id, frame.position + frame.hidden_states.shape[0]))
-        self._link.send(frame)
-
-    def _receive(self, session: Session) -> Generator[None, None, Frame]:
-        while (frame := self._link.receive(session.id)) is None:
-            yield
-        return frame
-
-    def _reuse(self, session: Session, input_ids: tuple[int, ...]) -> int:
-        """Let a session begin with the prefix that it keeps of a prompt, or with a longer one borrowed from another.
+    def end(self, sequence: Sequence) -> list[Outgoing]:
+        """End a sequence's answer, if it has one, where it stands; its KV caches stay.
 
         Returns:
-            The chunk length for the rest of the prompt. A fresh prompt is chunked by its full length even if a prefix
-            is borrowed, so that its result does not depend on what was borrowed.
+            What to send for that.
         """
-        session.rewind(session.shared(input_ids))
+        answer = self._answers.pop(sequence.id, None)
+        if answer is None:
+            return []
+        self.scheduler.end(sequence.id)
+        sequence.phase = Phase.IDLE
+        return [Cancel(sequence.id, answer.in_flight[-1].serial)] if answer.in_flight else []
+
+    def fail(self, sequence: Sequence, error: MoeClusterError) -> list[Output]:
+        """End an answer by an error. Returns what to send, and the event that says so."""
+        error.sequence_id = error.sequence_id or sequence.id
+        return [*self.end(sequence), Failed(sequence, error)]
+
+    def release(self, sequence: Sequence) -> list[Outgoing]:
+        """Free a sequence's KV caches on all stages; an answer ends. Returns what to send for that."""
+        ended = self.end(sequence)
+        drafter = self.drafters.pop(sequence.id, None)
+        if drafter is not None:
+            drafter.rewind(0)
+        if self.sequences.pop(sequence.id, None) is None:
+            return ended
+        self.scheduler.budget.release(sequence.id)
+        sequence.rewind(0)
+        return [*ended, Release(sequence.id)]
+
+    # The steps of an answer
+
+    def _begin(self, answer: _Answer) -> Iterator[Output]:
+        """Reserve KV cache, begin with what is kept of the prompt, and send the first frame."""
+        sequence, request = answer.sequence, answer.request
+        gone = self.scheduler.begin(sequence.id, len(request.input_ids), sequence.limit, request.max_tokens)
+        answer.is_begun = True
+        yield from self._give_way(gone)
+        if not self._is_current(answer):
+            return
+        if sequence.id not in self.sequences:
+            self.sequences[sequence.id] = sequence
+            if self._new_drafter is not None:
+                self.drafters.setdefault(sequence.id, self._new_drafter())
+        if sequence.phase is Phase.WAITING:
+            yield from self._reuse(sequence, request.input_ids)
+            sequence.plan()
+        if self._is_current(answer):
+            yield from self._prefill(answer)
+
+    def _reuse(self, sequence: Sequence, input_ids: tuple[int, ...]) -> Iterator[Output]:
+        """Let a sequence begin with the prefix that it keeps of a prompt, or with a longer one borrowed from another.
+
+        A fresh prompt is chunked by its full length even if a prefix is borrowed, so that its result does not depend on
+        what was borrowed.
+        """
+        self._rewind(sequence, sequence.shared(input_ids))
         length = self._chunks.length(len(input_ids))
-        lender = max(self._sessions.values(), key=lambda other: other.lend(input_ids, length))
-        lent, kept = lender.lend(input_ids, length), len(session.token_ids)
+        lender = max(self.sequences.values(), key=lambda other: other.lend(input_ids, length))
+        lent, kept = lender.lend(input_ids, length), len(sequence.token_ids)
         if lent > kept:
-            self._link.fork(lender.id, session.id, lent)
-            session.begin_as(lender, lent)
+            sequence.begin_as(lender, lent)
+            if lender.id in self.drafters:
+                self.drafters[sequence.id] = self.drafters[lender.id].fork(lent)
+            yield Fork(sequence.id, lender.id, lent)
         elif kept:
             length = self._chunks.length(len(input_ids) - kept)
         else:
-            session.chunk_length = length
-        session.reused = len(session.token_ids)
-        return length
+            sequence.chunk_length = length
+        sequence.reused = sequence.stats.cached_tokens = len(sequence.token_ids)
+        sequence.stats.chunk_length = length
 
-    def _give_way(self, session_ids: Iterable[str]) -> None:
-        for session_id in session_ids:
-            session = self._sessions[session_id]
-            if session.answer is not None:
-                session.answer.fail(
-                    InsufficientMemoryError(
-                        f"the answer was given up after {session.answer.stats.generated_tokens} tokens: older requests "
-                        f"took the last of {self.budget.positions} positions of KV cache; try again when one has ended"
-                    )
+    def _prefill(self, answer: _Answer) -> Iterator[Output]:
+        """Take the frames that have come back; write the first token after the last of them, else send the next."""
+        sequence = answer.sequence
+        while (taken := self._take(answer)) is not None:
+            self._keep(sequence, *taken)
+            hidden_states = taken[1]
+        if not sequence.planned and not answer.in_flight:
+            sequence.phase = Phase.DECODE
+            yield from self._write(answer, hidden_states[-1:])
+        elif sequence.planned and len(answer.in_flight) < self._frames_in_flight:
+            yield from self._send_planned(answer)
+            if self._frames_in_flight > 1:
+                self.scheduler.ready(sequence.id)  # in another turn, so that this frame leaves before the next
+        elif not sequence.planned:
+            yield from self._catch_up(sequence)
+
+    def _decode(self, answer: _Answer) -> Iterator[Output]:
+        """Take the frame of the newest token and write the next one; while it is under way, draft."""
+        taken = self._take(answer)
+        if taken is None:
+            yield from self._draft(answer)
+            return
+        self._keep(answer.sequence, *taken)
+        yield from self._write(answer, taken[1])
+
+    def _write(self, answer: _Answer, hidden_states: mx.array) -> Iterator[Output]:
+        """Choose the token after the last kept position, whose hidden state `[1, D]` this is.
+
+        Its frame is sent before the token is read, unless a draft is in flight in its place: on one machine its graph
+        is built, in a pipeline it is on its way, while the token is handled.
+        """
+        sequence, position = answer.sequence, len(answer.sequence.token_ids)
+        token, logprob = answer.sampler(self._ends.logits(hidden_states)[0], position)
+        mx.async_eval(token, logprob)
+        is_last = len(sequence.answer_ids) + 1 == sequence.limit
+        is_drafted = bool(answer.speculation.token_ids)
+        if not is_last and not is_drafted:
+            yield from self._send_token(answer, position, token)
+            if not self._is_current(answer):
+                return
+        token_id, token_logprob = cast(int, token.item()), cast(float, logprob.item())
+        if not math.isfinite(token_logprob):
+            yield from self._blame(answer)
+            return
+        if not answer.speculation.settle(token_id) and is_drafted:
+            yield from self._send_token(answer, position, token)
+            if not self._is_current(answer):
+                return
+        sequence.answer_ids.append(token_id)
+        if is_last:
+            yield from self.end(sequence)
+        elif self._n_stages > 1:
+            self.scheduler.ready(sequence.id)  # to draft
+        yield Written(sequence, token_id, token_logprob)
+        if len(sequence.answer_ids) % CLEAR_CACHE_EVERY == 0:
+            mx.clear_cache()
+
+    def _draft(self, answer: _Answer) -> Iterator[Output]:
+        """Send one more draft after the newest token if a stage would idle."""
+        sequence, speculation = answer.sequence, answer.speculation
+        drafter = self.drafters.get(sequence.id)
+        in_flight = [sequence.answer_ids[-1], *speculation.token_ids]
+        position = len(sequence.token_ids) + len(in_flight)
+        end = len(answer.request.input_ids) + sequence.limit - 1
+        has_room = position < min(end, self.scheduler.budget.reserved(sequence.id))  # a draft takes no other's
+        if drafter is None or not has_room or not speculation.wants_draft(self.scheduler.frames_for_each):
+            return
+        draft = drafter.draft(
+            sequence.token_ids, in_flight, lambda logits: cast(int, answer.sampler(logits, position)[0].item())
+        )
+        if draft is not None:
+            speculation.add(draft)
+            yield from self._send_token(answer, position, mx.array(draft), FrameKind.DRAFT)
+            self.scheduler.ready(sequence.id)
+
+    def _catch_up(self, sequence: Sequence) -> Iterator[Output]:
+        """Let the drafter process queued hidden states; called while the first stage is idle."""
+        drafter = self.drafters.get(sequence.id)
+        if drafter is not None and drafter.observes and self.scheduler.frames_for_each > 1:
+            arrays = drafter.catch_up(sequence.token_ids)
+            if arrays:
+                yield partial(mx.eval, arrays)
+
+    def _blame(self, answer: _Answer) -> Iterator[Output]:
+        """Run the last position again, checked, so that the stage names the layer that made it not finite."""
+        if answer.is_checked or not answer.sequence.answer_ids:  # a prompt's frames are always checked
+            raise NumericsError("the output head's logits are not finite, although its input is")
+        answer.is_checked = True
+        yield from self._go_back(answer, len(answer.sequence.token_ids) - 1)
+
+    def _go_back(self, answer: _Answer, position: int) -> Iterator[Output]:
+        """Run everything from `position` on again, in the same frames."""
+        sequence, in_flight = answer.sequence, list(answer.in_flight)
+        answer.in_flight.clear()
+        answer.speculation.drop()
+        sequence.replan(position)
+        if drafter := self.drafters.get(sequence.id):
+            drafter.rewind(len(sequence.token_ids))
+        self.scheduler.ready(sequence.id)
+        if in_flight:
+            yield Cancel(sequence.id, in_flight[-1].serial)
+
+    # Frames
+
+    def _send_planned(self, answer: _Answer) -> Iterator[Output]:
+        sequence = answer.sequence
+        start = answer.in_flight[-1].end if answer.in_flight else len(sequence.token_ids)
+        end = sequence.planned.pop(0)
+        token_ids = sequence.known(start, end)
+        token_ids += [FILLER_ID] * (sequence.cut_lengths.get(end, end - start) - len(token_ids))
+        drafter = self.drafters.get(sequence.id)
+        if start < len(answer.request.input_ids):
+            kind, outputs = FrameKind.PREFILL, None if drafter is not None and drafter.observes else 1
+        else:
+            kind, outputs = FrameKind.DECODE, None
+        embedded = self._ends.embed(mx.array(token_ids))
+        yield from self._send(answer, Frame(sequence.id, start, embedded, kind, outputs=outputs), end)
+
+    def _send_token(
+        self, answer: _Answer, position: int, token: mx.array, kind: FrameKind = FrameKind.DECODE
+    ) -> Iterator[Output]:
+        embedded = self._ends.embed(token.reshape(1))
+        yield from self._send(answer, Frame(answer.sequence.id, position, embedded, kind), position + 1)
+
+    def _send(self, answer: _Answer, frame: Frame, end: int) -> Iterator[Output]:
+        """Send a frame, of which positions up to `end` will be kept; frames that it makes void are forgotten."""
+        yield from self._give_way(
+            self.scheduler.budget.use(frame.sequence_id, frame.position + frame.hidden_states.shape[0])
+        )
+        self._serial += 1
+        frame = replace(frame, serial=self._serial, checked=answer.is_checked)
+        answer.in_flight = deque(other for other in answer.in_flight if not makes_void(frame, other))
+        answer.in_flight.append(_InFlight(frame.sequence_id, frame.serial, frame.position, end))
+        yield frame
+
+    def _is_current(self, answer: _Answer) -> bool:
+        """Whether an answer goes on: it may be ended while a frame of it leaves."""
+        return self._answers.get(answer.sequence.id) is answer
+
+    def _take(self, answer: _Answer) -> tuple[int, mx.array] | None:
+        """Return the end and the hidden states of the oldest frame, None while it is under way. Raises its failure."""
+        if not answer.in_flight or answer.in_flight[0].returned is None:
+            return None
+        sent = answer.in_flight.popleft()
+        if isinstance(sent.returned, Refused):
+            raise sent.returned.error
+        assert isinstance(sent.returned, Frame)
+        return sent.end, sent.returned.hidden_states
+
+    def _keep(self, sequence: Sequence, end: int, hidden_states: mx.array) -> None:
+        """Note that all stages keep positions up to `end`."""
+        start = len(sequence.token_ids)
+        sequence.keep(sequence.known(start, end))
+        drafter = self.drafters.get(sequence.id)
+        if drafter is not None and drafter.observes:
+            drafter.observe(hidden_states[: end - start], sequence.token_ids)
+
+    def _rewind(self, sequence: Sequence, position: int) -> None:
+        sequence.rewind(position)
+        if drafter := self.drafters.get(sequence.id):
+            drafter.rewind(position)
+
+    def _give_way(self, sequence_ids: Iterable[str]) -> Iterator[Output]:
+        """Release sequences that gave way to another; an answer of theirs ends."""
+        for sequence_id in sequence_ids:
+            sequence = self.sequences[sequence_id]
+            if sequence_id in self._answers:
+                error = EvictedError(
+                    f"the answer was given up after {len(sequence.answer_ids)} tokens: older requests took the last of "
+                    f"{self.scheduler.budget.positions} positions of KV cache; try again when one has ended"
                 )
-            self._release(session)
-
-    def _release(self, session: Session) -> None:
-        """Free a session's KV caches everywhere; its next request starts from nothing."""
-        self._link.release(session.id)
-        self.budget.release(session.id)
-        self._sessions.pop(session.id, None)
-        session.rewind(0)
-
-    def _blame(self, session: Session, position: int, *, is_prompt: bool) -> Generator[None, None, NoReturn]:
-        """Raise NumericsError that names the layer whose output for `position` is not finite, or else the head."""
-        if not is_prompt:  # whose frames were checked
-            token_id = session.token_ids[position]
-            session.rewind(position)
-            self._link.cancel(session.id)
-            embedded = self._head.embed(mx.array([token_id]))
-            self._link.send(Frame(session.id, position, embedded, FrameKind.DECODE, checked=True))
-            yield from self._receive(session)
-        raise NumericsError("the output head's logits are not finite, although its input is")
+                yield from self.fail(sequence, error)
+            yield from self.release(sequence)

@@ -24,11 +24,20 @@ KEPT_POSITIONS = 16
 class Sampler:
     """Samples the tokens of one request. Lazy: it builds graphs and evaluates nothing.
 
+    `answer_ids` were written before, where an answer goes on.
+
     Raises:
         InvalidRequestError: a biased token is outside the vocabulary.
     """
 
-    def __init__(self, params: SamplingParams, seed: int, vocab_size: int, prompt_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        seed: int,
+        vocab_size: int,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int] = (),
+    ) -> None:
         params.require_vocabulary(vocab_size)
         self._params = params
         self._seed = seed
@@ -43,7 +52,7 @@ class Sampler:
             self._in_prompt = mx.zeros(vocab_size, dtype=mx.bool_)
             self._in_prompt[mx.array(sorted(set(prompt_ids)))] = True
         if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
-            self._counts = mx.zeros(vocab_size)
+            self._counts = mx.zeros(vocab_size).at[mx.array(list(answer_ids), dtype=mx.uint32)].add(1.0)
 
     def __call__(self, logits: mx.array, position: int) -> tuple[mx.array, mx.array]:
         """Sample the token of `position` from logits `[V]`; return it `[]` and its log-probability `[]`.

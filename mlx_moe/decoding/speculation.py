@@ -105,6 +105,10 @@ class Speculation:
             self._drafts.clear()
         return right
 
+    def drop(self) -> None:
+        """Forget the drafts in flight: what they follow is run again."""
+        self._drafts.clear()
+
     def _expected(self) -> float:
         """Return how probable it is that one more draft, and so all before it, are right."""
         rate = self.acceptance.rate

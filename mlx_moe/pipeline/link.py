@@ -1,4 +1,4 @@
-"""Link: how the coordinator reaches the stages. Here in process; over the network elsewhere, behind the same verbs."""
+"""Link: how a coordinator's owner reaches the stages. Here in process; over the network elsewhere."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.pipeline.frame import Frame
-from mlx_moe.pipeline.stage import StageCounts
+from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned, makes_void
+from mlx_moe.pipeline.stage import StageCounts, Wait
 
 
 class Link(Protocol):
-    """An ordered way into the first stage and out of the last: every verb takes effect after those before it."""
+    """An ordered way into the first stage and out of the last."""
 
     @property
     def n_stages(self) -> int:
@@ -22,32 +22,13 @@ class Link(Protocol):
 
     @property
     def frames_in_flight(self) -> int:
-        """Prefill frames of one request that may be under way at a time."""
+        """Prefill frames of one sequence that may be under way at a time."""
 
-    def send(self, frame: Frame) -> None:
-        """Send a frame on its way. Those of its request in flight that start at its position or later are void.
+    def send(self, item: Outgoing) -> None:
+        """Send something on its way, behind what was sent before."""
 
-        A void frame never comes back from `receive`, and a stage that it has not reached need not run it.
-
-        Raises:
-            FrameError, NumericsError: a stage in this process refuses it.
-        """
-
-    def receive(self, request_id: str) -> Frame | None:
-        """Return a request's next frame from the last stage, in the order they were sent; None while it is under way.
-
-        Raises:
-            FrameError, NumericsError: a stage refused the frame.
-        """
-
-    def fork(self, source_id: str, request_id: str, positions: int) -> None:
-        """Let the KV caches of a request begin as the first `positions` of another's, in place of what they were."""
-
-    def cancel(self, request_id: str) -> None:
-        """Drop the request's frames in flight; its KV caches stay."""
-
-    def release(self, request_id: str) -> None:
-        """Drop the request's frames in flight and free its KV caches everywhere."""
+    def receive(self, sequence_id: str) -> list[Returned]:
+        """Return what has come back of a sequence since the last time, in the order it was sent."""
 
 
 class RunningStage(Protocol):
@@ -59,14 +40,14 @@ class RunningStage(Protocol):
     def run(self, frame: Frame) -> Frame:
         """Return the frame after the stage's last layer."""
 
-    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
-        """Run a frame, with pauses in which frames of other requests may run."""
+    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
+        """Run a frame; where it yields, others may compute once the wait is over."""
 
-    def fork(self, source_id: str, request_id: str, positions: int) -> None:
-        """Let a request begin as another's first positions."""
+    def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
+        """Let a sequence begin as another's first positions."""
 
-    def release(self, request_id: str) -> None:
-        """Free what is kept of a request."""
+    def release(self, sequence_id: str) -> None:
+        """Free what is kept of a sequence."""
 
     @property
     def kv_bytes(self) -> int:
@@ -74,7 +55,7 @@ class RunningStage(Protocol):
 
     @property
     def kv_positions(self) -> int:
-        """Positions that all requests keep."""
+        """Positions that all sequences keep."""
 
 
 SLICE_S = 0.1
@@ -82,19 +63,47 @@ SLICE_S = 0.1
 
 
 @dataclass(slots=True)
-class _Sent:
-    """A frame that was sent at a position: its steps, and what came of them."""
+class RunningFrame:
+    """A frame on its way through stages of this process, and what came of it."""
 
-    position: int
-    steps: Generator[None, None, Frame]
-    result: Frame | None = None
+    frame: Frame
+    steps: Generator[Wait, None, Frame]
+    result: Returned | None = None
+
+    @property
+    def sequence_id(self) -> str:
+        """Its sequence."""
+        return self.frame.sequence_id
+
+    @property
+    def position(self) -> int:
+        """Its first position."""
+        return self.frame.position
+
+    def step(self) -> Wait | None:
+        """Start what is next; return the Wait for it, None where `result` is there."""
+        try:
+            return next(self.steps)
+        except StopIteration as done:
+            self.result = done.value
+        except MoeClusterError as error:
+            self.result = Refused(self.frame.sequence_id, self.frame.serial, error)
+        return None
+
+    def advance(self, slice_s: float) -> None:
+        """Compute for about `slice_s`, or to the end."""
+        ends_at = time.monotonic() + slice_s
+        while (wait := self.step()) is not None:
+            wait()
+            if time.monotonic() >= ends_at:
+                return
 
 
 class LocalLink:
     """Stages in this process, one behind the other. Frames carry lazy arrays: nothing is copied.
 
-    One thread computes for all requests. So that a long chunk does not hold up other answers, `receive` runs it for
-    `slice_s` and then says that it is under way. That changes no bit: the frames of a request are computed alone.
+    One thread computes for all sequences. So that a long chunk does not hold up other answers, `receive` runs it for
+    `slice_s` and then returns without it. That changes no bit: the frames of a sequence are computed alone.
     """
 
     n_stages = 1  # there is one thread
@@ -103,60 +112,47 @@ class LocalLink:
     def __init__(self, stages: Sequence[RunningStage], slice_s: float = SLICE_S) -> None:
         self.stages = tuple(stages)
         self._slice_s = slice_s
-        self._sent: dict[str, deque[_Sent]] = {}
+        self._sent: dict[str, deque[RunningFrame]] = {}
 
-    @property
-    def under_way(self) -> list[str]:
-        """The requests that have a frame which waits for its next slice."""
-        return [name for name, sent in self._sent.items() if sent and sent[0].result is None]
+    def send(self, item: Outgoing) -> None:
+        """See Link. A frame is run for a slice at once: the graph of a decode frame is built."""
+        match item:
+            case Frame():
+                sent = deque(other for other in self._sent.get(item.sequence_id, ()) if not makes_void(item, other))
+                self._sent[item.sequence_id] = sent
+                sent.append(RunningFrame(item, self._steps(item)))
+                self._advance(sent)
+            case Fork():
+                for stage in self.stages:
+                    stage.fork(item.source_id, item.sequence_id, item.positions)
+            case Cancel():
+                self._cancel(item.sequence_id)
+            case Release():
+                self._cancel(item.sequence_id)
+                for stage in self.stages:
+                    stage.release(item.sequence_id)
 
-    def send(self, frame: Frame) -> None:
-        """See Link."""
-        sent = self._sent.setdefault(frame.request_id, deque())
-        while sent and sent[-1].position >= frame.position:
-            sent.pop()
-        sent.append(_Sent(frame.position, self._steps(frame)))
-        self._advance(sent)
-
-    def receive(self, request_id: str) -> Frame | None:
-        """See Link."""
-        sent = self._sent[request_id]
-        if sent[0].result is None:
+    def receive(self, sequence_id: str) -> list[Returned]:
+        """See Link. Runs the oldest frame that is not done for a slice."""
+        sent = self._sent.get(sequence_id, deque())
+        if sent and sent[0].result is None:
             self._advance(sent)
-        return None if sent[0].result is None else sent.popleft().result
+        returned = []
+        while sent and sent[0].result is not None:
+            returned.append(sent[0].result)
+            sent.popleft()
+        return returned
 
-    def fork(self, source_id: str, request_id: str, positions: int) -> None:
-        """See Link."""
-        for stage in self.stages:
-            stage.fork(source_id, request_id, positions)
+    def _cancel(self, sequence_id: str) -> None:
+        for running in self._sent.pop(sequence_id, ()):
+            running.steps.close()
 
-    def cancel(self, request_id: str) -> None:
-        """See Link."""
-        self._sent.pop(request_id, None)
-
-    def release(self, request_id: str) -> None:
-        """See Link."""
-        self.cancel(request_id)
-        for stage in self.stages:
-            stage.release(request_id)
-
-    def _steps(self, frame: Frame) -> Generator[None, None, Frame]:
+    def _steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
         for stage in self.stages:
             frame = yield from stage.steps(frame)
         return frame
 
-    def _advance(self, sent: deque[_Sent]) -> None:
-        """Run the oldest frame that is not done for one slice."""
-        oldest = next((frame for frame in sent if frame.result is None), None)
-        if oldest is None:
-            return
-        ends_at = time.monotonic() + self._slice_s
-        try:
-            next(oldest.steps)
-            while time.monotonic() < ends_at:
-                next(oldest.steps)
-        except StopIteration as done:
-            oldest.result = done.value
-        except MoeClusterError:
-            sent.remove(oldest)
-            raise
+    def _advance(self, sent: deque[RunningFrame]) -> None:
+        oldest = next((running for running in sent if running.result is None), None)
+        if oldest is not None:
+            oldest.advance(self._slice_s)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import mlx.core as mx
 
@@ -15,6 +16,9 @@ from mlx_moe.pipeline.shard import Shard
 
 LONG_CHUNK = 32
 """From this many positions on, each layer is evaluated before the next is built: only its temporaries are alive."""
+
+Wait = Callable[[], None]
+"""Blocks until what was started is computed; may be called in another thread, while nothing else computes."""
 
 
 @dataclass(slots=True)
@@ -39,47 +43,43 @@ class Stage:
         steps = self.steps(frame)
         while True:
             try:
-                next(steps)
+                wait = next(steps)
             except StopIteration as done:
                 result: Frame = done.value
                 return result
+            wait()
 
-    def steps(self, frame: Frame) -> Generator[None, None, Frame]:
-        """Run a frame, with a pause after each layer of a long chunk: other requests' frames may run then.
+    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
+        """Run a frame. What takes long is started, and its Wait yielded; once it is over, other frames may run.
+
+        Closed there, it leaves the caches as they were.
 
         A prefill frame is evaluated here, so that no more than one chunk's activations are alive; a decode frame is
         returned lazy, its evaluation under way.
 
         Raises:
-            FrameError: a hole before the frame, or a wrong shape or dtype; nothing changed.
-            RewindError: the caches cannot rewind to the frame's position.
+            FrameError: a wrong shape or dtype; nothing changed.
+            RewindError: fewer positions than the frame's are kept, or the caches cannot rewind to it.
             NumericsError: NaN or Inf; names the node and the layer.
         """
         self._check(frame)
-        caches = self._caches_of(frame.request_id)
+        caches = self._caches_of(frame.sequence_id)
         self._require(frame.position, rewind_all(caches, frame.position))
-        hidden_states = frame.hidden_states
-        last = self.shard.config.num_hidden_layers - 1
-        for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
-            if index == last and frame.outputs is None and hidden_states.shape[0] > 1:
-                hidden_states = self._all_outputs(layer, hidden_states, cache)
-            else:
-                hidden_states = layer(hidden_states, cache, frame.outputs if index == last else None)
-            if frame.kind is not FrameKind.PREFILL:
-                mx.async_eval(hidden_states)  # the next layer is built while this one is computed
-            elif frame.hidden_states.shape[0] >= LONG_CHUNK:
-                mx.eval(hidden_states)
-                yield
-            if frame.checked and not mx.isfinite(hidden_states).all().item():
-                raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
-        if frame.kind is FrameKind.PREFILL and not self._settle(hidden_states, caches) and not frame.checked:
-            self.run(replace(frame, checked=True))
+        try:
+            hidden_states = yield from self._layers(frame, caches)
+            if frame.kind is FrameKind.PREFILL:
+                is_finite = yield from self._settle(hidden_states, caches)
+                if not is_finite and not frame.checked:
+                    self.run(replace(frame, checked=True))
+        except GeneratorExit:
+            rewind_all(caches, frame.position)
+            raise
         self.counts.frames += 1
         self.counts.positions += frame.hidden_states.shape[0]
         end = frame.position + frame.hidden_states.shape[0]
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
 
-    def fork(self, source_id: str, request_id: str, positions: int) -> None:
+    def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """Let a request's caches begin as the first `positions` of another's, in place of what they were.
 
         Raises:
@@ -90,12 +90,12 @@ class Stage:
         if positions > kept:
             raise FrameError(f"node {self.node}: a fork of {positions} positions, but only {kept} are kept")
         forks = [cache.fork(positions) for cache in self._caches[source_id]]
-        self._caches[request_id] = forks
-        self._require(positions, rewind_all(forks, self._kept(request_id)))
+        self._caches[sequence_id] = forks
+        self._require(positions, rewind_all(forks, self._kept(sequence_id)))
 
-    def release(self, request_id: str) -> None:
+    def release(self, sequence_id: str) -> None:
         """Free a request's caches."""
-        self._caches.pop(request_id, None)
+        self._caches.pop(sequence_id, None)
 
     @property
     def kv_bytes(self) -> int:
@@ -105,16 +105,31 @@ class Stage:
     @property
     def kv_positions(self) -> int:
         """Positions that all requests keep."""
-        return sum(self._kept(request_id) for request_id in self._caches)
+        return sum(self._kept(sequence_id) for sequence_id in self._caches)
 
-    def _kept(self, request_id: str) -> int:
-        caches = self._caches.get(request_id)
+    def _layers(self, frame: Frame, caches: list[LayerCache]) -> Generator[Wait, None, mx.array]:
+        hidden_states = frame.hidden_states
+        last = self.shard.config.num_hidden_layers - 1
+        for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
+            if index == last and frame.outputs is None and hidden_states.shape[0] > 1:
+                hidden_states = self._all_outputs(layer, hidden_states, cache)
+            else:
+                hidden_states = layer(hidden_states, cache, frame.outputs if index == last else None)
+            mx.async_eval(hidden_states)  # the next layer is built while this one is computed
+            if frame.kind is FrameKind.PREFILL and frame.hidden_states.shape[0] >= LONG_CHUNK:
+                yield partial(mx.eval, hidden_states)
+            if frame.checked and not mx.isfinite(hidden_states).all().item():
+                raise NumericsError(f"node {self.node}, layer {index}: hidden states are not finite")
+        return hidden_states
+
+    def _kept(self, sequence_id: str) -> int:
+        caches = self._caches.get(sequence_id)
         return min(cache.length for cache in caches) if caches else 0
 
-    def _caches_of(self, request_id: str) -> list[LayerCache]:
-        if request_id not in self._caches:
-            self._caches[request_id] = [layer.new_cache() for layer in self.shard.layers]
-        return self._caches[request_id]
+    def _caches_of(self, sequence_id: str) -> list[LayerCache]:
+        if sequence_id not in self._caches:
+            self._caches[sequence_id] = [layer.new_cache() for layer in self.shard.layers]
+        return self._caches[sequence_id]
 
     def _require(self, position: int, reached: int) -> None:
         if reached < position:
@@ -133,10 +148,11 @@ class Stage:
             )
         if frame.outputs is not None and not 1 <= frame.outputs <= shape[0]:
             raise FrameError(f"node {self.node}: a frame of {shape[0]} positions asks for {frame.outputs} outputs")
-        kept = self._kept(frame.request_id)
+        kept = self._kept(frame.sequence_id)
         if not 0 <= frame.position <= kept:
-            raise FrameError(
-                f"node {self.node}: a frame starts at position {frame.position}, but only {kept} positions are kept"
+            raise RewindError(
+                f"node {self.node}: a frame starts at position {frame.position}, but only {kept} positions are kept",
+                reached=kept,
             )
         if frame.position + shape[0] > room:
             raise FrameError(
@@ -154,9 +170,11 @@ class Stage:
         outputs = layer(hidden_states, cache)
         return mx.concatenate([outputs[:-1], asked_alone])
 
-    def _settle(self, hidden_states: mx.array, caches: list[LayerCache]) -> bool:
+    def _settle(self, hidden_states: mx.array, caches: list[LayerCache]) -> Generator[Wait, None, bool]:
         """Evaluate a chunk with its caches, give temporaries back, and say whether all of it is finite."""
         finite = mx.isfinite(hidden_states).all()
-        mx.eval(finite, hidden_states, [cache.arrays for cache in caches])
+        arrays = [finite, hidden_states, *(cache.arrays for cache in caches)]
+        mx.async_eval(arrays)
+        yield partial(mx.eval, arrays)
         mx.clear_cache()
         return bool(finite.item())

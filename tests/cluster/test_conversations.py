@@ -12,7 +12,7 @@ from cluster.client import RemoteConversation, RemoteModel
 from cluster.wire import coordinator_pb2
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError
+from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, TooLargeError
 from mlx_moe.model import Model
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
@@ -248,7 +248,7 @@ def test_more_requests_than_there_is_memory_for_are_refused_with_numbers_and_the
 
 
 def test_a_request_that_could_never_fit_is_refused_with_numbers(small: RemoteModel) -> None:
-    with pytest.raises(InvalidRequestError, match=r"may take 768 positions of KV cache, .* room for 512"):
+    with pytest.raises(TooLargeError, match=r"may take 768 positions of KV cache, .* room for 512"):
         answer(small, request((*LONG, *LONG), max_tokens=100))
 
 

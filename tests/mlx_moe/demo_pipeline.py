@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as List
 from functools import cache
 from itertools import cycle
 from typing import Any
@@ -11,12 +12,15 @@ import mlx.core as mx
 import pytest
 
 from mlx_moe.checkpoint import library
+from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.drafting import Drafter, MTPDrafter
 from mlx_moe.decoding.drafting.drafter import Choose
+from mlx_moe.decoding.engine import Engine as Answers
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.decoding.session import Session
 from mlx_moe.decoding.speculation import Acceptance
 from mlx_moe.layers.decoder import DecoderLayer
@@ -88,13 +92,30 @@ class Pipeline:
     ) -> None:
         self.engine = engine(n_stages)
         self.link = SlowLink(self.engine.link.stages)
-        head, vocab_size = self.engine.head, self.engine.config.vocab_size
-        self.coordinator = Coordinator(head, self.link, vocab_size, kv_positions, new_drafter, chunks)
+        self.coordinator = Coordinator(
+            self.engine.head,
+            self.engine.config.vocab_size,
+            n_stages=n_stages,
+            frames_in_flight=self.link.frames_in_flight,
+            kv_positions=kv_positions,
+            new_drafter=new_drafter,
+            chunks=chunks,
+        )
+        self.answers = Answers(self.coordinator, self.link)
 
-    def ask(self, request: Request, session: Session | None = None, seed: int = 5) -> Generation:
-        return answer(self.coordinator, request, session, seed)
+    def new_session(self) -> Session:
+        return Session(Sequence(), self.answers.release)
 
-    def finish(self, *answers: Generation, steps: Sequence[int | None] = (None,)) -> list[list[Token]]:
+    def ask(
+        self,
+        request: Request,
+        session: Session | None = None,
+        seed: int = 5,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        return answer(self.answers, request, session, seed, progress)
+
+    def finish(self, *answers: Generation, steps: List[int | None] = (None,)) -> list[list[Token]]:
         """Advance answers in turns until all have ended; after each turn the stages named next in `steps` work."""
         tokens: list[list[Token]] = [[] for _ in answers]
         stages = cycle(steps)
@@ -106,26 +127,28 @@ class Pipeline:
         return tokens
 
     def close(self) -> None:
-        for session in list(self.coordinator._sessions.values()):
-            session.close()
+        for sequence in list(self.coordinator.sequences.values()):
+            self.answers.release(sequence)
         self.link.settle()
 
 
-def answer(coordinator: Coordinator, request: Request, session: Session | None = None, seed: int = 5) -> Generation:
-    assert request.max_tokens is not None
-    return Generation(
-        coordinator,
-        tokenizer(),
-        request,
-        session or coordinator.new_session(),
-        seed=seed,
-        limit=request.max_tokens,
-        close_session=session is None,
-    )
+def answer(
+    answers: Answers,
+    request: Request,
+    session: Session | None = None,
+    seed: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+    limit: int | None = None,
+) -> Generation:
+    limit = limit or request.max_tokens
+    assert limit is not None
+    sequence = Sequence() if session is None else session.sequence
+    writer = AnswerWriter(tokenizer(), sequence, request, seed=seed, limit=limit)
+    return Generation(answers, writer, close_session=session is None, progress=progress)
 
 
 def ask_for(
-    input_ids: Sequence[int], max_tokens: int = 24, sampling: SamplingParams = GREEDY, *, ignore_eos: bool = True
+    input_ids: List[int], max_tokens: int = 24, sampling: SamplingParams = GREEDY, *, ignore_eos: bool = True
 ) -> Request:
     return Request(tuple(input_ids), sampling, max_tokens, ignore_eos=ignore_eos, detect_loops=False)
 
@@ -134,7 +157,8 @@ def ask_for(
 def plain(request: Request, seed: int = 5) -> list[Token]:
     """Return what the model writes alone, in one stage."""
     one = engine(1)
-    return list(answer(Coordinator(one.head, LocalLink(one.link.stages), one.config.vocab_size), request, seed=seed))
+    answers = Answers(Coordinator(one.head, one.config.vocab_size), LocalLink(one.link.stages))
+    return list(answer(answers, request, seed=seed))
 
 
 class Scripted:
@@ -142,14 +166,14 @@ class Scripted:
 
     observes = False
 
-    def __init__(self, known: Sequence[int], right: Sequence[bool | None]) -> None:
+    def __init__(self, known: List[int], right: List[bool | None]) -> None:
         self._known = known
         self._script = cycle(right)
 
-    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:  # noqa: ARG002
+    def observe(self, hidden_states: mx.array, token_ids: List[int]) -> None:  # noqa: ARG002
         raise AssertionError("it asks for none")
 
-    def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
+    def draft(self, token_ids: List[int], in_flight: List[int], choose: Choose) -> int | None:
         assert in_flight[0] == self._known[len(token_ids)]
         choose(mx.zeros(engine(1).config.vocab_size))  # as real ones do; the sampler keeps counts
         right = next(self._script)

@@ -11,9 +11,15 @@ import pytest
 
 import mlx_moe
 from mlx_moe.checkpoint import library
+from mlx_moe.decoding.answer_writer import AnswerWriter
+from mlx_moe.decoding.coordinator import Coordinator
+from mlx_moe.decoding.engine import Engine
+from mlx_moe.decoding.generation import Generation
+from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import CheckpointError, InvalidRequestError, NumericsError
 from mlx_moe.layers.weights import DenseWeight
-from mlx_moe.model import Model
+from mlx_moe.model import LocalModel as Model
+from mlx_moe.pipeline.link import LocalLink
 
 
 @pytest.fixture(scope="module")
@@ -195,12 +201,11 @@ def test_nan_fails_the_request_names_the_layer_and_leaves_the_model_answering(mo
 
 
 def test_nan_in_the_head_is_told_from_nan_in_a_layer(model: Model) -> None:
-    head = model._coordinator._head
     broken = DenseWeight(mx.full((model.config.vocab_size, model.config.hidden_size), mx.nan))
-    model._coordinator._head = replace(head, lm_head=broken)
+    coordinator = Coordinator(replace(model.head, lm_head=broken), model.config.vocab_size)
+    writer = AnswerWriter(model.tokenizer, Sequence(), ask(model), seed=1, limit=4)
     with pytest.raises(NumericsError, match="output head"):
-        ids_of(model.generate(ask(model)))
-    model._coordinator._head = head
+        list(Generation(Engine(coordinator, LocalLink([model.stage])), writer, close_session=True))
 
 
 def test_the_sugar_takes_a_text_and_options(model: Model) -> None:

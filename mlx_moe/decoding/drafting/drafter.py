@@ -33,10 +33,11 @@ class Drafter(Protocol):
         is on every frame's way: what takes time is left to `catch_up` and `draft`.
         """
 
-    def catch_up(self, token_ids: Sequence[int]) -> None:
+    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:
         """Process queued hidden states of the observed positions, `token_ids`; called while this stage is idle.
 
-        It may take as long as a layer takes for a chunk of a prompt or two.
+        Returns:
+            What is to be evaluated for that; it may take as long as a layer takes for a chunk of a prompt or two.
         """
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:

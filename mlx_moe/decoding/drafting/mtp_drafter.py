@@ -49,12 +49,14 @@ class MTPDrafter:
         """See Drafter."""
         self._backlog.add(hidden_states)
 
-    def catch_up(self, token_ids: Sequence[int]) -> None:
+    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:
         """See Drafter."""
         next_ids = token_ids[self._backlog.start + 1 :]  # the newest one's is not known
-        if next_ids:
-            self._settle(next_ids)
-            mx.eval(self._cache.arrays)
+        if not next_ids:
+            return []
+        self._settle(next_ids)
+        mx.async_eval(self._cache.arrays)
+        return list(self._cache.arrays)
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:
         """See Drafter."""

@@ -31,8 +31,9 @@ class NgramDrafter:
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
         """See Drafter. It needs none."""
 
-    def catch_up(self, token_ids: Sequence[int]) -> None:
+    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
         """See Drafter. It observes nothing."""
+        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:  # noqa: ARG002
         """See Drafter."""

@@ -76,8 +76,9 @@ class SmallModelDrafter:
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
         """See Drafter. They are another model's."""
 
-    def catch_up(self, token_ids: Sequence[int]) -> None:
+    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
         """See Drafter. It observes nothing."""
+        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
         """See Drafter."""

@@ -4,204 +4,283 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 import mlx_moe
-from cluster.worker.answering import MAX_UNREAD, Answering, News, Written
+from cluster.errors import NodeLostError
+from cluster.worker.answer_stream import MAX_UNREAD, AnswerStream, Progress, TokenWritten
+from cluster.worker.answering import Answering
+from cluster.worker.computing import Computing
+from cluster.worker.pipeline import LocalPipeline
 from cluster.worker.recording import Recording
-from mlx_moe.decoding.generation import Generation
+from mlx_moe.decoding.answer_writer import AnswerWriter
+from mlx_moe.decoding.chunking import DEFAULT_RULE
+from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.request import Request
-from mlx_moe.errors import InvalidRequestError, NumericsError
-from mlx_moe.model import Model
+from mlx_moe.decoding.sequence import Sequence
+from mlx_moe.errors import EvictedError, InvalidRequestError, NumericsError
+from mlx_moe.layers.kv_cache import GROWTH
+from mlx_moe.model import LocalModel
+from mlx_moe.pipeline.frame import Frame, Outgoing
 from mlx_moe.sampling_params import SamplingParams
+from tests import oracles
 from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    loaded = mlx_moe.load("demo")
+def model() -> Iterator[LocalModel]:
+    loaded = mlx_moe.load("demo", chunks=DEFAULT_RULE)
     yield loaded
     loaded.close()
 
 
-def request(max_tokens: int) -> Request:
-    sampling = SamplingParams(temperature=0.0)
-    return Request((5, 6, 7), sampling, max_tokens=max_tokens, ignore_eos=True, detect_loops=False)
+class Watched(LocalPipeline):
+    """Notes when a frame has left."""
+
+    order: list[str]
+
+    async def send(self, item: Outgoing) -> None:
+        await super().send(item)
+        await asyncio.sleep(0)  # as a network makes it wait
+        if isinstance(item, Frame):
+            self.order.append("left")
 
 
-async def nothing_to_send() -> None:
-    """Flush what one machine sends."""
+class Silent(LocalPipeline):
+    """Loses its frames, which are overdue from the beginning where it says so."""
+
+    is_overdue = False
+
+    async def send(self, item: Outgoing) -> None:
+        if isinstance(item, Frame):
+            self._lost = item.sequence_id
+
+    def overdue(self, now_s: float) -> set[str]:  # noqa: ARG002
+        return {self._lost} if self.is_overdue else set()
 
 
-def run(
-    scenario: Callable[[Answering], Coroutine[Any, Any, None]],
-    flush: Callable[[], Coroutine[Any, Any, None]] = nothing_to_send,
-) -> None:
+class Answers:
+    """Answers of the demo on one machine."""
+
+    def __init__(
+        self, model: LocalModel, kind: type[LocalPipeline] = LocalPipeline, kv_positions: int | None = None
+    ) -> None:
+        self.model = model
+        coordinator = Coordinator(model.head, model.config.vocab_size, kv_positions=kv_positions)
+        self.pipeline = kind(Computing(model.stage), Recording("mac-1"), lambda returned: self.all.receive(returned))
+        self.all = Answering(coordinator, self.pipeline)
+
+    def ask(
+        self, stream: AnswerStream, count: int, prompt: tuple[int, ...] = (5, 6, 7), sequence: Sequence | None = None
+    ) -> AnswerWriter:
+        sampling = SamplingParams(temperature=0.0)
+        request = Request(prompt, sampling, max_tokens=count, ignore_eos=True, detect_loops=False)
+        writer = self.model.writer(request, sequence or Sequence())
+        self.all.begin(writer, stream)
+        return writer
+
+
+def run(answers: Answers, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def with_turns() -> None:
-        answering = Answering(Recording("mac-1"), flush)
-        turns = asyncio.create_task(answering.run())
+        turns = asyncio.create_task(answers.all.run())
         async with asyncio.timeout(PATIENCE_S):
-            await scenario(answering)
+            await scenario()
+        assert answers.all.active == 0
+        for sequence in list(answers.all._coordinator.sequences.values()):
+            answers.all.release(sequence)
+        while answers.model.stage.kv_positions:
+            await asyncio.sleep(0)
         turns.cancel()
-        assert answering.active == 0
 
     asyncio.run(with_turns())
 
 
-async def read(news: News) -> list[Written]:
-    return [item async for item in news.read() if isinstance(item, Written)]
+async def read(stream: AnswerStream) -> list[TokenWritten]:
+    return [item async for item in stream.read() if isinstance(item, TokenWritten)]
 
 
-def test_answers_advance_by_a_token_each_in_turns(model: Model) -> None:
+class Named(AnswerStream):
+    """Notes each token under a name."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        super().__init__()
+        self._name = name
+        self._order = order
+
+    def put(self, item: Progress | TokenWritten) -> None:
+        if isinstance(item, TokenWritten):
+            self._order.append(self._name)
+        super().put(item)
+
+
+def test_answers_advance_by_a_token_each_in_turns(model: LocalModel) -> None:
     order: list[str] = []
+    answers = Answers(model)
 
-    class Named(News):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self._name = name
+    async def scenario() -> None:
+        streams = [Named(name, order) for name in "abc"]
+        for stream in streams:
+            answers.ask(stream, 4)
+        assert [len(written) for written in await asyncio.gather(*map(read, streams))] == [4, 4, 4]
 
-        def say(self, news: tuple[int, int] | Written) -> None:
-            order.append(self._name)
-            super().say(news)
-
-    async def scenario(answering: Answering) -> None:
-        all_news = {name: Named(name) for name in "abc"}
-        for name, news in all_news.items():
-            answering.begin(name, model.generate(request(4)), news)
-        answers = await asyncio.gather(*map(read, all_news.values()))
-        assert [len(answer) for answer in answers] == [4, 4, 4]
-
-    run(scenario)
+    run(answers, scenario)
     assert order == list("abcabcabcabc")
 
 
-def test_what_a_turn_sends_has_left_before_the_next_turn(model: Model) -> None:
-    order: list[str] = []
+def test_what_a_turn_sends_has_left_before_the_next_turn(model: LocalModel) -> None:
+    answers = Answers(model, Watched)
+    order = answers.pipeline.order = []  # type: ignore[attr-defined]
 
-    class Noted(News):
-        def say(self, news: tuple[int, int] | Written) -> None:
-            order.append("turn")
-            super().say(news)
+    async def scenario() -> None:
+        streams = [Named("token", order) for _ in range(2)]
+        for stream in streams:
+            answers.ask(stream, 4)
+        await asyncio.gather(*map(read, streams))
 
-    async def flush() -> None:
-        await asyncio.sleep(0)  # as the network makes it wait
-        order.append("left")
-
-    async def scenario(answering: Answering) -> None:
-        both = [Noted(), Noted()]
-        for name, news in zip("ab", both, strict=True):
-            answering.begin(name, model.generate(request(4)), news)
-        await asyncio.gather(*map(read, both))
-
-    run(scenario, flush)
-    assert order[:15] == ["turn", "left"] * 7 + ["turn"]
+    run(answers, scenario)
+    assert order == ["left"] * 2 + ["left", "token"] * 6 + ["token"] * 2
 
 
-def test_news_of_a_token_are_those_of_when_it_was_written(model: Model) -> None:
-    async def scenario(answering: Answering) -> None:
-        news = News()
-        answering.begin("a", model.generate(request(4)), news)
-        while answering.active:  # all is written before anything is read
+def test_a_token_comes_with_the_counts_of_when_it_was_written(model: LocalModel) -> None:
+    answers = Answers(model)
+
+    async def scenario() -> None:
+        stream = AnswerStream()
+        answers.ask(stream, 4)
+        while answers.all.active:  # all is written before anything is read
             await asyncio.sleep(0)
-        written = await read(news)
+        written = await read(stream)
         assert [each.finish_reason for each in written] == [None, None, None, "length"]
         assert [each.stats.generated_tokens for each in written] == [1, 2, 3, 4]
 
-    run(scenario)
+    run(answers, scenario)
 
 
-def test_a_slow_reader_makes_its_own_answer_wait_and_no_other(model: Model) -> None:
-    async def scenario(answering: Answering) -> None:
-        slow, quick = News(), News()
-        generation = model.generate(request(MAX_UNREAD + 20))
-        answering.begin("slow", generation, slow)
+def test_a_slow_reader_makes_its_own_answer_wait_and_no_other(model: LocalModel) -> None:
+    answers = Answers(model)
+
+    async def scenario() -> None:
+        slow, quick = AnswerStream(), AnswerStream()
+        writer = answers.ask(slow, MAX_UNREAD + 20)
         while not slow.is_full:
             await asyncio.sleep(0)
-        answering.begin("quick", model.generate(request(10)), quick)
+        answers.ask(quick, 10)
         assert len(await read(quick)) == 10
-        assert generation.stats.generated_tokens == MAX_UNREAD
+        assert MAX_UNREAD - 3 <= writer.stats.generated_tokens <= MAX_UNREAD  # progress is read too
         assert len(await read(slow)) == MAX_UNREAD + 20
 
-    run(scenario)
+    run(answers, scenario)
 
 
-def test_a_failure_comes_to_its_own_reader_after_what_was_written(model: Model) -> None:
-    async def scenario(answering: Answering) -> None:
-        failing, other = News(), News()
-        generation = model.generate(request(100))
-        answering.begin("failing", generation, failing)
-        answering.begin("other", model.generate(request(5)), other)
+def test_a_failure_comes_to_its_own_reader_after_what_was_written(model: LocalModel) -> None:
+    answers = Answers(model)
+
+    async def scenario() -> None:
+        failing, other = AnswerStream(), AnswerStream()
+        writer = answers.ask(failing, 100)
+        answers.ask(other, 40)
         reading = aiter(failing.read())
-        await anext(reading)
-        generation.fail(NumericsError("layer 3"))
-        with pytest.raises(NumericsError, match="layer 3"):
+        while not isinstance(await anext(reading), TokenWritten):
+            pass
+        layer = model.stage.shard.layers[3]
+        healthy, layer._input_norm = layer._input_norm, layer._input_norm * mx.nan
+        with pytest.raises(NumericsError, match="layer 3") as raised:
             [_ async for _ in reading]
-        assert generation.stats.generated_tokens < 100
-        assert len(await read(other)) == 5
+        layer._input_norm = healthy
+        assert raised.value.sequence_id == writer.sequence.id
+        assert 0 < writer.stats.generated_tokens < 100
+        with pytest.raises(NumericsError):
+            await read(other)
 
-    run(scenario)
-
-
-class Waiting(Generation):
-    """An answer whose frame never comes back."""
-
-    def __init__(self) -> None:
-        self.failure = None
-        self.closed = False
-
-    def advance(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-
-    def close(self) -> None:
-        self.closed = True
+    run(answers, scenario)
 
 
-def test_an_answer_that_gave_way_while_it_waits_is_told_by_the_turn_that_made_it() -> None:
-    class MakesWay(Waiting):
-        def advance(self) -> None:
-            waiting.failure = NumericsError("made way")
+def test_an_answer_that_gave_way_is_told_by_the_turn_that_made_it(model: LocalModel) -> None:
+    answers = Answers(model, kv_positions=2 * GROWTH)
 
-    waiting, other = Waiting(), MakesWay()
+    async def scenario() -> None:
+        older, newest = AnswerStream(), AnswerStream()
+        long = tuple(oracles.random_ids(GROWTH - 4, 200))
+        first = answers.ask(older, 1, long)
+        await read(older)
+        again = AnswerStream()
+        answers.ask(again, GROWTH // 2, (*long, 3), first.sequence)
+        answers.ask(newest, 200)
+        with pytest.raises(EvictedError, match="given up after"):
+            await read(newest)
+        await read(again)
 
-    async def scenario(answering: Answering) -> None:
-        news, others = News(), News()
-        answering.begin("waiting", waiting, news)
-        await asyncio.sleep(0)
-        answering.begin("other", other, others)
-        with pytest.raises(NumericsError, match="made way"):
-            await read(news)
-        answering.end("other", other)
-
-    run(scenario)
+    answers.all._coordinator.scheduler.begin = _unreserved(answers)  # type: ignore[method-assign]
+    run(answers, scenario)
 
 
-def test_a_session_has_one_answer_and_its_old_one_ends_no_new_one() -> None:
-    async def scenario(answering: Answering) -> None:
-        first, second, news = Waiting(), Waiting(), News()
-        answering.begin("a", first, News())
+def _unreserved(answers: Answers) -> Callable[..., list[str]]:
+    """Return a scheduler's `begin` that reserves the prompt alone, so that answers outgrow it."""
+    begin = answers.all._coordinator.scheduler.begin
+    return lambda sequence_id, prompt, _limit, _max_tokens: begin(sequence_id, prompt, 1, 1)
+
+
+def test_a_sequence_has_one_answer_and_its_old_one_ends_no_new_one(model: LocalModel) -> None:
+    answers = Answers(model)
+
+    async def scenario() -> None:
+        sequence, second = Sequence(), AnswerStream()
+        first = answers.ask(AnswerStream(), 400, sequence=sequence)
         with pytest.raises(InvalidRequestError, match="being answered"):
-            answering.begin("a", second, news)
-        answering.end("a", first)
-        answering.begin("a", second, news)
-        answering.end("a", first)
-        assert "a" in answering
-        assert (first.closed, second.closed) == (True, False)
-        answering.cut_off("a")
-        assert await read(news) == []
-        assert second.closed
+            answers.ask(AnswerStream(), 4, sequence=sequence)
+        answers.all.end(first)
+        answers.ask(second, 4, sequence=sequence)
+        answers.all.end(first)
+        assert sequence.id in answers.all
+        assert len(await read(second)) == 4
+        third = AnswerStream()
+        answers.ask(third, 400, sequence=sequence)
+        answers.all.cut_off(sequence)
+        assert await read(third) == []
 
-    run(scenario)
+    run(answers, scenario)
 
 
-def test_all_readers_hear_why_all_ends() -> None:
-    async def scenario(answering: Answering) -> None:
-        all_news = [News() for _ in range(3)]
-        for number, news in enumerate(all_news):
-            answering.begin(str(number), Waiting(), news)
-        answering.fail_all(NumericsError("the end"))
-        for news in all_news:
+def test_all_readers_hear_why_all_ends(model: LocalModel) -> None:
+    answers = Answers(model)
+
+    async def scenario() -> None:
+        streams = [AnswerStream() for _ in range(3)]
+        for stream in streams:
+            answers.ask(stream, 400)
+        answers.all.fail_all(NumericsError("the end"))
+        for stream in streams:
             with pytest.raises(NumericsError, match="the end"):
-                await read(news)
+                await read(stream)
 
-    run(scenario)
+    run(answers, scenario)
+
+
+def test_an_answer_ends_amid_a_chunk_of_its_prompt_and_its_caches_are_as_before(model: LocalModel) -> None:
+    answers = Answers(model)
+
+    async def scenario() -> None:
+        writer = answers.ask(AnswerStream(), 4, tuple(oracles.random_ids(400, 200)))
+        while answers.pipeline.computing._running is None:
+            await asyncio.sleep(0)
+        answers.all.end(writer)
+        assert model.stage.kv_positions == len(writer.sequence.token_ids)
+        other = AnswerStream()
+        answers.ask(other, 4)
+        assert len(await read(other)) == 4
+
+    run(answers, scenario)
+
+
+def test_a_frame_that_does_not_come_back_ends_its_answer(model: LocalModel) -> None:
+    answers = Answers(model, Silent)
+
+    async def scenario() -> None:
+        stream = AnswerStream()
+        answers.ask(stream, 4)
+        answers.pipeline.is_overdue = True  # type: ignore[attr-defined]
+        with pytest.raises(NodeLostError, match="does not come back"):
+            await read(stream)
+
+    run(answers, scenario)

@@ -12,9 +12,7 @@ import pytest
 
 import mlx_moe
 from cluster.wire import coordinator_pb2 as pb
-from cluster.worker.answering import Answering
 from cluster.worker.coordinator_service import CoordinatorService
-from cluster.worker.recording import Recording
 from mlx_moe.checkpoint import library
 from mlx_moe.model import LocalModel
 
@@ -38,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 def service(model: LocalModel) -> CoordinatorService:
     nothing = cast("Any", None)
-    return CoordinatorService(model, Answering(Recording("here"), nothing), nothing)
+    return CoordinatorService(model, nothing, nothing)
 
 
 def test_it_describes_thoughts_notes_and_a_missing_tokenizer(model: LocalModel, tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def test_a_kind_or_dtype_of_another_version_is_refused(change: Callable[[Message
 @pytest.mark.parametrize("outputs", [None, 1])
 def test_a_frame_arrives_as_it_left(dtype: mx.Dtype, kind: FrameKind, outputs: int | None) -> None:
     hidden_states = mx.random.normal((3, 8)).astype(dtype)
-    frame = Frame(REQUEST_ID, 5, hidden_states, kind, epoch=2, outputs=outputs, checked=outputs is None)
-    message = Message.decode(to_message(frame, serial=11).encode())
+    frame = Frame(REQUEST_ID, 5, hidden_states, kind, serial=11, outputs=outputs, checked=outputs is None)
+    message = Message.decode(to_message(frame, epoch=2).encode())
     arrived = to_frame(message, "mac-1")
-    assert message.serial == 11
+    assert (message.serial, message.epoch) == (11, 2)
     assert mx.array_equal(arrived.hidden_states, hidden_states)
     assert arrived.hidden_states.dtype == dtype
     assert replace(arrived, hidden_states=hidden_states) == frame
@@ -102,6 +102,6 @@ def test_a_frame_of_another_size_than_it_says_names_the_node(rows: int, width: i
 @pytest.mark.parametrize("error", [FrameError("a hole, größer als 3"), NumericsError("node mac-2, layer 3")])
 def test_a_failure_is_raised_where_its_frame_was_sent(error: MoeClusterError) -> None:
     message = Message.decode(failure(SAMPLE, error).encode())
-    assert (message.request_id, message.epoch, message.serial) == (REQUEST_ID, 3, 7)
+    assert (message.sequence_id, message.epoch, message.serial) == (REQUEST_ID, 3, 7)
     assert type(raised_by(message)) is type(error)
     assert str(raised_by(message)) == str(error)

@@ -3,7 +3,11 @@
 The wires between the stages are queues, and a message crosses one when the test says so.
 """
 
-from collections import deque
+import asyncio
+import itertools
+import math
+import time
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,16 +20,21 @@ from hypothesis import strategies as st
 import mlx_moe
 from cluster.timeline import FRAMES, SpanKind, Timeline
 from cluster.wire import worker_pb2 as pb
+from cluster.worker.computing import Computing
 from cluster.worker.messages import Kind, Message
-from cluster.worker.ring import RingLink, RingStage
+from cluster.worker.recording import Recording
+from cluster.worker.ring import RingPipeline, RingStage
+from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.coordinator import Coordinator
+from mlx_moe.decoding.engine import Engine
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sequence import Sequence as Conversation
 from mlx_moe.decoding.session import Session
-from mlx_moe.errors import FrameError, NumericsError
+from mlx_moe.errors import NumericsError, RewindError
 from mlx_moe.model import LocalModel
-from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Cancel, Fork, Frame, FrameKind, Outgoing, Refused, Release, Returned
 from mlx_moe.pipeline.shard import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.sampling_params import SamplingParams
@@ -60,15 +69,34 @@ def stages(ends: Sequence[int]) -> list[Stage]:
 
 
 class Ring:
-    """A link and the stages behind it. `wires[i]` leads to stage i + 1, the last one back to the link."""
+    """A link and the stages behind it. `wires[i]` leads to stage i + 1, the last one back to the coordinator."""
 
     def __init__(self, ends: Sequence[int]) -> None:
         first, *others = stages(ends)
+        self.n_stages = len(others) + 1
         self.stages = [first, *others]
-        self.others = [RingStage(stage, EPOCH) for stage in others]
+        self.others = [RingStage(Computing(stage), EPOCH) for stage in others]
         self.wires: list[deque[bytes]] = [deque() for _ in self.stages]
-        self.link = RingLink(first, len(self.stages), EPOCH, self._send, self._cancel)
+        self.returned: defaultdict[str, list[Returned]] = defaultdict(list)
+        self.pipeline = RingPipeline(
+            Computing(first),
+            Recording(first.node),
+            lambda returned: self.returned[returned.sequence_id].append(returned),
+            self.n_stages,
+            EPOCH,
+            self._send,
+            self._cancel,
+        )
+        self.frames_in_flight = self.pipeline.frames_in_flight
         self.heard_of_cancels = True
+
+    def send(self, item: Outgoing) -> None:
+        """See Link."""
+        loop().run(self.pipeline.send(item))
+
+    def receive(self, sequence_id: str) -> list[Returned]:
+        """See Link."""
+        return self.returned.pop(sequence_id, [])
 
     def step(self, wire: int) -> None:
         """Let the oldest message on a wire arrive, and be passed on."""
@@ -76,8 +104,8 @@ class Ring:
             return
         message = Message.decode(self.wires[wire].popleft())
         if wire == len(self.others):
-            self.link.come_back(message)
-        elif after := self.others[wire].pass_on(message):
+            self.pipeline.come_back(message)
+        elif after := loop().run(self.others[wire].pass_on(message)):
             self.wires[wire + 1].append(after.encode())
 
     def settle(self) -> None:
@@ -86,13 +114,18 @@ class Ring:
             while self.wires[wire]:
                 self.step(wire)
 
-    def _send(self, message: Message) -> None:
+    async def _send(self, message: Message) -> None:
         self.wires[0].append(message.encode())
 
-    def _cancel(self, request_id: str, serial: int) -> None:
+    def _cancel(self, cancel: Cancel) -> None:
         if self.heard_of_cancels:
             for stage in self.others:
-                stage.cancel(request_id, serial)
+                stage.cancel(cancel)
+
+
+@cache
+def loop() -> asyncio.Runner:
+    return asyncio.Runner()
 
 
 class Answers:
@@ -101,19 +134,21 @@ class Answers:
     def __init__(self, ring: Ring) -> None:
         model = demo()
         self.ring = ring
-        self.coordinator = Coordinator(model._coordinator._head, ring.link, model.config.vocab_size)
+        coordinator = Coordinator(
+            model.head,
+            model.config.vocab_size,
+            n_stages=ring.n_stages,
+            frames_in_flight=ring.pipeline.frames_in_flight,
+        )
+        self.engine = Engine(coordinator, ring)
+
+    def new_session(self) -> Session:
+        return Session(Conversation(), self.engine.release)
 
     def ask(self, asked: Request, session: Session | None = None) -> tuple[Generation, list[Token]]:
-        generation = Generation(
-            self.coordinator,
-            demo().tokenizer,
-            asked,
-            session or self.coordinator.new_session(),
-            seed=1,
-            limit=TOKENS,
-            close_session=session is None,
-        )
-        return generation, []
+        sequence = Conversation() if session is None else session.sequence
+        writer = AnswerWriter(demo().tokenizer, sequence, asked, seed=1, limit=TOKENS)
+        return Generation(self.engine, writer, close_session=session is None), []
 
     def advance(self, answer: tuple[Generation, list[Token]]) -> None:
         generation, written = answer
@@ -157,7 +192,7 @@ def test_any_cut_and_any_order_of_events_give_the_tokens_of_one_process(
     ring = Ring(ends)
     ring.heard_of_cancels = heard_of_cancels
     answers = Answers(ring)
-    sessions = [answers.coordinator.new_session() for _ in numbers]
+    sessions = [answers.new_session() for _ in numbers]
     running = [answers.ask(request(number), session) for number, session in zip(numbers, sessions, strict=True)]
     for what, which in turns:
         if what == "step":
@@ -173,13 +208,25 @@ def test_any_cut_and_any_order_of_events_give_the_tokens_of_one_process(
         session.close()
     ring.settle()
     assert [stage.kv_positions for stage in ring.stages] == [0] * len(ring.stages)
-    assert not ring.link._sent
+    assert ring.pipeline.overdue(math.inf) == set()
 
 
-def sent_frame(ring: Ring, name: str, position: int, length: int, kind: FrameKind = FrameKind.PREFILL) -> str:
-    embedded = demo()._coordinator._head.embed(mx.array(LONG[position : position + length]))
-    ring.link.send(Frame(name, position, embedded, kind))
-    return name
+SERIALS = itertools.count(1)
+
+
+def send(ring: Ring, name: str, position: int, length: int, kind: FrameKind = FrameKind.PREFILL) -> int:
+    """Send a frame of a sequence; return its serial."""
+    embedded = demo().head.embed(mx.array(LONG[position : position + length]))
+    ring.send(Frame(name, position, embedded, kind, serial := next(SERIALS)))
+    return serial
+
+
+def positions(returned: Sequence[Returned]) -> list[int]:
+    """Return the positions of frames that came back. Raises what one of them failed of."""
+    for each in returned:
+        if isinstance(each, Refused):
+            raise each.error
+    return [each.position for each in returned if isinstance(each, Frame)]
 
 
 A, B = "a" * 32, "b" * 32
@@ -187,125 +234,174 @@ A, B = "a" * 32, "b" * 32
 
 def test_what_is_sent_comes_back_in_order_and_nothing_else_does() -> None:
     ring = Ring([2, 4])
-    sent_frame(ring, A, 0, 32)
-    sent_frame(ring, B, 0, 5)
-    sent_frame(ring, A, 32, 8)
-    assert ring.link.receive(A) is None
+    send(ring, A, 0, 32)
+    send(ring, B, 0, 5)
+    send(ring, A, 32, 8)
+    assert ring.receive(A) == []
     ring.settle()
-    first, second = ring.link.receive(A), ring.link.receive(A)
-    assert first is not None
-    assert second is not None
-    assert (first.position, second.position) == (0, 32)
-    assert ring.link.receive(A) is None
-    assert ring.link.receive(B) is not None
+    assert positions(ring.receive(A)) == [0, 32]
+    assert ring.receive(A) == []
+    assert positions(ring.receive(B)) == [0]
 
 
 def test_cancelled_frames_are_dropped_where_they_are_and_the_next_ones_run() -> None:
     ring = Ring([2, 4])
-    sent_frame(ring, A, 0, 32)
+    send(ring, A, 0, 32)
     ring.settle()
-    sent_frame(ring, A, 32, 8)
-    sent_frame(ring, B, 0, 4)
-    ring.link.cancel(A)
+    ring.receive(A)
+    serial = send(ring, A, 32, 8)
+    send(ring, B, 0, 4)
+    ring.send(Cancel(A, serial))
     before = [stage.counts.frames for stage in ring.stages]
     ring.settle()
     assert [stage.counts.frames for stage in ring.stages[1:]] == [frames + 1 for frames in before[1:]]
-    assert ring.link.receive(A) is None
-    assert ring.link.receive(B) is not None
-    sent_frame(ring, A, 32, 4)
+    assert ring.receive(A) == []
+    assert positions(ring.receive(B)) == [0]
+    send(ring, A, 32, 4)
     ring.settle()
-    assert ring.link.receive(A) is not None
+    assert positions(ring.receive(A)) == [32]
     assert all(not stage._cancelled for stage in ring.others)
 
 
 def test_a_cancel_that_comes_late_is_not_remembered_for_ever() -> None:
     ring = Ring([3])
-    sent_frame(ring, A, 0, 4)
+    serial = send(ring, A, 0, 4)
     ring.settle()
-    ring.others[0].cancel(A, 1)
-    ring.others[0].cancel(A, 0)
-    assert ring.others[0]._cancelled == {A: 1}
-    sent_frame(ring, B, 0, 4)
+    ring.others[0].cancel(Cancel(A, serial))
+    ring.others[0].cancel(Cancel(A, 0))
+    assert ring.others[0]._cancelled == {A: serial}
+    send(ring, B, 0, 4)
     ring.settle()
     assert ring.others[0]._cancelled == {}
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_cancel_amid_a_chunk_takes_effect_before_it_is_computed_and_its_caches_are_as_before(stage: int) -> None:
+    ring = Ring([3])
+    send(ring, A, 0, 40)
+    ring.settle()
+    before = [each.kv_positions for each in ring.stages]
+
+    async def scenario() -> None:
+        frame = Frame(A, 40, demo().head.embed(mx.array(LONG[40:80])), FrameKind.PREFILL, serial := next(SERIALS))
+        if stage == 0:
+            computing = asyncio.create_task(ring.pipeline.send(frame))
+        else:
+            await ring.pipeline.send(frame)
+            message = Message.decode(ring.wires[0].popleft())
+            computing = asyncio.create_task(ring.others[0].pass_on(message))
+        await asyncio.sleep(0)
+        assert ring.stages[stage].kv_positions == before[stage]  # the first layer is being computed, the last is not
+        (ring.others[0] if stage else ring.pipeline).cancel(Cancel(A, serial))
+        assert ring.stages[stage].kv_positions == before[stage]
+        assert await computing is None
+
+    loop().run(scenario())
+    assert not ring.wires[stage]
+    send(ring, A, 40, 8)
+    ring.settle()
+    assert positions(ring.receive(A)) == [0, 40]
+
+
 def test_a_fork_and_a_release_keep_their_place_among_the_frames() -> None:
     ring = Ring([1, 3])
-    sent_frame(ring, A, 0, 32)
+    send(ring, A, 0, 32)
     ring.settle()
-    ring.link.fork(A, B, 32)
-    ring.link.release(A)
-    sent_frame(ring, B, 32, 8)
+    ring.send(Fork(B, A, 32))
+    ring.send(Release(A))
+    send(ring, B, 32, 8)
     ring.settle()
-    assert ring.link.receive(B) is not None
+    assert positions(ring.receive(B)) == [32]
     assert [stage.kv_positions for stage in ring.stages] == [40] * 3
 
 
 def test_a_failure_in_a_stage_comes_back_to_its_request_alone() -> None:
     ring = Ring([2, 4])
-    sent_frame(ring, A, 0, 4)
-    sent_frame(ring, B, 0, 4)
-    ring.step(0)
-    ring.stages[1].release(A)  # so that the next frame finds a hole there
-    sent_frame(ring, A, 4, 1, FrameKind.DECODE)
+    send(ring, A, 0, 4)
+    send(ring, B, 0, 4)
     ring.settle()
-    assert ring.link.receive(A) is not None
-    with pytest.raises(FrameError, match="node mac-2: a frame starts at position 4, but only 0"):
-        ring.link.receive(A)
-    assert ring.link.receive(B) is not None
+    ring.stages[1].release(A)  # so that the next frame finds a hole there
+    send(ring, A, 4, 1, FrameKind.DECODE)
+    ring.settle()
+    with pytest.raises(RewindError, match="node mac-2: a frame starts at position 4, but only 0") as raised:
+        positions(ring.receive(A))
+    assert raised.value.reached == 0
+    assert positions(ring.receive(B)) == [0]
 
 
 def test_a_fork_of_what_a_stage_has_lost_fails_with_the_next_frame() -> None:
     ring = Ring([3])
-    sent_frame(ring, A, 0, 32)
+    send(ring, A, 0, 32)
     ring.settle()
     ring.stages[1].release(A)
-    ring.link.fork(A, B, 32)
-    sent_frame(ring, B, 32, 1)
+    ring.send(Fork(B, A, 32))
+    send(ring, B, 32, 1)
     ring.settle()
-    with pytest.raises(FrameError, match="node mac-2"):
-        ring.link.receive(B)
+    with pytest.raises(RewindError, match="node mac-2"):
+        positions(ring.receive(B))
+
+
+def test_an_answer_runs_again_what_a_stage_has_lost() -> None:
+    ring = Ring([2, 4])
+    answers = Answers(ring)
+    answer = answers.ask(request(3))
+    while len(answer[1]) < 2:
+        answers.advance(answer)
+        ring.settle()
+    for stage in ring.stages[1:]:
+        for sequence_id in list(stage._caches):
+            stage.release(sequence_id)
+    assert answers.finish(answer) == [wanted(3)]
 
 
 def test_nan_names_node_and_layer() -> None:
     ring = Ring([2, 4])
     layer = ring.stages[1].shard.layers[1]
     healthy, layer._input_norm = layer._input_norm, layer._input_norm * mx.nan
-    sent_frame(ring, A, 0, 4)
+    send(ring, A, 0, 4)
     ring.settle()
     layer._input_norm = healthy
     with pytest.raises(NumericsError, match="node mac-2, layer 3"):
-        ring.link.receive(A)
+        positions(ring.receive(A))
 
 
 def test_messages_of_another_epoch_are_dropped_at_both_ends() -> None:
     ring = Ring([3])
     old = Message(Kind.RELEASE, A, epoch=EPOCH - 1)
-    assert ring.others[0].pass_on(old) is None
-    sent_frame(ring, A, 0, 4)
+    assert loop().run(ring.others[0].pass_on(old)) is None
+    send(ring, A, 0, 4)
     ring.step(0)
     message = Message.decode(ring.wires[1].popleft())
-    assert ring.link.come_back(replace(message, epoch=EPOCH - 1)) is None
-    assert ring.link.receive(A) is None
-    assert ring.link.come_back(message) == A
+    ring.pipeline.come_back(replace(message, epoch=EPOCH - 1))
+    assert ring.receive(A) == []
+    ring.pipeline.come_back(message)
+    assert positions(ring.receive(A)) == [0]
+
+
+def test_a_frame_that_does_not_come_back_is_overdue_after_some_rounds() -> None:
+    ring = Ring([3])
+    send(ring, A, 0, 4)
+    now_s = time.monotonic()
+    assert (ring.pipeline.overdue(now_s), ring.pipeline.overdue(now_s + 3600)) == (set(), {A})
+    ring.settle()
+    assert ring.pipeline.overdue(now_s + 3600) == set()
 
 
 def test_timelines_gather_what_each_stage_did_with_each_frame_in_the_order_of_the_ring() -> None:
     ring = Ring([2, 4])
     answers = Answers(ring)
     answers.finish(answers.ask(request(3)))
-    ring.link.ask_timelines("ab" * 16)
+    loop().run(ring.pipeline.ask_timelines("ab" * 16))
     for wire in range(len(ring.others)):
         while ring.wires[wire]:
             ring.step(wire)
     *_, told = (Message.decode(data) for data in ring.wires[-1])
-    own = ring.link.recording.take()
+    own = ring.pipeline.recording.take()
     timeline = Timeline.read(pb.Timelines.FromString(own + bytes(told.payload)).stages)
-    assert (told.kind, told.request_id) == (Kind.TIMELINES, "ab" * 16)
+    assert (told.kind, told.sequence_id) == (Kind.TIMELINES, "ab" * 16)
     assert [stage.node for stage in timeline.stages] == ["mac-1", "mac-2", "mac-3"]
     frames = [[(s.serial, s.kind, s.position, s.rows) for s in stage.of(*FRAMES)] for stage in timeline.stages]
     assert frames[0] == frames[1] == frames[2]
     assert len(frames[0]) == len(timeline.stages[0].of(SpanKind.RETURN)) == 3 + TOKENS - 1  # 90 positions, by 32
     assert all(s.arrived_s <= s.began_s <= s.ended_s for stage in timeline.stages for s in stage.spans)
-    assert ring.link.recording.take() == pb.Timelines(stages=[pb.StageTimeline(node="mac-1")]).SerializeToString()
+    assert ring.pipeline.recording.take() == pb.Timelines(stages=[pb.StageTimeline(node="mac-1")]).SerializeToString()

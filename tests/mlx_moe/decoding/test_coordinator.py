@@ -1,6 +1,6 @@
 """Coordinator: many requests on one thread over a link that takes its time; sessions, what they share and give way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -9,15 +9,18 @@ import mlx.core as mx
 import pytest
 
 import mlx_moe
-from mlx_moe.decoding import coordinator as coordinator_module
+from mlx_moe.decoding import scheduler as scheduler_module
+from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.coordinator import Coordinator
+from mlx_moe.decoding.engine import Engine
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
+from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.decoding.session import Session
-from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError, NumericsError
+from mlx_moe.errors import BusyError, EvictedError, InvalidRequestError, NumericsError, TooLargeError
 from mlx_moe.layers.kv_cache import GROWTH
-from mlx_moe.model import Model
+from mlx_moe.model import LocalModel as Model
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 from tests.mlx_moe.slow_link import SlowLink
@@ -39,21 +42,29 @@ class Slow:
     def __init__(self, model: Model, kv_positions: int | None = None) -> None:
         self.model = model
         self.link = SlowLink([model.stage])
-        head = model._coordinator._head
-        self.coordinator = Coordinator(head, self.link, model.config.vocab_size, kv_positions)
+        self.coordinator = Coordinator(
+            model.head, model.config.vocab_size, frames_in_flight=self.link.frames_in_flight, kv_positions=kv_positions
+        )
+        self.engine = Engine(self.coordinator, self.link)
+
+    def new_session(self) -> Session:
+        return Session(Sequence(), self.engine.release)
 
     def ask(
-        self, input_ids: tuple[int, ...], session: Session | None = None, max_tokens: int | None = ANSWER
+        self,
+        input_ids: tuple[int, ...],
+        session: Session | None = None,
+        max_tokens: int | None = ANSWER,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
-        return Generation(
-            self.coordinator,
+        writer = AnswerWriter(
             self.model.tokenizer,
+            Sequence() if session is None else session.sequence,
             request(input_ids, max_tokens),
-            session or self.coordinator.new_session(),
             seed=1,
             limit=max_tokens or self.model.context_tokens - len(input_ids),
-            close_session=session is None,
         )
+        return Generation(self.engine, writer, close_session=session is None, progress=progress)
 
     def finish(self, *answers: Generation) -> list[list[Token]]:
         """Advance answers in turns until all have ended; the link does one thing a turn."""
@@ -80,8 +91,8 @@ def slow(model: Model) -> Iterator[Slow]:
     before = model.stage.kv_positions
     behind = Slow(model)
     yield behind
-    for session in list(behind.coordinator._sessions.values()):
-        session.close()
+    for sequence in list(behind.coordinator.sequences.values()):
+        behind.engine.release(sequence)
     behind.link.settle()
     assert model.stage.kv_positions == before
 
@@ -122,8 +133,7 @@ def test_a_chunk_leaves_before_the_next_is_computed_whatever_has_come_back_meanw
 
 def test_prefill_keeps_as_many_chunks_under_way_as_the_link_allows(slow: Slow) -> None:
     seen: list[tuple[int, int]] = []
-    answer = slow.ask(PROMPTS[3])
-    answer._progress = lambda done, total: seen.append((done, total))
+    answer = slow.ask(PROMPTS[3], progress=lambda done, total: seen.append((done, total)))
     assert [answer.advance() for _ in range(6)] == [None] * 6
     slow.finish(answer)
     assert slow.link.most_in_flight == 3
@@ -132,7 +142,7 @@ def test_prefill_keeps_as_many_chunks_under_way_as_the_link_allows(slow: Slow) -
 
 @pytest.mark.parametrize("turns", range(0, 20, 3))
 def test_an_answer_closed_at_any_time_leaves_its_session_sound(model: Model, slow: Slow, turns: int) -> None:
-    session = slow.coordinator.new_session()
+    session = slow.new_session()
     answer = slow.ask(PROMPTS[4], session)
     for _ in range(turns):
         answer.advance()
@@ -145,7 +155,7 @@ def test_an_answer_closed_at_any_time_leaves_its_session_sound(model: Model, slo
 
 
 def test_a_session_answers_one_request_at_a_time(slow: Slow) -> None:
-    session = slow.coordinator.new_session()
+    session = slow.new_session()
     first = slow.ask(PROMPTS[1], session)
     slow.write(first, 1)
     with pytest.raises(InvalidRequestError, match="answering another request"):
@@ -155,7 +165,7 @@ def test_a_session_answers_one_request_at_a_time(slow: Slow) -> None:
 
 
 def test_closing_a_session_ends_its_answer_and_no_other(model: Model, slow: Slow) -> None:
-    session = slow.coordinator.new_session()
+    session = slow.new_session()
     ended, other = slow.ask(PROMPTS[2], session), slow.ask(PROMPTS[3])
     slow.write(ended, 2)
     other.advance()
@@ -172,7 +182,7 @@ def test_closing_a_session_ends_its_answer_and_no_other(model: Model, slow: Slow
 def test_a_stages_failure_comes_back_to_its_request_alone_and_the_session_lives(
     model: Model, slow: Slow, written: int
 ) -> None:
-    session = slow.coordinator.new_session()
+    session = slow.new_session()
     other = slow.ask(PROMPTS[1])
     slow.write(other, 2)
     failing = slow.ask(PROMPTS[2], session)
@@ -189,7 +199,7 @@ def test_a_stages_failure_comes_back_to_its_request_alone_and_the_session_lives(
 
 
 def test_a_prompt_begins_with_what_another_session_prefilled_in_whole_chunks(model: Model, slow: Slow) -> None:
-    lender = slow.coordinator.new_session()
+    lender = slow.new_session()
     (answer,) = slow.finish(slow.ask(PROMPTS[3], lender))
     longer = (*PROMPTS[3], *(token.id for token in answer), *PROMPTS[2])
     borrower = slow.ask(longer)
@@ -201,7 +211,7 @@ def test_a_prompt_begins_with_what_another_session_prefilled_in_whole_chunks(mod
 
 
 def test_positions_that_were_prefilled_in_another_cut_are_not_lent(model: Model, slow: Slow) -> None:
-    lender = slow.coordinator.new_session()
+    lender = slow.new_session()
     slow.finish(slow.ask(PROMPTS[4][:70], lender))
     slow.finish(slow.ask(PROMPTS[4], lender))  # goes on at position 70, in the middle of a chunk
     borrower = slow.ask(PROMPTS[4])
@@ -220,7 +230,7 @@ def test_a_lender_goes_on_and_ends_while_what_it_lent_is_used(model: Model, slow
 
 
 def test_an_edited_prompt_forgets_what_stood_behind_the_edit_also_for_lending(model: Model, slow: Slow) -> None:
-    session = slow.coordinator.new_session()
+    session = slow.new_session()
     slow.finish(slow.ask(PROMPTS[4], session))
     edited = (*PROMPTS[4][:40], 9, *PROMPTS[4][41:])
     slow.finish(slow.ask(edited, session))
@@ -231,28 +241,32 @@ def test_an_edited_prompt_forgets_what_stood_behind_the_edit_also_for_lending(mo
 
 def test_the_least_recently_used_session_gives_way_and_prefills_again_later(model: Model) -> None:
     slow = Slow(model, kv_positions=3 * GROWTH)
-    first, second, third = (slow.coordinator.new_session() for _ in range(3))
+    first, second, third = (slow.new_session() for _ in range(3))
     for session, prompt in zip((first, second, third), PROMPTS, strict=False):
         slow.finish(slow.ask(prompt, session))
     slow.finish(slow.ask(PROMPTS[3], second))
     slow.finish(slow.ask(PROMPTS[3]))
     slow.link.settle()
-    assert (first.token_ids, len(second.token_ids) > 0, len(third.token_ids) > 0) == ([], True, True)
+    assert (first.sequence.token_ids, len(second.sequence.token_ids) > 0, len(third.sequence.token_ids) > 0) == (
+        [],
+        True,
+        True,
+    )
     again = slow.ask(PROMPTS[0], first)
     assert slow.finish(again) == [alone(model, PROMPTS[0])]
     for session in (first, second, third):
         session.close()
     slow.link.settle()
-    assert (slow.coordinator.budget.taken, model.stage.kv_positions) == (0, 0)
+    assert (slow.coordinator.scheduler.budget.taken, model.stage.kv_positions) == (0, 0)
 
 
 def test_a_request_that_does_not_fit_beside_others_is_refused_with_numbers_and_harms_none(model: Model) -> None:
     slow = Slow(model, kv_positions=2 * GROWTH)
     running = slow.ask(PROMPTS[4])
     running.advance()
-    with pytest.raises(InsufficientMemoryError, match=r"may take 256 .* have 512 of 512"):
+    with pytest.raises(BusyError, match=r"may take 256 .* have 512 of 512"):
         slow.ask(PROMPTS[1]).advance()
-    with pytest.raises(InvalidRequestError, match=r"may take 768 .* room for 512"):
+    with pytest.raises(TooLargeError, match=r"may take 768 .* room for 512"):
         slow.ask((*PROMPTS[4], *PROMPTS[4])).advance()
     assert slow.finish(running) == [alone(model, PROMPTS[4])]
 
@@ -260,7 +274,7 @@ def test_a_request_that_does_not_fit_beside_others_is_refused_with_numbers_and_h
 def test_the_newest_answer_is_given_up_when_an_older_one_needs_the_room(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator_module, "RESERVE", 16)
+    monkeypatch.setattr(scheduler_module, "RESERVE", 16)
     slow = Slow(model, kv_positions=2 * GROWTH)
     older = slow.ask(PROMPTS[3][:90], max_tokens=None)
     first = slow.write(older, 1)
@@ -268,7 +282,7 @@ def test_the_newest_answer_is_given_up_when_an_older_one_needs_the_room(
     slow.write(newest, 5)
     written = newest.text
     rest = slow.write(older, GROWTH - 90 + 8)
-    with pytest.raises(InsufficientMemoryError, match=r"given up after 5 tokens: .* 512 positions"):
+    with pytest.raises(EvictedError, match=r"given up after 5 tokens: .* 512 positions"):
         newest.advance()
     assert newest.text == written
     assert [*first, *rest] == alone(model, PROMPTS[3][:90], GROWTH - 90 + 9)
@@ -278,11 +292,11 @@ def test_the_newest_answer_is_given_up_when_an_older_one_needs_the_room(
 def test_an_answer_that_outgrows_the_memory_fails_itself_when_it_is_the_newest(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator_module, "RESERVE", 16)
+    monkeypatch.setattr(scheduler_module, "RESERVE", 16)
     slow = Slow(model, kv_positions=GROWTH)
-    session = slow.coordinator.new_session()
+    session = slow.new_session()
     answer = slow.ask(PROMPTS[3], session, max_tokens=None)
-    with pytest.raises(InsufficientMemoryError, match=r"has reached 257 positions; .* 256"):
+    with pytest.raises(EvictedError, match=r"has reached 257 positions; .* 256"):
         slow.write(answer, GROWTH)
     assert answer.stats.generated_tokens == GROWTH - len(PROMPTS[3])
     follow_up = replace(request(PROMPTS[3]), max_tokens=ANSWER)

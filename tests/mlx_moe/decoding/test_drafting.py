@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_moe.checkpoint import library
-from mlx_moe.decoding import coordinator as coordinator_module
+from mlx_moe.decoding import scheduler as scheduler_module
 from mlx_moe.decoding.drafting import NgramDrafter, SmallModel
-from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request
 from mlx_moe.errors import NumericsError
 from mlx_moe.layers.kv_cache import GROWTH
@@ -26,6 +25,7 @@ from tests.mlx_moe.demo_pipeline import (
     Certain,
     Pipeline,
     Scripted,
+    answer,
     ask_for,
     engine,
     mtp_drafter,
@@ -65,12 +65,12 @@ def test_any_drafts_over_any_stages_at_any_pace_give_what_plain_decoding_gives(
     n_stages: int, cases: list[Case], steps: list[int], closed_at: int | None
 ) -> None:
     pipeline = Pipeline(n_stages)
-    pipeline.coordinator._acceptance = Certain()
+    pipeline.coordinator.acceptance = Certain()
     answers = []
     for case in cases:
-        session = pipeline.coordinator.new_session()
+        session = pipeline.new_session()
         known = [*case.request.input_ids, *(token.id for token in plain(case.request))]
-        session.drafter = Scripted(known, case.right)
+        pipeline.coordinator.drafters[session.id] = Scripted(known, case.right)
         answers.append(pipeline.ask(case.request, session))
     if closed_at is not None:
         cancelled = pipeline.ask(cases[0].request)
@@ -87,7 +87,7 @@ def test_any_drafts_over_any_stages_at_any_pace_give_what_plain_decoding_gives(
 @pytest.mark.parametrize("turns", range(0, 40, 8))
 def test_an_answer_closed_amid_its_drafts_leaves_its_session_sound(turns: int) -> None:
     pipeline = Pipeline(3, mtp_drafter)
-    session = pipeline.coordinator.new_session()
+    session = pipeline.new_session()
     request = ask_for(prompt(STORY))
     closed = pipeline.ask(request, session)
     for _ in range(turns):
@@ -130,30 +130,30 @@ def test_a_full_pipeline_drafts_nothing() -> None:
 
 
 def test_drafts_never_take_room_from_another_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator_module, "RESERVE", 4)
+    monkeypatch.setattr(scheduler_module, "RESERVE", 4)
     ids = oracles.random_ids(GROWTH - 12, 200)
     pipeline = Pipeline(3, kv_positions=2 * GROWTH)
-    pipeline.coordinator._acceptance = Certain()
-    resting, session = pipeline.coordinator.new_session(), pipeline.coordinator.new_session()
+    pipeline.coordinator.acceptance = Certain()
+    resting, session = pipeline.new_session(), pipeline.new_session()
     pipeline.finish(pipeline.ask(ask_for(prompt(STORY), 4), resting))
     known = [*ids, *(token.id for token in plain(ask_for(ids, 20)))]
-    session.drafter = Scripted(known, [True])
+    pipeline.coordinator.drafters[session.id] = Scripted(known, [True])
     unbounded = Request(tuple(ids), GREEDY, ignore_eos=True, detect_loops=False)
-    growing = Generation(pipeline.coordinator, tokenizer(), unbounded, session, seed=5, limit=20, close_session=False)
-    while len(session.token_ids) < GROWTH - 1:
+    growing = answer(pipeline.answers, unbounded, session, limit=20)
+    while len(session.sequence.token_ids) < GROWTH - 1:
         growing.advance()
         pipeline.link.step()
     for _ in range(4):  # the newest token stands at the last position that is reserved, or before
         pipeline.link.step(0)
     assert growing.stats.accepted > 4
-    assert resting.token_ids
+    assert resting.sequence.token_ids
     growing.close()
     pipeline.close()
 
 
 def test_a_layer_that_fails_amid_drafts_is_named() -> None:
     pipeline = Pipeline(3, mtp_drafter)
-    session = pipeline.coordinator.new_session()
+    session = pipeline.new_session()
     failing = pipeline.ask(ask_for(prompt(STORY), 40), session)
     while failing.stats.accepted < 3:
         failing.advance()

@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 )
 
 from mlx_moe.decoding.kv_budget import KVBudget
-from mlx_moe.errors import InsufficientMemoryError, InvalidRequestError
+from mlx_moe.errors import BusyError, EvictedError, TooLargeError
 from mlx_moe.layers.kv_cache import GROWTH
 
 SESSIONS = st.sampled_from("abcdef")
@@ -35,7 +35,7 @@ class Sessions(RuleBasedStateMachine):
             return
         try:
             gone = self.budget.admit(name, positions)
-        except (InvalidRequestError, InsufficientMemoryError):
+        except (TooLargeError, BusyError):
             return
         self.idle = [n for n in self.idle if n != name]
         self.expect_idle(gone)
@@ -47,7 +47,7 @@ class Sessions(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.active))
         try:
             gone = self.budget.use(name, end)
-        except InsufficientMemoryError:
+        except EvictedError:
             return
         n_idle = min(len(gone), len(self.idle))
         newer = gone[n_idle:]
@@ -100,10 +100,10 @@ def test_a_session_at_rest_keeps_what_it_used_and_not_what_it_reserved() -> None
 
 def test_what_can_never_fit_is_told_from_what_does_not_fit_now() -> None:
     budget = KVBudget(4 * GROWTH)
-    with pytest.raises(InvalidRequestError, match="may take 1280 positions of KV cache, the memory has room for 1024"):
+    with pytest.raises(TooLargeError, match="may take 1280 positions of KV cache, the memory has room for 1024"):
         budget.admit("a", 4 * GROWTH + 1)
     budget.admit("a", 3 * GROWTH)
-    with pytest.raises(InsufficientMemoryError, match=r"may take 512 .* being answered have 768 of 1024"):
+    with pytest.raises(BusyError, match=r"may take 512 .* being answered have 768 of 1024"):
         budget.admit("b", 2 * GROWTH)
 
 

@@ -8,7 +8,6 @@ from functools import cache
 import pytest
 
 from mlx_moe.decoding.chunking import ChunkRule
-from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
 from tests import oracles
 from tests.mlx_moe.demo_pipeline import Pipeline, ask_for, nothing_is_left, shapes_matter  # noqa: F401
@@ -26,18 +25,6 @@ RULE = ChunkRule(shortest=4, longest=64)
 
 def new_pipeline() -> Pipeline:
     return Pipeline(2, chunks=RULE)
-
-
-def ended_chunks(answer: Generation) -> list[int]:
-    """Return a list that will have the numbers of positions of the prompt that are done, chunk by chunk."""
-    ends: list[int] = []
-
-    def progress(done: int, _total: int) -> None:
-        if done not in (0, *ends):  # it is told once more while a chunk is waited for
-            ends.append(done)
-
-    answer._progress = progress
-    return ends
 
 
 def alone(input_ids: Sequence[int]) -> list[Token]:
@@ -69,7 +56,7 @@ def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
     lender: int, borrower: int, lent: int
 ) -> None:
     pipeline = new_pipeline()
-    pipeline.finish(pipeline.ask(ask_for(IDS[:lender], ANSWER), pipeline.coordinator.new_session()))
+    pipeline.finish(pipeline.ask(ask_for(IDS[:lender], ANSWER), pipeline.new_session()))
     answer = pipeline.ask(ask_for(IDS[:borrower], ANSWER))
     assert pipeline.finish(answer) == [alone(IDS[:borrower])]
     assert answer.stats.cached_tokens == lent
@@ -79,7 +66,7 @@ def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
 def test_what_a_borrower_ran_itself_is_lent_on() -> None:
     pipeline = new_pipeline()
     for length, lent in ((95, 0), (125, 80), (140, 112)):
-        answer = pipeline.ask(ask_for(IDS[:length], ANSWER), pipeline.coordinator.new_session())
+        answer = pipeline.ask(ask_for(IDS[:length], ANSWER), pipeline.new_session())
         assert pipeline.finish(answer) == [alone(IDS[:length])]
         assert answer.stats.cached_tokens == lent
     pipeline.close()
@@ -87,15 +74,15 @@ def test_what_a_borrower_ran_itself_is_lent_on() -> None:
 
 def test_a_chat_turn_is_cut_by_what_is_new_and_that_is_not_lent() -> None:
     pipeline = new_pipeline()
-    session = pipeline.coordinator.new_session()
+    session = pipeline.new_session()
     (first,) = pipeline.finish(pipeline.ask(ask_for(IDS[:70], ANSWER), session))
     turn = [*IDS[:70], *(token.id for token in first), *IDS[74:90]]
     second = pipeline.ask(ask_for(turn, ANSWER), session)
-    ends = ended_chunks(second)
     pipeline.finish(second)
     kept = second.stats.cached_tokens
     assert kept == 73  # the last token's frame was never sent
-    assert [kept + done for done in ends] == [76, 80, 84, 88, 90]
+    ends = session.sequence.frame_ends
+    assert ends[ends.index(kept) + 1 : ends.index(90) + 1] == [76, 80, 84, 88, 90]
     borrower = pipeline.ask(ask_for(turn, ANSWER))
     assert pipeline.finish(borrower) == [alone(turn)]
     assert borrower.stats.cached_tokens == 64
@@ -104,7 +91,7 @@ def test_a_chat_turn_is_cut_by_what_is_new_and_that_is_not_lent() -> None:
 
 def test_a_session_that_goes_on_from_a_shorter_prompt_lends_by_the_cut_it_began_with() -> None:
     pipeline = new_pipeline()
-    session = pipeline.coordinator.new_session()
+    session = pipeline.new_session()
     pipeline.finish(pipeline.ask(ask_for(IDS[:140], ANSWER), session))
     pipeline.finish(pipeline.ask(ask_for(IDS[:50], ANSWER), session))
     for length, lent in ((60, 0), (150, 48)):

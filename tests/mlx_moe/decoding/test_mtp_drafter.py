@@ -7,6 +7,7 @@ import pytest
 
 from mlx_moe.decoding.drafting import MTPDrafter, backlog
 from mlx_moe.layers.cache import LayerCache
+from mlx_moe.pipeline.frame import Release
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
@@ -111,7 +112,7 @@ def test_the_models_own_mtp_layer_drafts_many_right_and_changes_nothing(
 
 def test_a_chat_turn_after_drafts_and_a_prompt_that_was_edited_are_answered_as_without_drafts() -> None:
     drafting, without = Pipeline(3, mtp_drafter), Pipeline(3)
-    sessions = drafting.coordinator.new_session(), without.coordinator.new_session()
+    sessions = drafting.new_session(), without.new_session()
     ids = [*prompt(STORY), *oracles.random_ids(70, 200), *prompt("What is an expert?")]
     edited = [*ids[:90], 7, *ids[91:]]
     turns = [ids, [*ids, *(t.id for t in plain(ask_for(ids))), *prompt("Go on.")], edited]
@@ -126,7 +127,7 @@ def test_a_chat_turn_after_drafts_and_a_prompt_that_was_edited_are_answered_as_w
 
 def test_a_session_that_begins_with_anothers_prompt_drafts_from_what_that_one_knows() -> None:
     pipeline = Pipeline(3, mtp_drafter)
-    lender = pipeline.coordinator.new_session()
+    lender = pipeline.new_session()
     ids = [*oracles.random_ids(64, 200), *prompt(STORY)]
     pipeline.finish(pipeline.ask(ask_for(ids, 40), lender))
     borrower = pipeline.ask(ask_for(ids, 40))
@@ -141,7 +142,7 @@ def test_a_chain_starts_anew_from_what_the_model_said_and_forgets_its_guesses() 
     assert one.mtp is not None
     ids = [*prompt(STORY), *(token.id for token in plain(ask_for(prompt(STORY), 24)))]
     hidden_states = one.hidden_states(ids, [len(ids)])
-    one.link.release("r")
+    one.link.send(Release("r"))
     seen: list[mx.array] = []
 
     def choose(logits: mx.array) -> int:

@@ -164,13 +164,13 @@ def test_whatever_is_sent_again_the_last_positions_have_the_bits_of_a_fresh_requ
     stage.release("fresh")
 
 
-def send(stage: Stage, request_id: str, position: int, length: int, seed: int = 0) -> oracles.Logits:
+def send(stage: Stage, sequence_id: str, position: int, length: int, seed: int = 0) -> oracles.Logits:
     """Run a frame of the positions' own random hidden states; of other ones with another seed."""
     rows = mx.random.normal((128, 64), key=mx.random.key(seed))[position : position + length]
     kind = FrameKind.DECODE if length == 1 else FrameKind.PREFILL
-    return np.array(stage.run(Frame(request_id, position, rows, kind)).hidden_states)
+    return np.array(stage.run(Frame(sequence_id, position, rows, kind)).hidden_states)
 
 
-def release(stage: Stage, *request_ids: str) -> None:
-    for request_id in request_ids:
-        stage.release(request_id)
+def release(stage: Stage, *sequence_ids: str) -> None:
+    for sequence_id in sequence_ids:
+        stage.release(sequence_id)

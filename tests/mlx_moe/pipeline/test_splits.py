@@ -15,7 +15,7 @@ from mlx_moe.config import MLAConfig
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.layers.expert_dispatch import Pairs
 from mlx_moe.layers.latent_attention import absorb_up_to
-from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Fork, Frame, FrameKind, Release
 from mlx_moe.pipeline.shard import ShardSpec
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
@@ -117,7 +117,8 @@ def test_the_last_layer_returns_what_is_asked_for_and_keeps_what_all_need(
 ) -> None:
     embedded = whole.head.embed(mx.array(IDS[:100]))
     whole.link.send(Frame("r", 0, embedded, FrameKind.PREFILL, outputs=outputs))
-    frame = whole.link.receive("r")
+    (frame,) = whole.link.receive("r")
+    assert isinstance(frame, Frame)
     assert (frame.position, frame.hidden_states.shape[0]) == (100 - outputs, outputs)
     assert relative_difference(np.array(whole.head.logits(frame.hidden_states)), wanted[100 - outputs : 100]) <= SAME
     assert relative_difference(run(whole, IDS[100:140], 100), wanted[100:140]) <= SAME
@@ -152,7 +153,9 @@ def test_a_last_layer_with_few_outputs_equals_the_whole_to_the_bit(
     results = []
     for engine in (whole, split):
         engine.link.send(Frame("r", 0, engine.head.embed(mx.array(IDS[:64])), FrameKind.PREFILL, outputs=outputs))
-        results.append(np.array(engine.link.receive("r").hidden_states))
+        (frame,) = engine.link.receive("r")
+        assert isinstance(frame, Frame)
+        results.append(np.array(frame.hidden_states))
     assert np.array_equal(*results)
 
 
@@ -266,20 +269,20 @@ def test_a_fork_and_its_source_go_on_with_the_bits_they_have_alone(whole: Engine
     run(whole, IDS[:90], 0)
     wanted = run(whole, other, positions)
     assert np.array_equal(run(whole, IDS[:90], 0, "source"), alone[0])
-    whole.link.fork("source", "fork", positions)
+    whole.link.send(Fork("fork", "source", positions))
     forked = run(whole, other[:60], positions, "fork")
     assert np.array_equal(run(whole, IDS[90:92], 90, "source"), alone[1])
     assert np.array_equal(forked, wanted)
-    whole.link.release("source")
+    whole.link.send(Release("source"))
     assert np.array_equal(run(whole, other[30:], positions + 30, "fork"), run(whole, other[30:], positions + 30))
 
 
 def test_a_fork_of_more_than_is_kept_is_an_error_with_both_numbers(whole: Engine) -> None:
     run(whole, IDS[:10], 0, "short")
     with pytest.raises(FrameError, match=r"node-0: a fork of 11 positions, but only 10 "):
-        whole.link.fork("short", "fork", 11)
+        whole.link.send(Fork("fork", "short", 11))
     with pytest.raises(FrameError, match="a fork of 1 positions, but only 0 "):
-        whole.link.fork("nobody", "fork", 1)
+        whole.link.send(Fork("fork", "nobody", 1))
 
 
 def test_a_stage_counts_what_it_ran_and_what_it_keeps(directory: Path) -> None:
@@ -290,11 +293,13 @@ def test_a_stage_counts_what_it_ran_and_what_it_keeps(directory: Path) -> None:
         assert (stage.counts.frames, stage.counts.positions, stage.kv_positions) == (2, 41, 41)
 
 
-def run(engine: Engine, ids: Sequence[int], position: int, request_id: str = "r") -> oracles.Logits:
+def run(engine: Engine, ids: Sequence[int], position: int, sequence_id: str = "r") -> oracles.Logits:
     """Run one frame; return the logits at its positions."""
     kind = FrameKind.DECODE if len(ids) == 1 else FrameKind.PREFILL
-    engine.link.send(Frame(request_id, position, engine.head.embed(mx.array(list(ids))), kind))
-    return np.array(engine.head.logits(engine.link.receive(request_id).hidden_states))
+    engine.link.send(Frame(sequence_id, position, engine.head.embed(mx.array(list(ids))), kind))
+    (frame,) = engine.link.receive(sequence_id)
+    assert isinstance(frame, Frame)
+    return np.array(engine.head.logits(frame.hidden_states))
 
 
 def spoil(directory: Path, tensor: str, row: int = 0) -> Path:

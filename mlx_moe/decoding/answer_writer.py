@@ -1,0 +1,91 @@
+"""AnswerWriter: one answer as it is written, from token ids to text, up to the reason it ended."""
+
+from __future__ import annotations
+
+import time
+
+from mlx_moe.decoding.coordinator import Written
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.decoding.sequence import Sequence
+from mlx_moe.errors import MoeClusterError
+from mlx_moe.text.detokenizer import Detokenizer
+from mlx_moe.text.stopping import LoopDetector, StopStrings
+from mlx_moe.text.tokenizer import Tokenizer
+
+
+class AnswerWriter:
+    """Turns what the coordinator writes for a sequence into tokens with text; counts its time.
+
+    `finish_reason` is None until the answer ended; `failure` is what it failed of, `text` what was written.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, sequence: Sequence, request: Request, *, seed: int, limit: int) -> None:
+        self.sequence = sequence
+        self.request = request
+        self.seed = seed
+        self.stats = GenerationStats(prompt_tokens=len(request.input_ids))
+        self.finish_reason: FinishReason | None = None
+        self.failure: MoeClusterError | None = None
+        self.text = ""
+        self._limit = limit
+        self._shown = _ShownText(tokenizer, request)
+        self._began = 0.0
+        self._is_resumed = False
+
+    @classmethod
+    def resumed(cls, tokenizer: Tokenizer, sequence: Sequence) -> AnswerWriter:
+        """Return the writer of an answer that was begun elsewhere, and goes on over stages that keep nothing of it."""
+        writer = cls(tokenizer, sequence, sequence.asked, seed=sequence.seed, limit=sequence.limit)
+        writer.stats = sequence.stats
+        writer._is_resumed = True
+        writer.text = "".join(writer._shown.add(token_id, last=False)[0] for token_id in sequence.answer_ids)
+        return writer
+
+    def begin(self) -> None:
+        """Ask the sequence, or let it run again what it had; the answer's time counts from now on."""
+        self._began = time.perf_counter() - self.stats.total_s
+        if self._is_resumed:
+            self.sequence.restart()
+        else:
+            self.sequence.ask(self.request, self.seed, self._limit, self.stats)
+
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """The prompt's positions that have been run, and those to run in all."""
+        n_prompt, reused = len(self.request.input_ids), self.sequence.reused
+        return min(len(self.sequence.token_ids), n_prompt) - reused, n_prompt - reused
+
+    def write(self, written: Written) -> Token:
+        """Add a token to the answer; set why it ends with it, if it does."""
+        stats, count = self.stats, self.stats.generated_tokens + 1
+        text, self.finish_reason = self._shown.add(written.token_id, last=count == self._limit)
+        self.text += text
+        stats.total_s = time.perf_counter() - self._began
+        if count == 1:
+            stats.ttft_s = stats.prefill_s = stats.total_s
+        stats.generated_tokens = count
+        stats.decode_s = stats.total_s - stats.ttft_s
+        return Token(written.token_id, text, written.logprob, stats.prompt_tokens + count - 1)
+
+
+class _ShownText:
+    """Turns token ids into text that may be shown, and says when the answer is at its end."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
+        self._detokenizer: Detokenizer = tokenizer.detokenizer()
+        self._stops = StopStrings(request.stop)
+        self._loops = LoopDetector() if request.detect_loops else None
+        self._eos: frozenset[int] = frozenset() if request.ignore_eos else tokenizer.eos_token_ids
+
+    def add(self, token_id: int, *, last: bool) -> tuple[str, FinishReason | None]:
+        """Return what a token adds to the shown text, and why the answer ends with it, if it does."""
+        is_eos = token_id in self._eos
+        text, stopped = ("", False) if is_eos else self._stops.feed(self._detokenizer.add(token_id))
+        if stopped:
+            return text, "stop"
+        looping = self._loops is not None and self._loops.feed(token_id)
+        reason: FinishReason | None = "stop" if is_eos else "loop" if looping else "length" if last else None
+        if reason is None:
+            return text, None
+        tail, stopped = self._stops.feed(self._detokenizer.finish())
+        return text + tail + ("" if stopped else self._stops.finish()), "stop" if stopped else reason

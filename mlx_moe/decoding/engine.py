@@ -1,0 +1,63 @@
+"""Engine: a coordinator and the link to its stages, on one thread."""
+
+from __future__ import annotations
+
+from mlx_moe.decoding.answer_writer import AnswerWriter
+from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
+from mlx_moe.decoding.request import Token
+from mlx_moe.decoding.sequence import Sequence
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Release
+from mlx_moe.pipeline.link import Link
+
+
+class Engine:
+    """Writes answers, each one only as far as its reader asks."""
+
+    def __init__(self, coordinator: Coordinator, link: Link) -> None:
+        self.coordinator = coordinator
+        self.link = link
+        self._writers: dict[str, AnswerWriter] = {}
+
+    def begin(self, writer: AnswerWriter) -> None:
+        """Let an answer be written. Raises InvalidRequestError where its session is answering already."""
+        sequence_id = writer.sequence.id
+        if sequence_id in self._writers:
+            raise InvalidRequestError("the session is answering another request: close that one, or open a session")
+        writer.begin()
+        self.coordinator.submit(writer.sequence)
+        self._writers[sequence_id] = writer
+
+    def step(self, sequence: Sequence) -> Token | None:
+        """Advance a sequence's answer: take what has come back, send what is next, write a token if it can be."""
+        token = None
+        for returned in self.link.receive(sequence.id):
+            self.coordinator.receive(returned)
+        for output in self.coordinator.step(sequence.id):
+            match output:
+                case Frame() | Fork() | Release() | Cancel():
+                    self.link.send(output)
+                case Written():
+                    writer = self._writers[output.sequence.id]
+                    token = writer.write(output)
+                    if writer.finish_reason is not None:
+                        self.end(writer)
+                case Failed():
+                    self._writers.pop(output.sequence.id).failure = output.error
+                case wait:
+                    wait()
+        return token
+
+    def end(self, writer: AnswerWriter) -> None:
+        """End an answer where it stands, if it has not ended; its KV caches stay."""
+        if self._writers.get(writer.sequence.id) is writer:
+            del self._writers[writer.sequence.id]
+            for item in self.coordinator.end(writer.sequence):
+                self.link.send(item)
+
+    def release(self, sequence: Sequence) -> None:
+        """Free a sequence's KV caches; an answer that is being written ends as cancelled."""
+        if writer := self._writers.pop(sequence.id, None):
+            writer.finish_reason = writer.finish_reason or "cancelled"
+        for item in self.coordinator.release(sequence):
+            self.link.send(item)

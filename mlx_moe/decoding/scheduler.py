@@ -1,0 +1,74 @@
+"""Scheduler: whose turn it is, how many frames each answer may have in flight, and who gives way for KV cache.
+
+Pure bookkeeping over sequence ids: it sends and frees nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mlx_moe.decoding.kv_budget import KVBudget
+from mlx_moe.decoding.sampling import KEPT_POSITIONS
+
+RESERVE = 1024
+"""Positions reserved for an answer without max_tokens; it may become longer while there is room."""
+
+
+class Scheduler:
+    """Answers take turns in the order in which they became ready. `kv_positions` None: without a bound.
+
+    An answer is ready (it may send a frame, or one has come back), held (its reader is far behind), or waits for a
+    frame that is under way.
+    """
+
+    def __init__(self, n_stages: int, kv_positions: int | None = None) -> None:
+        self.budget = KVBudget(kv_positions)
+        self._n_stages = n_stages
+        self._active: set[str] = set()
+        self._ready: deque[str] = deque()
+        self._held: set[str] = set()
+
+    def begin(self, sequence_id: str, prompt: int, limit: int, max_tokens: int | None) -> list[str]:
+        """Reserve KV cache for a prompt of `prompt` tokens and an answer of up to `limit`. Raises as `KVBudget.admit`.
+
+        Returns:
+            The idle sequences that gave way: their KV caches must be released.
+        """
+        reserved = limit if max_tokens is not None else min(limit, RESERVE)
+        gone = self.budget.admit(sequence_id, prompt + reserved)
+        self._active.add(sequence_id)
+        return gone
+
+    def end(self, sequence_id: str) -> None:
+        """End an answer; its sequence keeps its KV cache."""
+        self._active.discard(sequence_id)
+        self._held.discard(sequence_id)
+        self.budget.rest(sequence_id)
+
+    def ready(self, sequence_id: str) -> None:
+        """Give an answer a turn behind the others, if it does not wait for one yet."""
+        if sequence_id not in self._ready:
+            self._ready.append(sequence_id)
+
+    def hold(self, sequence_id: str) -> None:
+        """Give an answer no turns until `unhold`."""
+        self._held.add(sequence_id)
+
+    def unhold(self, sequence_id: str) -> None:
+        """Give a held answer turns again."""
+        if sequence_id in self._held:
+            self._held.discard(sequence_id)
+            self.ready(sequence_id)
+
+    def next(self) -> str | None:
+        """Return whose turn it is; None: all wait."""
+        while self._ready:
+            sequence_id = self._ready.popleft()
+            if sequence_id not in self._held:
+                return sequence_id
+        return None
+
+    @property
+    def frames_for_each(self) -> int:
+        """Frames of each answer that may be in flight while it is decoded: with as many answers as stages, one."""
+        return min(self._n_stages // max(1, len(self._active)), KEPT_POSITIONS)

@@ -1,0 +1,205 @@
+"""Sequence: the state of one conversation and of its answer, as plain data.
+
+It can be written to bytes, and gone on from in another coordinator over other stages. Knows neither MLX nor links.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Sequence as List
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from mlx_moe.decoding.chunking import chunk_start, cut
+from mlx_moe.decoding.request import GenerationStats, Request
+from mlx_moe.sampling_params import SamplingParams
+
+
+class Phase(StrEnum):
+    """How far the answer of a sequence is."""
+
+    IDLE = "idle"
+    """It has none."""
+    WAITING = "waiting"
+    """It is asked for; nothing is reserved or sent."""
+    PREFILL = "prefill"
+    """Known tokens are being run: the prompt's, and written ones whose positions were lost."""
+    DECODE = "decode"
+    """It is being written."""
+
+
+@dataclass(slots=True)
+class Sequence:
+    """Tokens whose positions the stages keep, and the answer that goes on from them.
+
+    Attributes:
+        token_ids: tokens of the positions that all stages are known to keep, from position 0.
+        frame_ends: where the frames that computed these positions end, ascending. Frames of other lengths give other
+            last bits, so what is computed again is cut at the same places.
+        cut_lengths: by its end, the length of a frame whose last positions were forgotten since.
+        chunk_length: length of the chunks in which positions are prefilled from position 0.
+        reused: positions of the last request's prompt that were kept already.
+        answer_ids: tokens written for the request, also those whose positions are not kept yet.
+        planned: where the frames end that are to be sent before the answer goes on.
+    """
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    token_ids: list[int] = field(default_factory=list)
+    frame_ends: list[int] = field(default_factory=list)
+    cut_lengths: dict[int, int] = field(default_factory=dict)
+    chunk_length: int = 1
+    reused: int = 0
+    phase: Phase = Phase.IDLE
+    request: Request | None = None
+    seed: int = 0
+    limit: int = 0
+    answer_ids: list[int] = field(default_factory=list)
+    planned: list[int] = field(default_factory=list)
+    stats: GenerationStats = field(default_factory=GenerationStats)
+
+    def ask(self, request: Request, seed: int, limit: int, stats: GenerationStats) -> None:
+        """Begin an answer of up to `limit` tokens, sampled with `seed`, counted in `stats`."""
+        self.request, self.seed, self.limit = request, seed, limit
+        self.answer_ids, self.planned = [], []
+        self.stats = stats
+        self.phase = Phase.WAITING
+
+    @property
+    def asked(self) -> Request:
+        """The request of the answer that is being written."""
+        assert self.request is not None  # `ask` comes before
+        return self.request
+
+    @property
+    def known_ids(self) -> list[int]:
+        """Prompt and answer as far as it is written."""
+        return [*self.asked.input_ids, *self.answer_ids]
+
+    @property
+    def n_known(self) -> int:
+        """How many tokens prompt and answer have."""
+        return len(self.asked.input_ids) + len(self.answer_ids)
+
+    def known(self, start: int, end: int) -> list[int]:
+        """Return the tokens of positions start, ..., end - 1 of prompt and answer."""
+        prompt = self.asked.input_ids
+        return [*prompt[start:end], *self.answer_ids[max(0, start - len(prompt)) : max(0, end - len(prompt))]]
+
+    def plan(self) -> None:
+        """Plan the frames of all known tokens that are not kept: chunks of the prompt, then one token each."""
+        n_prompt, start = len(self.asked.input_ids), len(self.token_ids)
+        chunks = cut(start, n_prompt, self.stats.chunk_length)
+        self.planned = [*chunks, *range(max(start, n_prompt) + 1, self.n_known + 1)]
+        self.phase = Phase.PREFILL
+
+    def replan(self, position: int) -> None:
+        """Plan to run everything from `position` on again, in the same frames: stages keep nothing behind it.
+
+        Begins at the end of a frame where `position` is within one.
+        """
+        self.plan()
+        boundary = max((end for end in self.frame_ends if end <= position), default=0)
+        self.planned[:0] = [end for end in self.frame_ends if end > boundary]
+        self.frame_ends = [end for end in self.frame_ends if end <= boundary]
+        del self.token_ids[boundary:]
+
+    def restart(self) -> None:
+        """Run everything again, in other stages that keep nothing."""
+        if self.phase in (Phase.PREFILL, Phase.DECODE):
+            self.replan(0)
+        else:
+            self.rewind(0)
+
+    def keep(self, token_ids: List[int]) -> None:
+        """Note that the next positions are kept, after one frame of these tokens has come back."""
+        self.token_ids.extend(token_ids)
+        self.frame_ends.append(len(self.token_ids))
+
+    def rewind(self, position: int) -> None:
+        """Forget the positions from `position` on."""
+        while self.frame_ends and self.frame_ends[-1] > position:
+            end = self.frame_ends.pop()
+            start = self.frame_ends[-1] if self.frame_ends else 0
+            if start < position:
+                self.frame_ends.append(position)
+                self.cut_lengths[position] = self.cut_lengths.get(end, end - start)
+                break
+        self.cut_lengths = {end: length for end, length in self.cut_lengths.items() if end <= position}
+        del self.token_ids[position:]
+
+    def begin_as(self, lender: Sequence, positions: int) -> None:
+        """Note that its caches begin as the first `positions` of another's, in place of what they were."""
+        self.token_ids = lender.token_ids[:positions]
+        self.frame_ends = [end for end in lender.frame_ends if end <= positions]
+        self.cut_lengths = {}
+        self.chunk_length = lender.chunk_length
+
+    def shared(self, input_ids: List[int]) -> int:
+        """Return how many leading tokens of `input_ids` are kept, not counting its last one, which must be run."""
+        for position, (kept, wanted) in enumerate(zip(self.token_ids, input_ids[:-1], strict=False)):
+            if kept != wanted:
+                return position
+        return min(len(self.token_ids), len(input_ids) - 1)
+
+    def lend(self, input_ids: List[int], chunk_length: int) -> int:
+        """Return how many positions a request of another sequence, cut into chunks of that length, may begin with."""
+        if chunk_length != self.chunk_length:
+            return 0
+        return chunk_start(min(self.shared(input_ids), self.in_whole_chunks), chunk_length)
+
+    @property
+    def in_whole_chunks(self) -> int:
+        """Length of the prefix whose KV is bit-identical across sequences with equal chunk_length; only it is lent."""
+        whole = 0
+        for end in self.frame_ends:
+            if end != whole + self.chunk_length:
+                break
+            whole = end
+        return whole
+
+    def to_bytes(self) -> bytes:
+        """Return it as JSON."""
+        value = asdict(self)
+        value["frame_ends"] = _runs(self.frame_ends)
+        value["cut_lengths"] = list(self.cut_lengths.items())
+        return json.dumps(value).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Sequence:
+        """Read what `to_bytes` returned. Raises ValueError, LookupError or TypeError for anything else."""
+        value: dict[str, Any] = json.loads(data)
+        request = value.pop("request")
+        if request is not None:
+            sampling = request.pop("sampling")
+            bias = tuple((token_id, amount) for token_id, amount in sampling.pop("logit_bias"))
+            request = Request(
+                input_ids=tuple(request.pop("input_ids")),
+                sampling=SamplingParams(**sampling, logit_bias=bias),
+                stop=tuple(request.pop("stop")),
+                **request,
+            )
+        stats: dict[str, Any] = value.pop("stats")
+        for name in ("compared_by_depth", "accepted_by_depth"):
+            stats[name] = tuple(stats[name])
+        parsed = {
+            "request": request,
+            "stats": GenerationStats(**stats),
+            "phase": Phase(value.pop("phase")),
+            "frame_ends": _ends(value.pop("frame_ends")),
+            "cut_lengths": dict(value.pop("cut_lengths")),
+        }
+        return cls(**value, **parsed)
+
+
+def _runs(ends: List[int]) -> list[tuple[int, int]]:
+    """Return frame ends as (length, count) of equal frames in a row."""
+    lengths = (end - start for start, end in itertools.pairwise([0, *ends]))
+    return [(length, sum(1 for _ in group)) for length, group in itertools.groupby(lengths)]
+
+
+def _ends(runs: List[List[int]]) -> list[int]:
+    """Return what `_runs` was given."""
+    return list(itertools.accumulate(length for length, count in runs for _ in range(count)))
