@@ -1,4 +1,4 @@
-"""SamplingParams: how a request's tokens are chosen. Checked when made; `decoding.sampling` applies them."""
+"""SamplingParams: how a request's tokens are chosen. Checked by the constructor; `decoding.sampling` applies them."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _RANGES = {
 class SamplingParams:
     """How to choose the next token. Applied in the order: bias, penalties, temperature, top_k, top_p, min_p.
 
-    That is transformers' order, and each filter sees the distribution that the one before has left.
+    This is transformers' order; each filter gets the distribution that the previous one leaves.
 
     Attributes:
-        temperature: 0 takes the likeliest token.
+        temperature: 0 chooses the likeliest token.
         top_k: 0 is off. top_p: 1 is off. min_p: 0 is off. Tokens tied with the last one kept are kept too.
         repetition_penalty: divides positive logits (multiplies negative ones) of tokens in prompt and answer;
             1 is off.
         presence_penalty, frequency_penalty: subtracted once, or for each time, for tokens in the answer.
         logit_bias: added to a token's logit; a mapping or pairs, kept as pairs in the order of the ids.
-        seed: None: one is drawn and reported.
+        seed: None: a random one is used and reported.
 
     Raises:
-        InvalidRequestError: a field out of range; says which, and the range.
+        InvalidRequestError: a field is out of range; the message names it and the range.
     """
 
     temperature: float = 0.6
@@ -80,7 +80,7 @@ class SamplingParams:
 
 
 def is_integer(value: object) -> bool:
-    """Return whether a value is an integer, which True and False are not meant to be."""
+    """Return whether a value is an integer, other than True and False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -90,7 +90,7 @@ def is_number(value: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return a value for a message, cut short: it may be megabytes of a client's input."""
+    """Return a value for a message, shortened: it may be megabytes of a client's input."""
     return _Short().repr(value)
 
 

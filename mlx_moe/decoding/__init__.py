@@ -1,1 +1,1 @@
-"""Tokens: requests, sequences, sampling, drafts, and the coordinator that drives the stages."""
+"""Decoding: requests, sequences, sampling, drafts, and the coordinator that drives the stages."""

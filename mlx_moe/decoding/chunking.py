@@ -1,7 +1,7 @@
-"""Chunks: the prefill frames that a prompt is cut into, by a rule that a placement carries.
+"""Chunking: cuts a prompt into prefill frames by a rule that is part of the placement.
 
-Kernels of another shape give other last bits, so a request has the same bits wherever the same rule cuts it, and only
-there. The rule sees how many positions are new; it does not see the load.
+Kernels of another shape give other last bits, so a request has the same bits if, and only if, the same rule cuts it.
+The rule depends on the number of new positions, not on the load.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from mlx_moe.errors import InvalidRequestError
 MOST_CHUNK = 1 << 16
 
 LONGEST_ALONE = 2048
-"""Longest chunk where one stage does all: beyond it there is nothing to gain (mlx-lm's step has the same size)."""
+"""Longest chunk on a single stage; longer ones gain nothing (mlx-lm's step has the same size)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkRule:
-    """Cut into about `wanted` chunks of equal length: `shortest`, doubled as long as that comes nearer, to `longest`.
+    """Cuts a prompt into about `wanted` chunks of equal length: `shortest` times a power of two, at most `longest`.
 
-    The default keeps a pipeline of eight stages busy; fewer and longer chunks read each expert less.
+    The default keeps a pipeline of eight stages busy; fewer, longer chunks read each expert less often.
 
     Raises:
-        InvalidRequestError: a field out of range.
+        InvalidRequestError: a field is out of range.
     """
 
     wanted: int = 8
@@ -51,7 +51,7 @@ class ChunkRule:
 
     @classmethod
     def alone(cls, position_bytes: int, room_bytes: int) -> ChunkRule:
-        """Return the rule of a single stage: one chunk, as long as its temporaries fit in `room_bytes`."""
+        """Return the rule of a single stage: one chunk, shorter if its temporaries do not fit `room_bytes`."""
         longest = LONGEST_ALONE
         while longest > DEFAULT_RULE.longest and longest * position_bytes > room_bytes:
             longest //= 2
@@ -59,18 +59,18 @@ class ChunkRule:
 
     @property
     def fixed_length(self) -> int:
-        """The length of all chunks; 0 where it varies."""
+        """The length of all chunks; 0 if it varies."""
         return self.longest if self.shortest == self.longest else 0
 
     def length(self, new_positions: int) -> int:
-        """Return the length of the chunks in which so many positions of a prompt are run."""
+        """Return the length of the chunks for a prompt with `new_positions` to compute."""
         length = self.shortest
         while length < self.longest and new_positions**2 > 2 * (self.wanted * length) ** 2:
             length *= 2
         return min(length, self.longest)
 
     def __str__(self) -> str:
-        """Return it for people."""
+        """Return the rule as text for people."""
         if self.fixed_length:
             return f"chunks of {self.fixed_length} tokens"
         if self.wanted == 1:
@@ -79,25 +79,25 @@ class ChunkRule:
 
 
 DEFAULT_RULE = ChunkRule()
-"""That of placements that say nothing."""
+"""The rule of placements that do not state one."""
 
 
 def position_bytes(config: ModelConfig, float_bytes: int) -> int:
-    """Return the bytes of temporaries that one position of a chunk takes while a layer runs.
+    """Return the bytes of temporaries for one position of a chunk while a layer runs.
 
-    They are the rows of its chosen experts, and once more for their copies in another order.
+    These are the rows of its chosen experts, twice because they are copied into another order.
     """
     moe = config.moe
     return 2 * moe.num_experts_per_tok * float_bytes * (2 * moe.moe_intermediate_size + config.hidden_size)
 
 
 def cut(start: int, end: int, length: int) -> Iterator[int]:
-    """Yield where the chunks of a prompt's positions [start, end) end: at multiples of their length, and at its end."""
+    """Yield the ends of the chunks of positions [start, end): the multiples of `length`, and `end`."""
     while start < end:
         start = min(chunk_start(start, length) + length, end)
         yield start
 
 
 def chunk_start(position: int, length: int) -> int:
-    """Return where the chunk of `position` begins."""
+    """Return the start of the chunk that contains `position`."""
     return position // length * length

@@ -1,4 +1,4 @@
-"""Request: what is asked of the model; Token and GenerationStats: what comes back."""
+"""Request: a prompt and how to answer it; Token and GenerationStats: the answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 
 FinishReason = Literal["stop", "length", "loop", "cancelled"]
-"""stop: the model ended its turn, or wrote a stop string. length: max_tokens, or the context is full.
-loop: the answer repeated itself. cancelled: somebody closed it."""
+"""stop: the model ended its turn or wrote a stop string. length: max_tokens was reached or the context is full.
+loop: the answer repeated itself. cancelled: the reader closed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Request:
         detect_loops: end an answer that repeats itself.
 
     Raises:
-        InvalidRequestError: a field out of range; says which, and the range.
+        InvalidRequestError: a field is out of range; the message names it and the range.
     """
 
     input_ids: tuple[int, ...]
@@ -40,7 +40,7 @@ class Request:
 
     @classmethod
     def exactly(cls, input_ids: Iterable[int], tokens: int) -> Request:
-        """Return a greedy request whose answer has so many tokens, whatever they are: to be measured."""
+        """Return a greedy request whose answer has exactly `tokens` tokens, for measurements."""
         sampling = SamplingParams(temperature=0.0)
         return cls(tuple(input_ids), sampling, max_tokens=tokens, ignore_eos=True, detect_loops=False)
 
@@ -80,10 +80,9 @@ class Token:
     """One token of an answer.
 
     Attributes:
-        text: what it added to the text that may be shown; empty while it is half a character, or may yet
-            become a stop string.
+        text: the text that it adds; empty while this is a part of a character, or may become a stop string.
         logprob: log-probability under the model's own distribution, before temperature and penalties.
-        position: its place in the sequence, the prompt's first token being 0.
+        position: its position in the sequence; the prompt's first token has position 0.
     """
 
     id: int
@@ -94,13 +93,13 @@ class Token:
 
 @dataclass(slots=True)
 class GenerationStats:
-    """Counts and seconds of one answer. `cached_tokens` of the prompt were still in the KV cache.
+    """Counts and seconds of one answer. `cached_tokens` is the part of the prompt that was in the KV cache.
 
     Attributes:
-        chunk_length: the rest of the prompt was run in chunks that end at multiples of it.
+        chunk_length: the rest of the prompt was computed in chunks that end at its multiples.
         drafted: drafts that were sent; many are invalidated before the model's token at their position is known.
-        compared_by_depth: drafts that were compared with it, by how many positions they lay ahead of what was known.
-        accepted_by_depth: those of them that were right; `accepted` is their sum.
+        compared_by_depth: drafts that were compared with it, by their distance from the newest known token.
+        accepted_by_depth: the right ones among them; `accepted` is their sum.
     """
 
     prompt_tokens: int = 0
@@ -118,10 +117,10 @@ class GenerationStats:
 
     @property
     def prefill_tps(self) -> float:
-        """Prompt tokens that were run, a second."""
+        """Computed prompt tokens per second."""
         return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tps(self) -> float:
-        """Tokens a second after the first."""
+        """Tokens per second after the first one."""
         return (self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0

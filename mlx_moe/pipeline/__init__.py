@@ -1,1 +1,1 @@
-"""Hidden states: frames, links, and the stages that run a shard's layers."""
+"""Pipeline: frames of hidden states, links, and the stages that run a shard's layers."""

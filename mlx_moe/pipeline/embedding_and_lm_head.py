@@ -1,4 +1,4 @@
-"""EmbeddingAndLMHead: the two ends of the model, which the coordinator owns: tokens in, logits out.
+"""EmbeddingAndLMHead: the two ends of the model, which the coordinator owns: ids to hidden states, these to logits.
 
 Shapes: L positions, D hidden_size, V vocab_size.
 """
@@ -15,7 +15,7 @@ from mlx_moe.layers.weights import LoadedParameters, Weight
 
 
 class EmbeddingAndLMHead(Protocol):
-    """The embedding and, after the final norm, the lm_head: loaded, or emulated."""
+    """The embedding, and the lm_head after the final norm: loaded, or emulated."""
 
     def embed(self, input_ids: mx.array) -> mx.array:
         """Map input_ids `[L]` to hidden states `[L, D]`."""
@@ -26,7 +26,7 @@ class EmbeddingAndLMHead(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedEmbeddingAndLMHead:
-    """Both in memory; one matrix where their weights are tied."""
+    """The embedding and lm_head in memory; one matrix if the weights are tied."""
 
     embed_tokens: Weight
     norm: mx.array
@@ -36,7 +36,7 @@ class LoadedEmbeddingAndLMHead:
 
     @classmethod
     def build(cls, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> LoadedEmbeddingAndLMHead:
-        """Return them over their loaded parameters."""
+        """Return both, built from their loaded parameters."""
         embed_tokens = loaded.weight("model.embed_tokens")
         lm_head = embed_tokens if config.tie_word_embeddings else loaded.weight("lm_head")
         return cls(embed_tokens, loaded.vector("model.norm.weight"), config.rms_norm_eps, lm_head, dtype)

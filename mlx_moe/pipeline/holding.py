@@ -1,4 +1,4 @@
-"""Holding: what one process has in memory of a model: a shard and, with the coordinator, the two ends; or experts."""
+"""Holding: what one process has in memory: a shard, and with the coordinator embedding and lm_head; or only experts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A shard. `head` and `mtp` are the coordinator's, if it is here."""
+    """A shard in memory. Only with the coordinator, `head` and possibly `mtp` are there."""
 
     shard: Shard
     head: LoadedEmbeddingAndLMHead | None
@@ -36,7 +36,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class ExpertHolding:
-    """What an expert peer has of a shard that another node runs."""
+    """The experts that an expert peer has in memory of a shard that another node runs."""
 
     shard: ExpertShard
     weights_bytes: int
@@ -55,14 +55,14 @@ def load_holding(
     progress: loader.Progress | None = None,
     held: Held | None = None,
 ) -> Holding:
-    """Load a shard; with the coordinator's ends if it `coordinates`. Weights may take `memory_share` of the budget.
+    """Load a shard; with embedding and lm_head if it `coordinates`. Weights may use `memory_share` of the budget.
 
-    `peers` own the experts that it lacks. `with_mtp` adds the MTP layer to the ends, if the checkpoint has one. `held`
-    is what another shard of the same checkpoint has left in memory, see `loader.load`.
+    `peers` own the experts that the shard does not. `with_mtp` adds the MTP layer if the shard coordinates and the
+    checkpoint has one. `held` is what another shard of the same checkpoint has left in memory, see `loader.load`.
 
     Raises:
-        CheckpointError: files that are damaged or contradict each other.
-        InsufficientMemoryError: before anything is read.
+        CheckpointError: files are damaged or contradict each other.
+        InsufficientMemoryError: the weights do not fit; raised before anything is read.
     """
     dtype = _compute_dtype(checkpoint, config)
     parameters = spec.parameters(config)
@@ -87,7 +87,7 @@ def load_experts(
     progress: loader.Progress | None = None,
     held: Held | None = None,
 ) -> ExpertHolding:
-    """Load the owned experts of a shard and nothing else of it. Raises as `load_holding`."""
+    """Load only the owned experts of a shard. Raises as `load_holding`."""
     dtype = _compute_dtype(checkpoint, config)
     arrays = {} if held is None else held
     loaded = _load(checkpoint, spec.expert_parameters(config), dtype, memory_share, progress, arrays)

@@ -1,7 +1,7 @@
 """MultiTokenPrediction: the layer that drafts the token after the next.
 
-Source: DeepSeek-V3, arXiv 2412.19437, section 2.2; transformers' `MtpLayer` for which norms stand where. The layer's
-own copies of the embedding and the lm_head are those of the model, so the model's are used.
+Source: DeepSeek-V3, arXiv 2412.19437, section 2.2; transformers' `MtpLayer` for the places of the norms. The layer's
+own copies of the embedding and the lm_head equal the model's, which are used.
 Shapes: L positions, D hidden_size, V vocab_size.
 """
 
@@ -23,7 +23,7 @@ from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 
 @dataclass(frozen=True, slots=True)
 class MultiTokenPrediction:
-    """One more decoder layer, over a position's hidden state and the token that follows it."""
+    """A decoder layer whose input is a position's hidden state and the token that follows it."""
 
     head: LoadedEmbeddingAndLMHead
     enorm: mx.array
@@ -37,7 +37,7 @@ class MultiTokenPrediction:
     def build(
         cls, config: ModelConfig, loaded: LoadedParameters, head: LoadedEmbeddingAndLMHead
     ) -> MultiTokenPrediction:
-        """Return the layer over its loaded parameters; the embedding and the lm_head are those of `head`."""
+        """Return the layer built from its loaded parameters, with the embedding and the lm_head of `head`."""
         index = config.num_hidden_layers
         experts = range(config.moe.n_routed_experts)
         scope = loaded.scope(f"model.layers.{index}")
@@ -63,8 +63,8 @@ class MultiTokenPrediction:
         Args:
             hidden_states: `[L, D]` of consecutive positions, after the model's final norm (`head.normed`).
             next_ids: `[L]`, the token that follows each position.
-            cache: one of this layer's; it stands at the first of the positions.
-            outputs: of how many of the last positions the predictions are wanted; None for all.
+            cache: a cache of this layer; its length is the first of the positions.
+            outputs: the number of last positions to predict for; None for all.
 
         Returns:
             Normed hidden states `[outputs, D]`, to chain deeper drafts from, and logits `[outputs, V]`.

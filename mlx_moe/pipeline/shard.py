@@ -1,6 +1,6 @@
-"""Shard: what one worker holds, a range of layers and the experts it owns of each.
+"""Shard: what one worker holds: a range of layers, and its experts in each of them.
 
-Knows nothing of requests: `stage` runs it.
+Knows nothing about requests: `stage` runs it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from mlx_moe.layers.weights import LoadedParameters
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:
-    """A half-open range of layers, and for each MoE layer the experts owned; all of them where none are named."""
+    """A half-open range of layers, and the owned experts by MoE layer; all experts of layers that are not listed."""
 
     layers: range
     owned_experts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def experts_of(self, config: ModelConfig, layer: int) -> tuple[int, ...]:
-        """Return the owned experts of a layer, ascending; none of a dense one."""
+        """Return the owned experts of a layer, ascending; empty for a dense layer."""
         if layer not in config.moe_layers:
             return ()
         return tuple(sorted(self.owned_experts.get(layer, range(config.moe.n_routed_experts))))
 
     def n_experts(self, config: ModelConfig) -> int:
-        """Return how many experts are owned over all layers."""
+        """Return the number of owned experts in all layers together."""
         return sum(len(self.experts_of(config, layer)) for layer in self.layers)
 
     def parameters(self, config: ModelConfig) -> list[Parameter]:
@@ -42,14 +42,14 @@ class ShardSpec:
         return [parameter for layer, owned in layers for parameter in layer.parameters(owned)]
 
     def expert_parameters(self, config: ModelConfig) -> list[Parameter]:
-        """Return the parameters of its owned experts alone."""
+        """Return the parameters of only its owned experts."""
         layers = ((families.layer(config, i), self.experts_of(config, i)) for i in self.layers)
         return [parameter for layer, owned in layers for parameter in layer.expert_parameters(owned)]
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Built layers, in order."""
+    """The built layers of a shard, in order."""
 
     spec: ShardSpec
     config: ModelConfig
@@ -65,7 +65,7 @@ class Shard:
         dtype: mx.Dtype,
         peers: ExpertPeers = NO_PEERS,
     ) -> Shard:
-        """Return the shard over its loaded parameters; `peers` own the experts that it lacks."""
+        """Return the shard built from its loaded parameters; `peers` own the experts that it does not."""
         layers = (
             families.layer(config, i).build(loaded, spec.experts_of(config, i), partial(peers.bind, i))
             for i in spec.layers
@@ -75,7 +75,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ExpertShard:
-    """An expert peer's part: owned experts by layer, and nothing else. Layers without any are left out."""
+    """What an expert peer holds: only its owned experts, by layer."""
 
     spec: ShardSpec
     config: ModelConfig
@@ -84,7 +84,7 @@ class ExpertShard:
 
     @classmethod
     def build(cls, spec: ShardSpec, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> ExpertShard:
-        """Return the experts over their loaded parameters."""
+        """Return the experts built from their loaded parameters."""
         built: dict[int, Experts] = {}
         for index in spec.layers:
             experts, owned = families.layer(config, index).feed_forward.experts, spec.experts_of(config, index)

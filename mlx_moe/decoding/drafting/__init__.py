@@ -1,4 +1,4 @@
-"""Drafting: guesses at the tokens of an answer before the model has written them, by several means."""
+"""Drafting: ways to predict the next tokens of an answer before the model has computed them."""
 
 from mlx_moe.decoding.drafting.choice import choose_drafter as choose_drafter
 from mlx_moe.decoding.drafting.drafter import Drafter as Drafter

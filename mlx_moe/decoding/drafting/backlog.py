@@ -1,4 +1,4 @@
-"""Backlog: hidden states of the newest positions that a drafter has not run over yet.
+"""Backlog: hidden states of the newest positions that a drafter has not processed yet.
 
 Shapes: L positions, D hidden_size.
 """
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import mlx.core as mx
 
 KEPT = 512
-"""Positions that are never given up. With less than one chunk more they bound memory, and the time to run over them."""
+"""Newest positions that are always kept; up to one chunk more may be kept. Limits memory and processing time."""
 
 
 class Backlog:
-    """Hidden states of the positions `start`, ..., `end` - 1. Of many the oldest give way: `start` moves on."""
+    """Hidden states of the positions `start`, ..., `end` - 1. If there are too many, the oldest are dropped."""
 
     def __init__(self, start: int = 0, arrays: Iterable[mx.array] = ()) -> None:
         self.start = start
@@ -26,21 +26,21 @@ class Backlog:
         return self.end - self.start
 
     def add(self, hidden_states: mx.array) -> None:
-        """Append those of the next positions, `[L, D]`."""
+        """Append the hidden states `[L, D]` of the next positions."""
         self._arrays.append(hidden_states)
         self.end += hidden_states.shape[0]
         while len(self) - self._arrays[0].shape[0] >= KEPT:
             self.start += self._arrays.popleft().shape[0]
 
     def take(self, count: int) -> mx.array:
-        """Return the first `count` `[count, D]`, of which there must be one at least; they are gone."""
+        """Remove and return the first `count` hidden states `[count, D]`; `count` is at least 1."""
         joined = mx.concatenate(list(self._arrays))
         self._arrays = deque([joined[count:]] if count < len(self) else ())
         self.start += count
         return joined[:count]
 
     def before(self, position: int) -> Backlog:
-        """Return one of the same positions, as far as they lie before `position`; it ends there."""
+        """Return a backlog of the positions before `position`, which is its end."""
         count = position - self.start
         if count <= 0:
             return Backlog(position)

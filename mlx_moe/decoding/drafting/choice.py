@@ -1,4 +1,4 @@
-"""Choice: which drafter a model gets."""
+"""Choice: chooses a model's drafter."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mlx_moe.text.tokenizer import Tokenizer
 def choose_drafter(
     draft: str, holding: Holding, config: ModelConfig, tokenizer: Tokenizer
 ) -> Callable[[], Drafter] | None:
-    """Return what makes a drafter for each session of the model that `holding` is of; None for no drafts.
+    """Return a function that creates the drafter of a session; None for no drafts.
 
     Args:
         draft: see mlx_moe.decoding.draft.
-        holding: what is in memory of the model; its MTP layer too, if `draft` wants it and the checkpoint has one.
+        holding: the loaded model, with its MTP layer if `draft` needs it and the checkpoint has one.
 
     Raises:
-        InvalidRequestError: "mtp" without such a layer, or a model that is not here or has another vocabulary.
-        CheckpointError, InsufficientMemoryError: that model cannot be loaded.
+        InvalidRequestError: "mtp" without an MTP layer, or a small model that is missing or has another vocabulary.
+        CheckpointError, InsufficientMemoryError: the small model cannot be loaded.
     """
     layer = holding.mtp
     match draft:
