@@ -21,6 +21,8 @@ from mlx_moe.layers.weights import DenseWeight
 from mlx_moe.model import LocalModel as Model
 from mlx_moe.pipeline.link import LocalLink
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Model]:

@@ -25,6 +25,8 @@ from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 from tests.mlx_moe.slow_link import SlowLink
 
+pytestmark = pytest.mark.slow
+
 ANSWER = 12
 PROMPTS = [tuple(oracles.random_ids(length, 200, seed=length)) for length in (1, 32, 70, 100, 300)]
 

@@ -35,6 +35,8 @@ from tests.mlx_moe.demo_pipeline import (
     tokenizer,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Case:

@@ -25,6 +25,8 @@ from tests.mlx_moe.demo_pipeline import (
     prompt,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
