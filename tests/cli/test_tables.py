@@ -56,6 +56,7 @@ def row(name: str, role: str) -> NodeRow:
         node_id="0",
         addresses=("127.0.0.1:7420",),
         state="present",
+        is_here=False,
         chip="Apple M3 Ultra",
         offered_bytes=440 * 10**9,
         role=role,
