@@ -161,6 +161,8 @@ class Coordinator:
             if error.reached == answer.went_back_to == len(answer.sequence.token_ids):
                 yield from self.fail(answer.sequence, error)  # nothing was gained since
                 return
+            if error.reached == answer.went_back_to:
+                answer.sequence.cut_lengths.clear()  # such caches do not go back into the middle of a frame either
             answer.went_back_to = error.reached
             yield from self._go_back(answer, error.reached)
         except MoeClusterError as error:

@@ -82,16 +82,17 @@ class Stage:
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """Let a request's caches begin as the first `positions` of another's, in place of what they were.
 
+        They begin as fewer where the state of that position is gone: the next frame's RewindError says how many.
+
         Raises:
             FrameError: the other keeps less; nothing changed.
-            RewindError: the state of that position is gone; the caches begin as fewer positions.
         """
         kept = self._kept(source_id)
         if positions > kept:
             raise FrameError(f"node {self.node}: a fork of {positions} positions, but only {kept} are kept")
         forks = [cache.fork(positions) for cache in self._caches[source_id]]
         self._caches[sequence_id] = forks
-        self._require(positions, rewind_all(forks, self._kept(sequence_id)))
+        rewind_all(forks, self._kept(sequence_id))
 
     def release(self, sequence_id: str) -> None:
         """Free a request's caches."""

@@ -81,7 +81,7 @@ def mtp_drafter() -> MTPDrafter:
 
 
 class Pipeline:
-    """The demo model in stages behind a SlowLink."""
+    """The demo model, or another one that is `loaded`, in stages behind a SlowLink."""
 
     def __init__(
         self,
@@ -89,8 +89,9 @@ class Pipeline:
         new_drafter: Callable[[], Drafter] | None = None,
         kv_positions: int | None = None,
         chunks: ChunkRule = DEFAULT_RULE,
+        loaded: Engine | None = None,
     ) -> None:
-        self.engine = engine(n_stages)
+        self.engine = loaded or engine(n_stages)
         self.link = SlowLink(self.engine.link.stages)
         self.coordinator = Coordinator(
             self.engine.head,

@@ -36,12 +36,13 @@ N_LAYERS = 4
 MOE_LAYERS = frozenset({0, 3})
 RECURRENT_LAYERS = frozenset({1, 3})
 N_EXPERTS = 8
+VOCAB_SIZE = 256
 SNAPSHOTS = 4
 """Frames at whose ends a recurrent layer's state is kept, the newest one's included."""
 
 CONFIG = {
     "model_type": "toy",
-    "vocab_size": 256,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
     "intermediate_size": 96,
     "moe_intermediate_size": 32,

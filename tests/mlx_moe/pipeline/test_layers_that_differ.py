@@ -132,8 +132,9 @@ def test_a_fork_begins_with_as_much_as_the_states_allow(stage: Stage) -> None:
         send(stage, "source", *frame)
     stage.fork("source", "fork", 50)
     assert np.array_equal(send(stage, "fork", 50, 1), send(stage, "source", 50, 1))
+    stage.fork("source", "fork", 45)
     with pytest.raises(RewindError) as raised:
-        stage.fork("source", "fork", 45)
+        send(stage, "fork", 45, 5)
     assert raised.value.reached == 30
     assert np.array_equal(send(stage, "fork", 30, 20), send(stage, "source", 30, 20))
     release(stage, "source", "fork")
