@@ -1,4 +1,4 @@
-"""AnswerWriter: one answer as it is written, from token ids to text, up to the reason it ended."""
+"""AnswerWriter: turns the token ids of one answer into text, and decides when and why the answer ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mlx_moe.text.tokenizer import Tokenizer
 
 
 class AnswerWriter:
-    """Turns what the coordinator writes for a sequence into tokens with text; counts its time.
+    """Turns the coordinator's token ids for a sequence into tokens with text, and measures their time.
 
-    `finish_reason` is None until the answer ended; `failure` is what it failed of, `text` what was written.
+    `finish_reason` is None until the answer has ended; `failure` is the error that ended it; `text` is the text so far.
     """
 
     def __init__(self, tokenizer: Tokenizer, sequence: Sequence, request: Request, *, seed: int, limit: int) -> None:
@@ -34,7 +34,7 @@ class AnswerWriter:
 
     @classmethod
     def resumed(cls, tokenizer: Tokenizer, sequence: Sequence) -> AnswerWriter:
-        """Return the writer of an answer that was begun elsewhere, and goes on over stages that keep nothing of it."""
+        """Return the writer of an answer that began elsewhere and continues on stages without its KV caches."""
         writer = cls(tokenizer, sequence, sequence.asked, seed=sequence.seed, limit=sequence.limit)
         writer.stats = sequence.stats
         writer._is_resumed = True
@@ -42,7 +42,7 @@ class AnswerWriter:
         return writer
 
     def begin(self) -> None:
-        """Ask the sequence, or let it run again what it had; the answer's time counts from now on."""
+        """Start the sequence's answer, or restart it if it was resumed; the answer's time counts from now on."""
         self._began = time.perf_counter() - self.stats.total_s
         if self._is_resumed:
             self.sequence.restart()
@@ -51,12 +51,12 @@ class AnswerWriter:
 
     @property
     def prefill_progress(self) -> tuple[int, int]:
-        """The prompt's positions that have been run, and those to run in all."""
+        """The number of the prompt's positions that have been computed, and that have to be computed in all."""
         n_prompt, reused = len(self.request.input_ids), self.sequence.reused
         return min(len(self.sequence.token_ids), n_prompt) - reused, n_prompt - reused
 
     def write(self, written: Written) -> Token:
-        """Add a token to the answer; set why it ends with it, if it does."""
+        """Add a token to the answer; set `finish_reason` if the answer ends with it."""
         stats, count = self.stats, self.stats.generated_tokens + 1
         text, self.finish_reason = self._shown.add(written.token_id, last=count == self._limit)
         self.text += text
@@ -69,7 +69,7 @@ class AnswerWriter:
 
 
 class _ShownText:
-    """Turns token ids into text that may be shown, and says when the answer is at its end."""
+    """Turns token ids into text that may be shown, and detects the end of the answer."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
         self._detokenizer: Detokenizer = tokenizer.detokenizer()
@@ -78,7 +78,7 @@ class _ShownText:
         self._eos: frozenset[int] = frozenset() if request.ignore_eos else tokenizer.eos_token_ids
 
     def add(self, token_id: int, *, last: bool) -> tuple[str, FinishReason | None]:
-        """Return what a token adds to the shown text, and why the answer ends with it, if it does."""
+        """Return the text that a token adds, and the reason if the answer ends with it, else None."""
         is_eos = token_id in self._eos
         text, stopped = ("", False) if is_eos else self._stops.feed(self._detokenizer.add(token_id))
         if stopped:

@@ -1,10 +1,10 @@
-"""Coordinator: owns the tokens. It embeds them, and samples from the hidden states that come back.
+"""Coordinator: owns the tokens. It embeds them, and samples from the hidden states that return.
 
-It has no input and output of its own: `step` yields the frames to send and the tokens that are written, and `receive`
-takes what comes out of the last stage, so that it is the same in one process and over a network. Knows nothing of text.
+It does no input or output: `step` yields frames to send and tokens that were written, and `receive` takes what the last
+stage returns, so that it is the same in one process and over a network. Knows nothing about text.
 
-Where stages would idle it drafts: the frames of tokens that may come next follow the newest token's. Each position is
-computed alone by the same kernels, and its token sampled from its own logits, so drafts change no bit of the answer.
+Where stages would be idle it drafts: frames of predicted tokens follow the newest token's frame. Each position is
+computed alone by the same kernels, and its token is sampled from its own logits, so drafts change no bit of the answer.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from mlx_moe.pipeline.frame import (
 from mlx_moe.pipeline.stage import Wait
 
 CLEAR_CACHE_EVERY = 256
-"""Tokens after which MLX gives freed buffers back."""
+"""Number of tokens after which MLX releases freed buffers."""
 
 FILLER_ID = 0
-"""Fills a frame that is run again up to the length it had; nothing is kept of these positions."""
+"""Token that pads a frame that is computed again to its former length; these positions are not kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A token that was written; its sequence is DECODE, or IDLE where it was the last one asked for."""
+    """A token that was written; its sequence is DECODE, or IDLE if the answer has reached its limit."""
 
     sequence: Sequence
     token_id: int
@@ -58,19 +58,19 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An answer that has ended by an error; its sequence is IDLE and sound."""
+    """An answer that an error has ended; its sequence is IDLE and can be used again."""
 
     sequence: Sequence
     error: MoeClusterError
 
 
 Output = Outgoing | Wait | Written | Failed
-"""What a step yields. Each is acted upon before the next is asked for; a Wait is called, in a thread if need be."""
+"""What a step yields. The caller handles each before it asks for the next; it calls a Wait, possibly in a thread."""
 
 
 @dataclass(slots=True)
 class _InFlight:
-    """A frame that is under way, and what came back in its place."""
+    """A frame that is under way, and what returned for it."""
 
     sequence_id: str
     serial: int
@@ -81,7 +81,7 @@ class _InFlight:
 
 @dataclass(slots=True)
 class _Answer:
-    """What an answer needs while it is computed; all of it can be made again from the sequence."""
+    """What an answer needs while it is computed; all of it can be recreated from the sequence."""
 
     sequence: Sequence
     request: Request
@@ -94,10 +94,10 @@ class _Answer:
 
 
 class Coordinator:
-    """Answers requests of many sequences, over `n_stages` stages with `frames_in_flight` prefill frames of each.
+    """Answers requests of many sequences on `n_stages` stages, with up to `frames_in_flight` prefill frames of each.
 
-    `new_drafter` creates a sequence's drafter; it is not used with a single stage, which would never idle. `chunks` is
-    how prompts are cut.
+    `new_drafter` creates a sequence's drafter; it is not used with a single stage, which is never idle. `chunks` is the
+    rule by which prompts are cut.
     """
 
     def __init__(
@@ -125,8 +125,9 @@ class Coordinator:
         self._serial = 0
 
     def submit(self, sequence: Sequence) -> None:
-        """Let a sequence that was asked take turns: one that is new, or one that went on elsewhere and was `restart`ed.
-        It must not be answering.
+        """Start the turns of a sequence that was asked, or that was `restart`ed after running elsewhere.
+
+        The sequence must not be answering.
         """
         request = sequence.asked
         self._answers[sequence.id] = _Answer(
@@ -138,7 +139,7 @@ class Coordinator:
         self.scheduler.ready(sequence.id)
 
     def receive(self, returned: Returned) -> None:
-        """Take what the last stage sends; what is cancelled or void goes nowhere."""
+        """Process what the last stage returns; cancelled and void frames are ignored."""
         answer = self._answers.get(returned.sequence_id)
         for frame in answer.in_flight if answer is not None else ():
             if frame.serial == returned.serial:
@@ -146,7 +147,7 @@ class Coordinator:
                 self.scheduler.ready(returned.sequence_id)
 
     def step(self, sequence_id: str) -> Iterator[Output]:
-        """Advance one answer: send one frame, or take one that has come back and write a token."""
+        """Advance one answer: send one frame, or process a returned one and write a token."""
         answer = self._answers.get(sequence_id)
         if answer is None:
             return
@@ -169,10 +170,10 @@ class Coordinator:
             yield from self.fail(answer.sequence, error)
 
     def end(self, sequence: Sequence) -> list[Outgoing]:
-        """End a sequence's answer, if it has one, where it stands; its KV caches stay.
+        """End a sequence's answer now, if it has one; its KV caches stay.
 
         Returns:
-            What to send for that.
+            The messages to send.
         """
         answer = self._answers.pop(sequence.id, None)
         if answer is None:
@@ -182,12 +183,12 @@ class Coordinator:
         return [Cancel(sequence.id, answer.in_flight[-1].serial)] if answer.in_flight else []
 
     def fail(self, sequence: Sequence, error: MoeClusterError) -> list[Output]:
-        """End an answer by an error. Returns what to send, and the event that says so."""
+        """End an answer by an error. Returns the messages to send and the Failed event."""
         error.sequence_id = error.sequence_id or sequence.id
         return [*self.end(sequence), Failed(sequence, error)]
 
     def release(self, sequence: Sequence) -> list[Outgoing]:
-        """Free a sequence's KV caches on all stages; an answer ends. Returns what to send for that."""
+        """Free a sequence's KV caches on all stages and end its answer. Returns the messages to send."""
         ended = self.end(sequence)
         drafter = self.drafters.pop(sequence.id, None)
         if drafter is not None:
@@ -201,7 +202,7 @@ class Coordinator:
     # The steps of an answer
 
     def _begin(self, answer: _Answer) -> Iterator[Output]:
-        """Reserve KV cache, begin with what is kept of the prompt, and send the first frame."""
+        """Reserve KV cache, reuse the kept prefix of the prompt, and send the first frame."""
         sequence, request = answer.sequence, answer.request
         gone = self.scheduler.begin(sequence.id, len(request.input_ids), sequence.limit, request.max_tokens)
         answer.is_begun = True
@@ -219,7 +220,7 @@ class Coordinator:
             yield from self._prefill(answer)
 
     def _reuse(self, sequence: Sequence, input_ids: tuple[int, ...]) -> Iterator[Output]:
-        """Let a sequence begin with the prefix that it keeps of a prompt, or with a longer one borrowed from another.
+        """Reuse the prefix of a prompt that the sequence keeps, or a longer one borrowed from another sequence.
 
         A fresh prompt is chunked by its full length even if a prefix is borrowed, so that its result does not depend on
         what was borrowed.
@@ -241,7 +242,7 @@ class Coordinator:
         sequence.stats.chunk_length = length
 
     def _prefill(self, answer: _Answer) -> Iterator[Output]:
-        """Take the frames that have come back; write the first token after the last of them, else send the next."""
+        """Process returned frames; after the last one write the first token, otherwise send the next frame."""
         sequence = answer.sequence
         while (taken := self._take(answer)) is not None:
             self._keep(sequence, *taken)
@@ -257,7 +258,7 @@ class Coordinator:
             yield from self._catch_up(sequence)
 
     def _decode(self, answer: _Answer) -> Iterator[Output]:
-        """Take the frame of the newest token and write the next one; while it is under way, draft."""
+        """Process the newest token's frame and write the next token; draft while the frame is under way."""
         taken = self._take(answer)
         if taken is None:
             yield from self._draft(answer)
@@ -266,10 +267,10 @@ class Coordinator:
         yield from self._write(answer, taken[1])
 
     def _write(self, answer: _Answer, hidden_states: mx.array) -> Iterator[Output]:
-        """Choose the token after the last kept position, whose hidden state `[1, D]` this is.
+        """Choose the next token from the hidden state `[1, D]` of the last kept position.
 
-        Its frame is sent before the token is read, unless a draft is in flight in its place: on one machine its graph
-        is built, in a pipeline it is on its way, while the token is handled.
+        Its frame is sent before the token is read, unless a draft is in flight in its place: so its graph is built, or
+        in a pipeline the frame travels, while the token is handled.
         """
         sequence, position = answer.sequence, len(answer.sequence.token_ids)
         token, logprob = answer.sampler(self._ends.logits(hidden_states)[0], position)
@@ -298,7 +299,7 @@ class Coordinator:
             mx.clear_cache()
 
     def _draft(self, answer: _Answer) -> Iterator[Output]:
-        """Send one more draft after the newest token if a stage would idle."""
+        """Send one more draft after the newest token if a stage would be idle."""
         sequence, speculation = answer.sequence, answer.speculation
         drafter = self.drafters.get(sequence.id)
         in_flight = [sequence.answer_ids[-1], *speculation.token_ids]
@@ -324,14 +325,14 @@ class Coordinator:
                 yield partial(mx.eval, arrays)
 
     def _blame(self, answer: _Answer) -> Iterator[Output]:
-        """Run the last position again, checked, so that the stage names the layer that made it not finite."""
+        """Compute the last position again, checked, so that the stage names the layer with NaN or Inf."""
         if answer.is_checked or not answer.sequence.answer_ids:  # a prompt's frames are always checked
             raise NumericsError("the output head's logits are not finite, although its input is")
         answer.is_checked = True
         yield from self._go_back(answer, len(answer.sequence.token_ids) - 1)
 
     def _go_back(self, answer: _Answer, position: int) -> Iterator[Output]:
-        """Run everything from `position` on again, in the same frames."""
+        """Compute everything from `position` on again, in the same frames."""
         sequence, in_flight = answer.sequence, list(answer.in_flight)
         answer.in_flight.clear()
         answer.speculation.drop()
@@ -365,7 +366,7 @@ class Coordinator:
         yield from self._send(answer, Frame(answer.sequence.id, position, embedded, kind), position + 1)
 
     def _send(self, answer: _Answer, frame: Frame, end: int) -> Iterator[Output]:
-        """Send a frame, of which positions up to `end` will be kept; frames that it makes void are forgotten."""
+        """Send a frame of which positions up to `end` will be kept; drop the frames that it makes void."""
         yield from self._give_way(
             self.scheduler.budget.use(frame.sequence_id, frame.position + frame.hidden_states.shape[0])
         )
@@ -376,11 +377,11 @@ class Coordinator:
         yield frame
 
     def _is_current(self, answer: _Answer) -> bool:
-        """Whether an answer goes on: it may be ended while a frame of it leaves."""
+        """Whether an answer has not ended: it can end while one of its frames is sent."""
         return self._answers.get(answer.sequence.id) is answer
 
     def _take(self, answer: _Answer) -> tuple[int, mx.array] | None:
-        """Return the end and the hidden states of the oldest frame, None while it is under way. Raises its failure."""
+        """Return the end and the hidden states of the oldest frame, None while it is under way. Raises its error."""
         if not answer.in_flight or answer.in_flight[0].returned is None:
             return None
         sent = answer.in_flight.popleft()
@@ -390,7 +391,7 @@ class Coordinator:
         return sent.end, sent.returned.hidden_states
 
     def _keep(self, sequence: Sequence, end: int, hidden_states: mx.array) -> None:
-        """Note that all stages keep positions up to `end`."""
+        """Record that all stages keep positions up to `end`."""
         start = len(sequence.token_ids)
         sequence.keep(sequence.known(start, end))
         drafter = self.drafters.get(sequence.id)
@@ -403,7 +404,7 @@ class Coordinator:
             drafter.rewind(position)
 
     def _give_way(self, sequence_ids: Iterable[str]) -> Iterator[Output]:
-        """Release sequences that gave way to another; an answer of theirs ends."""
+        """Release evicted sequences and end their answers."""
         for sequence_id in sequence_ids:
             sequence = self.sequences[sequence_id]
             if sequence_id in self._answers:

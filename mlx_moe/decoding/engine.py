@@ -1,4 +1,4 @@
-"""Engine: a coordinator and the link to its stages, on one thread."""
+"""Engine: drives a coordinator and the link to its stages, on one thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlx_moe.pipeline.link import Link
 
 
 class Engine:
-    """Writes answers, each one only as far as its reader asks."""
+    """Writes answers; each one advances only when its reader asks for the next token."""
 
     def __init__(self, coordinator: Coordinator, link: Link) -> None:
         self.coordinator = coordinator
@@ -20,7 +20,7 @@ class Engine:
         self._writers: dict[str, AnswerWriter] = {}
 
     def begin(self, writer: AnswerWriter) -> None:
-        """Let an answer be written. Raises InvalidRequestError where its session is answering already."""
+        """Start an answer. Raises InvalidRequestError if its session is answering another request."""
         sequence_id = writer.sequence.id
         if sequence_id in self._writers:
             raise InvalidRequestError("the session is answering another request: close that one, or open a session")
@@ -29,7 +29,7 @@ class Engine:
         self._writers[sequence_id] = writer
 
     def step(self, sequence: Sequence) -> Token | None:
-        """Advance a sequence's answer: take what has come back, send what is next, write a token if it can be."""
+        """Advance a sequence's answer: process returned frames, send the next ones, write a token if possible."""
         token = None
         for returned in self.link.receive(sequence.id):
             self.coordinator.receive(returned)
@@ -49,14 +49,14 @@ class Engine:
         return token
 
     def end(self, writer: AnswerWriter) -> None:
-        """End an answer where it stands, if it has not ended; its KV caches stay."""
+        """End an answer now, if it has not ended; its KV caches stay."""
         if self._writers.get(writer.sequence.id) is writer:
             del self._writers[writer.sequence.id]
             for item in self.coordinator.end(writer.sequence):
                 self.link.send(item)
 
     def release(self, sequence: Sequence) -> None:
-        """Free a sequence's KV caches; an answer that is being written ends as cancelled."""
+        """Free a sequence's KV caches; an unfinished answer ends as cancelled."""
         if writer := self._writers.pop(sequence.id, None):
             writer.finish_reason = writer.finish_reason or "cancelled"
         for item in self.coordinator.release(sequence):

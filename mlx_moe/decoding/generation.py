@@ -1,4 +1,4 @@
-"""Generation: an iterator over the tokens of one answer, written in this process as its reader asks."""
+"""Generation: an iterator over the tokens of one answer, which this process computes as its reader asks for them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlx_moe.errors import MoeClusterError
 
 
 class Generation:
-    """An iterator of tokens; `finish_reason` is None until the answer ended.
+    """An iterator of tokens; `finish_reason` is None until the answer has ended.
 
-    The prompt runs with the first `next`. `close` ends the answer early and keeps what was written. A loop over many
-    answers calls `advance` instead of `next`. With `close_session` its sequence is freed with it.
+    The first `next` computes the prompt. `close` ends the answer early and keeps its tokens. A loop over several
+    answers calls `advance` instead of `next`. With `close_session` its sequence is freed at the end.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class Generation:
 
     @property
     def request(self) -> Request:
-        """What was asked."""
+        """The request that is answered."""
         return self._writer.request
 
     @property
     def seed(self) -> int:
-        """What it is sampled with."""
+        """The seed of its sampling."""
         return self._writer.seed
 
     @property
@@ -49,12 +49,12 @@ class Generation:
 
     @property
     def text(self) -> str:
-        """What was written so far."""
+        """The text so far."""
         return self._writer.text
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why it ended."""
+        """Why the answer ended; None before its end."""
         return self._writer.finish_reason
 
     def __iter__(self) -> Iterator[Token]:
@@ -62,19 +62,19 @@ class Generation:
         return self
 
     def __next__(self) -> Token:
-        """Return the next token. Raises StopIteration when the answer ended, and what `advance` raises."""
+        """Return the next token. Raises StopIteration at the end of the answer, and what `advance` raises."""
         while (token := self.advance()) is None:
             pass
         return token
 
     def advance(self) -> Token | None:
-        """Take one step; return the token that it wrote, None where a frame is under way.
+        """Take one step; return its token, None if a frame is under way.
 
-        Once `finish_reason` is set the answer is whole, and its session free for the next.
+        Once `finish_reason` is set the answer is complete, and its session is free for the next request.
 
         Raises:
-            StopIteration: the answer ended before.
-            MoeClusterError: it failed; `text` keeps what was written.
+            StopIteration: the answer has ended already.
+            MoeClusterError: it failed; `text` keeps the text so far.
         """
         try:
             token = self._step()
@@ -105,7 +105,7 @@ class Generation:
         return token
 
     def __enter__(self) -> Generation:
-        """Return itself; leaving the block closes it."""
+        """Return itself; the end of the block closes it."""
         return self
 
     def __exit__(
@@ -115,7 +115,7 @@ class Generation:
         self.close()
 
     def close(self) -> None:
-        """End the answer now. Its session, if it has one, can go on from what was written."""
+        """End the answer now. Its session, if it has one, can continue after the tokens written so far."""
         if self._writer.finish_reason is None:
             self._writer.finish_reason = "cancelled"
         self._end()

@@ -1,6 +1,6 @@
-"""KVBudget: how many positions the KV caches of all sequences may take together, and who gives way to whom.
+"""KVBudget: limits the positions of all sequences' KV caches together, and decides which sequences are evicted.
 
-Pure bookkeeping: it frees nothing itself and knows sequences by id. It counts in the steps that caches grow by.
+Pure bookkeeping over sequence ids: it frees nothing itself. It counts in the steps by which caches grow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlx_moe.layers.kv_cache import GROWTH
 
 @dataclass(slots=True)
 class _Room:
-    """`used`: what the caches have grown to. `reserved`: what is counted, more than that while a request is active."""
+    """`used`: positions of the caches. `reserved`: positions that count, more than `used` while a request is active."""
 
     used: int
     reserved: int
@@ -23,7 +23,7 @@ class _Room:
 
 
 class KVBudget:
-    """Rooms of sequences, in the order they were last begun or ended. `positions` None: without a bound."""
+    """The rooms of sequences, in the order of their last start or end. `positions` None: no limit."""
 
     def __init__(self, positions: int | None = None) -> None:
         self.positions = sys.maxsize if positions is None else positions
@@ -31,22 +31,22 @@ class KVBudget:
 
     @property
     def taken(self) -> int:
-        """Positions that active sequences have reserved and idle ones keep."""
+        """Number of positions that active sequences have reserved and idle ones keep."""
         return sum(room.reserved for room in self._rooms.values())
 
     def reserved(self, sequence_id: str) -> int:
-        """Return how many positions an active sequence may take without another giving way."""
+        """Return the number of positions that an active sequence may use without evicting another."""
         return self._rooms[sequence_id].reserved
 
     def admit(self, sequence_id: str, positions: int) -> list[str]:
-        """Reserve room for a sequence's request of up to `positions`, prompt and answer; it is active from now on.
+        """Reserve room for a sequence's request of up to `positions`, prompt and answer; make the sequence active.
 
         Returns:
-            The idle sequences that gave way, least recently used first: their KV caches must be released.
+            The evicted idle sequences, least recently used first: the caller must release their KV caches.
 
         Raises:
             TooLargeError: it would not fit even alone.
-            BusyError: it does not fit beside the requests that are active.
+            BusyError: it does not fit beside the active requests.
         """
         wanted = _in_steps(positions)
         if wanted > self.positions:
@@ -66,10 +66,10 @@ class KVBudget:
         return self._give_way(sequence_id)
 
     def use(self, sequence_id: str, end: int) -> list[str]:
-        """Note that an active sequence's caches grow to `end` positions, past what was reserved if need be.
+        """Record that an active sequence's caches grow to `end` positions, beyond its reservation if needed.
 
         Returns:
-            The sequences that gave way: idle ones as in `admit`, then active ones, the newest first.
+            The evicted sequences: idle ones as in `admit`, then active ones, the newest first.
 
         Raises:
             EvictedError: there is no room, and no newer request than this one. Nothing changed.
@@ -86,17 +86,17 @@ class KVBudget:
         return self._give_way(sequence_id)
 
     def rest(self, sequence_id: str) -> None:
-        """Note that a sequence's request ended: it keeps what it used, until it gives way or is released."""
+        """Record that a sequence's request ended: its caches stay until they are evicted or released."""
         room = self._rooms.pop(sequence_id, None)
         if room is not None:  # it has not given way
             self._rooms[sequence_id] = _Room(room.used, room.used, active=False)
 
     def release(self, sequence_id: str) -> None:
-        """Note that a sequence keeps nothing any more."""
+        """Record that a sequence keeps no positions any more."""
         self._rooms.pop(sequence_id, None)
 
     def _give_way(self, sequence_id: str) -> list[str]:
-        """Drop sequences until the rest fits: idle ones, then active ones that are newer than `sequence_id`."""
+        """Evict sequences until the rest fits: idle ones, then active ones that are newer than `sequence_id`."""
         idle = [name for name, room in self._rooms.items() if not room.active]
         newer = [name for name in reversed(self._rooms) if self._rooms[name].active]
         newer = newer[: newer.index(sequence_id)]

@@ -1,7 +1,7 @@
-"""Sampling: from logits to a token. The random number of a position depends on (seed, position) alone.
+"""Sampling: from logits to a token. The random number of a position depends only on (seed, position).
 
-So the same request gives the same tokens alone, beside others, with or without speculation, and after a
-recovery. V vocab_size.
+So the same request gives the same tokens alone, beside others, with or without speculation, and after a recovery.
+Shapes: V vocab_size.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import mlx.core as mx
 from mlx_moe.sampling_params import MAX_SEED, SamplingParams
 
 MIN_TEMPERATURE = 1e-5
-"""Temperatures between 0 and this count as this: logits divided by less leave float32."""
+"""Smaller temperatures above 0 are replaced by this one: dividing logits by less would leave float32."""
 
 KEPT_POSITIONS = 16
-"""How many positions back a sampler can be asked again, where penalties are on."""
+"""Number of positions that a sampler can go back if penalties are on."""
 
 
 class Sampler:
     """Samples the tokens of one request. Lazy: it builds graphs and evaluates nothing.
 
-    `answer_ids` were written before, where an answer goes on.
+    `answer_ids` are the tokens already written if an answer is resumed.
 
     Raises:
         InvalidRequestError: a biased token is outside the vocabulary.
@@ -57,9 +57,9 @@ class Sampler:
     def __call__(self, logits: mx.array, position: int) -> tuple[mx.array, mx.array]:
         """Sample the token of `position` from logits `[V]`; return it `[]` and its log-probability `[]`.
 
-        The log-probability, float32, is that of the model's own distribution. Where penalties are on, they
-        count the tokens sampled for lower positions; a position asked again replaces its token and forgets
-        those after it, so drafts may be tried and dropped.
+        The log-probability, float32, is of the model's own distribution. Penalties count the tokens sampled for lower
+        positions. Sampling a position again replaces its token and removes those after it, so that drafts can be tried
+        and dropped.
 
         Raises:
             ValueError: penalties are on, and the position is too far back.
@@ -78,7 +78,7 @@ class Sampler:
         return token, logits[token] - mx.logsumexp(logits)
 
     def _counts_before(self, position: int) -> mx.array | None:
-        """Return how often the answer has each token `[V]` below `position`."""
+        """Return how often each token occurs in the answer below `position`, `[V]`."""
         while self._before and self._before[-1][0] >= position:
             asked, self._counts = self._before.pop()
             if not self._before and asked > position:
@@ -99,9 +99,9 @@ class Sampler:
 
 
 def _filtered(logits: mx.array, params: SamplingParams) -> mx.array:
-    """Divide logits `[V]` by the temperature; set those that top_k, top_p, min_p leave out to -inf.
+    """Divide logits `[V]` by the temperature; set those removed by top_k, top_p and min_p to -inf.
 
-    The likeliest always stays.
+    The likeliest token always stays.
     """
     logits = (logits - logits.max()) / max(params.temperature, MIN_TEMPERATURE)
     if 0 < params.top_k < logits.size:
@@ -117,10 +117,10 @@ def _filtered(logits: mx.array, params: SamplingParams) -> mx.array:
 
 
 def _gumbel(shape: Sequence[int], seed: int, position: int) -> mx.array:
-    """Return Gumbel noise of a position; the argmax of logits and it is a sample of their softmax.
+    """Return a position's Gumbel noise; the argmax of logits plus noise is a sample of their softmax.
 
-    Made from exponentials near 0, where uniform numbers are dense: near 1 they are 256 times coarser, and
-    unlikely tokens would tie. Never infinite, so what was filtered out stays out and the rest stays in.
+    It is made of exponentials from uniform numbers near 0, where these are dense: near 1 they are 256 times coarser,
+    and unlikely tokens would tie. It is never infinite, so that filtered tokens stay out and the others stay in.
     """
     uniform = mx.random.uniform(shape=shape, key=_key(seed, position))
     return -mx.log(-mx.log1p(-mx.maximum(uniform, 2.0**-33)))

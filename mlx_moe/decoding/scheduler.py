@@ -1,4 +1,4 @@
-"""Scheduler: whose turn it is, how many frames each answer may have in flight, and who gives way for KV cache.
+"""Scheduler: decides which answer has the next turn, how many frames each may have in flight, and which are evicted.
 
 Pure bookkeeping over sequence ids: it sends and frees nothing itself.
 """
@@ -11,13 +11,13 @@ from mlx_moe.decoding.kv_budget import KVBudget
 from mlx_moe.decoding.sampling import KEPT_POSITIONS
 
 RESERVE = 1024
-"""Positions reserved for an answer without max_tokens; it may become longer while there is room."""
+"""Positions reserved for an answer without max_tokens; the answer may become longer while there is room."""
 
 
 class Scheduler:
-    """Answers take turns in the order in which they became ready. `kv_positions` None: without a bound.
+    """Answers have turns in the order in which they became ready. `kv_positions` None: no limit.
 
-    An answer is ready (it may send a frame, or one has come back), held (its reader is far behind), or waits for a
+    An answer is ready (it can send a frame, or one has returned), held (its reader is far behind), or waiting for a
     frame that is under way.
     """
 
@@ -32,7 +32,7 @@ class Scheduler:
         """Reserve KV cache for a prompt of `prompt` tokens and an answer of up to `limit`. Raises as `KVBudget.admit`.
 
         Returns:
-            The idle sequences that gave way: their KV caches must be released.
+            The evicted idle sequences: the caller must release their KV caches.
         """
         reserved = limit if max_tokens is not None else min(limit, RESERVE)
         gone = self.budget.admit(sequence_id, prompt + reserved)
@@ -46,7 +46,7 @@ class Scheduler:
         self.budget.rest(sequence_id)
 
     def ready(self, sequence_id: str) -> None:
-        """Give an answer a turn behind the others, if it does not wait for one yet."""
+        """Queue an answer for a turn after the others, unless it is queued already."""
         if sequence_id not in self._ready:
             self._ready.append(sequence_id)
 
@@ -61,7 +61,7 @@ class Scheduler:
             self.ready(sequence_id)
 
     def next(self) -> str | None:
-        """Return whose turn it is; None: all wait."""
+        """Return the sequence with the next turn; None if all wait."""
         while self._ready:
             sequence_id = self._ready.popleft()
             if sequence_id not in self._held:
@@ -70,5 +70,5 @@ class Scheduler:
 
     @property
     def frames_for_each(self) -> int:
-        """Frames of each answer that may be in flight while it is decoded: with as many answers as stages, one."""
+        """Number of frames that each answer may have in flight in decode; one with as many answers as stages."""
         return min(self._n_stages // max(1, len(self._active)), KEPT_POSITIONS)

@@ -1,6 +1,6 @@
 """Sequence: the state of one conversation and of its answer, as plain data.
 
-It can be written to bytes, and gone on from in another coordinator over other stages. Knows neither MLX nor links.
+It can be written to bytes and resumed by another coordinator with other stages. Knows nothing about MLX and links.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from mlx_moe.sampling_params import SamplingParams
 
 
 class Phase(StrEnum):
-    """How far the answer of a sequence is."""
+    """The state of a sequence's answer."""
 
     IDLE = "idle"
-    """It has none."""
+    """There is no answer."""
     WAITING = "waiting"
-    """It is asked for; nothing is reserved or sent."""
+    """An answer was requested; nothing is reserved or sent yet."""
     PREFILL = "prefill"
-    """Known tokens are being run: the prompt's, and written ones whose positions were lost."""
+    """Known tokens are computed: those of the prompt, and written ones whose positions were lost."""
     DECODE = "decode"
-    """It is being written."""
+    """The answer is being written."""
 
 
 @dataclass(slots=True)
 class Sequence:
-    """Tokens whose positions the stages keep, and the answer that goes on from them.
+    """The tokens whose positions the stages keep, and the answer that continues them.
 
     Attributes:
         token_ids: tokens of the positions that all stages are known to keep, from position 0.
-        frame_ends: where the frames that computed these positions end, ascending. Frames of other lengths give other
-            last bits, so what is computed again is cut at the same places.
-        cut_lengths: by its end, the length of a frame whose last positions were forgotten since.
+        frame_ends: ends of the frames that computed these positions, ascending. Frames of other lengths give other last
+            bits, so positions that are computed again are cut at the same ends.
+        cut_lengths: lengths, by their ends, of frames whose last positions were removed later.
         chunk_length: length of the chunks in which positions are prefilled from position 0.
-        reused: positions of the last request's prompt that were kept already.
-        answer_ids: tokens written for the request, also those whose positions are not kept yet.
-        planned: where the frames end that are to be sent before the answer goes on.
+        reused: number of positions of the last request's prompt that were kept already.
+        answer_ids: tokens written for the request, including those whose positions are not kept yet.
+        planned: ends of the frames that have to be sent before the answer continues.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -61,7 +61,7 @@ class Sequence:
     stats: GenerationStats = field(default_factory=GenerationStats)
 
     def ask(self, request: Request, seed: int, limit: int, stats: GenerationStats) -> None:
-        """Begin an answer of up to `limit` tokens, sampled with `seed`, counted in `stats`."""
+        """Request an answer of up to `limit` tokens, sampled with `seed` and counted in `stats`."""
         self.request, self.seed, self.limit = request, seed, limit
         self.answer_ids, self.planned = [], []
         self.stats = stats
@@ -69,18 +69,18 @@ class Sequence:
 
     @property
     def asked(self) -> Request:
-        """The request of the answer that is being written."""
+        """The request that is being answered."""
         assert self.request is not None  # `ask` comes before
         return self.request
 
     @property
     def known_ids(self) -> list[int]:
-        """Prompt and answer as far as it is written."""
+        """The tokens of the prompt and of the answer so far."""
         return [*self.asked.input_ids, *self.answer_ids]
 
     @property
     def n_known(self) -> int:
-        """How many tokens prompt and answer have."""
+        """The number of tokens of the prompt and of the answer so far."""
         return len(self.asked.input_ids) + len(self.answer_ids)
 
     def known(self, start: int, end: int) -> list[int]:
@@ -96,9 +96,9 @@ class Sequence:
         self.phase = Phase.PREFILL
 
     def replan(self, position: int) -> None:
-        """Plan to run everything from `position` on again, in the same frames: stages keep nothing behind it.
+        """Plan to compute everything from `position` on again, in the same frames: stages keep nothing after it.
 
-        Begins at the end of a frame where `position` is within one.
+        If `position` is within a frame, this whole frame is computed again.
         """
         self.plan()
         boundary = max((end for end in self.frame_ends if end <= position), default=0)
@@ -107,19 +107,19 @@ class Sequence:
         del self.token_ids[boundary:]
 
     def restart(self) -> None:
-        """Run everything again, in other stages that keep nothing."""
+        """Plan to compute everything again, on other stages that keep nothing."""
         if self.phase in (Phase.PREFILL, Phase.DECODE):
             self.replan(0)
         else:
             self.rewind(0)
 
     def keep(self, token_ids: List[int]) -> None:
-        """Note that the next positions are kept, after one frame of these tokens has come back."""
+        """Record that the positions of these tokens are kept, after their frame has returned."""
         self.token_ids.extend(token_ids)
         self.frame_ends.append(len(self.token_ids))
 
     def rewind(self, position: int) -> None:
-        """Forget the positions from `position` on."""
+        """Remove the positions from `position` on."""
         while self.frame_ends and self.frame_ends[-1] > position:
             end = self.frame_ends.pop()
             start = self.frame_ends[-1] if self.frame_ends else 0
@@ -131,21 +131,21 @@ class Sequence:
         del self.token_ids[position:]
 
     def begin_as(self, lender: Sequence, positions: int) -> None:
-        """Note that its caches begin as the first `positions` of another's, in place of what they were."""
+        """Record that its caches were replaced by a fork of the first `positions` of another sequence's."""
         self.token_ids = lender.token_ids[:positions]
         self.frame_ends = [end for end in lender.frame_ends if end <= positions]
         self.cut_lengths = {}
         self.chunk_length = lender.chunk_length
 
     def shared(self, input_ids: List[int]) -> int:
-        """Return how many leading tokens of `input_ids` are kept, not counting its last one, which must be run."""
+        """Return the number of leading tokens of `input_ids` that are kept, without its last one, which must be run."""
         for position, (kept, wanted) in enumerate(zip(self.token_ids, input_ids[:-1], strict=False)):
             if kept != wanted:
                 return position
         return min(len(self.token_ids), len(input_ids) - 1)
 
     def lend(self, input_ids: List[int], chunk_length: int) -> int:
-        """Return how many positions a request of another sequence, cut into chunks of that length, may begin with."""
+        """Return the number of positions that another sequence's request with this chunk length may borrow."""
         if chunk_length != self.chunk_length:
             return 0
         return chunk_start(min(self.shared(input_ids), self.in_whole_chunks), chunk_length)
@@ -161,7 +161,7 @@ class Sequence:
         return whole
 
     def to_bytes(self) -> bytes:
-        """Return it as JSON."""
+        """Return the sequence as JSON."""
         value = asdict(self)
         value["frame_ends"] = _runs(self.frame_ends)
         value["cut_lengths"] = list(self.cut_lengths.items())
@@ -169,7 +169,7 @@ class Sequence:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Sequence:
-        """Read what `to_bytes` returned. Raises ValueError, LookupError or TypeError for anything else."""
+        """Read a sequence from `to_bytes`. Raises ValueError, LookupError or TypeError for other data."""
         value: dict[str, Any] = json.loads(data)
         request = value.pop("request")
         if request is not None:
@@ -201,5 +201,5 @@ def _runs(ends: List[int]) -> list[tuple[int, int]]:
 
 
 def _ends(runs: List[List[int]]) -> list[int]:
-    """Return what `_runs` was given."""
+    """Return the frame ends of `_runs`."""
     return list(itertools.accumulate(length for length, count in runs for _ in range(count)))

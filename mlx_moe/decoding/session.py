@@ -8,7 +8,7 @@ from mlx_moe.decoding.sequence import Sequence
 
 
 class Session:
-    """A sequence that is kept until the session is closed; its KV caches may give way to other sequences before."""
+    """A sequence that is kept until the session is closed; its KV caches may be evicted before."""
 
     def __init__(self, sequence: Sequence, close: Callable[[Sequence], None]) -> None:
         self.sequence = sequence
@@ -16,9 +16,9 @@ class Session:
 
     @property
     def id(self) -> str:
-        """Its sequence's id."""
+        """The sequence's id."""
         return self.sequence.id
 
     def close(self) -> None:
-        """Free its KV caches everywhere. An answer that is being written ends as cancelled."""
+        """Free its KV caches on all stages. An unfinished answer ends as cancelled."""
         self._close(self.sequence)

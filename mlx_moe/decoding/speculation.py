@@ -1,7 +1,7 @@
-"""Speculation: which drafts of one answer are in flight, and whether one more is worth its frame.
+"""Speculation: the drafts of one answer in flight, and whether one more is worth its frame.
 
-Pure bookkeeping over token ids: knows neither MLX nor links. A draft's depth is how many positions it lies ahead of the
-last one whose hidden state had come back when it was made.
+Pure bookkeeping over token ids: knows nothing about MLX and links. A draft's depth is its distance from the last
+position whose hidden state had returned when the draft was made.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from mlx_moe.decoding.request import GenerationStats
 
 PRIOR = 0.6
-"""Share of right drafts that is expected of a depth before any was seen."""
+"""Expected share of right drafts at a depth before any was observed."""
 
 WEIGHT = 1 / 8
-"""Of the newest draft in the average. A drafter that is never right is given up after 6 to 15 drafts."""
+"""Weight of the newest draft in the average. A drafter that is never right is disabled after 6 to 15 drafts."""
 
 PROBE_EVERY = 32
-"""Tokens after which a draft is made although it is not expected to be worth it: the text may have changed."""
+"""Tokens after which a draft is tried although it is not expected to be worth it: the text may have changed."""
 
 
 class Acceptance:
-    """How often the drafts of each depth were right of late, given that all before them were. All answers share one.
+    """Recent share of right drafts at each depth, given that all before them were right. All answers share one.
 
     Attributes:
-        compared: drafts that the model has decided on.
-        accepted: those that were right.
+        compared: number of drafts that were compared with the model's token.
+        accepted: number of right ones among them.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Acceptance:
         self._rates: defaultdict[int, float] = defaultdict(lambda: PRIOR)
 
     def rate(self, depth: int) -> float:
-        """Return the share of right drafts to expect."""
+        """Return the expected share of right drafts."""
         return self._rates[depth]
 
     def learn(self, depth: int, *, right: bool) -> None:
-        """Take in how a draft turned out."""
+        """Record whether a draft was right."""
         self.compared += 1
         self.accepted += right
         self._rates[depth] += WEIGHT * (right - self._rates[depth])
@@ -55,10 +55,10 @@ class _Draft:
 
 @dataclass(slots=True)
 class Speculation:
-    """The drafts of an answer that are in flight, behind the frame of its newest token.
+    """The drafts of an answer that are in flight behind the frame of its newest token.
 
-    `worth` is the least probability that a draft, and all before it, must have of being right; see `worth_of`. What
-    becomes of the drafts is counted in `stats`.
+    `worth` is the smallest probability of a draft and all before it being right at which it is made; see `worth_of`.
+    `stats` counts drafts and accepted ones.
     """
 
     acceptance: Acceptance
@@ -73,13 +73,13 @@ class Speculation:
         return [draft.token_id for draft in self._drafts]
 
     def wants_draft(self, frames: int) -> bool:
-        """Say whether to draft one more, where `frames` of this answer may be in flight."""
+        """Return whether to make one more draft if `frames` frames of this answer may be in flight."""
         if 1 + len(self._drafts) >= frames:
             return False
         return self._expected() >= self.worth or self._since_probe >= PROBE_EVERY
 
     def add(self, token_id: int) -> None:
-        """Note that a draft is in flight behind the others."""
+        """Record that a draft is in flight behind the others."""
         is_probe = self._expected() < self.worth
         if is_probe:
             self._since_probe = 0
@@ -87,10 +87,10 @@ class Speculation:
         self.stats.drafted += 1
 
     def settle(self, token_id: int) -> bool:
-        """Compare the token that follows the first frame with the draft at its place, if there is one.
+        """Compare the token after the first frame with the draft at its position, if there is one.
 
         Returns:
-            Whether its frame is in flight. If not, none is any more: the drafts after a wrong one are void.
+            Whether the token's frame is in flight. If not, all drafts are void, because one before them was wrong.
         """
         self._since_probe += 1
         if not self._drafts:
@@ -106,11 +106,11 @@ class Speculation:
         return right
 
     def drop(self) -> None:
-        """Forget the drafts in flight: what they follow is run again."""
+        """Drop the drafts in flight, because the frame before them is computed again."""
         self._drafts.clear()
 
     def _expected(self) -> float:
-        """Return how probable it is that one more draft, and so all before it, are right."""
+        """Return the probability that one more draft and all before it are right."""
         rate = self.acceptance.rate
         return math.prod(rate(draft.depth) for draft in self._drafts) * rate(len(self._drafts) + 1)
 
@@ -121,17 +121,17 @@ class Speculation:
 
 
 def worth_of(n_stages: int) -> float:
-    """Return the least probability of being right that is worth a frame, in a pipeline of `n_stages`.
+    """Return the smallest probability of being right at which a draft is worth its frame, for `n_stages` stages.
 
-    In units of a stage's time: a right draft saves all stages but one, less the drafting, 1/3 (4 ms of head and MTP
-    layer against 12 of a stage, for DeepSeek-V3 on eight M4 Pro). A wrong one keeps the coordinator's node from the
-    right frame for half of its own time there, 4/3 / 2. Where both are equal is p (n - 4/3) = (1 - p) 2/3.
+    In units of a stage's time, a right draft saves all stages but one, less 1/3 for drafting (4 ms of lm_head and MTP
+    layer, 12 ms of a stage, for DeepSeek-V3 on eight M4 Pro). A wrong one delays the right frame on the coordinator's
+    node by half of its own time there, 4/3 / 2. Both are equal for p (n - 4/3) = (1 - p) 2/3.
     """
     return 2 / (3 * n_stages - 2)
 
 
 def _counted(counts: tuple[int, ...], depth: int, more: int) -> tuple[int, ...]:
-    """Return counts by depth, from 1, with `more` of one."""
+    """Return counts by depth, which starts at 1, after adding `more` to one."""
     longer = [*counts, *[0] * (depth - len(counts))]
     longer[depth - 1] += more
     return tuple(longer)
