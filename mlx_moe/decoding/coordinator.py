@@ -89,7 +89,7 @@ class _Answer:
     speculation: Speculation
     in_flight: deque[_InFlight] = field(default_factory=deque)
     is_begun: bool = False
-    went_back_to: int = -1  # where it was run again from, the last time a stage could not rewind
+    went_back_to: tuple[int, int] = (-1, 0)  # where it was run again from, and how many tokens were known then
     is_checked: bool = False  # its frames look for the layer that made NaN
 
 
@@ -159,13 +159,7 @@ class Coordinator:
             else:
                 yield from self._decode(answer)
         except RewindError as error:
-            if error.reached == answer.went_back_to == len(answer.sequence.token_ids):
-                yield from self.fail(answer.sequence, error)  # nothing was gained since
-                return
-            if error.reached == answer.went_back_to:
-                answer.sequence.cut_lengths.clear()  # such caches do not go back into the middle of a frame either
-            answer.went_back_to = error.reached
-            yield from self._go_back(answer, error.reached)
+            yield from self._run_again(answer, error)
         except MoeClusterError as error:
             yield from self.fail(answer.sequence, error)
 
@@ -330,6 +324,18 @@ class Coordinator:
             raise NumericsError("the output head's logits are not finite, although its input is")
         answer.is_checked = True
         yield from self._go_back(answer, len(answer.sequence.token_ids) - 1)
+
+    def _run_again(self, answer: _Answer, error: RewindError) -> Iterator[Output]:
+        """Run again what a stage does not keep: its caches were lost, or cannot rewind to where a frame starts.
+
+        If nothing is gained by that, they cannot rewind into a frame that was cut: its kept positions are run alone.
+        """
+        sequence = answer.sequence
+        went_back_to, answer.went_back_to = answer.went_back_to, (error.reached, sequence.n_known)
+        if went_back_to == answer.went_back_to and not sequence.uncut():
+            yield from self.fail(sequence, error)
+        else:
+            yield from self._go_back(answer, error.reached)
 
     def _go_back(self, answer: _Answer, position: int) -> Iterator[Output]:
         """Compute everything from `position` on again, in the same frames."""

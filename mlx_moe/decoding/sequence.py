@@ -106,6 +106,12 @@ class Sequence:
         self.frame_ends = [end for end in self.frame_ends if end <= boundary]
         del self.token_ids[boundary:]
 
+    def uncut(self) -> bool:
+        """Plan to run the kept positions of cut frames alone; return whether there were any."""
+        had_any = bool(self.cut_lengths)
+        self.cut_lengths = {}
+        return had_any
+
     def restart(self) -> None:
         """Plan to compute everything again, on other stages that keep nothing."""
         if self.phase in (Phase.PREFILL, Phase.DECODE):
