@@ -18,6 +18,7 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.layers.expert_dispatch import Dispatch
 from mlx_moe.layers.experts import NO_PEERS, ExpertPeers, Experts, RoutedExperts
+from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.frame import Frame, FrameKind, Refused
 from mlx_moe.pipeline.link import LocalLink
@@ -113,17 +114,27 @@ class LocalPeers:
 
     def bind(self, layer: int, own: Experts | None) -> RoutedExperts:
         """See ExpertPeers."""
+        owners = [own, *(shard.experts.get(layer) for shard in self.shards)]
+        return LocalOwners(self._dispatch[layer], owners)
 
-        def routed(x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> mx.array:  # noqa: ARG001
-            split = self._dispatch[layer].split(np.array(indices))
-            rows = {}
-            for owner, pairs in split.pairs.items():
-                experts = own if owner == 0 else self.shards[owner - 1].experts[layer]
-                assert experts is not None
-                rows[owner] = experts.pairs(x, pairs)
-            return split.join(rows)
 
-        return routed
+class LocalOwners:
+    """RoutedExperts of several owners in this process."""
+
+    def __init__(self, dispatch: Dispatch, owners: Sequence[Experts | None]) -> None:
+        self._dispatch = dispatch
+        self._owners = owners
+
+    def steps(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> Steps[mx.array]:  # noqa: ARG002
+        """See RoutedExperts."""
+        yield from ()
+        split = self._dispatch.split(np.array(indices))
+        rows = {}
+        for owner, pairs in split.pairs.items():
+            experts = self._owners[owner]
+            assert experts is not None
+            rows[owner] = experts.pairs(x, pairs)
+        return split.join(rows)
 
 
 def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:

@@ -6,7 +6,6 @@ Shapes: L positions, D hidden_size.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
 from dataclasses import replace
 
 import mlx.core as mx
@@ -16,8 +15,9 @@ from cluster.emulation.scenario import FLOAT_BYTES
 from cluster.placement.capacity import Link
 from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
+from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.frame import Frame, FrameKind
-from mlx_moe.pipeline.stage import StageCounts, Wait
+from mlx_moe.pipeline.stage import StageCounts
 
 DIGIT = 128
 DIGITS = 3
@@ -98,7 +98,7 @@ class EmulatedStage:
         self.counts.positions += length
         return replace(frame, position=end - outputs, hidden_states=hidden_states)
 
-    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
+    def steps(self, frame: Frame) -> Steps[Frame]:
         """See Stage. It waits for a frame in one piece."""
         yield from ()
         return self.run(frame)

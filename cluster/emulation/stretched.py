@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -16,9 +15,10 @@ from cluster.worker.loading import LoadedExperts, LoadedShard
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
+from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.frame import Frame
 from mlx_moe.pipeline.shard import Shard
-from mlx_moe.pipeline.stage import Stage, Wait
+from mlx_moe.pipeline.stage import Stage
 
 KIND = "stretched"
 """A model's name that begins so goes on with the seconds of a frame in a stage, and with what the model is called."""
@@ -72,7 +72,7 @@ class StretchedStage(Stage):
         self._stage_s = stage_s
         self._clock = Clock()
 
-    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
+    def steps(self, frame: Frame) -> Steps[Frame]:
         """See Stage."""
         started = time.monotonic()
         result = yield from super().steps(frame)

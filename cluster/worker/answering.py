@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from cluster.errors import NodeLostError
 from cluster.timeline import Span, SpanKind
-from cluster.worker.answer_stream import AnswerStream, TokenWritten
+from cluster.worker.answer_queue import AnswerQueue, QueuedToken
 from cluster.worker.pipeline import Pipeline
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
@@ -25,7 +25,7 @@ LOOK_S = 1.0
 @dataclass(slots=True)
 class _Answer:
     writer: AnswerWriter
-    stream: AnswerStream
+    stream: AnswerQueue
 
 
 class Answering:
@@ -72,13 +72,13 @@ class Answering:
                 case Failed():
                     self._fail(output)
                 case wait:
-                    await self._pipeline.computing.wait(wait)
+                    await self._pipeline.computing.waiter.wait(wait)
         if self._pipeline.waits(sequence_id):
             self._coordinator.scheduler.ready(sequence_id)  # the others have their turn before
         self._tell_progress(sequence_id)
         self._pipeline.recording.add(Span(SpanKind.TURN, sequence_id, 0, 0, 0, began_s, began_s, time.monotonic()))
 
-    def begin(self, writer: AnswerWriter, stream: AnswerStream) -> None:
+    def begin(self, writer: AnswerWriter, stream: AnswerQueue) -> None:
         """Let an answer take turns, and put into `stream` what comes of it.
 
         Raises:
@@ -151,7 +151,7 @@ class Answering:
             answer.stream.put(answer.writer.prefill_progress)
         token = answer.writer.write(written)
         reason = answer.writer.finish_reason
-        answer.stream.put(TokenWritten(token, replace(answer.writer.stats), reason))
+        answer.stream.put(QueuedToken(token, replace(answer.writer.stats), reason))
         if reason is not None:
             self.cut_off(written.sequence)
         elif answer.stream.is_full:

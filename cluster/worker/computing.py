@@ -11,9 +11,34 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from mlx_moe.layers.steps import Result, Steps, Wait
 from mlx_moe.pipeline.frame import Cancel, Frame, Returned
 from mlx_moe.pipeline.link import RunningFrame, RunningStage
-from mlx_moe.pipeline.stage import Wait
+
+
+class Waiter:
+    """Waits in a thread of its own for what was started; the event loop goes on meanwhile."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlx-wait")
+
+    async def wait(self, wait: Wait) -> None:
+        """Return when a wait is over."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, wait)
+
+    async def finish(self, steps: Steps[Result]) -> Result:
+        """Run a computation to its end."""
+        while True:
+            try:
+                wait = next(steps)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            await self.wait(wait)
+
+    def close(self) -> None:
+        """Give the thread up; nobody waits for what it still waits for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Computing:
@@ -21,12 +46,8 @@ class Computing:
 
     def __init__(self, stage: RunningStage) -> None:
         self.stage = stage
+        self.waiter = Waiter()
         self._running: RunningFrame | None = None
-        self._waiter = ThreadPoolExecutor(1, thread_name_prefix="mlx-wait")
-
-    async def wait(self, wait: Wait) -> None:
-        """Wait for something that was started; the event loop goes on."""
-        await asyncio.get_running_loop().run_in_executor(self._waiter, wait)
 
     async def run(self, frame: Frame) -> Returned | None:
         """Return what becomes of a frame in the stage; None where it was cancelled meanwhile."""
@@ -40,7 +61,7 @@ class Computing:
         self._running = running
         try:
             while (wait := running.step()) is not None:
-                await self.wait(wait)
+                await self.waiter.wait(wait)
                 if time.monotonic() >= ends_at:
                     return False
             return True

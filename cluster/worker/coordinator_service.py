@@ -16,7 +16,7 @@ from cluster.request_message import from_request_message, to_sampling_message, t
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
-from cluster.worker.answer_stream import AnswerStream, Progress, TokenWritten
+from cluster.worker.answer_queue import AnswerQueue, Progress, QueuedToken
 from cluster.worker.answering import Answering
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
@@ -94,7 +94,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802
         """Stream an answer. However the call ends, the answer does too, and its conversation stays sound."""
         async with reported(context):
-            stream, request_id = AnswerStream(), _request_id(request)
+            stream, request_id = AnswerQueue(), _request_id(request)
             sequence = self._conversation(request.conversation_id)
             writer = self._model.writer(from_request_message(request), sequence)
             self._answering.begin(writer, stream)
@@ -151,8 +151,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
                 return
 
 
-def _event(item: Progress | TokenWritten) -> pb.AnswerEvent:
-    if not isinstance(item, TokenWritten):
+def _event(item: Progress | QueuedToken) -> pb.AnswerEvent:
+    if not isinstance(item, QueuedToken):
         done, total = item
         return pb.AnswerEvent(prefill=pb.PrefillProgress(done=done, total=total))
     return pb.AnswerEvent(token=to_token_message(item.token, item.stats, item.finish_reason))

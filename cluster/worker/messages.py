@@ -12,7 +12,8 @@ import zlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from mlx_moe.errors import FrameError, MoeClusterError, NumericsError, RewindError
+from cluster.rpc_errors import error_named
+from mlx_moe.errors import FrameError, MoeClusterError, RewindError
 
 FRAMES_METHOD = "/moe_cluster.v1.Ring/Frames"
 EXPERTS_METHOD = "/moe_cluster.v1.Ring/Experts"
@@ -160,4 +161,4 @@ def raised_by(message: Message) -> MoeClusterError:
     code, _, text = bytes(message.payload).decode(errors="replace").partition(" ")
     if code == RewindError.code:
         return RewindError(text, reached=message.position)
-    return (NumericsError if code == NumericsError.code else FrameError)(text)
+    return error_named(code, text)

@@ -17,7 +17,7 @@ from cluster.trust.credentials import Credentials
 from cluster.wire import coordinator_pb2_grpc, worker_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.answering import Answering
-from cluster.worker.computing import Computing
+from cluster.worker.computing import Computing, Waiter
 from cluster.worker.connections import Connections, FrameStream
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.data_service import CancelService, DataService
@@ -64,6 +64,7 @@ class ExpertsPart:
         self._shard = shard
         self._name = name
         self._service = DataService(credentials, EXPERTS_METHOD, role.stage.node_id, self._answer)
+        self._waiter = Waiter()
         self._questions = 0
 
     def serve(self, server: grpc.aio.Server) -> None:
@@ -81,12 +82,13 @@ class ExpertsPart:
         """See Part."""
         return pb.WorkerStats(frames=self._questions, peak_memory_bytes=memory.peak_memory_bytes())
 
-    async def close(self, error: MoeClusterError) -> None:
-        """See Part. Its leader has its own news."""
+    async def close(self, error: MoeClusterError) -> None:  # noqa: ARG002
+        """See Part. Its leader tells the clients."""
+        self._waiter.close()
 
     async def _answer(self, question: Message) -> Message:
         self._questions += 1
-        return answer_pairs(self._shard, question, self._name)
+        return await self._waiter.finish(answer_pairs(self._shard, question, self._name))
 
 
 class StagePart:
@@ -99,7 +101,8 @@ class StagePart:
         self._connections = connections
         self._experts = loaded.remote_experts
         self._stage = loaded.stage(name)
-        self._ring = RingStage(Computing(self._stage), epoch)
+        self._computing = Computing(self._stage)
+        self._ring = RingStage(self._computing, epoch)
         self._inbox = Inbox()
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._take)
         self._next: FrameStream | None = None
@@ -126,8 +129,9 @@ class StagePart:
         """See Part."""
         return _stats(self._stage)
 
-    async def close(self, error: MoeClusterError) -> None:
-        """See Part. The coordinator has its own news."""
+    async def close(self, error: MoeClusterError) -> None:  # noqa: ARG002
+        """See Part. The coordinator tells the clients."""
+        self._computing.waiter.close()
 
     async def _take(self, message: Message) -> None:
         self._inbox.put(message)
@@ -147,7 +151,8 @@ class CoordinatorPart:
         self._next: FrameStream | None = None
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._come_back)
         n_stages = len(role.placement.stages)
-        computing, recording = Computing(self._stage), Recording(name)
+        self._computing = computing = Computing(self._stage)
+        recording = Recording(name)
         self._ring = RingPipeline(computing, recording, self._receive, n_stages, epoch, self._send, connections.cancel)
         pipeline: Pipeline = self._ring if n_stages > 1 else LocalPipeline(computing, recording, self._receive)
         ends, tokenizer = loaded.ends, loaded.tokenizer
@@ -202,6 +207,7 @@ class CoordinatorPart:
     async def close(self, error: MoeClusterError) -> None:
         """See Part."""
         self._answering.fail_all(error)
+        self._computing.waiter.close()
 
     async def _send(self, message: Message) -> None:
         assert self._next is not None  # with one stage nothing goes out

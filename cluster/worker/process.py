@@ -164,6 +164,8 @@ def main(load: Load) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     sys.setswitchinterval(SWITCH_S)
     asyncio.run(_main(load, *sys.argv[1:5], insecure="--insecure" in sys.argv[5:]))
+    logging.shutdown()
+    os._exit(0)  # a layer may still be computed: Python and MLX would wait for it
 
 
 async def _main(load: Load, home: str, node_id: str, name: str, hosts: str, *, insecure: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import grpc
 import mlx.core as mx
@@ -15,10 +16,11 @@ import numpy as np
 
 from cluster.errors import NodeLostError
 from cluster.worker.arrays import array_of, bytes_of, dtype_of
-from cluster.worker.messages import EXPERTS_METHOD, Kind, Message, failure, raised_by
+from cluster.worker.messages import EXPERTS_METHOD, Kind, LinkError, Message, failure, raised_by
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import Dispatch, Pairs
 from mlx_moe.layers.experts import NO_PEERS, Experts, RoutedExperts
+from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.shard import ExpertShard
 
 LEADER = 0
@@ -36,7 +38,9 @@ class ExpertLink:
         self._node = node
         self._channel = channel
         self._questions: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._asked = 0
+        self._asked = self._read = 0
+        self._message: Message | None = None
+        self._end: Exception | None = None
         call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXPERTS_METHOD)
         self._answers = call(iter(self._questions.get, None), wait_for_ready=True)
 
@@ -50,6 +54,16 @@ class ExpertLink:
         self._asked += 1
         self._questions.put(pairs_message(layer, x, pairs, self._asked).encode())
 
+    def wait(self) -> None:
+        """Read up to the answer to the last question, or the end of the stream; computes nothing."""
+        while self._read < self._asked:  # an answer to an earlier one is left where another peer refused its part
+            try:
+                self._message = Message.decode(next(self._answers))
+            except (grpc.RpcError, StopIteration, LinkError) as exc:
+                self._message, self._end = None, exc
+                return
+            self._read = self._message.serial
+
     def answer(self) -> mx.array:
         """Wait for the rows `[n, D]` of the last question.
 
@@ -57,13 +71,10 @@ class ExpertLink:
             FrameError: the peer refused the question.
             NodeLostError: the peer is gone.
         """
-        serial = 0
-        while serial != self._asked:  # an answer to an earlier one is left where another peer refused its part
-            try:
-                message = Message.decode(next(self._answers))
-            except (grpc.RpcError, StopIteration) as exc:
-                raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from exc
-            serial = message.serial
+        self.wait()
+        message = self._message
+        if message is None:
+            raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from self._end
         if message.kind is Kind.FAILURE:
             raise raised_by(message)
         message.require_sound(self._node)
@@ -108,11 +119,14 @@ class _DividedExperts:
         self._own = own
         self._links = links
 
-    def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> mx.array:
-        """See RoutedExperts."""
+    def steps(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> Steps[mx.array]:
+        """See RoutedExperts. A single position is waited for here: another thread would take longer."""
+        yields = x.shape[0] > 1
         mx.async_eval(x, indices)  # first what the peers wait for
         if meanwhile is not None:
             mx.async_eval(meanwhile)
+        if yields:
+            yield partial(mx.eval, x, indices)
         split = self._dispatch.split(np.array(indices))
         remote = [owner for owner in split.pairs if owner != LEADER]
         for owner in remote:
@@ -122,7 +136,10 @@ class _DividedExperts:
             assert self._own is not None  # the dispatch says that it owns some
             rows[LEADER] = self._own.pairs(x, split.pairs[LEADER])
             mx.async_eval(rows[LEADER])
-        rows |= {owner: self._links[owner].answer() for owner in remote}
+        for owner in remote:
+            if yields:
+                yield self._links[owner].wait
+            rows[owner] = self._links[owner].answer()
         return split.join(rows)
 
 
@@ -145,8 +162,8 @@ def pairs_message(layer: int, x: mx.array, pairs: Pairs, serial: int) -> Message
     )
 
 
-def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Message:
-    """Return the rows that a question asks for, or its failure."""
+def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Steps[Message]:
+    """Compute the rows that a question asks for; return them, or its failure."""
     try:
         message.require_sound(node)
         x, pairs = _question(shard, message)
@@ -154,6 +171,9 @@ def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Message:
     except FrameError as error:
         return failure(message, FrameError(f"node {node}, experts of layer {message.position}: {error}"))
     rows, width = y.shape
+    if rows > 1:
+        mx.async_eval(y)
+        yield partial(mx.eval, y)
     return Message(
         Kind.ROWS,
         _NO_REQUEST,

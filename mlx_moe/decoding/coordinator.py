@@ -26,6 +26,7 @@ from mlx_moe.decoding.scheduler import Scheduler
 from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.decoding.speculation import Acceptance, Speculation, worth_of
 from mlx_moe.errors import EvictedError, MoeClusterError, NumericsError, RewindError
+from mlx_moe.layers.steps import Wait
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
 from mlx_moe.pipeline.frame import (
     Cancel,
@@ -38,7 +39,6 @@ from mlx_moe.pipeline.frame import (
     Returned,
     makes_void,
 )
-from mlx_moe.pipeline.stage import Wait
 
 CLEAR_CACHE_EVERY = 256
 """Number of tokens after which MLX releases freed buffers."""
@@ -240,15 +240,16 @@ class Coordinator:
         sequence = answer.sequence
         while (taken := self._take(answer)) is not None:
             self._keep(sequence, *taken)
+            del sequence.planned[0]
             hidden_states = taken[1]
-        if not sequence.planned and not answer.in_flight:
+        if not sequence.planned:
             sequence.phase = Phase.DECODE
             yield from self._write(answer, hidden_states[-1:])
-        elif sequence.planned and len(answer.in_flight) < self._frames_in_flight:
+        elif len(answer.in_flight) < min(self._frames_in_flight, len(sequence.planned)):
             yield from self._send_planned(answer)
             if self._frames_in_flight > 1:
                 self.scheduler.ready(sequence.id)  # in another turn, so that this frame leaves before the next
-        elif not sequence.planned:
+        elif len(answer.in_flight) == len(sequence.planned):
             yield from self._catch_up(sequence)
 
     def _decode(self, answer: _Answer) -> Iterator[Output]:
@@ -354,7 +355,7 @@ class Coordinator:
     def _send_planned(self, answer: _Answer) -> Iterator[Output]:
         sequence = answer.sequence
         start = answer.in_flight[-1].end if answer.in_flight else len(sequence.token_ids)
-        end = sequence.planned.pop(0)
+        end = sequence.planned[len(answer.in_flight)]
         token_ids = sequence.known(start, end)
         token_ids += [FILLER_ID] * (sequence.cut_lengths.get(end, end - start) - len(token_ids))
         drafter = self.drafters.get(sequence.id)

@@ -43,7 +43,7 @@ class Sequence:
         chunk_length: length of the chunks in which positions are prefilled from position 0.
         reused: number of positions of the last request's prompt that were kept already.
         answer_ids: tokens written for the request, including those whose positions are not kept yet.
-        planned: ends of the frames that have to be sent before the answer continues.
+        planned: ends of the frames that have to come back before the answer continues; some may be in flight.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -100,7 +100,8 @@ class Sequence:
 
         If `position` is within a frame, this whole frame is computed again.
         """
-        self.plan()
+        if self.phase is Phase.DECODE:
+            self.plan()
         boundary = max((end for end in self.frame_ends if end <= position), default=0)
         self.planned[:0] = [end for end in self.frame_ends if end > boundary]
         self.frame_ends = [end for end in self.frame_ends if end <= boundary]

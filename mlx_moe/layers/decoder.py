@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlx_moe.layers.cache import LayerCache
+from mlx_moe.layers.steps import Steps, finish
 
 
 class Attention(Protocol):
@@ -26,7 +27,7 @@ class Attention(Protocol):
 class FeedForward(Protocol):
     """The feed-forward half of a layer: dense, or experts on any nodes."""
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def steps(self, x: mx.array) -> Steps[mx.array]:
         """Map x `[L, D]` to `[L, D]`."""
 
 
@@ -52,6 +53,10 @@ class DecoderLayer:
         return self._attention.new_cache()
 
     def __call__(self, hidden_states: mx.array, cache: LayerCache, outputs: int | None = None) -> mx.array:
+        """Run `steps` to the end."""
+        return finish(self.steps(hidden_states, cache, outputs))
+
+    def steps(self, hidden_states: mx.array, cache: LayerCache, outputs: int | None = None) -> Steps[mx.array]:
         """Add hidden_states `[L, D]` to the cache; return the last `outputs` results (None: all), `[outputs, D]`."""
         n_rows = hidden_states.shape[0]
         outputs = n_rows if outputs is None else outputs
@@ -59,4 +64,4 @@ class DecoderLayer:
         attended = self._attention(x, cache, outputs)
         hidden_states = (hidden_states if outputs == n_rows else hidden_states[-outputs:]) + attended
         x = mx.fast.rms_norm(hidden_states, self._post_attention_norm, self._norm_eps)
-        return hidden_states + self._feed_forward(x)
+        return hidden_states + (yield from self._feed_forward.steps(x))

@@ -15,13 +15,14 @@ import numpy as np
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import SORT_FROM, Pairs
 from mlx_moe.layers.feed_forward import swiglu
+from mlx_moe.layers.steps import Steps
 from mlx_moe.layers.weights import LoadedParameters
 
 
 class RoutedExperts(Protocol):
     """All routed experts of one layer, in this process or elsewhere."""
 
-    def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> mx.array:
+    def steps(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> Steps[mx.array]:
         """Return the results `[L, K, D]` of the chosen experts, by indices `[L, K]`, for the rows of x `[L, D]`.
 
         `meanwhile` is a lazy array that is computed while other nodes are awaited, if there are any.
@@ -46,8 +47,13 @@ class Experts:
         self._place[list(owned)] = np.arange(len(owned))
         self.complete = len(owned) == n_routed_experts
 
-    def __call__(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None = None) -> mx.array:  # noqa: ARG002
+    def steps(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> Steps[mx.array]:  # noqa: ARG002
         """See RoutedExperts. Requires that all experts are owned."""
+        yield from ()
+        return self(x, indices)
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """Return the results `[L, K, D]` of the chosen experts for the rows of x `[L, D]`; all must be owned."""
         if indices.size < SORT_FROM:
             return self._swiglu(x[:, None, None], indices, by_expert=False).squeeze(-2)
         chosen = indices.flatten()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from mlx_moe.layers.steps import Steps
 from mlx_moe.layers.weights import LoadedParameters
 
 
@@ -19,6 +20,11 @@ class MLP:
         self._gate_proj = parameters.linear("gate_proj")
         self._up_proj = parameters.linear("up_proj")
         self._down_proj = parameters.linear("down_proj")
+
+    def steps(self, x: mx.array) -> Steps[mx.array]:
+        """Map x `[L, D]` to `[L, D]`; yields nothing."""
+        yield from ()
+        return self(x)
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map x `[L, D]` to `[L, D]`."""

@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_moe.layers.experts import RoutedExperts
 from mlx_moe.layers.feed_forward import MLP
 from mlx_moe.layers.router import Router
+from mlx_moe.layers.steps import Steps
 
 
 class MoE:
@@ -20,13 +21,13 @@ class MoE:
         self._experts = experts
         self._shared_experts = shared_experts
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def steps(self, x: mx.array) -> Steps[mx.array]:
         """Map x `[L, D]` to `[L, D]`.
 
         Rows of all owners are weighted and added here in one order, so the sum is bit-identical whoever computed them.
         """
         indices, weights = self._router(x)
         shared = None if self._shared_experts is None else self._shared_experts(x)
-        rows = self._experts(x, indices, shared)
+        rows = yield from self._experts.steps(x, indices, shared)
         y = (rows * weights[..., None].astype(rows.dtype)).sum(axis=-2)
         return y if shared is None else y + shared

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from mlx_moe.errors import MoeClusterError
+from mlx_moe.layers.steps import Steps, Wait
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned, makes_void
-from mlx_moe.pipeline.stage import StageCounts, Wait
+from mlx_moe.pipeline.stage import StageCounts
 
 
 class Link(Protocol):
@@ -40,7 +41,7 @@ class RunningStage(Protocol):
     def run(self, frame: Frame) -> Frame:
         """Return the frame after the stage's last layer."""
 
-    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
+    def steps(self, frame: Frame) -> Steps[Frame]:
         """Run a frame; where it yields, others may compute once the wait is over."""
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
@@ -67,7 +68,7 @@ class RunningFrame:
     """A frame on its way through stages of this process, and what came of it."""
 
     frame: Frame
-    steps: Generator[Wait, None, Frame]
+    steps: Steps[Frame]
     result: Returned | None = None
 
     @property
@@ -147,7 +148,7 @@ class LocalLink:
         for running in self._sent.pop(sequence_id, ()):
             running.steps.close()
 
-    def _steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
+    def _steps(self, frame: Frame) -> Steps[Frame]:
         for stage in self.stages:
             frame = yield from stage.steps(frame)
         return frame

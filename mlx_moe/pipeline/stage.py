@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,14 +10,12 @@ import mlx.core as mx
 from mlx_moe.errors import FrameError, NumericsError, RewindError
 from mlx_moe.layers.cache import LayerCache, rewind_all
 from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.steps import Steps, finish
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.shard import Shard
 
 LONG_CHUNK = 32
 """From this many positions on, each layer is evaluated before the next is built: only its temporaries are alive."""
-
-Wait = Callable[[], None]
-"""Blocks until what was started is computed; may be called in another thread, while nothing else computes."""
 
 
 @dataclass(slots=True)
@@ -40,16 +37,9 @@ class Stage:
 
     def run(self, frame: Frame) -> Frame:
         """Return the frame with the hidden states after the shard's last layer. Raises as `steps`."""
-        steps = self.steps(frame)
-        while True:
-            try:
-                wait = next(steps)
-            except StopIteration as done:
-                result: Frame = done.value
-                return result
-            wait()
+        return finish(self.steps(frame))
 
-    def steps(self, frame: Frame) -> Generator[Wait, None, Frame]:
+    def steps(self, frame: Frame) -> Steps[Frame]:
         """Run a frame. What takes long is started, and its Wait yielded; once it is over, other frames may run.
 
         Closed there, it leaves the caches as they were.
@@ -108,14 +98,14 @@ class Stage:
         """Positions that all requests keep."""
         return sum(self._kept(sequence_id) for sequence_id in self._caches)
 
-    def _layers(self, frame: Frame, caches: list[LayerCache]) -> Generator[Wait, None, mx.array]:
+    def _layers(self, frame: Frame, caches: list[LayerCache]) -> Steps[mx.array]:
         hidden_states = frame.hidden_states
         last = self.shard.config.num_hidden_layers - 1
         for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
             if index == last and frame.outputs is None and hidden_states.shape[0] > 1:
-                hidden_states = self._all_outputs(layer, hidden_states, cache)
+                hidden_states = yield from self._all_outputs(layer, hidden_states, cache)
             else:
-                hidden_states = layer(hidden_states, cache, frame.outputs if index == last else None)
+                hidden_states = yield from layer.steps(hidden_states, cache, frame.outputs if index == last else None)
             mx.async_eval(hidden_states)  # the next layer is built while this one is computed
             if frame.kind is FrameKind.PREFILL and frame.hidden_states.shape[0] >= LONG_CHUNK:
                 yield partial(mx.eval, hidden_states)
@@ -160,18 +150,18 @@ class Stage:
                 f"node {self.node}: a frame ends at position {frame.position + shape[0]}, the model has {room}"
             )
 
-    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: LayerCache) -> mx.array:
+    def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: LayerCache) -> Steps[mx.array]:
         """Run the last layer for all positions; the last one has the bits it has where only that one is asked for.
 
         It costs one more position of one layer. So a prompt ends alike whether a drafter wants the rest or not.
         """
         start = cache.length
-        asked_alone = layer(hidden_states, cache, outputs=1)
+        asked_alone = yield from layer.steps(hidden_states, cache, outputs=1)
         cache.rewind(start)
-        outputs = layer(hidden_states, cache)
+        outputs = yield from layer.steps(hidden_states, cache)
         return mx.concatenate([outputs[:-1], asked_alone])
 
-    def _settle(self, hidden_states: mx.array, caches: list[LayerCache]) -> Generator[Wait, None, bool]:
+    def _settle(self, hidden_states: mx.array, caches: list[LayerCache]) -> Steps[bool]:
         """Evaluate a chunk with its caches, give temporaries back, and say whether all of it is finite."""
         finite = mx.isfinite(hidden_states).all()
         arrays = [finite, hidden_states, *(cache.arrays for cache in caches)]

@@ -24,6 +24,7 @@ from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.decoding.session import Session
 from mlx_moe.decoding.speculation import Acceptance
 from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.link import LocalLink
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.tokenizer import Tokenizer
@@ -65,13 +66,13 @@ def nothing_is_left() -> Iterator[None]:
 @pytest.fixture
 def shapes_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every layer round by the number of its rows, as kernels of another shape do on a GPU."""
-    run_layer = DecoderLayer.__call__
+    run_layer = DecoderLayer.steps
 
-    def rounded(*args: Any, **outputs: Any) -> mx.array:
-        rows = run_layer(*args, **outputs)
+    def rounded(*args: Any, **outputs: Any) -> Steps[mx.array]:
+        rows = yield from run_layer(*args, **outputs)
         return rows * (1 + 1e-3 * rows.shape[0])
 
-    monkeypatch.setattr(DecoderLayer, "__call__", rounded)
+    monkeypatch.setattr(DecoderLayer, "steps", rounded)
 
 
 def mtp_drafter() -> MTPDrafter:

@@ -9,7 +9,7 @@ import pytest
 
 import mlx_moe
 from cluster.errors import NodeLostError
-from cluster.worker.answer_stream import MAX_UNREAD, AnswerStream, Progress, TokenWritten
+from cluster.worker.answer_queue import MAX_UNREAD, AnswerQueue, Progress, QueuedToken
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing
 from cluster.worker.pipeline import LocalPipeline
@@ -72,7 +72,7 @@ class Answers:
         self.all = Answering(coordinator, self.pipeline)
 
     def ask(
-        self, stream: AnswerStream, count: int, prompt: tuple[int, ...] = (5, 6, 7), sequence: Sequence | None = None
+        self, stream: AnswerQueue, count: int, prompt: tuple[int, ...] = (5, 6, 7), sequence: Sequence | None = None
     ) -> AnswerWriter:
         sampling = SamplingParams(temperature=0.0)
         request = Request(prompt, sampling, max_tokens=count, ignore_eos=True, detect_loops=False)
@@ -96,11 +96,11 @@ def run(answers: Answers, scenario: Callable[[], Coroutine[Any, Any, None]]) -> 
     asyncio.run(with_turns())
 
 
-async def read(stream: AnswerStream) -> list[TokenWritten]:
-    return [item async for item in stream.read() if isinstance(item, TokenWritten)]
+async def read(stream: AnswerQueue) -> list[QueuedToken]:
+    return [item async for item in stream.read() if isinstance(item, QueuedToken)]
 
 
-class Named(AnswerStream):
+class Named(AnswerQueue):
     """Notes each token under a name."""
 
     def __init__(self, name: str, order: list[str]) -> None:
@@ -108,8 +108,8 @@ class Named(AnswerStream):
         self._name = name
         self._order = order
 
-    def put(self, item: Progress | TokenWritten) -> None:
-        if isinstance(item, TokenWritten):
+    def put(self, item: Progress | QueuedToken) -> None:
+        if isinstance(item, QueuedToken):
             self._order.append(self._name)
         super().put(item)
 
@@ -146,7 +146,7 @@ def test_a_token_comes_with_the_counts_of_when_it_was_written(model: LocalModel)
     answers = Answers(model)
 
     async def scenario() -> None:
-        stream = AnswerStream()
+        stream = AnswerQueue()
         answers.ask(stream, 4)
         while answers.all.active:  # all is written before anything is read
             await asyncio.sleep(0)
@@ -161,7 +161,7 @@ def test_a_slow_reader_makes_its_own_answer_wait_and_no_other(model: LocalModel)
     answers = Answers(model)
 
     async def scenario() -> None:
-        slow, quick = AnswerStream(), AnswerStream()
+        slow, quick = AnswerQueue(), AnswerQueue()
         writer = answers.ask(slow, MAX_UNREAD + 20)
         while not slow.is_full:
             await asyncio.sleep(0)
@@ -177,11 +177,11 @@ def test_a_failure_comes_to_its_own_reader_after_what_was_written(model: LocalMo
     answers = Answers(model)
 
     async def scenario() -> None:
-        failing, other = AnswerStream(), AnswerStream()
+        failing, other = AnswerQueue(), AnswerQueue()
         writer = answers.ask(failing, 100)
         answers.ask(other, 40)
         reading = aiter(failing.read())
-        while not isinstance(await anext(reading), TokenWritten):
+        while not isinstance(await anext(reading), QueuedToken):
             pass
         layer = model.stage.shard.layers[3]
         healthy, layer._input_norm = layer._input_norm, layer._input_norm * mx.nan
@@ -200,11 +200,11 @@ def test_an_answer_that_gave_way_is_told_by_the_turn_that_made_it(model: LocalMo
     answers = Answers(model, kv_positions=2 * GROWTH)
 
     async def scenario() -> None:
-        older, newest = AnswerStream(), AnswerStream()
+        older, newest = AnswerQueue(), AnswerQueue()
         long = tuple(oracles.random_ids(GROWTH - 4, 200))
         first = answers.ask(older, 1, long)
         await read(older)
-        again = AnswerStream()
+        again = AnswerQueue()
         answers.ask(again, GROWTH // 2, (*long, 3), first.sequence)
         answers.ask(newest, 200)
         with pytest.raises(EvictedError, match="given up after"):
@@ -225,16 +225,16 @@ def test_a_sequence_has_one_answer_and_its_old_one_ends_no_new_one(model: LocalM
     answers = Answers(model)
 
     async def scenario() -> None:
-        sequence, second = Sequence(), AnswerStream()
-        first = answers.ask(AnswerStream(), 400, sequence=sequence)
+        sequence, second = Sequence(), AnswerQueue()
+        first = answers.ask(AnswerQueue(), 400, sequence=sequence)
         with pytest.raises(InvalidRequestError, match="being answered"):
-            answers.ask(AnswerStream(), 4, sequence=sequence)
+            answers.ask(AnswerQueue(), 4, sequence=sequence)
         answers.all.end(first)
         answers.ask(second, 4, sequence=sequence)
         answers.all.end(first)
         assert sequence.id in answers.all
         assert len(await read(second)) == 4
-        third = AnswerStream()
+        third = AnswerQueue()
         answers.ask(third, 400, sequence=sequence)
         answers.all.cut_off(sequence)
         assert await read(third) == []
@@ -246,7 +246,7 @@ def test_all_readers_hear_why_all_ends(model: LocalModel) -> None:
     answers = Answers(model)
 
     async def scenario() -> None:
-        streams = [AnswerStream() for _ in range(3)]
+        streams = [AnswerQueue() for _ in range(3)]
         for stream in streams:
             answers.ask(stream, 400)
         answers.all.fail_all(NumericsError("the end"))
@@ -261,12 +261,12 @@ def test_an_answer_ends_amid_a_chunk_of_its_prompt_and_its_caches_are_as_before(
     answers = Answers(model)
 
     async def scenario() -> None:
-        writer = answers.ask(AnswerStream(), 4, tuple(oracles.random_ids(400, 200)))
+        writer = answers.ask(AnswerQueue(), 4, tuple(oracles.random_ids(400, 200)))
         while answers.pipeline.computing._running is None:
             await asyncio.sleep(0)
         answers.all.end(writer)
         assert model.stage.kv_positions == len(writer.sequence.token_ids)
-        other = AnswerStream()
+        other = AnswerQueue()
         answers.ask(other, 4)
         assert len(await read(other)) == 4
 
@@ -277,7 +277,7 @@ def test_a_frame_that_does_not_come_back_ends_its_answer(model: LocalModel) -> N
     answers = Answers(model, Silent)
 
     async def scenario() -> None:
-        stream = AnswerStream()
+        stream = AnswerQueue()
         answers.ask(stream, 4)
         answers.pipeline.is_overdue = True  # type: ignore[attr-defined]
         with pytest.raises(NodeLostError, match="does not come back"):

@@ -22,6 +22,7 @@ from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import Pairs
+from mlx_moe.layers.steps import finish
 from mlx_moe.pipeline.holding import load_experts
 from mlx_moe.pipeline.shard import ExpertShard, ShardSpec
 from tests.patience import PATIENCE_S
@@ -58,7 +59,7 @@ def test_only_the_rows_that_are_needed_travel_and_come_back_in_order(shard: Expe
     x, asked = rows(shard), pairs([3, 1, 3], [5, 1, 1])
     sent = received(pairs_message(LAYER, x, asked, serial=7))
     assert (sent.rows, sent.outputs) == (2, 3)
-    answer = received(answer_pairs(shard, sent, "mac-2"))
+    answer = received(finish(answer_pairs(shard, sent, "mac-2")))
     assert (answer.kind, answer.serial, answer.rows) == (Kind.ROWS, 7, 3)
     got = np.frombuffer(answer.payload, np.float32).reshape(3, -1)
     assert np.array_equal(got, np.array(shard.experts[LAYER].pairs(x, asked)))
@@ -78,7 +79,7 @@ def with_pairs(message: Message, positions: list[int], experts: list[int]) -> Me
 def test_pairs_that_cannot_be_are_refused_with_node_and_layer(
     shard: ExpertShard, positions: list[int], experts: list[int]
 ) -> None:
-    answer = answer_pairs(shard, received(with_pairs(question(shard), positions, experts)), "mac-2")
+    answer = finish(answer_pairs(shard, received(with_pairs(question(shard), positions, experts)), "mac-2"))
     assert answer.kind is Kind.FAILURE
     assert answer.serial == 7
     assert "node mac-2, experts of layer 2: " in str(raised_by(answer))
@@ -100,7 +101,7 @@ def test_pairs_that_cannot_be_are_refused_with_node_and_layer(
     ids=str,
 )
 def test_a_question_that_does_not_fit_is_refused(shard: ExpertShard, changes: dict[str, Any]) -> None:
-    answer = answer_pairs(shard, received(replace(question(shard), **changes)), "mac-2")
+    answer = finish(answer_pairs(shard, received(replace(question(shard), **changes)), "mac-2"))
     assert (answer.kind, answer.serial) == (Kind.FAILURE, 7)
     assert isinstance(raised_by(answer), FrameError)
 
@@ -108,7 +109,7 @@ def test_a_question_that_does_not_fit_is_refused(shard: ExpertShard, changes: di
 def test_changed_bytes_are_refused(shard: ExpertShard) -> None:
     data = bytearray(question(shard).encode())
     data[-1] ^= 1
-    answer = answer_pairs(shard, Message.decode(bytes(data)), "mac-2")
+    answer = finish(answer_pairs(shard, Message.decode(bytes(data)), "mac-2"))
     assert "changed on their way" in str(raised_by(answer))
 
 
@@ -165,10 +166,10 @@ def test_after_a_refusal_of_one_peer_the_answer_of_another_is_not_taken_for_a_la
     first.answers.put(Message(Kind.FAILURE, "0" * 32, payload=b"bad_frame refused"))
     second.answers.put(answer_of(1.0))
     with pytest.raises(FrameError, match="refused"):
-        routed(x, indices, None)
+        finish(routed.steps(x, indices, None))
     first.answers.put(answer_of(2.0))
     second.answers.put(answer_of(3.0))
-    assert routed(x, indices, None).tolist() == [[[2.0, 2.0], [3.0, 3.0]]]
+    assert finish(routed.steps(x, indices, None)).tolist() == [[[2.0, 2.0], [3.0, 3.0]]]
 
 
 def test_a_peer_that_is_gone_is_named(peers: tuple[Peer, Peer]) -> None:

@@ -15,7 +15,7 @@ from mlx_moe.config import MLAConfig
 from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.layers.expert_dispatch import Pairs
 from mlx_moe.layers.latent_attention import absorb_up_to
-from mlx_moe.pipeline.frame import Fork, Frame, FrameKind, Release
+from mlx_moe.pipeline.frame import Fork, Frame, FrameKind, Refused, Release
 from mlx_moe.pipeline.shard import ShardSpec
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
@@ -298,7 +298,8 @@ def run(engine: Engine, ids: Sequence[int], position: int, sequence_id: str = "r
     kind = FrameKind.DECODE if len(ids) == 1 else FrameKind.PREFILL
     engine.link.send(Frame(sequence_id, position, engine.head.embed(mx.array(list(ids))), kind))
     (frame,) = engine.link.receive(sequence_id)
-    assert isinstance(frame, Frame)
+    if isinstance(frame, Refused):
+        raise frame.error
     return np.array(engine.head.logits(frame.hidden_states))
 
 

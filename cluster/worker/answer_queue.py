@@ -1,4 +1,4 @@
-"""AnswerStream: what an answer tells its one reader, in order."""
+"""AnswerQueue: what an answer tells its one reader, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Progress = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenWritten:
+class QueuedToken:
     """A token, and how the answer stood when it was written, which may be long before it is read."""
 
     token: Token
@@ -25,13 +25,13 @@ class TokenWritten:
     finish_reason: FinishReason | None
 
 
-class AnswerStream:
+class AnswerQueue:
     """A queue for one reader; `on_room` is called when it may be given more again."""
 
     def __init__(self) -> None:
         self.on_room: Callable[[], None] = lambda: None
-        self._unread: deque[Progress | TokenWritten] = deque()
-        self._last: Progress | TokenWritten | None = None
+        self._unread: deque[Progress | QueuedToken] = deque()
+        self._last: Progress | QueuedToken | None = None
         self._error: Exception | None = None
         self._ended = False
         self._changed = asyncio.Event()
@@ -41,7 +41,7 @@ class AnswerStream:
         """Whether the reader is far behind."""
         return len(self._unread) >= MAX_UNREAD
 
-    def put(self, item: Progress | TokenWritten) -> None:
+    def put(self, item: Progress | QueuedToken) -> None:
         """Add an item, unless it equals the last one."""
         if item == self._last:
             return
@@ -54,7 +54,7 @@ class AnswerStream:
         self._error, self._ended = error, True
         self._changed.set()
 
-    async def read(self) -> AsyncIterator[Progress | TokenWritten]:
+    async def read(self) -> AsyncIterator[Progress | QueuedToken]:
         """Yield the items. Raises what it ended with."""
         while self._unread or not self._ended:
             if not self._unread:
