@@ -1,4 +1,4 @@
-"""python -m cluster.worker HOME NODE_ID NAME HOST,... [--insecure]: a worker of models that are on this machine."""
+"""python -m cluster.worker HOME NODE_ID NAME HOST,... [--insecure]: a worker for models on this machine."""
 
 from cluster.worker.loading import load
 from cluster.worker.process import main

@@ -1,4 +1,4 @@
-"""AnswerQueue: what an answer tells its one reader, in order."""
+"""AnswerQueue: a queue of an answer's tokens and progress for its one reader."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Token
 
 MAX_UNREAD = 256
-"""Tokens of one answer that its reader has not taken; then it waits, and the others go on."""
+"""Number of unread tokens at which an answer is held while the others continue."""
 
 Progress = tuple[int, int]
-"""Positions of the prompt that are done, and to do."""
+"""Number of the prompt's positions that are done, and to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedToken:
-    """A token, and how the answer stood when it was written, which may be long before it is read."""
+    """A token, and the answer's statistics when it was written, which may be long before it is read."""
 
     token: Token
     stats: GenerationStats
@@ -26,7 +26,7 @@ class QueuedToken:
 
 
 class AnswerQueue:
-    """A queue for one reader; `on_room` is called when it may be given more again."""
+    """A queue for one reader; `on_room` is called when it has room again."""
 
     def __init__(self) -> None:
         self.on_room: Callable[[], None] = lambda: None
@@ -50,12 +50,12 @@ class AnswerQueue:
         self._changed.set()
 
     def end(self, error: Exception | None = None) -> None:
-        """Note that nothing more comes, because of an error if there is one."""
+        """End the queue, with an error if there is one."""
         self._error, self._ended = error, True
         self._changed.set()
 
     async def read(self) -> AsyncIterator[Progress | QueuedToken]:
-        """Yield the items. Raises what it ended with."""
+        """Yield the items. Raises the error that ended the queue, if any."""
         while self._unread or not self._ended:
             if not self._unread:
                 self._changed.clear()

@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 DATA_OPTIONS = max_message(MAX_MESSAGE_BYTES)
 
 CONNECT_S = 20.0
-"""For the workers of a placement to open their ports: all are told at once."""
+"""Timeout for the workers of a placement to open their ports: all are told at once."""
 
 CLOSE_S = 0.5
-"""For calls that are under way when everything ends."""
+"""How long calls in progress may take when everything ends."""
 
 
 class FrameStream:
@@ -37,14 +37,14 @@ class FrameStream:
         self._one_at_a_time = asyncio.Lock()
 
     async def send(self, message: Message) -> None:
-        """Send a message; wait while the next node is far behind. A stream that broke takes it to nobody."""
+        """Send a message; wait while the next node is far behind. Messages on a broken stream are dropped."""
         with suppress(grpc.RpcError, asyncio.InvalidStateError):  # whoever opened it hears of that
             async with self._one_at_a_time:
                 await self._call.write(message.encode())
 
 
 class Connections:
-    """Opens channels to other workers, by node id; `fail` hears of a stream of frames that breaks."""
+    """Opens channels to other workers, by node id; `fail` is called when a stream of frames breaks."""
 
     def __init__(
         self, credentials: Credentials, workers: Iterable[pb.WorkerAddress], fail: Callable[[MoeClusterError], None]
@@ -74,7 +74,7 @@ class Connections:
         return FrameStream(call)
 
     async def experts_of(self, node_id: str) -> ExpertLink:
-        """Open the stream of questions to an expert peer. Raises NodeLostError."""
+        """Open the stream of requests to an expert peer. Raises NodeLostError."""
         worker = self._workers[node_id]
         channel = self._credentials.channel(worker.target, node_id, DATA_OPTIONS)
         link = ExpertLink(channel, worker.name)
@@ -88,7 +88,7 @@ class Connections:
         return link
 
     def cancel(self, cancel: Cancel) -> None:
-        """Tell the stages elsewhere to drop frames of a sequence; waits for nothing."""
+        """Tell the stages on other nodes to drop frames of a sequence, without waiting."""
         request = pb.CancelRequest(sequence_id=bytes.fromhex(cancel.sequence_id), serial=cancel.serial)
         for channel in self._channels.values():
             task = asyncio.create_task(self._cancel(channel, request))
@@ -96,7 +96,7 @@ class Connections:
             task.add_done_callback(self._cancelling.discard)
 
     def reach(self, node_id: str) -> None:
-        """Open a channel to a stage that `cancel` shall reach."""
+        """Open a channel to a stage for `cancel`."""
         self._channel(node_id)
 
     async def close(self) -> None:

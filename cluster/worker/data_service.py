@@ -1,4 +1,4 @@
-"""The data plane of a worker: a stream of raw bytes that one other node may open, and the call that cancels."""
+"""Data service: a worker's stream of raw bytes that one other node may open, and the call that cancels frames."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DataService(grpc.GenericRpcHandler):
-    """Hands the messages of a stream to `take`, one after the other, and sends back what it returns.
+    """Passes the messages of a stream to `take`, one after the other, and sends its results back.
 
-    `caller` is the node id that may open the stream; an insecure cluster believes everybody.
+    `caller` is the id of the node that may open the stream; an insecure cluster accepts every node.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class DataService(grpc.GenericRpcHandler):
         self._take = take
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the handler of a method; gRPC asks."""
+        """Return the handler of a method, for gRPC."""
         if handler_call_details.method != self._method:
             return None
         return grpc.stream_stream_rpc_method_handler(self._serve)
@@ -62,7 +62,7 @@ class DataService(grpc.GenericRpcHandler):
 
 
 class CancelService(worker_pb2_grpc.StageServicer):
-    """Cancels frames that are on their way behind others, which the ring itself could not overtake."""
+    """Cancels frames in the ring by a call of its own, because messages on the ring cannot overtake frames."""
 
     def __init__(self, cancel: Callable[[Cancel], None]) -> None:
         self._cancel = cancel

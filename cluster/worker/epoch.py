@@ -1,4 +1,7 @@
-"""Epoch: a part of one placement, from its port opened to its links closed. A later epoch may have what it holds."""
+"""Epoch: a worker's part of one placement, from opening its port to closing its links.
+
+A later epoch may reuse what it holds.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from cluster.worker.role import Role
 from mlx_moe.errors import MoeClusterError
 
 GRACE_S = 1.0
-"""For clients to take the last news of their answers."""
+"""How long clients may take to read the end of their answers."""
 
 
 class Epoch:
-    """Serves from `connect` to `close`; `ended` is done when it cannot go on, with the reason."""
+    """Serves from `connect` to `close`; `ended` gets the error when it cannot continue."""
 
     def __init__(
         self, number: int, loaded: Loaded, role: Role, name: str, listening: Listening, credentials: Credentials
@@ -37,7 +40,7 @@ class Epoch:
         self._serving: tuple[Part, Connections, asyncio.Task[None]] | None = None
 
     def stats(self) -> pb.WorkerStats | None:
-        """Return counts and bytes; None while it does not serve."""
+        """Return counts and bytes; None if it does not serve."""
         return None if self._serving is None else self._serving[0].stats()
 
     async def connect(self, workers: Iterable[pb.WorkerAddress], connected: Callable[[], None]) -> None:
@@ -51,7 +54,7 @@ class Epoch:
         self._serving = part, connections, working
 
     async def close(self, error: MoeClusterError, disconnected: Callable[[], None]) -> None:
-        """End all answers with an error, call `disconnected`, and close the links. Nothing if it does not serve."""
+        """End all answers with an error, call `disconnected`, and close the links. No effect if it does not serve."""
         if self._serving is None:
             return
         (part, connections, working), self._serving = self._serving, None

@@ -1,4 +1,4 @@
-"""Inbox: the messages that wait for a stage, in order."""
+"""Inbox: the queue of messages that wait for a stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlx_moe.pipeline.frame import makes_void
 class Inbox:
     """Queued frames. A new frame invalidates queued frames of its request at the same or later positions.
 
-    It has no bound of its own: the coordinator bounds the frames in flight.
+    It has no limit of its own: the coordinator limits the frames in flight.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Inbox:
         self._arrived = asyncio.Event()
 
     def put(self, message: Message) -> None:
-        """Add a message behind the others."""
+        """Append a message."""
         if is_frame(message):
             self._waiting = deque(
                 other for other in self._waiting if not (is_frame(other) and makes_void(message, other))
@@ -30,7 +30,7 @@ class Inbox:
         self._arrived.set()
 
     async def get(self) -> Message:
-        """Return the next message. Gives way first: what has arrived while the last one was computed is put in."""
+        """Return the next message. Yields to the event loop first, so that messages that have arrived are queued."""
         if self._waiting:
             await asyncio.sleep(0)
         while not self._waiting:

@@ -1,4 +1,4 @@
-"""Loading: a role's byte ranges, from this node's own copy of the checkpoint."""
+"""Loading: loads the byte ranges of a role from this node's own copy of the checkpoint."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.tokenizer import Tokenizer
 
 FREED_BYTES = 128 << 20
-"""Of freed buffers MLX may keep so much: a worker's peak is its shard, its KV caches and little more."""
+"""Limit of MLX's cache of freed buffers, so that a worker's peak is little more than its shard and KV caches."""
 
 
 class LoadedStage(Protocol):
-    """A stage's part of a model, loaded or emulated. The ends and what goes with them are the coordinator's."""
+    """A stage's part of a model, loaded or emulated. Only the coordinator uses embedding, lm_head and tokenizer."""
 
     @property
     def config(self) -> ModelConfig:
@@ -40,7 +40,7 @@ class LoadedStage(Protocol):
 
     @property
     def ends(self) -> EmbeddingAndLMHead | None:
-        """Embedding and output head."""
+        """Embedding and lm_head."""
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -48,11 +48,11 @@ class LoadedStage(Protocol):
 
     @property
     def defaults(self) -> GenerationDefaults:
-        """How the model wants to be sampled."""
+        """The model's default sampling parameters."""
 
     @property
     def new_drafter(self) -> Callable[[], Drafter] | None:
-        """Makes a session's drafter; None: it decodes plainly."""
+        """Creates a session's drafter; None: no drafts."""
 
     @property
     def weights_bytes(self) -> int:
@@ -60,7 +60,7 @@ class LoadedStage(Protocol):
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of a number that it computes with."""
+        """Bytes of the floats with which it computes."""
 
     @property
     def n_experts(self) -> int:
@@ -72,7 +72,7 @@ class LoadedStage(Protocol):
 
     @property
     def remote_experts(self) -> RemoteExperts:
-        """The experts of its layers that other nodes own; they are connected before a frame comes."""
+        """The experts of its layers that other nodes own; they are connected before the first frame."""
 
     def stage(self, node: str) -> RunningStage:
         """Return the stage that runs here."""
@@ -80,7 +80,7 @@ class LoadedStage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedExperts:
-    """Experts in memory, of a stage that another node leads."""
+    """Experts in memory of a stage that another node leads."""
 
     config: ModelConfig
     holding: ExpertHolding
@@ -149,16 +149,15 @@ class LoadedShard:
 def load(
     model: str, role: Role, progress: Progress, draft: str = "", stamp: str = "", held: Held | None = None
 ) -> LoadedShard | LoadedExperts:
-    """Read what a role holds, and what it drafts with, where other stages would idle: see `choose_drafter`.
+    """Load the part of a role, and its drafter if other stages would be idle: see `choose_drafter`.
 
-    `held` is what another role of the same model has left in memory, see `loader.load`.
-
-    `stamp` is what the copy's files were when its content was compared with the other nodes'; "" where nobody did.
+    `held` is what another role of the same model has left in memory, see `loader.load`. `stamp` identifies the copy's
+    files at the time when its content was compared with the other nodes'; "" if it was not.
 
     Raises:
         CheckpointError: the copy has changed since, or is damaged.
-        InsufficientMemoryError: before anything is read.
-        InvalidRequestError: it cannot draft so.
+        InsufficientMemoryError: the weights do not fit; raised before anything is read.
+        InvalidRequestError: the model cannot draft in the requested way.
     """
     mx.set_cache_limit(FREED_BYTES)
     with Checkpoint.open(library.locate(model)) as checkpoint:

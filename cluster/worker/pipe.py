@@ -1,4 +1,4 @@
-"""Pipe: protobuf messages between a daemon and its worker, each after its length, over standard input and output."""
+"""Pipe: length-prefixed protobuf messages between a daemon and its worker, over standard input and output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_MESSAGE_BYTES = 16 << 20
 
 
 def framed(message: Message) -> bytes:
-    """Return a message's bytes after their length."""
+    """Return a message's bytes with their length before them."""
     data = message.SerializeToString()
     return _LENGTH.pack(len(data)) + data
 
@@ -25,7 +25,7 @@ async def read(stream: asyncio.StreamReader, message: M) -> M | None:
     """Fill and return `message` with the next one from a pipe; None at its end.
 
     Raises:
-        ValueError: a length that no message of ours has.
+        ValueError: the length is larger than that of any valid message.
     """
     try:
         (length,) = _LENGTH.unpack(await stream.readexactly(_LENGTH.size))

@@ -1,4 +1,4 @@
-"""Pipeline: what the coordinator's worker sends to, the stages of this node alone or the ring of all nodes."""
+"""Pipeline: where the coordinator's worker sends frames: only this node's stage, or the ring of all nodes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Release, Retur
 from mlx_moe.pipeline.link import SLICE_S, RunningFrame
 
 Receive = Callable[[Returned], None]
-"""Takes what comes out of the last stage."""
+"""Processes what the last stage returns."""
 
 
 class Pipeline(Protocol):
-    """An ordered way into the first stage. What comes out of the last one goes to the `Receive` it was made with."""
+    """Sends to the first stage, in order. What the last stage returns is passed to the pipeline's `Receive`."""
 
     n_stages: int
     frames_in_flight: int
@@ -23,23 +23,23 @@ class Pipeline(Protocol):
     recording: Recording
 
     async def send(self, item: Outgoing) -> None:
-        """Send something on its way; what this node computes of a frame is computed meanwhile."""
+        """Send a message; this node's part of a frame is computed within this call."""
 
     async def advance(self, sequence_id: str) -> None:
-        """Compute what waits here of a sequence, for a slice."""
+        """Compute the sequence's frame that waits on this node, for a slice of time."""
 
     def waits(self, sequence_id: str) -> bool:
-        """Whether a part of a sequence's frame waits here to be computed."""
+        """Whether a sequence's frame waits on this node to be computed further."""
 
     def cancel(self, cancel: Cancel) -> None:
-        """Drop frames wherever they are, now; whoever is sending them goes on."""
+        """Drop frames on all nodes now; a `send` in progress continues."""
 
     def overdue(self, now_s: float) -> set[str]:
-        """Return the sequences of frames that have been elsewhere for too long, in monotonic seconds."""
+        """Return the sequences of frames that did not return in time; `now_s` is monotonic."""
 
 
 class LocalPipeline:
-    """One stage, on this node. A long chunk is computed in slices, so that it does not hold up other answers."""
+    """A single stage on this node. A long chunk is computed in slices, so that other answers do not wait for it."""
 
     n_stages = 1
     frames_in_flight = 1
@@ -85,5 +85,5 @@ class LocalPipeline:
             running.steps.close()
 
     def overdue(self, now_s: float) -> set[str]:  # noqa: ARG002
-        """See Pipeline. Nothing is elsewhere."""
+        """See Pipeline. No frame leaves this node."""
         return set()

@@ -1,6 +1,6 @@
-"""Remote experts: a stage's leader asks its peers for rows of the experts they own, over one stream each.
+"""Remote experts: a stage's leader requests rows of experts from the peers that own them, over one stream each.
 
-The leader waits for them inside a layer, so its side is of threads and not of asyncio.
+The leader waits for them inside a layer, so its side uses threads instead of asyncio.
 Shapes: L positions, D hidden_size, K experts chosen for each position, n pairs of one owner.
 """
 
@@ -24,7 +24,7 @@ from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.shard import ExpertShard
 
 LEADER = 0
-"""The owner's number of the stage that asks; its peers follow."""
+"""The number of the leader among the owners; its peers have the following numbers."""
 
 _NO_REQUEST = "0" * 32
 _PAIR = np.dtype(">u4")
@@ -32,7 +32,7 @@ _BY_EXPERT = 1
 
 
 class ExpertLink:
-    """The leader's stream to one peer: questions go out, rows come back in the same order."""
+    """The leader's stream to one peer: sends requests and receives rows in the same order."""
 
     def __init__(self, channel: grpc.Channel, node: str) -> None:
         self._node = node
@@ -45,7 +45,7 @@ class ExpertLink:
         self._answers = call(iter(self._questions.get, None), wait_for_ready=True)
 
     def open(self, timeout_s: float) -> None:
-        """Wait until the peer has taken the stream. Raises grpc.RpcError, grpc.FutureTimeoutError."""
+        """Wait until the peer has accepted the stream. Raises grpc.RpcError, grpc.FutureTimeoutError."""
         grpc.channel_ready_future(self._channel).result(timeout_s)
         self._answers.initial_metadata()
 
@@ -65,11 +65,11 @@ class ExpertLink:
             self._read = self._message.serial
 
     def answer(self) -> mx.array:
-        """Wait for the rows `[n, D]` of the last question.
+        """Wait for the rows `[n, D]` of the last request.
 
         Raises:
-            FrameError: the peer refused the question.
-            NodeLostError: the peer is gone.
+            FrameError: the peer refused the request.
+            NodeLostError: the peer was lost.
         """
         self.wait()
         message = self._message
@@ -87,9 +87,9 @@ class ExpertLink:
 
 
 class RemoteExperts:
-    """ExpertPeers over the network. `owners` are the experts by layer and owner, the leader's number being LEADER.
+    """ExpertPeers over the network. `owners` has the experts by layer and owner; the leader has the number LEADER.
 
-    Layers are bound to it at load; the links open later.
+    Layers are bound when they are loaded; the links open later.
     """
 
     def __init__(self, owners: Mapping[int, Mapping[int, Sequence[int]]]) -> None:
@@ -111,7 +111,7 @@ class RemoteExperts:
 
 
 class _DividedExperts:
-    """RoutedExperts of one layer: some are here, the others behind links."""
+    """RoutedExperts of one layer: some in this process, the others on peers."""
 
     def __init__(self, layer: int, dispatch: Dispatch, own: Experts | None, links: Mapping[int, ExpertLink]) -> None:
         self._layer = layer
@@ -144,7 +144,7 @@ class _DividedExperts:
 
 
 def pairs_message(layer: int, x: mx.array, pairs: Pairs, serial: int) -> Message:
-    """Return a question: the pairs, then the rows of x `[L, D]` that occur in them."""
+    """Return a request message: the pairs, then the rows of x `[L, D]` that occur in them."""
     positions, places = np.unique(pairs.positions, return_inverse=True)
     rows = np.frombuffer(bytes_of(x), np.uint8).reshape(x.shape[0], -1)[positions]
     numbers = np.stack([places, pairs.experts]).astype(_PAIR)
@@ -163,7 +163,7 @@ def pairs_message(layer: int, x: mx.array, pairs: Pairs, serial: int) -> Message
 
 
 def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Steps[Message]:
-    """Compute the rows that a question asks for; return them, or its failure."""
+    """Return a message with the requested rows, or with the failure."""
     try:
         message.require_sound(node)
         x, pairs = _question(shard, message)
@@ -186,7 +186,7 @@ def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Steps[Messa
 
 
 def _question(shard: ExpertShard, message: Message) -> tuple[mx.array, Pairs]:
-    """Return the rows `[L, D]` and pairs that a question carries. Raises FrameError where they do not fit the shard."""
+    """Return the rows `[L, D]` and pairs of a request. Raises FrameError if they do not match the shard."""
     n_pairs, pairs_bytes = message.outputs, 2 * message.outputs * _PAIR.itemsize
     if message.kind is not Kind.PAIRS or message.position not in shard.experts:
         raise FrameError("it owns none")

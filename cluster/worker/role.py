@@ -1,4 +1,4 @@
-"""Role: what a placement asks of one node, and what it must load for that."""
+"""Role: one node's part in a placement, and what it has to load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Role:
 
     @classmethod
     def read(cls, placement: str, node_id: str) -> Role:
-        """Return a node's role in a placement that came as JSON. Raises as `of`, and InvalidRequestError."""
+        """Return a node's role in a placement in JSON. Raises as `of`, and InvalidRequestError."""
         try:
             value = json.loads(placement)
         except (ValueError, RecursionError) as exc:
@@ -47,23 +47,23 @@ class Role:
 
     @property
     def leads(self) -> bool:
-        """Whether it holds the stage's attention and KV caches, rather than experts alone."""
+        """Whether it holds the stage's attention and KV caches instead of only experts."""
         return self.stage.node_id == self.node_id
 
     @property
     def coordinates(self) -> bool:
-        """Whether it owns the tokens."""
+        """Whether it is the coordinator."""
         return self.leads and self.index == 0
 
     @property
     def next_node(self) -> str:
-        """The node that the ring goes on to."""
+        """The next node of the ring."""
         stages = self.placement.stages
         return stages[(self.index + 1) % len(stages)].node_id
 
     @property
     def previous_node(self) -> str:
-        """The node that the ring comes from."""
+        """The previous node of the ring."""
         return self.placement.stages[self.index - 1].node_id
 
     def shard_spec(self) -> ShardSpec:
@@ -77,7 +77,7 @@ class Role:
         return ShardSpec(self.stage.layers, owned)
 
     def owners(self, config: ModelConfig) -> dict[int, dict[int, tuple[int, ...]]]:
-        """Return, by layer that is split, the experts of the leader (0) and of each peer (1, ...)."""
+        """Return, for each layer with split experts, those of the leader (0) and of each peer (1, ...)."""
         split = {layer for peer in self.stage.peers for layer, experts in peer.owned_experts.items() if experts}
         return {
             layer: dict(enumerate(self.stage.owners(layer, config.moe.n_routed_experts).values())) for layer in split

@@ -1,7 +1,7 @@
 """Frame: one unit of work on a link, the hidden states of consecutive positions of one sequence.
 
-The position is the truth: a stage that keeps more positions than a frame starts at forgets the rest, then runs.
-Regeneration, edited history, rejected drafts and replay after a failure are all this one rule.
+A stage that keeps more positions than a frame's first one removes the others, then runs the frame. Regeneration, edited
+history, rejected drafts and replay after a failure all use this one rule.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlx_moe.errors import MoeClusterError
 
 
 class FrameKind(Enum):
-    """What a frame is for; stages treat them alike but for when they evaluate."""
+    """The purpose of a frame; stages treat kinds alike except for the time of evaluation."""
 
     PREFILL = "prefill"
     DECODE = "decode"
@@ -28,10 +28,10 @@ class Frame:
     """Hidden states `[L, D]` of positions position, ..., position + L - 1 of a sequence.
 
     Attributes:
-        serial: counts a coordinator's frames; the one that comes back from the last stage has that of the one sent.
-        outputs: of how many of the last positions the hidden states must come back; None for all. The model's last
-            layer computes no others: it only keeps their keys and values. The last position's bits are the same.
-        checked: look for NaN and Inf after every layer, to name the first; costs an evaluation a layer.
+        serial: number of the frame at its coordinator; the frame that the last stage returns has the same number.
+        outputs: the number of last positions whose hidden states must return; None for all. For the others the model's
+            last layer only keeps keys and values. The bits of the last position do not depend on it.
+        checked: check for NaN and Inf after every layer, to find the first one; costs one evaluation per layer.
     """
 
     sequence_id: str
@@ -45,7 +45,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The KV caches of a sequence begin as the first `positions` of another's, in place of what they were."""
+    """Replaces the KV caches of a sequence by a fork of the first `positions` of another sequence's."""
 
     sequence_id: str
     source_id: str
@@ -54,14 +54,14 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The KV caches of a sequence are freed on all stages."""
+    """Frees the KV caches of a sequence on all stages."""
 
     sequence_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Frames of a sequence up to a serial number are dropped wherever they are; its KV caches stay."""
+    """Drops the frames of a sequence up to a serial number on all stages; its KV caches stay."""
 
     sequence_id: str
     serial: int
@@ -69,7 +69,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What comes back in place of a frame that a stage could not run."""
+    """What returns instead of a frame that a stage could not run."""
 
     sequence_id: str
     serial: int
@@ -77,14 +77,14 @@ class Refused:
 
 
 Outgoing = Frame | Fork | Release | Cancel
-"""What goes down a link, in order; a Cancel may overtake."""
+"""What is sent on a link, in order; a Cancel may overtake the others."""
 
 Returned = Frame | Refused
-"""What comes out of the last stage."""
+"""What the last stage returns."""
 
 
 class Placed(Protocol):
-    """Anything that stands at a position of a sequence."""
+    """Anything with a position in a sequence."""
 
     @property
     def sequence_id(self) -> str:
@@ -96,8 +96,8 @@ class Placed(Protocol):
 
 
 def makes_void(newer: Placed, older: Placed) -> bool:
-    """Whether a frame makes an older one void: one of its sequence, in flight at its position or later.
+    """Whether a frame invalidates an older one: a frame of its sequence in flight at its position or later.
 
-    A void frame never comes back to its coordinator, and a stage that it has not reached need not run it.
+    A void frame never returns to its coordinator, and a stage that it has not reached need not run it.
     """
     return newer.sequence_id == older.sequence_id and older.position >= newer.position
