@@ -62,6 +62,10 @@ class Nodes:
             pass
         return self._stack.enter_context(closing(self._own.coordinator(self._own.status())))
 
+    def unload(self) -> None:
+        """Unload the model."""
+        self._own.unload("the measurement is over")
+
     def status(self) -> list[NodeStatus]:
         """Return the status of the nodes, the first one first."""
         return sorted(self._own.status().nodes, key=lambda node: node.shown_name)
