@@ -12,6 +12,7 @@ from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 
 _DEFAULT = ("default", "none")
+_WHOLE = ("top_k", "seed")
 _FLAGS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
 
@@ -102,7 +103,7 @@ def _assign(values: dict[str, Any], name: str, text: str, parse: Any) -> None:
 
 
 def _number(name: str, value: str) -> float | int:
-    if not isinstance(getattr(SamplingParams(), name), float):
+    if name in _WHOLE:
         return _integer(name, value)
     try:
         return float(value)

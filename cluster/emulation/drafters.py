@@ -18,7 +18,7 @@ from mlx_moe.pipeline.frame import Frame, FrameKind
 class StatedDrafter:
     """Guesses what stands in the script, with the stated probability of its depth; the last one holds beyond."""
 
-    observes = False
+    observer = None
 
     def __init__(
         self, script: tuple[int, ...], acceptance: tuple[float, ...], seed: int, seconds: float, clock: Clock
@@ -28,13 +28,6 @@ class StatedDrafter:
         self._random = random.Random(seed)
         self._seconds = seconds
         self._clock = clock
-
-    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
-        """See Drafter. It needs none."""
-
-    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
-        """See Drafter. It observes nothing."""
-        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:  # noqa: ARG002
         """See Drafter."""
@@ -54,17 +47,10 @@ class StatedDrafter:
 class WrongDrafter:
     """Guesses a token that no answer has, at once."""
 
-    observes = False
+    observer = None
 
     def __init__(self, token_id: int) -> None:
         self._token_id = token_id
-
-    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
-        """See Drafter. It needs none."""
-
-    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
-        """See Drafter. It observes nothing."""
-        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:  # noqa: ARG002
         """See Drafter."""
@@ -84,8 +70,6 @@ class ShadowDrafter:
     The time that takes is part of the emulated drafting, as long as that is longer.
     """
 
-    observes = True
-
     def __init__(self, demo: LocalModel, seconds: float, clock: Clock) -> None:
         assert demo.mtp is not None  # the embedded checkpoint has one
         self._demo = demo
@@ -96,8 +80,13 @@ class ShadowDrafter:
         self._known = 0
         self._late_s = 0.0
 
+    @property
+    def observer(self) -> ShadowDrafter:
+        """See Drafter."""
+        return self
+
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:  # noqa: ARG002
-        """See Drafter. The emulated hidden states say nothing; the demo model's own do."""
+        """See Observer. The emulated hidden states say nothing; the demo model's own do."""
         started = time.monotonic()
         new = token_ids[self._known :]
         embedded = self._demo.head.embed(mx.array(list(new)))

@@ -218,7 +218,7 @@ class CoordinatorPart:
 
     async def _all_timelines(self) -> pb.Timelines:
         """Return what all stages did since the last time, this one's first."""
-        timelines = pb.Timelines.FromString(self._ring.recording.take())
+        timelines = pb.Timelines(stages=[self._ring.recording.take()])
         if self._next is None:
             return timelines
         asked_id = uuid.uuid4().hex

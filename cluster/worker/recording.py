@@ -19,8 +19,8 @@ class Recording:
         """Append a span."""
         self._spans.append(span)
 
-    def take(self) -> bytes:
-        """Return the spans since the last call as Timelines of one stage; those of several stages may be joined."""
+    def take(self) -> pb.StageTimeline:
+        """Return the spans since the last call."""
         spans = [span.to_message() for span in self._spans]
         self._spans.clear()
-        return pb.Timelines(stages=[pb.StageTimeline(node=self._node, spans=spans)]).SerializeToString()
+        return pb.StageTimeline(node=self._node, spans=spans)

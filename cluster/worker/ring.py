@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from cluster.timeline import Span, SpanKind
+from cluster.wire import worker_pb2 as pb
 from cluster.worker.arrays import is_frame, to_frame, to_message
 from cluster.worker.computing import Computing
 from cluster.worker.messages import Kind, Message, failure, raised_by
@@ -88,7 +89,9 @@ class RingStage:
             except FrameError:  # the next frame finds too little kept before it, and says so
                 self._stage.release(message.sequence_id)
         elif message.kind is Kind.TIMELINES:
-            return replace(message, payload=bytes(message.payload) + self._recording.take())
+            timelines = pb.Timelines.FromString(bytes(message.payload))
+            timelines.stages.append(self._recording.take())
+            return replace(message, payload=timelines.SerializeToString())
         return message
 
 

@@ -314,8 +314,9 @@ class Coordinator:
     def _catch_up(self, sequence: Sequence) -> Iterator[Output]:
         """Let the drafter process queued hidden states; called while the first stage is idle."""
         drafter = self.drafters.get(sequence.id)
-        if drafter is not None and drafter.observes and self.scheduler.frames_for_each > 1:
-            arrays = drafter.catch_up(sequence.token_ids)
+        observer = None if drafter is None else drafter.observer
+        if observer is not None and self.scheduler.frames_for_each > 1:
+            arrays = observer.catch_up(sequence.token_ids)
             if arrays:
                 yield partial(mx.eval, arrays)
 
@@ -360,7 +361,7 @@ class Coordinator:
         token_ids += [FILLER_ID] * (sequence.cut_lengths.get(end, end - start) - len(token_ids))
         drafter = self.drafters.get(sequence.id)
         if start < len(answer.request.input_ids):
-            kind, outputs = FrameKind.PREFILL, None if drafter is not None and drafter.observes else 1
+            kind, outputs = FrameKind.PREFILL, None if drafter is not None and drafter.observer is not None else 1
         else:
             kind, outputs = FrameKind.DECODE, None
         embedded = self._ends.embed(mx.array(token_ids))
@@ -402,8 +403,8 @@ class Coordinator:
         start = len(sequence.token_ids)
         sequence.keep(sequence.known(start, end))
         drafter = self.drafters.get(sequence.id)
-        if drafter is not None and drafter.observes:
-            drafter.observe(hidden_states[: end - start], sequence.token_ids)
+        if drafter is not None and drafter.observer is not None:
+            drafter.observer.observe(hidden_states[: end - start], sequence.token_ids)
 
     def _rewind(self, sequence: Sequence, position: int) -> None:
         sequence.rewind(position)

@@ -34,8 +34,6 @@ class MTPDrafter:
     its hidden state is gone.
     """
 
-    observes = True
-
     def __init__(self, layer: MultiTokenPrediction) -> None:
         self._layer = layer
         self._start = 0
@@ -45,8 +43,13 @@ class MTPDrafter:
         self._output: mx.array | None = None  # [1, D], of the last entry
         self._logits: mx.array | None = None  # [1, V], what it predicts; lazy: not computed unless a token is chosen
 
-    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:  # noqa: ARG002
+    @property
+    def observer(self) -> MTPDrafter:
         """See Drafter."""
+        return self
+
+    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:  # noqa: ARG002
+        """See Observer."""
         self._backlog.add(hidden_states)
 
     def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:

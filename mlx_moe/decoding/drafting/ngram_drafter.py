@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mlx.core as mx
-
 from mlx_moe.decoding.drafting.drafter import Choose
 
 LONGEST = 4
@@ -21,19 +19,12 @@ class NgramDrafter:
     It grows with the session's tokens and costs a step each; a draft costs CANDIDATES comparisons at most.
     """
 
-    observes = False
+    observer = None
 
     def __init__(self) -> None:
         self._token_ids: list[int] = []
         self._before: list[int] = []  # by position: the last earlier one of the same token, or -1
         self._last: dict[int, int] = {}
-
-    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
-        """See Drafter. It needs none."""
-
-    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
-        """See Drafter. It observes nothing."""
-        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:  # noqa: ARG002
         """See Drafter."""

@@ -65,20 +65,13 @@ class SmallModel:
 class SmallModelDrafter:
     """Runs the small model over the session's tokens, a few at a time, so that a long prompt holds nobody up."""
 
-    observes = False
+    observer = None
 
     def __init__(self, model: SmallModel) -> None:
         self._model = model
         self._id = uuid.uuid4().hex
         self._token_ids: list[int] = []  # what the small model's KV cache keeps
         self._n_true = 0  # of these, known to be the session's
-
-    def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
-        """See Drafter. They are another model's."""
-
-    def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:  # noqa: ARG002
-        """See Drafter. It observes nothing."""
-        return []
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
         """See Drafter."""

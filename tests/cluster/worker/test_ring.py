@@ -397,11 +397,11 @@ def test_timelines_gather_what_each_stage_did_with_each_frame_in_the_order_of_th
             ring.step(wire)
     *_, told = (Message.decode(data) for data in ring.wires[-1])
     own = ring.pipeline.recording.take()
-    timeline = Timeline.read(pb.Timelines.FromString(own + bytes(told.payload)).stages)
+    timeline = Timeline.read([own, *pb.Timelines.FromString(bytes(told.payload)).stages])
     assert (told.kind, told.sequence_id) == (Kind.TIMELINES, "ab" * 16)
     assert [stage.node for stage in timeline.stages] == ["mac-1", "mac-2", "mac-3"]
     frames = [[(s.serial, s.kind, s.position, s.rows) for s in stage.of(*FRAMES)] for stage in timeline.stages]
     assert frames[0] == frames[1] == frames[2]
     assert len(frames[0]) == len(timeline.stages[0].of(SpanKind.RETURN)) == 3 + TOKENS - 1  # 90 positions, by 32
     assert all(s.arrived_s <= s.began_s <= s.ended_s for stage in timeline.stages for s in stage.spans)
-    assert ring.pipeline.recording.take() == pb.Timelines(stages=[pb.StageTimeline(node="mac-1")]).SerializeToString()
+    assert ring.pipeline.recording.take() == pb.StageTimeline(node="mac-1")

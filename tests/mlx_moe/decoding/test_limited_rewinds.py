@@ -67,7 +67,7 @@ def went_back(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 class Guesses:
     """A drafter that knows the answer, and is right where the script says so."""
 
-    observes = False
+    observer = None
 
     def __init__(self, known: List[int], right: List[bool]) -> None:
         self._known = known
