@@ -10,7 +10,6 @@ computed alone by the same kernels, and its token is sampled from its own logits
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +19,7 @@ import mlx.core as mx
 
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.decoding.drafting import Drafter
+from mlx_moe.decoding.frames_in_flight import FramesInFlight
 from mlx_moe.decoding.request import Request
 from mlx_moe.decoding.sampling import Sampler
 from mlx_moe.decoding.scheduler import Scheduler
@@ -29,15 +29,12 @@ from mlx_moe.errors import EvictedError, MoeClusterError, NumericsError, RewindE
 from mlx_moe.layers.steps import Wait
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
 from mlx_moe.pipeline.frame import (
-    Cancel,
     Fork,
     Frame,
     FrameKind,
     Outgoing,
-    Refused,
     Release,
     Returned,
-    makes_void,
 )
 
 CLEAR_CACHE_EVERY = 256
@@ -69,17 +66,6 @@ Output = Outgoing | Wait | Written | Failed
 
 
 @dataclass(slots=True)
-class _InFlight:
-    """A frame that is under way, and what returned for it."""
-
-    sequence_id: str
-    serial: int
-    position: int
-    end: int  # of the positions that are kept of it
-    returned: Returned | None = None
-
-
-@dataclass(slots=True)
 class _Answer:
     """What an answer needs while it is computed; all of it can be recreated from the sequence."""
 
@@ -87,7 +73,7 @@ class _Answer:
     request: Request
     sampler: Sampler
     speculation: Speculation
-    in_flight: deque[_InFlight] = field(default_factory=deque)
+    in_flight: FramesInFlight = field(default_factory=FramesInFlight)
     is_begun: bool = False
     went_back_to: tuple[int, int] = (-1, 0)  # where it was run again from, and how many tokens were known then
     is_checked: bool = False  # its frames look for the layer that made NaN
@@ -141,10 +127,8 @@ class Coordinator:
     def receive(self, returned: Returned) -> None:
         """Process what the last stage returns; cancelled and void frames are ignored."""
         answer = self._answers.get(returned.sequence_id)
-        for frame in answer.in_flight if answer is not None else ():
-            if frame.serial == returned.serial:
-                frame.returned = returned
-                self.scheduler.ready(returned.sequence_id)
+        if answer is not None and answer.in_flight.receive(returned):
+            self.scheduler.ready(returned.sequence_id)
 
     def step(self, sequence_id: str) -> Iterator[Output]:
         """Advance one answer: send one frame, or process a returned one and write a token."""
@@ -174,7 +158,7 @@ class Coordinator:
             return []
         self.scheduler.end(sequence.id)
         sequence.phase = Phase.IDLE
-        return [Cancel(sequence.id, answer.in_flight[-1].serial)] if answer.in_flight else []
+        return [*answer.in_flight.cancel()]
 
     def fail(self, sequence: Sequence, error: MoeClusterError) -> list[Output]:
         """End an answer by an error. Returns the messages to send and the Failed event."""
@@ -238,7 +222,7 @@ class Coordinator:
     def _prefill(self, answer: _Answer) -> Iterator[Output]:
         """Process returned frames; after the last one write the first token, otherwise send the next frame."""
         sequence = answer.sequence
-        while (taken := self._take(answer)) is not None:
+        while (taken := answer.in_flight.take()) is not None:
             self._keep(sequence, *taken)
             del sequence.planned[0]
             hidden_states = taken[1]
@@ -254,7 +238,7 @@ class Coordinator:
 
     def _decode(self, answer: _Answer) -> Iterator[Output]:
         """Process the newest token's frame and write the next token; draft while the frame is under way."""
-        taken = self._take(answer)
+        taken = answer.in_flight.take()
         if taken is None:
             yield from self._draft(answer)
             return
@@ -341,21 +325,19 @@ class Coordinator:
 
     def _go_back(self, answer: _Answer, position: int) -> Iterator[Output]:
         """Compute everything from `position` on again, in the same frames."""
-        sequence, in_flight = answer.sequence, list(answer.in_flight)
-        answer.in_flight.clear()
+        sequence, cancelled = answer.sequence, answer.in_flight.cancel()
         answer.speculation.drop()
         sequence.replan(position)
         if drafter := self.drafters.get(sequence.id):
             drafter.rewind(len(sequence.token_ids))
         self.scheduler.ready(sequence.id)
-        if in_flight:
-            yield Cancel(sequence.id, in_flight[-1].serial)
+        yield from cancelled
 
     # Frames
 
     def _send_planned(self, answer: _Answer) -> Iterator[Output]:
         sequence = answer.sequence
-        start = answer.in_flight[-1].end if answer.in_flight else len(sequence.token_ids)
+        start = len(sequence.token_ids) if answer.in_flight.end is None else answer.in_flight.end
         end = sequence.planned[len(answer.in_flight)]
         token_ids = sequence.known(start, end)
         token_ids += [FILLER_ID] * (sequence.cut_lengths.get(end, end - start) - len(token_ids))
@@ -380,23 +362,12 @@ class Coordinator:
         )
         self._serial += 1
         frame = replace(frame, serial=self._serial, checked=answer.is_checked)
-        answer.in_flight = deque(other for other in answer.in_flight if not makes_void(frame, other))
-        answer.in_flight.append(_InFlight(frame.sequence_id, frame.serial, frame.position, end))
+        answer.in_flight.add(frame, end)
         yield frame
 
     def _is_current(self, answer: _Answer) -> bool:
         """Whether an answer has not ended: it can end while one of its frames is sent."""
         return self._answers.get(answer.sequence.id) is answer
-
-    def _take(self, answer: _Answer) -> tuple[int, mx.array] | None:
-        """Return the end and the hidden states of the oldest frame, None while it is under way. Raises its error."""
-        if not answer.in_flight or answer.in_flight[0].returned is None:
-            return None
-        sent = answer.in_flight.popleft()
-        if isinstance(sent.returned, Refused):
-            raise sent.returned.error
-        assert isinstance(sent.returned, Frame)
-        return sent.end, sent.returned.hidden_states
 
     def _keep(self, sequence: Sequence, end: int, hidden_states: mx.array) -> None:
         """Record that all stages keep positions up to `end`."""
