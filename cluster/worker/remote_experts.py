@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import grpc
@@ -31,48 +32,61 @@ _PAIR = np.dtype(">u4")
 _BY_EXPERT = 1
 
 
+@dataclass(slots=True, eq=False)
+class Question:
+    """Pairs that a peer was asked for, and its message about them, once it was read."""
+
+    message: Message | None = None
+
+
 class ExpertLink:
-    """The leader's stream to one peer: sends requests and receives rows in the same order."""
+    """The leader's stream to one peer: it answers questions in the order in which they were asked.
+
+    Frames that pause in a layer may have questions open at the same time; each gets its own answer.
+    """
 
     def __init__(self, channel: grpc.Channel, node: str) -> None:
         self._node = node
         self._channel = channel
-        self._questions: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._asked = self._read = 0
-        self._message: Message | None = None
+        self._sent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._serial = 0
+        self._open: dict[int, Question] = {}
         self._end: Exception | None = None
         call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXPERTS_METHOD)
-        self._answers = call(iter(self._questions.get, None), wait_for_ready=True)
+        self._answers = call(iter(self._sent.get, None), wait_for_ready=True)
 
     def open(self, timeout_s: float) -> None:
         """Wait until the peer has accepted the stream. Raises grpc.RpcError, grpc.FutureTimeoutError."""
         grpc.channel_ready_future(self._channel).result(timeout_s)
         self._answers.initial_metadata()
 
-    def ask(self, layer: int, x: mx.array, pairs: Pairs) -> None:
+    def ask(self, layer: int, x: mx.array, pairs: Pairs) -> Question:
         """Send pairs of a layer with the rows of x `[L, D]` that they need."""
-        self._asked += 1
-        self._questions.put(pairs_message(layer, x, pairs, self._asked).encode())
+        self._serial += 1
+        question = self._open[self._serial] = Question()
+        self._sent.put(pairs_message(layer, x, pairs, self._serial).encode())
+        return question
 
-    def wait(self) -> None:
-        """Read up to the answer to the last question, or the end of the stream; computes nothing."""
-        while self._read < self._asked:  # an answer to an earlier one is left where another peer refused its part
+    def wait(self, question: Question) -> None:
+        """Read up to the answer to a question, or the end of the stream; computes nothing."""
+        while question.message is None:  # answers to earlier ones come first, also to those that were given up
             try:
-                self._message = Message.decode(next(self._answers))
+                message = Message.decode(next(self._answers))
             except (grpc.RpcError, StopIteration, LinkError) as exc:
-                self._message, self._end = None, exc
+                self._end = exc
                 return
-            self._read = self._message.serial
+            if (asked := self._open.pop(message.serial, None)) is not None:
+                asked.message = message
 
-    def answer(self) -> mx.array:
-        """Wait for the rows `[n, D]` of the last request.
+    def answer(self, question: Question) -> mx.array:
+        """Wait for the rows `[n, D]` that were asked for.
 
         Raises:
             FrameError: the peer refused the request.
             NodeLostError: the peer was lost.
         """
-        self.wait()
-        message = self._message
+        self.wait(question)
+        message = question.message
         if message is None:
             raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from self._end
         if message.kind is Kind.FAILURE:
@@ -82,7 +96,7 @@ class ExpertLink:
 
     def close(self) -> None:
         """End the stream."""
-        self._questions.put(None)
+        self._sent.put(None)
         self._channel.close()
 
 
@@ -129,17 +143,16 @@ class _DividedExperts:
             yield partial(mx.eval, x, indices)
         split = self._dispatch.split(np.array(indices))
         remote = [owner for owner in split.pairs if owner != LEADER]
-        for owner in remote:
-            self._links[owner].ask(self._layer, x, split.pairs[owner])
+        questions = {owner: self._links[owner].ask(self._layer, x, split.pairs[owner]) for owner in remote}
         rows: dict[int, mx.array] = {}
         if LEADER in split.pairs:
             assert self._own is not None  # the dispatch says that it owns some
             rows[LEADER] = self._own.pairs(x, split.pairs[LEADER])
             mx.async_eval(rows[LEADER])
-        for owner in remote:
+        for owner, question in questions.items():
             if yields:
-                yield self._links[owner].wait
-            rows[owner] = self._links[owner].answer()
+                yield partial(self._links[owner].wait, question)
+            rows[owner] = self._links[owner].answer(question)
         return split.join(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import struct
 from collections.abc import Iterator
@@ -172,13 +173,28 @@ def test_after_a_refusal_of_one_peer_the_answer_of_another_is_not_taken_for_a_la
     assert finish(routed.steps(x, indices, None)).tolist() == [[[2.0, 2.0], [3.0, 3.0]]]
 
 
+def test_frames_that_pause_in_a_layer_get_their_own_rows(peers: tuple[Peer, Peer]) -> None:
+    first, _ = peers
+    experts = RemoteExperts({LAYER: {0: (), 1: (0,)}})
+    experts.connect([first.link])
+    routed = experts.bind(LAYER, None)
+    for value in (1.0, 2.0):
+        first.answers.put(replace(answer_of(value), rows=2, payload=np.full((2, 2), value, np.float32).tobytes()))
+    paused = routed.steps(mx.zeros((2, 2)), mx.array([[0], [0]]), None)
+    for wait in itertools.islice(paused, 2):  # for the router, then for the peer
+        wait()
+    other = finish(routed.steps(mx.zeros((2, 2)), mx.array([[0], [0]]), None))
+    assert other.tolist() == [[[2.0, 2.0]], [[2.0, 2.0]]]
+    assert finish(paused).tolist() == [[[1.0, 1.0]], [[1.0, 1.0]]]
+
+
 def test_a_peer_that_is_gone_is_named(peers: tuple[Peer, Peer]) -> None:
     first, _ = peers
-    first.link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))
+    question = first.link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))
     first.questions.get(timeout=PATIENCE_S)
     first.answers.put(answer_of(1.0))
-    first.link.answer()
+    first.link.answer(question)
     first.server.stop(None).wait()
-    first.link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))
+    question = first.link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))
     with pytest.raises(NodeLostError, match="node mac-2"):
-        first.link.answer()
+        first.link.answer(question)
