@@ -153,7 +153,17 @@ class CoordinatorPart:
         n_stages = len(role.placement.stages)
         self._computing = computing = Computing(self._stage)
         recording = Recording(name)
-        self._ring = RingPipeline(computing, recording, self._receive, n_stages, epoch, self._send, connections.cancel)
+        layers = [len(stage.layers) for stage in role.placement.stages]
+        self._ring = RingPipeline(
+            computing,
+            recording,
+            self._receive,
+            n_stages,
+            epoch,
+            self._send,
+            connections.cancel,
+            work=sum(layers) / max(1, layers[0]),
+        )
         pipeline: Pipeline = self._ring if n_stages > 1 else LocalPipeline(computing, recording, self._receive)
         ends, tokenizer = loaded.ends, loaded.tokenizer
         assert ends is not None  # it was loaded for this role, and so was the tokenizer

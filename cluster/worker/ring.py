@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 Send = Callable[[Message], Awaitable[None]]
 """Puts a message on its way to the next node; waits while that one is far behind."""
 
-LEAST_DEADLINE_S = 60.0
-DEADLINE_FACTOR = 4.0
-"""A frame is given up after so many times what the ring would take if all its stages were as slow as the first one."""
+SILENCE_S = 60.0
+SILENCE_FACTOR = 4.0
+"""The ring is given up if nothing comes back for so many times what its slowest frame takes, by the first stage's time,
+and for SILENCE_S at least."""
 
 
 class RingStage:
@@ -106,7 +107,7 @@ class RingPipeline:
     """The coordinator's end of the ring: its own stage, which is the first, then the others.
 
     `cancel_elsewhere` tells the other stages to drop frames that are on their way; `recording` is what the coordinator
-    did.
+    did. `work` is what all stages compute for a frame, in multiples of what the first one does.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class RingPipeline:
         epoch: int,
         send: Send,
         cancel_elsewhere: Callable[[Cancel], None],
+        work: float,
     ) -> None:
         self.computing = computing
         self.recording = recording
@@ -127,7 +129,9 @@ class RingPipeline:
         self._epoch = epoch
         self._send = send
         self._cancel_elsewhere = cancel_elsewhere
-        self._deadlines: dict[int, tuple[str, float]] = {}  # of the frames under way, by serial
+        self._work = work
+        self._under_way: dict[int, tuple[str, float]] = {}  # by serial: sequence, seconds in the first stage
+        self._heard_s = 0.0
 
     async def send(self, item: Outgoing) -> None:
         """See Pipeline."""
@@ -185,7 +189,10 @@ class RingPipeline:
 
     def overdue(self, now_s: float) -> set[str]:
         """See Pipeline."""
-        return {sequence_id for sequence_id, deadline_s in self._deadlines.values() if deadline_s < now_s}
+        slowest_s = max((seconds for _, seconds in self._under_way.values()), default=0.0) * self._work
+        if now_s - self._heard_s <= SILENCE_S + SILENCE_FACTOR * slowest_s:
+            return set()
+        return {sequence_id for sequence_id, _ in self._under_way.values()}
 
     async def _send_frame(self, frame: Frame) -> None:
         began_s = time.monotonic()
@@ -197,11 +204,12 @@ class RingPipeline:
         message = to_message(result, self._epoch)
         ended_s = time.monotonic()
         self.recording.add(_span(message, began_s, began_s))
-        round_s = (ended_s - began_s) * (self.n_stages + self.frames_in_flight)
-        self._deadlines[frame.serial] = (frame.sequence_id, ended_s + LEAST_DEADLINE_S + DEADLINE_FACTOR * round_s)
+        if not self._under_way:
+            self._heard_s = ended_s
+        self._under_way[frame.serial] = (frame.sequence_id, ended_s - began_s)
         await self._send(message)
 
     def _forget(self, sequence_id: str, serial: int) -> None:
         """Expect no frames of a sequence up to a serial number any more: those before are back, void or cancelled."""
-        for number in [n for n, (name, _) in self._deadlines.items() if name == sequence_id and n <= serial]:
-            del self._deadlines[number]
+        for number in [n for n, (name, _) in self._under_way.items() if name == sequence_id and n <= serial]:
+            del self._under_way[number]

@@ -86,6 +86,7 @@ class Ring:
             EPOCH,
             self._send,
             self._cancel,
+            work=N_LAYERS / len(first.shard.layers),
         )
         self.frames_in_flight = self.pipeline.frames_in_flight
         self.heard_of_cancels = True
@@ -378,7 +379,7 @@ def test_messages_of_another_epoch_are_dropped_at_both_ends() -> None:
     assert positions(ring.receive(A)) == [0]
 
 
-def test_a_frame_that_does_not_come_back_is_overdue_after_some_rounds() -> None:
+def test_frames_are_overdue_when_the_ring_is_silent_for_long() -> None:
     ring = Ring([3])
     send(ring, A, 0, 4)
     now_s = time.monotonic()
