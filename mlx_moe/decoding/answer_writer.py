@@ -51,9 +51,12 @@ class AnswerWriter:
 
     @property
     def prefill_progress(self) -> tuple[int, int]:
-        """The number of the prompt's positions that have been computed, and that have to be computed in all."""
+        """The number of the prompt's positions that have been computed, and that have to be computed in all.
+
+        Reused positions that are computed again do not count.
+        """
         n_prompt, reused = len(self.request.input_ids), self.sequence.reused
-        return min(len(self.sequence.token_ids), n_prompt) - reused, n_prompt - reused
+        return max(0, min(len(self.sequence.token_ids), n_prompt) - reused), n_prompt - reused
 
     def write(self, written: Written) -> Token:
         """Add a token to the answer; set `finish_reason` if the answer ends with it."""

@@ -63,7 +63,7 @@ class Sequence:
     def ask(self, request: Request, seed: int, limit: int, stats: GenerationStats) -> None:
         """Request an answer of up to `limit` tokens, sampled with `seed` and counted in `stats`."""
         self.request, self.seed, self.limit = request, seed, limit
-        self.answer_ids, self.planned = [], []
+        self.answer_ids, self.planned, self.reused = [], [], 0
         self.stats = stats
         self.phase = Phase.WAITING
 
@@ -162,7 +162,7 @@ class Sequence:
         """Length of the prefix whose KV is bit-identical across sequences with equal chunk_length; only it is lent."""
         whole = 0
         for end in self.frame_ends:
-            if end != whole + self.chunk_length:
+            if end != whole + self.chunk_length or end in self.cut_lengths:
                 break
             whole = end
         return whole

@@ -63,6 +63,18 @@ def test_whole_chunks_are_lent_to_prompts_that_are_cut_alike_and_no_others(
     pipeline.close()
 
 
+def test_a_chunk_that_is_left_of_a_longer_frame_is_not_lent() -> None:
+    pipeline = new_pipeline()
+    session = pipeline.new_session()
+    other = 199 - IDS[8]
+    for prompt in ([*IDS[:8], other], IDS[:60], [*IDS[:12], 199 - IDS[12]]):  # cut by 4, from 8 on by 8, and at 12
+        pipeline.finish(pipeline.ask(ask_for(prompt, ANSWER), session))
+    answer = pipeline.ask(ask_for(IDS[:30], ANSWER))
+    assert pipeline.finish(answer) == [alone(IDS[:30])]
+    assert answer.stats.cached_tokens == 8
+    pipeline.close()
+
+
 def test_what_a_borrower_ran_itself_is_lent_on() -> None:
     pipeline = new_pipeline()
     for length, lent in ((95, 0), (125, 80), (140, 112)):

@@ -118,9 +118,11 @@ def test_a_prompt_that_leaves_what_was_said_gives_the_tokens_of_a_fresh_one(
     session = pipeline.new_session()
     pipeline.finish(pipeline.ask(ask_for(LONG, 12), session))
     undone = ask_for([*LONG[:kept], *SHORT], 12)
-    (tokens,) = pipeline.finish(pipeline.ask(undone, session))
+    told: list[tuple[int, int]] = []
+    (tokens,) = pipeline.finish(pipeline.ask(undone, session, progress=lambda *counts: told.append(counts)))
     assert [token.id for token in tokens] == [token.id for token in plain(undone)]
     assert went_back
+    assert all(0 <= done <= total for done, total in told)
     pipeline.close()
 
 
