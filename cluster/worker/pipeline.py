@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cluster.worker.computing import Computing
 from cluster.worker.recording import Recording
+from mlx_moe.errors import FrameError
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Release, Returned, makes_void
 from mlx_moe.pipeline.link import SLICE_S, RunningFrame
 
@@ -59,7 +60,10 @@ class LocalPipeline:
                 self._sent[item.sequence_id] = RunningFrame(item, self.computing.stage.steps(item))
                 await self.advance(item.sequence_id)
             case Fork():
-                self.computing.stage.fork(item.source_id, item.sequence_id, item.positions)
+                try:
+                    self.computing.stage.fork(item.source_id, item.sequence_id, item.positions)
+                except FrameError:  # the next frame finds too little kept before it, and says so
+                    self.computing.stage.release(item.sequence_id)
             case Release():
                 self.computing.stage.release(item.sequence_id)
             case Cancel():

@@ -167,15 +167,7 @@ class Coordinator:
 
     def release(self, sequence: Sequence) -> list[Outgoing]:
         """Free a sequence's KV caches on all stages and end its answer. Returns the messages to send."""
-        ended = self.end(sequence)
-        drafter = self.drafters.pop(sequence.id, None)
-        if drafter is not None:
-            drafter.rewind(0)
-        if self.sequences.pop(sequence.id, None) is None:
-            return ended
-        self.scheduler.budget.release(sequence.id)
-        sequence.rewind(0)
-        return [*ended, Release(sequence.id)]
+        return [*self.end(sequence), *self._free(sequence)]
 
     # The steps of an answer
 
@@ -184,21 +176,20 @@ class Coordinator:
         sequence, request = answer.sequence, answer.request
         gone = self.scheduler.begin(sequence.id, len(request.input_ids), sequence.limit, request.max_tokens)
         answer.is_begun = True
-        yield from self._give_way(gone)
-        if not self._is_current(answer):
-            return
-        if sequence.id not in self.sequences:
+        if sequence.id not in self.sequences:  # now: the answer may end while others give way
             self.sequences[sequence.id] = sequence
             if self._new_drafter is not None:
                 self.drafters.setdefault(sequence.id, self._new_drafter())
+        yield from self._give_way(gone)
+        if not self._is_current(answer):
+            return
         if sequence.phase is Phase.WAITING:
             yield from self._reuse(sequence, request.input_ids)
-            sequence.plan()
         if self._is_current(answer):
             yield from self._prefill(answer)
 
     def _reuse(self, sequence: Sequence, input_ids: tuple[int, ...]) -> Iterator[Output]:
-        """Reuse the prefix of a prompt that the sequence keeps, or a longer one borrowed from another sequence.
+        """Plan the frames after the kept prefix of a prompt, or after a longer one borrowed from another sequence.
 
         A fresh prompt is chunked by its full length even if a prefix is borrowed, so that its result does not depend on
         what was borrowed.
@@ -211,13 +202,15 @@ class Coordinator:
             sequence.begin_as(lender, lent)
             if lender.id in self.drafters:
                 self.drafters[sequence.id] = self.drafters[lender.id].fork(lent)
-            yield Fork(sequence.id, lender.id, lent)
         elif kept:
             length = self._chunks.length(len(input_ids) - kept)
         else:
             sequence.chunk_length = length
         sequence.reused = sequence.stats.cached_tokens = len(sequence.token_ids)
         sequence.stats.chunk_length = length
+        sequence.plan()
+        if lent > kept:  # last: while it is sent, the sequence's next answer may take this one's place
+            yield Fork(sequence.id, lender.id, lent)
 
     def _prefill(self, answer: _Answer) -> Iterator[Output]:
         """Process returned frames; after the last one write the first token, otherwise send the next frame."""
@@ -383,13 +376,26 @@ class Coordinator:
             drafter.rewind(position)
 
     def _give_way(self, sequence_ids: Iterable[str]) -> Iterator[Output]:
-        """Release evicted sequences and end their answers."""
+        """Free evicted sequences and end their answers; an answer that has not begun will begin without KV caches."""
         for sequence_id in sequence_ids:
-            sequence = self.sequences[sequence_id]
-            if sequence_id in self._answers:
+            sequence, answer = self.sequences.get(sequence_id), self._answers.get(sequence_id)
+            if sequence is None:  # it was released while another one gave way
+                continue
+            if answer is not None and answer.is_begun:
                 error = EvictedError(
                     f"the answer was given up after {len(sequence.answer_ids)} tokens: older requests took the last of "
                     f"{self.scheduler.budget.positions} positions of KV cache; try again when one has ended"
                 )
                 yield from self.fail(sequence, error)
-            yield from self.release(sequence)
+            yield from self._free(sequence)
+
+    def _free(self, sequence: Sequence) -> list[Outgoing]:
+        """Free a sequence's KV caches on all stages. Returns the messages to send."""
+        drafter = self.drafters.pop(sequence.id, None)
+        if drafter is not None:
+            drafter.rewind(0)
+        if self.sequences.pop(sequence.id, None) is None:
+            return []
+        self.scheduler.budget.release(sequence.id)
+        sequence.rewind(0)
+        return [Release(sequence.id)]

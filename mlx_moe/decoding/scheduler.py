@@ -43,6 +43,8 @@ class Scheduler:
         """End an answer; its sequence keeps its KV cache."""
         self._active.discard(sequence_id)
         self._held.discard(sequence_id)
+        if sequence_id in self._ready:
+            self._ready.remove(sequence_id)
         self.budget.rest(sequence_id)
 
     def ready(self, sequence_id: str) -> None:

@@ -12,7 +12,7 @@ from cluster.errors import NodeLostError
 from cluster.worker.answer_queue import MAX_UNREAD, AnswerQueue, Progress, QueuedToken
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing
-from cluster.worker.pipeline import LocalPipeline
+from cluster.worker.pipeline import LocalPipeline, Receive
 from cluster.worker.recording import Recording
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import DEFAULT_RULE
@@ -22,7 +22,7 @@ from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import EvictedError, InvalidRequestError, NumericsError
 from mlx_moe.layers.kv_cache import GROWTH
 from mlx_moe.model import LocalModel
-from mlx_moe.pipeline.frame import Frame, Outgoing
+from mlx_moe.pipeline.frame import Fork, Frame, Outgoing, Release
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 from tests.patience import PATIENCE_S
@@ -60,6 +60,23 @@ class Silent(LocalPipeline):
         return {self._lost} if self.is_overdue else set()
 
 
+class Meddled(LocalPipeline):
+    """Lets something happen once while the first message of a kind is sent, as a network does."""
+
+    def __init__(self, computing: Computing, recording: Recording, receive: Receive) -> None:
+        super().__init__(computing, recording, receive)
+        self.meanwhile: dict[type, Callable[[], None]] = {}
+
+    async def send(self, item: Outgoing) -> None:
+        await super().send(item)
+        if meddle := self.meanwhile.pop(type(item), None):
+            meddle()
+
+
+def request(prompt: tuple[int, ...], count: int) -> Request:
+    return Request(prompt, SamplingParams(temperature=0.0), max_tokens=count, ignore_eos=True, detect_loops=False)
+
+
 class Answers:
     """Answers of the demo on one machine."""
 
@@ -74,9 +91,7 @@ class Answers:
     def ask(
         self, stream: AnswerQueue, count: int, prompt: tuple[int, ...] = (5, 6, 7), sequence: Sequence | None = None
     ) -> AnswerWriter:
-        sampling = SamplingParams(temperature=0.0)
-        request = Request(prompt, sampling, max_tokens=count, ignore_eos=True, detect_loops=False)
-        writer = self.model.writer(request, sequence or Sequence())
+        writer = self.model.writer(request(prompt, count), sequence or Sequence())
         self.all.begin(writer, stream)
         return writer
 
@@ -213,6 +228,74 @@ def test_an_answer_that_gave_way_is_told_by_the_turn_that_made_it(model: LocalMo
 
     answers.all._coordinator.scheduler.begin = _unreserved(answers)  # type: ignore[method-assign]
     run(answers, scenario)
+
+
+LONG = tuple(oracles.random_ids(GROWTH + 44, 200))
+
+
+def test_an_answer_whose_caches_are_evicted_before_its_first_turn_is_written(model: LocalModel) -> None:
+    answers = Answers(model, kv_positions=3 * GROWTH)
+
+    async def scenario() -> None:
+        idle, other, again = AnswerQueue(), AnswerQueue(), AnswerQueue()
+        sequence = answers.ask(idle, 1, LONG).sequence
+        await read(idle)
+        answers.ask(other, 4, LONG[::-1])
+        answers.ask(again, 4, (*LONG[:20], 3), sequence)
+        assert [len(written) for written in await asyncio.gather(read(other), read(again))] == [4, 4]
+
+    run(answers, scenario)
+
+
+def test_answers_end_and_sequences_close_while_others_give_way(model: LocalModel) -> None:
+    answers = Answers(model, Meddled, kv_positions=4 * GROWTH)
+
+    async def scenario() -> None:
+        idle = [AnswerQueue(), AnswerQueue()]
+        sequences = [answers.ask(stream, 1, LONG).sequence for stream in idle]
+        await asyncio.gather(*map(read, idle))
+        cancelled = answers.ask(AnswerQueue(), 4, LONG * 3)
+
+        def close() -> None:
+            answers.all.release(sequences[1])
+            answers.all.release(cancelled.sequence)
+
+        answers.pipeline.meanwhile = {Release: close}  # type: ignore[attr-defined]
+        while answers.all.active:
+            await asyncio.sleep(0)
+        after = AnswerQueue()
+        answers.ask(after, 4, LONG * 3)
+        assert len(await read(after)) == 4
+        assert len(answers.all._coordinator.scheduler.budget._rooms) == 1
+
+    run(answers, scenario)
+
+
+def test_an_answer_begun_while_a_fork_is_sent_for_the_one_before_is_of_its_own_prompt(model: LocalModel) -> None:
+    answers = Answers(model, Meddled)
+    prompt = (*LONG[1:80], 3)
+    wanted = list(model.generate(request(prompt, 4)))
+
+    async def scenario() -> None:
+        lender, after = AnswerQueue(), AnswerQueue()
+        answers.ask(lender, 1, LONG[:100])
+        await read(lender)
+        first = answers.ask(AnswerQueue(), 4, LONG[:90])
+
+        def ask_another() -> None:
+            answers.all.end(first)
+            answers.ask(after, 4, prompt, first.sequence)
+
+        answers.pipeline.meanwhile = {Fork: ask_another}  # type: ignore[attr-defined]
+        assert [each.token for each in await read(after)] == wanted
+
+    run(answers, scenario)
+
+
+def test_a_fork_of_what_is_lost_leaves_nothing_kept(model: LocalModel) -> None:
+    pipeline = Answers(model).pipeline
+    asyncio.run(pipeline.send(Fork("a" * 32, "b" * 32, positions=5)))
+    assert model.stage.kv_positions == 0
 
 
 def _unreserved(answers: Answers) -> Callable[..., list[str]]:
