@@ -68,15 +68,15 @@ def _root(
     pass
 
 
-@app.command(short_help="Show it all on this machine: nodes, an answer.")
+@app.command(short_help="Try it on this machine: nodes, an answer.")
 def demo(
-    nodes: Annotated[int, typer.Option(metavar="N", callback=within(1, 7), help="How many nodes.")] = 3,
+    nodes: Annotated[int, typer.Option(metavar="N", callback=within(1, 7), help="Number of nodes.")] = 3,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Answer this and end; default: a chat follows.")
+        str | None, typer.Option(metavar="TEXT", help="Answer this, then exit; default: a chat follows.")
     ] = None,
     debug: o.Debug = False,
 ) -> None:
-    """Show it all on this machine: real nodes, the model that comes with the project, an answer."""
+    """Try it on this machine: start nodes, load the built-in model on them, answer a prompt."""
     with reported(debug):
         from cli.demo import demo as show_demo
 
@@ -86,48 +86,52 @@ def demo(
 @app.command(cls=WordyCommand, short_help="Make this machine a node of a cluster.")
 def up(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Load this on the cluster, as soon as it fits.")
+        str | None, typer.Argument(metavar="MODEL", help="Load this model on the cluster as soon as it fits.")
     ] = None,
     join: Annotated[
         str | None,
         typer.Option(
             metavar="-|FILE|TOKEN",
-            help="Join by the token on standard input, in a file, or typed, which others on this machine can read.",
+            help="Join a cluster: token on stdin, in a file, or typed (other users of this machine can read it).",
         ),
     ] = None,
-    defaults: Annotated[bool, typer.Option("--defaults", help="Forget the options of earlier ups.")] = False,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to call this node; default: the host's name.")
-    ] = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Forget the options of earlier up commands.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this node; default: the host name.")] = None,
     port: Annotated[
         int | None,
-        typer.Option(metavar="P", callback=within(0, 65534), help="Listen at P and P + 1; 0 takes free ones."),
+        typer.Option(metavar="P", callback=within(0, 65534), help="Listen on ports P and P + 1; 0: any free ports."),
     ] = None,
-    host: Annotated[str | None, typer.Option(metavar="H", help="Listen at this address or host name only.")] = None,
-    memory: Annotated[str | None, typer.Option(metavar="48GB", help="Offer at most so much memory.")] = None,
+    host: Annotated[str | None, typer.Option(metavar="H", help="Listen on this address or host name only.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="48GB", help="Offer at most this much memory to models.")
+    ] = None,
     peer: Annotated[
-        list[str] | None, typer.Option(metavar="HOST:PORT", help="Greet this node; for networks without multicast.")
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="Contact this node; for networks without multicast.")
     ] = None,
-    new: Annotated[bool, typer.Option("--new", help="Begin a cluster beside the one on this network.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Create a cluster even if this network has one.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="No certificates, no encryption.")] = False,
-    plan: Annotated[str | None, typer.Option(metavar="FILE", help="Place the model as plan --json has it.")] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Place the model by the output of plan --json.")
+    ] = None,
     context: o.Context = None,
     users: Annotated[
-        int | None, typer.Option(metavar="N", callback=within(1), help="Room for N such requests.")
+        int | None, typer.Option(metavar="N", callback=within(1), help="Reserve memory for N requests of that context.")
     ] = None,
     draft: Annotated[
         str | None,
-        typer.Option(metavar="HOW", help="mtp, ngram, none or a small MODEL; default: the best that MODEL supports."),
+        typer.Option(
+            metavar="HOW", help="Drafts: mtp, ngram, none or a small MODEL; default: the best that MODEL supports."
+        ),
     ] = None,
     chunk: o.Chunk = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Stay up in the background.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background.")] = False,
     silent: Annotated[bool, typer.Option("--silent", hidden=True)] = False,
     leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
     debug: o.Debug = False,
 ) -> None:
-    """Make this machine a node: the first begins a cluster and says how the others join it.
+    """Make this machine a node. The first node creates a cluster and prints how others join it.
 
-    The name, port, host, memory and peers that are given are taken again by the next up.
+    The given name, port, host, memory and peers are remembered for the next up.
     """
     with reported(debug):
         from cli import tokens
@@ -145,21 +149,21 @@ def up(
 
 @app.command()
 def down(debug: o.Debug = False) -> None:
-    """End this machine's node."""
+    """Stop this machine's node."""
     with reported(debug):
         from cli.status import down as end_node
 
         end_node()
 
 
-@app.command(short_help="Leave the cluster; this machine forgets it.")
+@app.command(short_help="Leave the cluster permanently.")
 def leave(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: o.Debug = False,
 ) -> None:
-    """Leave the cluster: end this machine's node, delete its identity and, on the first node, authority and tokens.
+    """Leave the cluster permanently: stop this machine's node and delete its identity.
 
-    Chats stay.
+    On the first node this also deletes the authority and the join tokens. Chats stay.
     """
     with reported(debug):
         from cli.leave import leave as leave_cluster
@@ -167,13 +171,13 @@ def leave(
         leave_cluster(yes)
 
 
-@app.command(short_help="Tell how the cluster and its model stand.")
+@app.command(short_help="Show the state of the cluster and its model.")
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw each second until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every second until Ctrl-C.")] = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Tell how the cluster stands: nodes, what they hold, the model, the links."""
+    """Show the state of the cluster: nodes, what they hold, the model, the links."""
     with reported(debug):
         from cli.status import show_status
 
@@ -189,9 +193,9 @@ def nodes(json: o.Json = False, debug: o.Debug = False) -> None:
         show_nodes(json)
 
 
-@app.command(short_help="Take the cluster's model away.")
+@app.command(short_help="Unload the cluster's model.")
 def unload(debug: o.Debug = False) -> None:
-    """Take the cluster's model away, and give its memory back."""
+    """Unload the cluster's model and free its memory."""
     with reported(debug):
         from cli.status import unload as unload_model
 
@@ -204,13 +208,11 @@ app.add_typer(token, name="token")
 
 @token.command("create")
 def create_token(
-    hours: Annotated[float, typer.Option(metavar="N", callback=within(0.01), help="How many hours it is valid.")] = 24,
-    uses: Annotated[
-        int, typer.Option(metavar="N", callback=within(1), help="How many machines may join with it.")
-    ] = 32,
+    hours: Annotated[float, typer.Option(metavar="N", callback=within(0.01), help="Valid for N hours.")] = 24,
+    uses: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Valid for N machines.")] = 32,
     debug: o.Debug = False,
 ) -> None:
-    """Print a line for another machine to join with."""
+    """Print a new join token."""
     with reported(debug):
         from cli import tokens
 
@@ -219,7 +221,7 @@ def create_token(
 
 @token.command("list")
 def list_tokens(json: o.Json = False, debug: o.Debug = False) -> None:
-    """List what was given out; the secrets are not kept."""
+    """List the join tokens; their secrets are not stored."""
     with reported(debug):
         from cli import tokens
 
@@ -228,9 +230,9 @@ def list_tokens(json: o.Json = False, debug: o.Debug = False) -> None:
 
 @token.command("revoke")
 def revoke_token(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="As token list shows it.")], debug: o.Debug = False
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id shown by token list.")], debug: o.Debug = False
 ) -> None:
-    """Make a token invalid."""
+    """Revoke a token; nodes that joined with it stay."""
     with reported(debug):
         from cli import tokens
 
@@ -240,14 +242,12 @@ def revoke_token(
 @app.command(cls=WordyCommand)
 def run(
     model: o.Model,
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help='What to answer; "-" or nothing reads stdin.')
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help='The prompt; "-" or none: read stdin.')] = None,
     local: o.Local = False,
     replace: o.Replace = False,
     json: o.Json = False,
     raw: Annotated[bool, typer.Option("--raw", help="Send the prompt without the chat template.")] = False,
-    input_ids: Annotated[str | None, typer.Option(metavar="1,2,3", help="Token ids in place of a prompt.")] = None,
+    input_ids: Annotated[str | None, typer.Option(metavar="1,2,3", help="Token ids instead of a prompt.")] = None,
     system: o.System = None,
     context: o.Context = None,
     max_tokens: o.MaxTokens = None,
@@ -292,11 +292,11 @@ def run(
 def chat(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help='As for run; default: the model last chatted with, or "demo".'),
+        typer.Argument(metavar="MODEL", help='As for run; default: the model of the last chat, or "demo".'),
     ] = None,
     local: o.Local = False,
     replace: o.Replace = False,
-    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last chat.")] = False,
+    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Continue the last chat.")] = False,
     system: o.System = None,
     context: o.Context = None,
     max_tokens: o.MaxTokens = None,
@@ -313,7 +313,7 @@ def chat(
     chunk: o.Chunk = None,
     debug: o.Debug = False,
 ) -> None:
-    """Chat with a model. /help in the chat lists what it can do."""
+    """Chat with a model. /help in the chat lists the commands."""
     with reported(debug):
         from cli.chat.start import start
 
@@ -334,32 +334,35 @@ def chat(
         start(_models(local, replace, context, chunk), model, continue_, system, answer_options)
 
 
-@app.command(cls=WordyCommand, short_help="Tell what a model is.")
+@app.command(cls=WordyCommand, short_help="Describe a model.")
 def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
-    """Tell what a model is: family, parameters, bytes, layers, experts, context."""
+    """Describe a model: family, parameters, bytes, layers, experts, context."""
     with reported(debug):
         from cli.show import show as show_model
 
         show_model(model, json)
 
 
-@app.command(cls=WordyCommand, short_help="Tell how a model would be placed, and its speed.")
+@app.command(cls=WordyCommand, short_help="Show how a model would be placed, and its speed.")
 def plan(
     model: o.PlannedModel,
     nodes: Annotated[
-        str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Plan for these Macs, not for the nodes here.")
+        str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Plan for these Macs instead of this cluster.")
     ] = None,
     context: o.Context = None,
-    users: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Room for N such requests.")] = 1,
-    many: Annotated[bool, typer.Option("--many", help="Serve many users best, rather than one.")] = False,
+    users: Annotated[
+        int, typer.Option(metavar="N", callback=within(1), help="Reserve memory for N requests of that context.")
+    ] = 1,
+    many: Annotated[bool, typer.Option("--many", help="Optimize for many users; default: for one.")] = False,
     bits: Annotated[
-        int | None, typer.Option(metavar="N", callback=within(2, 16), help="As if converted to N bits.")
+        int | None,
+        typer.Option(metavar="N", callback=within(2, 16), help="Plan as if the model were quantized to N bits."),
     ] = None,
     chunk: o.Chunk = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Tell who would hold what of a model, and how fast it would answer."""
+    """Show which node would hold which part of a model, and the expected speed."""
     with reported(debug):
         from cli.plan import plan as print_plan
 

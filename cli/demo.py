@@ -31,6 +31,7 @@ from cluster.node.running import admit
 from cluster.node.tokens import join_tokens
 from cluster.placement import Placement, spread
 from mlx_moe.checkpoint.library import DEMO
+from mlx_moe.errors import InvalidRequestError
 
 HOST = "127.0.0.1"
 PROMPT = "Hello! Who are you?"
@@ -39,7 +40,13 @@ MOST_NODES = 7
 
 
 def demo(n_nodes: int, prompt: str | None) -> None:
-    """Answer a prompt on nodes of this machine; where none was given, answer PROMPT, and on a terminal chat on."""
+    """Answer `prompt` on nodes of this machine. None: answer PROMPT, then start a chat if on a terminal.
+
+    Raises:
+        InvalidRequestError: the prompt is empty.
+    """
+    if prompt is not None and not prompt.strip():
+        raise InvalidRequestError("the prompt is empty")
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _leave)
     console = Console(markup=False, emoji=False, highlight=False, stderr=True)

@@ -36,27 +36,35 @@ PlannedModel = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Longest answer; default: no limit but the context."),
+    typer.Option(metavar="N", help="Maximum number of tokens in the answer; default: until the context is full."),
 ]
-Temperature = Annotated[float | None, typer.Option(metavar="T", help="0 always takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(metavar="K", help="Sample among the K likeliest tokens; 0 is off.")]
-TopP = Annotated[float | None, typer.Option(metavar="P", help="Sample among the likeliest tokens that sum to P.")]
-MinP = Annotated[float | None, typer.Option(metavar="P", help="Leave out tokens below P times the likeliest.")]
+Temperature = Annotated[
+    float | None, typer.Option(metavar="T", help="Sampling temperature; 0 always takes the most likely token.")
+]
+TopK = Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens; 0: off.")]
+TopP = Annotated[
+    float | None, typer.Option(metavar="P", help="Sample from the most likely tokens whose probabilities sum to P.")
+]
+MinP = Annotated[
+    float | None, typer.Option(metavar="P", help="Exclude tokens less likely than P times the most likely.")
+]
 RepetitionPenalty = Annotated[
-    float | None, typer.Option(metavar="X", help="Above 1 disfavours tokens of prompt and answer.")
+    float | None, typer.Option(metavar="X", help="Above 1: makes tokens of prompt and answer less likely.")
 ]
 PresencePenalty = Annotated[
-    float | None, typer.Option(metavar="X", help="Subtracted from tokens the answer already has.")
+    float | None, typer.Option(metavar="X", help="Subtracted from the logits of tokens already in the answer.")
 ]
 FrequencyPenalty = Annotated[
-    float | None, typer.Option(metavar="X", help="Subtracted for each time the answer has a token.")
+    float | None, typer.Option(metavar="X", help="Subtracted once for each occurrence of a token in the answer.")
 ]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same answer.")]
 Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the answer before this text. Repeatable.")]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on when the model says that it is done.")]
-NoLoopDetection = Annotated[bool, typer.Option("--no-loop-detection", help="Let an answer repeat itself forever.")]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Continue after the end-of-sequence token.")]
+NoLoopDetection = Annotated[
+    bool, typer.Option("--no-loop-detection", help="Do not stop an answer that repeats itself.")
+]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
-Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even where a node runs on it.")]
+Local = Annotated[bool, typer.Option("--local", help="On this machine alone, even if a node runs on it.")]
 Chunk = Annotated[
     int | None,
     typer.Option(
@@ -66,12 +74,12 @@ Chunk = Annotated[
 Context = Annotated[
     int | None,
     typer.Option(
-        metavar="N", callback=within(1), help="Room for N tokens, prompt and answer; default: the model's own."
+        metavar="N", callback=within(1), help="Context: N tokens for prompt and answer; default: the model's own."
     ),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Load MODEL in place of an idle one that the cluster serves.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace the model that the cluster serves, if it is idle.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Log everything, and show where an error came from.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Log everything; show the traceback of an error.")]
 
 
 @dataclass(frozen=True, slots=True)

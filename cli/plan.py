@@ -166,10 +166,11 @@ def to_json(made: Plan) -> dict[str, object]:
 def _print(made: Plan) -> None:
     console = table_console()
     costs, placement = made.model, made.fit.placement
-    used = len(placement.node_bytes)
+    used, known = len(placement.node_bytes), len(made.fit.nodes)
+    where = f"{used} of {known} nodes" if known > 1 else "one node"
     console.print(
         f"{visible(placement.model)}: {count_text(costs.parameters)} parameters, {bytes_text(costs.weights_bytes)} at "
-        f"{costs.bits:.1f} bits a weight, on {used} of {len(made.fit.nodes)} node{'s' * (len(made.fit.nodes) > 1)}"
+        f"{costs.bits:.1f} bits a weight, on {where}"
     )
     console.print()
     console.print(_nodes_table(made))

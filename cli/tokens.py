@@ -51,9 +51,11 @@ def read_token(given: str | None, *, or_environment: bool) -> str | None:
             return _first_token([file.read(LONGEST_TEXT)], given)
     except (OSError, RuntimeError) as error:  # RuntimeError: a home directory of nobody
         reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file"
         raise InvalidRequestError(
-            f"--join takes a join token, a file with one, or - for standard input; {given[:80]!r} is none of "
-            f"these: {reason}"
+            f"{given[:80]!r}: {reason}, and not a join token; --join takes a join token, a file with one, or - for "
+            "standard input"
         ) from error
 
 

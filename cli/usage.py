@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from cli.failures import reported
 
 _UsageError: Any = typer.BadParameter.__bases__[0]
 """What typer raises for a line that cannot be parsed; it does not export the class."""
+
+_NOT_A_NUMBER = re.compile(r"Input should be a valid (number|integer).*input_value=(.+), input_type", re.DOTALL)
+"""The text of the cause of a usage error where an option takes a number."""
 
 Number = TypeVar("Number", int, float)
 
@@ -50,7 +54,11 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        message = " ".join(error.format_message().split())
+        message = error.format_message()
+        if found := _NOT_A_NUMBER.search(str(error.__cause__)):
+            kind = "number" if found[1] == "number" else "whole number"
+            message = message.replace(error.message, f"must be a {kind}, got {found[2]}")
+        message = " ".join(message.split())
         if message.startswith("Usage:"):
             raise
         command = error.ctx.command_path if error.ctx else "moe-cluster"

@@ -11,9 +11,7 @@ from cli import options as o
 from cli.failures import reported
 from cli.usage import within
 
-Trace = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write what each stage did when, for ui.perfetto.dev.")
-]
+Trace = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a trace of all stages, for ui.perfetto.dev.")]
 
 bench = typer.Typer(invoke_without_command=True)
 
@@ -27,10 +25,10 @@ def bench_emulated(
     model: Annotated[str, typer.Option(metavar="MODEL", help="A known model, as for plan.")] = "deepseek-v3",
     link: Annotated[str, typer.Option(metavar="LINK", help="10gbe, tb, 1gbe or loopback.")] = "10gbe",
     draft: Annotated[
-        str, typer.Option(metavar="HOW", help="none, mtp, ngram, stated, or acceptances by depth: .85,.78")
+        str, typer.Option(metavar="HOW", help="none, mtp, ngram, stated, or acceptance rates by depth: .85,.78")
     ] = "stated",
-    users: Annotated[str, typer.Option(metavar="1,8", help="So many answers at once.")] = "1,8",
-    prompt_tokens: Annotated[str, typer.Option(metavar="100,1000", help="Prompts to time.")] = "100,1000",
+    users: Annotated[str, typer.Option(metavar="1,8", help="Numbers of simultaneous answers.")] = "1,8",
+    prompt_tokens: Annotated[str, typer.Option(metavar="100,1000", help="Lengths of prompts to time.")] = "100,1000",
     tokens: Annotated[int, typer.Option(metavar="N", callback=within(8), help="Tokens of an answer.")] = 64,
     trace: Trace = None,
     json: o.Json = False,
@@ -38,7 +36,7 @@ def bench_emulated(
 ) -> None:
     """Measure: this machine, the cluster, or emulated Macs.
 
-    The options are those of --emulate: real workers and links, shards that wait as long as Macs would compute.
+    The options below belong to --emulate: real workers and links, emulated computing time of Macs.
     """
     with reported(debug):
         from mlx_moe.errors import InvalidRequestError
@@ -63,7 +61,7 @@ def bench_emulated(
 
 
 def _refuse_options(context: typer.Context) -> None:
-    """Refuse options between bench and its subcommand, which would not hear of them."""
+    """Refuse options between bench and its subcommand, which does not receive them."""
     from mlx_moe.errors import InvalidRequestError
 
     for name in context.params:
@@ -80,17 +78,17 @@ def bench_local(
     model: o.Model,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Tokens of the prompt.")] = 128,
     tokens: Annotated[int, typer.Option(metavar="N", callback=within(8), help="Tokens of an answer.")] = 32,
-    rounds: Annotated[int, typer.Option(metavar="N", callback=within(1), help="How often to measure.")] = 3,
+    rounds: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Number of measurements.")] = 3,
     context: Annotated[
         str | None,
-        typer.Option(metavar="1024,4096", help="Also time a token after so many; default: 256, 1k, 4k and 16k."),
+        typer.Option(metavar="1024,4096", help="Also time a token at these positions; default: 256, 1k, 4k and 16k."),
     ] = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
     """Measure a model on this machine alone.
 
-    Load, memory, prefill, decode, and what a token takes as the context grows.
+    Load, memory, prefill, decode, and the time of a token as the context grows.
     """
     with reported(debug):
         from cli.bench import local
@@ -105,14 +103,14 @@ def bench_cluster(
     model: o.Model,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Tokens of the prompts.")] = 256,
     tokens: Annotated[int, typer.Option(metavar="N", callback=within(8), help="Tokens of an answer.")] = 32,
-    users: Annotated[str, typer.Option(metavar="1,2", help="So many answers at once.")] = "1,2",
+    users: Annotated[str, typer.Option(metavar="1,2", help="Numbers of simultaneous answers.")] = "1,2",
     trace: Trace = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Measure a model on the cluster, which loads it unless it has it.
+    """Measure a model on the cluster; load it first if needed.
 
-    What each stage and each hop takes, where stages idle, how drafts fare, and several users at once.
+    Time of each stage and hop, idle time of the stages, acceptance of drafts, and several users at once.
     """
     with reported(debug):
         from cli.bench import cluster

@@ -346,7 +346,7 @@ def test_a_model_that_does_not_fit_is_loaded_when_a_further_node_joins(tmp_path:
         (["--plan", "missing.json"], "missing.json"),
         (["no-such-model"], "no model"),
         (["--join", "MC1"], "whole join token"),
-        (["--join", "no-such-file"], "none of these"),
+        (["--join", "no-such-file"], "no such file, and not a join token"),
         (["--join", f"MC1{'a' * 64}::{'b' * 32}", "--new"], "one of them"),
     ],
 )

@@ -288,6 +288,12 @@ def test_version_is_printed(run: Run, capfd: pytest.CaptureFixture[str]) -> None
     [
         ("up --port 70000", "invalid value for '--port': must be 0 to 65534, got 70000; moe-cluster up -h"),
         ("token create --uses 0", "must be 1 or more, got 0; moe-cluster token create -h"),
+        (
+            "run demo hi --temperature abc",
+            "invalid value for '--temperature': must be a number, got 'abc'; moe-cluster",
+        ),
+        ("plan demo --chunk 1.5", "must be a whole number, got '1.5'; moe-cluster plan -h"),
+        ("demo --prompt=", "the prompt is empty"),
         ("run demo hi --seed x", "'--seed'"),
         ("plan", "missing argument 'MODEL'; moe-cluster plan -h"),
         ("nope", "no such command 'nope'"),
