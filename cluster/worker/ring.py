@@ -178,6 +178,7 @@ class RingPipeline:
             self.recording.add(_span(message, message.arrived_s, time.monotonic(), SpanKind.RETURN))
         elif message.kind is not Kind.FAILURE:
             return  # a fork or release that went round
+        self._heard_s = time.monotonic()
         self._forget(message.sequence_id, message.serial)
         try:
             if message.kind is Kind.FAILURE:

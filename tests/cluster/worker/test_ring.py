@@ -388,6 +388,17 @@ def test_frames_are_overdue_when_the_ring_is_silent_for_long() -> None:
     assert ring.pipeline.overdue(now_s + 3600) == set()
 
 
+def test_a_ring_that_always_has_frames_is_not_silent_while_some_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring, began_s = Ring([3]), time.monotonic()
+    send(ring, A, 0, 1)
+    send(ring, B, 0, 1)
+    monkeypatch.setattr(time, "monotonic", lambda: began_s + 3600)
+    for wire in range(len(ring.wires)):
+        ring.step(wire)  # the first frame
+    assert ring.pipeline.overdue(began_s + 3601) == set()
+    assert ring.pipeline.overdue(began_s + 7200) == {B}
+
+
 def test_timelines_gather_what_each_stage_did_with_each_frame_in_the_order_of_the_ring() -> None:
     ring = Ring([2, 4])
     answers = Answers(ring)
