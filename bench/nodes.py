@@ -60,7 +60,7 @@ class Nodes:
         )  # asked for first: an answer just read still counts as running
         for _ in self._own.load(Wanted(checkpoint, placement)):
             pass
-        return self._stack.enter_context(closing(self._own.coordinator(self._own.status())))
+        return self._stack.enter_context(closing(self._own.model(self._own.status())))
 
     def unload(self) -> None:
         """Unload the model."""

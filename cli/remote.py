@@ -82,7 +82,7 @@ class ClusterBackend:
     def _load(self, wanted: Wanted) -> None:
         loaded = load(self._node, wanted)
         status = self._node.settled()
-        self.remote: RemoteModel = self._node.coordinator(status)
+        self.remote: RemoteModel = self._node.model(status)
         self._plan = loaded.placement
         self._serving = status.serving
         self._holders = {row.node_id for row in holders(node_rows(status))}

@@ -59,7 +59,7 @@ class InvalidRequestError(MoeClusterError):
 
 
 class CheckpointError(MoeClusterError):
-    """A model directory that must not be served from."""
+    """A model directory that cannot be used."""
 
     code = "bad_checkpoint"
 
@@ -103,14 +103,14 @@ class EvictedError(InsufficientMemoryError):
 
 
 class FrameError(MoeClusterError):
-    """A frame that a stage refuses. Frames are damaged or lost on their way, whatever the request."""
+    """A frame that a stage refuses: damaged or lost on its way, whatever the request."""
 
     code = "bad_frame"
     retryable = True
 
 
 class RewindError(FrameError):
-    """A stage whose caches cannot rewind as far as asked: they all stand at `reached`, the next frame may start there.
+    """A stage's caches cannot rewind to a frame's position: all are at `reached`, where the next frame may start.
 
     Nothing else has changed.
     """

@@ -1,6 +1,6 @@
-"""Model: text in, text out, over a coordinator; and a checkpoint loaded whole in this process.
+"""Model: a model's tokenizer, limits and defaults; LocalModel: a whole model in this process, and its answers.
 
-The package's public face. The cluster's coordinator serves the same Model over another link.
+The package's public interface. The cluster's coordinator uses the same Model.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ def load(
 ) -> LocalModel:
     """Load a model: a directory, the id of one in the Hugging Face cache, or "demo".
 
-    Its MTP layer, if it has one, is only loaded if asked for: where one stage does all, nothing drafts. A request may
-    take `context_tokens` positions; None: as many as its settings allow. Without a tokenizer it answers token ids;
-    `needs_text` has that fail before anything is read. `chunks` is how prompts are cut; None: as long as memory allows.
+    `with_mtp` loads its MTP layer, if it has one; a single stage does not draft. A request may use `context_tokens`
+    positions; None: as many as its settings allow. Without a usable tokenizer it answers token ids; with `needs_text`
+    this is an error before anything is read. `chunks` is the rule that cuts prompts; None: chunks as long as memory
+    allows.
 
     Raises:
-        InvalidRequestError: the model's context is shorter than was asked for.
+        InvalidRequestError: the model's context is shorter than `context_tokens`.
         CheckpointError: files that are missing, damaged or contradict each other.
         InsufficientMemoryError: before anything is read.
     """
@@ -71,7 +72,7 @@ def load(
 
 
 class Model:
-    """Text in, and how a request is answered: its limits and defaults, whoever computes it.
+    """A model's tokenizer, limits and defaults, wherever it is computed.
 
     Prompt and answer may take `context_tokens` positions together, each of which takes `kv_bytes_per_position`;
     `kv_positions` is how many the KV caches of all requests may take together.
@@ -98,7 +99,7 @@ class Model:
         self.kv_positions = kv_positions
 
     def writer(self, request: Request, sequence: Sequence) -> AnswerWriter:
-        """Return what writes the answer to a request, in a sequence.
+        """Check a request; return the writer of its answer, which continues `sequence`.
 
         Raises:
             InvalidRequestError: before any work, with the numbers.
@@ -132,7 +133,7 @@ class Model:
 
 
 class LocalModel(Model):
-    """A model that is loaded whole in this process."""
+    """A whole model in this process."""
 
     def __init__(
         self,
@@ -192,7 +193,7 @@ class LocalModel(Model):
         return [NodePlacement(self.stage.node, spec.layers, spec.n_experts(self.config), self._weights_bytes, peak)]
 
     def close(self) -> None:
-        """Give the weights back."""
+        """Free the weights."""
         del self._engine, self.stage, self.head, self.mtp
 
 

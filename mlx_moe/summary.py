@@ -1,4 +1,4 @@
-"""ModelSummary: what a checkpoint is, from its config and headers alone."""
+"""ModelSummary: describes a checkpoint, from its config and headers only."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class ModelClient:
     async def connect(
         cls, credentials: Credentials, node_id: str, address: str, callee: str = "the coordinator"
     ) -> ModelClient:
-        """Return the model that a node coordinates; errors call that node `callee`. Raises NodeLostError."""
+        """Return the model that a node coordinates; error messages call that node `callee`. Raises NodeLostError."""
         channel = credentials.aio_channel(address, node_id)
         stub = coordinator_pb2_grpc.CoordinatorStub(channel)
         try:
@@ -153,9 +153,9 @@ class ModelClient:
 
 
 class AnswerStream:
-    """An answer as it is written: an asynchronous iterator of events, the first of which is Begun.
+    """An answer while it is written: an asynchronous iterator of events, the first of which is Begun.
 
-    `request_id` is what logs and errors call it, 32 hexadecimal digits.
+    `request_id`, 32 hexadecimal digits, identifies it in logs and errors.
     """
 
     def __init__(self, call: grpc.aio.UnaryStreamCall[Any, Any], callee: str, node_id: str, request_id: str) -> None:

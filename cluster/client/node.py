@@ -205,7 +205,7 @@ def is_running(home: Home) -> bool:
 
 
 def _announced(home: Home) -> tuple[str, str, bool]:
-    """Return id and address of a home's daemon, and whether it is insecure. Raises as `OwnNode.connect`."""
+    """Return id and address of a home's daemon, and whether it is insecure. Raises as `NodeClient.connect`."""
     if not is_running(home):
         raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
     try:

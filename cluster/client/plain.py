@@ -26,7 +26,7 @@ GLANCE_S = 1.0
 """Cache lifetime of `glance`, and the timeout of the call that refreshes it."""
 
 WAIT_S = 0.1
-"""How often progress is called while no event arrives."""
+"""How often `progress` is called while no event arrives."""
 
 
 class OwnNode:
@@ -61,7 +61,7 @@ class OwnNode:
         if time.monotonic() - self._glanced_at > GLANCE_S:
             try:
                 self._here = self.status(GLANCE_S).here.keys()
-            except MoeClusterError:  # who shows it cannot say so; the next request will
+            except MoeClusterError:  # the display cannot report it; the next request will
                 self._here = frozenset()
             self._glanced_at = time.monotonic()
         return self._here
@@ -74,7 +74,7 @@ class OwnNode:
         """Stop the node and wait until it has ended."""
         self._loop.run(self._node.stop())
 
-    def coordinator(self, status: ClusterStatus) -> RemoteModel:
+    def model(self, status: ClusterStatus) -> RemoteModel:
         """Return the model that the cluster serves. Raises NoClusterError if it serves none."""
         return RemoteModel(self._loop.run(self._node.model(status)))
 
@@ -184,7 +184,7 @@ class RemoteAnswer:
         self._loop = shared_loop()
         self._stream = self._loop.run(_begin(model, request, conversation_id))
         begun = self._read()
-        assert isinstance(begun, Begun)  # the coordinator says it first
+        assert isinstance(begun, Begun)  # always the first event
         self.seed = begun.seed
         self.request_id = self._stream.request_id
 
@@ -220,7 +220,7 @@ class RemoteAnswer:
             return event
         except concurrent.futures.CancelledError:
             return None
-        except BaseException:  # of the reader's own too, Ctrl-C above all
+        except BaseException:  # also of this thread, such as KeyboardInterrupt
             self._cancel()
             raise
 

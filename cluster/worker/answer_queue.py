@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Token
 
 MAX_UNREAD = 256
-"""Number of unread tokens at which an answer is held while the others continue."""
+"""Number of unread tokens from which an answer gets no turns until its reader continues."""
 
 Progress = tuple[int, int]
-"""Number of the prompt's positions that are done, and to do."""
+"""Numbers of the prompt's positions: computed, and to compute in all."""
 
 
 @dataclass(frozen=True, slots=True)

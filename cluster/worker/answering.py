@@ -1,4 +1,4 @@
-"""Answering: the loop of the coordinator's worker: whose turn it is, what the coordinator does, where that goes."""
+"""Answering: the coordinator's loop: gives answers turns, and sends what the coordinator yields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Release, Returned
 
 LOOK_S = 1.0
-"""How often frames that do not come back are looked for."""
+"""How often overdue frames are looked for."""
 
 
 @dataclass(slots=True)
@@ -29,32 +29,32 @@ class _Answer:
 
 
 class Answering:
-    """Advances all answers that are being written, in turns."""
+    """Advances all unfinished answers in turns."""
 
     def __init__(self, coordinator: Coordinator, pipeline: Pipeline) -> None:
         self._coordinator = coordinator
         self._pipeline = pipeline
         self._answers: dict[str, _Answer] = {}
-        self._to_send: deque[Outgoing] = deque()  # outside of a turn
+        self._to_send: deque[Outgoing] = deque()  # before the next turn
         self._has_work = asyncio.Event()
 
     @property
     def active(self) -> int:
-        """How many answers are being written."""
+        """Number of unfinished answers."""
         return len(self._answers)
 
     def __contains__(self, sequence_id: str) -> bool:
-        """Whether an answer of a sequence is being written, or will be."""
+        """Whether a sequence has an unfinished answer."""
         return sequence_id in self._answers
 
     async def run(self) -> None:
         """Take turns until cancelled."""
         while True:
             await self.step()
-            await asyncio.sleep(0)  # frames, readers and cancellations come between turns
+            await asyncio.sleep(0)  # frames, readers and cancels are handled between turns
 
     async def step(self) -> None:
-        """Give one answer its turn: what it sends leaves before the next turn; wait where all wait."""
+        """Give one answer a turn and send its output; if all answers wait, wait."""
         while self._to_send:
             await self._pipeline.send(self._to_send.popleft())
         sequence_id = self._coordinator.scheduler.next()
@@ -74,19 +74,19 @@ class Answering:
                 case wait:
                     await self._pipeline.computing.waiter.wait(wait)
         if self._pipeline.waits(sequence_id):
-            self._coordinator.scheduler.ready(sequence_id)  # the others have their turn before
+            self._coordinator.scheduler.ready(sequence_id)  # after the other answers' turns
         self._tell_progress(sequence_id)
         self._pipeline.recording.add(Span(SpanKind.TURN, sequence_id, 0, 0, 0, began_s, began_s, time.monotonic()))
 
     def begin(self, writer: AnswerWriter, stream: AnswerQueue) -> None:
-        """Let an answer take turns, and put into `stream` what comes of it.
+        """Start an answer; its tokens and progress are put into `stream`.
 
         Raises:
-            InvalidRequestError: its sequence has one already.
+            InvalidRequestError: its sequence has an unfinished answer.
         """
         sequence = writer.sequence
         if sequence.id in self._answers:
-            raise InvalidRequestError("the conversation is being answered: wait for that answer, or end it first")
+            raise InvalidRequestError("the conversation is being answered: wait for that answer, or close it")
         writer.begin()
         self._answers[sequence.id] = _Answer(writer, stream)
         stream.on_room = lambda: self._go_on(sequence.id)
@@ -94,35 +94,35 @@ class Answering:
         self._has_work.set()
 
     def receive(self, returned: Returned) -> None:
-        """Take what comes out of the last stage."""
+        """Process what the last stage returns."""
         self._coordinator.receive(returned)
         self._has_work.set()
 
     def end(self, writer: AnswerWriter) -> None:
-        """End an answer where it stands. The sequence's next one may be under way already: it goes on."""
+        """End an answer now, if it has not ended. A newer answer of the same sequence is not affected."""
         answer = self._answers.get(writer.sequence.id)
         if answer is not None and answer.writer is writer:
             del self._answers[writer.sequence.id]
             self._send(self._coordinator.end(writer.sequence))
 
     def cut_off(self, sequence: Sequence, error: MoeClusterError | None = None) -> None:
-        """End what a sequence is answering, if it is, and let the reader know."""
+        """End a sequence's answer, if it has one, and notify the reader."""
         if answer := self._answers.get(sequence.id):
             answer.stream.end(error)
             self.end(answer.writer)
 
     def fail_all(self, error: MoeClusterError) -> None:
-        """End every answer: nothing will come back any more."""
+        """End all answers with an error."""
         for answer in list(self._answers.values()):
             self.cut_off(answer.writer.sequence, error)
 
     def release(self, sequence: Sequence) -> None:
-        """Free a sequence's KV caches everywhere; its answer ends."""
+        """Free a sequence's KV caches on all stages and end its answer."""
         self.cut_off(sequence)
         self._send(self._coordinator.release(sequence))
 
     async def _wait(self) -> None:
-        """Wait until an answer can go on; give up those whose frames do not come back: no answer hangs."""
+        """Wait for work, at most LOOK_S; end answers whose frames are overdue."""
         self._has_work.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
@@ -133,7 +133,7 @@ class Answering:
                 self.cut_off(answer.writer.sequence, error)
 
     def _send(self, items: list[Outgoing]) -> None:
-        """Drop frames at once, also while one is computed; send the rest before the next turn."""
+        """Cancel frames at once, also while one is computed; send the rest before the next turn."""
         for item in items:
             if isinstance(item, Cancel):
                 self._pipeline.cancel(item)

@@ -22,17 +22,17 @@ def bytes_of(array: mx.array) -> memoryview:
 
 
 def array_of(payload: bytes | memoryview, rows: int, width: int, dtype: Dtype) -> mx.array:
-    """Return the array `[rows, width]` that bytes hold; copies them once. Raises FrameError for another size."""
+    """Return bytes as an array `[rows, width]`; copies them once. Raises FrameError if their number does not match."""
     if rows * width * ITEM_BYTES[dtype] != len(payload) or not payload:
         raise FrameError(f"{len(payload)} bytes for {rows} x {width} numbers of {ITEM_BYTES[dtype]} bytes")
-    shape = (rows, width)  # cast with the bytes: reshaping the array would be one operation more to evaluate
+    shape = (rows, width)  # shaped here: a reshape would be one more operation to evaluate
     if dtype is Dtype.FLOAT32:
         return mx.array(memoryview(payload).cast("f", shape))  # type: ignore[arg-type]  # MLX's stubs lack buffers
     return mx.array(memoryview(payload).cast("H", shape)).view(_MLX_DTYPES[dtype])  # type: ignore[arg-type]
 
 
 def dtype_of(array: mx.array) -> Dtype:
-    """Return how an array's dtype is called on the wire."""
+    """Return an array's data type on the wire."""
     return _DTYPES[array.dtype]
 
 
@@ -58,7 +58,7 @@ def to_frame(message: Message, node: str) -> Frame:
     """Return the frame that a message carries to a node.
 
     Raises:
-        FrameError: its bytes were changed on their way, or are more or fewer than it says.
+        FrameError: its bytes were changed on their way, or their number does not match the header.
     """
     message.require_sound(node)
     try:
@@ -77,5 +77,5 @@ def to_frame(message: Message, node: str) -> Frame:
 
 
 def is_frame(message: Message) -> bool:
-    """Whether it carries hidden states through the stages."""
+    """Whether a message is a frame."""
     return message.kind in _FRAME_KINDS

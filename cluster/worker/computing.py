@@ -1,7 +1,7 @@
-"""Computing: a worker's stage, one frame at a time, and what is heard while a long one is computed.
+"""Computing: runs a worker's stage one frame at a time, and lets control through meanwhile.
 
-MLX is used by the thread of the event loop alone. It starts a layer of a long chunk and waits for it in another
-thread, so that cancellations, losses, status and unloading are handled meanwhile; they compute nothing.
+Only the event loop's thread builds and starts computation. A layer of a long chunk is waited for in another thread, so
+that cancels, losses, status and unloading are handled meanwhile; they compute nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlx_moe.pipeline.link import RunningFrame, RunningStage
 
 
 class Waiter:
-    """Waits in a thread of its own for what was started; the event loop goes on meanwhile."""
+    """Waits in another thread for started computation."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlx-wait")
@@ -37,7 +37,7 @@ class Waiter:
             await self.wait(wait)
 
     def close(self) -> None:
-        """Give the thread up; nobody waits for what it still waits for."""
+        """Stop the thread without waiting for it."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -50,13 +50,13 @@ class Computing:
         self._running: RunningFrame | None = None
 
     async def run(self, frame: Frame) -> Returned | None:
-        """Return what becomes of a frame in the stage; None where it was cancelled meanwhile."""
+        """Return a frame's result; None if it was cancelled."""
         running = RunningFrame(frame, self.stage.steps(frame))
         await self.advance(running, math.inf)
         return running.result
 
     async def advance(self, running: RunningFrame, slice_s: float) -> bool:
-        """Compute a frame for about `slice_s`; return whether it has ended. A cancelled one ends without a result."""
+        """Compute a frame for about `slice_s`; return whether it has ended. A cancelled frame ends without a result."""
         ends_at = time.monotonic() + slice_s
         self._running = running
         try:
@@ -69,7 +69,7 @@ class Computing:
             self._running = None
 
     def cancel(self, cancel: Cancel) -> None:
-        """Give up the frame that is being computed if it is cancelled; the caches are as before at once."""
+        """Stop computing a cancelled frame; its caches are rewound at once."""
         running = self._running
         if running is not None and running.sequence_id == cancel.sequence_id and running.frame.serial <= cancel.serial:
             running.steps.close()

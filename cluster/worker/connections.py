@@ -26,7 +26,7 @@ CONNECT_S = 20.0
 """Timeout for the workers of a placement to open their ports: all are told at once."""
 
 CLOSE_S = 0.5
-"""How long calls in progress may take when everything ends."""
+"""How long cancels in progress may take while the links are closed."""
 
 
 class FrameStream:
@@ -38,7 +38,7 @@ class FrameStream:
 
     async def send(self, message: Message) -> None:
         """Send a message; wait while the next node is far behind. Messages on a broken stream are dropped."""
-        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # whoever opened it hears of that
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the stream's callback reports it
             async with self._one_at_a_time:
                 await self._call.write(message.encode())
 
@@ -104,8 +104,8 @@ class Connections:
         self._fail = lambda _: None
         for link in self._expert_links:
             link.close()
-        channels, self._channels = self._channels, {}  # nobody is told to cancel from now on
-        if self._cancelling:  # gRPC aborts the process where a channel closes beside a call that begins
+        channels, self._channels = self._channels, {}  # no cancels are sent from now on
+        if self._cancelling:  # gRPC aborts the process if a channel is closed while a call starts
             await asyncio.wait(self._cancelling, timeout=CLOSE_S)
         for channel in channels.values():
             await channel.close()
@@ -113,7 +113,7 @@ class Connections:
     async def _cancel(self, channel: grpc.aio.Channel, request: pb.CancelRequest) -> None:
         try:
             await worker_pb2_grpc.StageStub(channel).Cancel(request, timeout=CONNECT_S)
-        except grpc.RpcError as exc:  # its frames come back to nobody, all the same
+        except grpc.RpcError as exc:  # the frames are dropped on return in any case
             log.debug("event=cancel_failed error=%s", exc)
 
     def _channel(self, node_id: str) -> grpc.aio.Channel:

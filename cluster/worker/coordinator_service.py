@@ -1,4 +1,4 @@
-"""CoordinatorService: what clients ask of the coordinator, over gRPC. Parses here; the engine checks the rest."""
+"""CoordinatorService: the gRPC calls of clients. Parses messages; `Request` and `Model.writer` check the rest."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_CONVERSATIONS = 256
-"""Conversations that are remembered; of more, those that were not used for longest begin anew."""
+"""Number of conversations kept; beyond it the least recently used idle one is dropped."""
 
 _NO_VARIABLES = {"self", "messages", "add_generation_prompt"}
-"""Names that `Tokenizer.format_chat` has for something else."""
+"""Template variables that clients may not set."""
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
-    """Serves one model. Tokenizing runs in threads; all else on the thread that computes."""
+    """Serves one model. Tokenizing runs in threads, everything else on the event loop's thread."""
 
     def __init__(
         self, model: Model, answering: Answering, timelines: Callable[[], Awaitable[worker_pb2.Timelines]]
@@ -45,7 +45,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self._conversations: dict[bytes, Sequence] = {}
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.ModelDescription:  # noqa: N802
-        """Say what the model is."""
+        """Describe the model."""
         model = self._model
         thoughts_apart = await asyncio.to_thread(lambda: model.tokenizer.takes_thoughts_apart)
         return pb.ModelDescription(
@@ -92,7 +92,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         return pb.Text(text=text)
 
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802
-        """Stream an answer. However the call ends, the answer does too, and its conversation stays sound."""
+        """Stream an answer; it ends with the call, whatever the reason."""
         async with reported(context):
             stream, request_id = AnswerQueue(), _request_id(request)
             sequence = self._conversation(request.conversation_id)
@@ -119,7 +119,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
                 log.info("event=answer_ended %s seconds=%.3f", _pairs(ids | ended), time.monotonic() - began_s)
 
     async def CloseConversation(self, request: pb.ConversationId, _context: Context) -> pb.ConversationClosed:  # noqa: N802
-        """Free what a conversation keeps."""
+        """Free a conversation's KV caches."""
         if sequence := self._conversations.pop(request.conversation_id, None):
             self._answering.release(sequence)
         return pb.ConversationClosed()
@@ -127,18 +127,18 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Timeline(  # noqa: N802
         self, _request: pb.TimelineRequest, _context: Context
     ) -> AsyncIterator[worker_pb2.StageTimeline]:
-        """Stream what each stage did since the last time."""
+        """Stream each stage's spans since the last call."""
         for stage in (await self._timelines()).stages:
             yield stage
 
     def _conversation(self, conversation_id: bytes) -> Sequence:
-        """Return the sequence of a conversation, a new one where it is not known (any more)."""
+        """Return the sequence of a conversation; a new one if it is unknown or was dropped."""
         if not conversation_id:
             return Sequence()
         if len(conversation_id) != 16:
             raise InvalidRequestError(f"a conversation id must have 16 bytes, got {len(conversation_id)}")
         sequence = self._conversations.pop(conversation_id, None) or Sequence()
-        self._conversations[conversation_id] = sequence  # the last one used stands last
+        self._conversations[conversation_id] = sequence  # the most recently used one is last
         if len(self._conversations) > MAX_CONVERSATIONS:
             self._forget_one()
         return sequence

@@ -1,4 +1,4 @@
-"""Data service: a worker's stream of raw bytes that one other node may open, and the call that cancels frames."""
+"""Data service: a worker's stream of raw bytes for one other node, and the call that cancels frames."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DataService(grpc.GenericRpcHandler):
         if caller != self._caller and not self._credentials.insecure:
             log.warning("event=refused caller=%s wanted=%s", caller, self._caller)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this node has no business on this link")
-        await context.send_initial_metadata(())  # so that the caller knows
+        await context.send_initial_metadata(())  # tells the caller that it is accepted
 
 
 class CancelService(worker_pb2_grpc.StageServicer):

@@ -20,7 +20,7 @@ from cluster.worker.role import Role
 from mlx_moe.errors import MoeClusterError
 
 GRACE_S = 1.0
-"""How long clients may take to read the end of their answers."""
+"""Time for clients to read the end of their answers."""
 
 
 class Epoch:
@@ -62,7 +62,7 @@ class Epoch:
         await asyncio.wait((working,))
         await part.close(error)
         disconnected()
-        await connections.close()  # so that the streams to others end, and no server has to cut them off
+        await connections.close()  # ends the streams to others, so that their servers need not abort them
         await self._server.stop(GRACE_S)
 
     async def _work(self, part: Part, connected: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from mlx_moe.pipeline.frame import makes_void
 
 
 class Inbox:
-    """Queued frames. A new frame invalidates queued frames of its request at the same or later positions.
+    """Queued frames. A new frame invalidates queued frames of its sequence at the same or later positions.
 
     It has no limit of its own: the coordinator limits the frames in flight.
     """

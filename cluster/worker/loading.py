@@ -68,11 +68,11 @@ class LoadedStage(Protocol):
 
     @property
     def arrays(self) -> Held:
-        """What is in memory of the model's files."""
+        """The loaded arrays, by their place in the files."""
 
     @property
     def remote_experts(self) -> RemoteExperts:
-        """The experts of its layers that other nodes own; they are connected before the first frame."""
+        """The experts of its layers on other nodes; connected before the first frame."""
 
     def stage(self, node: str) -> RunningStage:
         """Return the stage that runs here."""
@@ -80,7 +80,7 @@ class LoadedStage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedExperts:
-    """Experts in memory of a stage that another node leads."""
+    """Loaded experts of a stage that another node leads."""
 
     config: ModelConfig
     holding: ExpertHolding
@@ -97,7 +97,7 @@ class LoadedExperts:
 
     @property
     def arrays(self) -> Held:
-        """What is in memory of the model's files."""
+        """The loaded arrays, by their place in the files."""
         return self.holding.arrays
 
 
@@ -107,7 +107,7 @@ Loaded = LoadedStage | LoadedExperts
 
 @dataclass(frozen=True, slots=True)
 class LoadedShard:
-    """A stage's part in memory."""
+    """A stage's loaded part."""
 
     config: ModelConfig
     holding: Holding
@@ -151,8 +151,8 @@ def load(
 ) -> LoadedShard | LoadedExperts:
     """Load the part of a role, and its drafter if other stages would be idle: see `choose_drafter`.
 
-    `held` is what another role of the same model has left in memory, see `loader.load`. `stamp` identifies the copy's
-    files at the time when its content was compared with the other nodes'; "" if it was not.
+    `held` has the arrays that an earlier role of the same model left in memory, see `loader.load`. `stamp` identifies
+    the copy's files at the time when its content was compared with the other nodes'; "" if it was not.
 
     Raises:
         CheckpointError: the copy has changed since, or is damaged.
@@ -166,7 +166,7 @@ def load(
                 f"{checkpoint.directory} has changed since it was compared with the other nodes' copies: try again"
             )
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
-        memory_share = memory.HARD_LIMIT  # whoever made the placement counted KV caches and temporaries too
+        memory_share = memory.HARD_LIMIT  # the placement has counted KV caches and temporaries
         if not role.leads:
             experts = load_experts(
                 checkpoint, config, role.shard_spec(), memory_share=memory_share, progress=progress, held=held

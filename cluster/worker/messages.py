@@ -1,7 +1,7 @@
-"""Messages: what travels on the ring and between a stage and its expert peers, as bytes.
+"""Messages: the bytes sent on the ring, and between a stage and its expert peers.
 
-A fixed header with a checksum of its own, then a payload with another: gRPC carries the bytes as they are, since a
-protobuf field copies them three times (2.2 ms for 1 MiB). Knows nothing of arrays; all integers are big-endian.
+Each has a fixed header and a payload, with a checksum each. gRPC carries the bytes as they are: a protobuf field would
+copy them three times (2.2 ms for 1 MiB). All integers are big-endian. Knows nothing about arrays.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEADER_BYTES = _HEADER.size + _CHECKSUMS.size
 
 
 class Kind(IntEnum):
-    """What a message is. Frames first; then what follows them in order; then what goes between expert owners."""
+    """Message types: frames, other ring messages, expert requests."""
 
     PREFILL = 1
     DECODE = 2
@@ -42,7 +42,7 @@ class Kind(IntEnum):
 
 
 class Dtype(IntEnum):
-    """Of hidden states."""
+    """Data type of hidden states."""
 
     FLOAT32 = 1
     BFLOAT16 = 2
@@ -53,7 +53,7 @@ ITEM_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 
 
 class LinkError(MoeClusterError):
-    """Bytes on a link that are no message: the link is not to be trusted any more."""
+    """Invalid bytes on a link, which cannot be trusted any more."""
 
     code = "bad_link"
     retryable = True
@@ -61,16 +61,19 @@ class LinkError(MoeClusterError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. What the numbers mean depends on the kind.
+    """One message. The meaning of its numbers depends on the kind.
 
-    PREFILL, DECODE, DRAFT: `rows` x `width` hidden states of positions from `position`; `outputs` of them are wanted
-    back (0: all); `flags` bit 0: checked. FORK: `position` positions of the request named by the payload. FAILURE: the
-    payload is a code, a space and a text. TIMELINES: what the stages did that it has passed, see `recording`. PAIRS:
-    `rows` x `width` hidden states, and before them in the payload `outputs` pairs; `position` is the layer; `flags` bit
-    0: by expert. ROWS: `rows` x `width` results.
+    PREFILL, DECODE, DRAFT: `rows` x `width` hidden states of the positions from `position` on; `outputs` of them must
+        return (0: all); `flags` bit 0: checked.
+    FORK: the first `position` positions of the sequence whose id is the payload.
+    RELEASE: nothing more.
+    FAILURE: the payload is a code, a space and a text; `position` is the one reached by a RewindError.
+    TIMELINES: the spans of the stages that it has passed, see `recording`.
+    PAIRS: `outputs` pairs, then `rows` x `width` hidden states; `position` is the layer; `flags` bit 0: by expert.
+    ROWS: `rows` x `width` results.
 
-    `serial` counts a coordinator's frames; a failure has that of its frame. `checksum` is the payload's, as received,
-    and `arrived_s` when that was, in monotonic seconds.
+    `serial` is the number of the frame, or of the failed frame, at its coordinator; expert requests are numbered per
+    link. `checksum` is the payload's, as received; `arrived_s` is the monotonic time of arrival.
     """
 
     kind: Kind
@@ -108,10 +111,10 @@ class Message:
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
-        """Read a message; its payload is a view of `data`, and is not checked yet: see `require_sound`.
+        """Read a message. Its payload is a view of `data`; `require_sound` checks it.
 
         Raises:
-            LinkError: these bytes are no message, or were cut or changed in the header.
+            LinkError: the bytes are no message, were cut, or have a changed header.
         """
         if len(data) < HEADER_BYTES or data[:4] != _MAGIC:
             raise LinkError(f"{len(data)} bytes that are no message of moe-cluster")
@@ -150,7 +153,7 @@ class Message:
 
 
 def failure(message: Message, error: MoeClusterError) -> Message:
-    """Return the message that takes the place of one that failed; its position is where a RewindError has reached."""
+    """Return the FAILURE for a failed message; for a RewindError `position` is the position reached."""
     payload = f"{error.code} {error}".encode()
     reached = error.reached if isinstance(error, RewindError) else 0
     return Message(Kind.FAILURE, message.sequence_id, message.epoch, message.serial, position=reached, payload=payload)

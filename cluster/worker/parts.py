@@ -1,8 +1,8 @@
-"""Parts: what a worker does with what it holds. One class a role; each opens its links, then lives off what comes in.
+"""Parts: one class per role of a worker. Each opens its links, then serves them.
 
-One thread does everything: it reads frames by asyncio, computes them, and writes what comes of them. Handing each
-frame to a second thread costs 100 us a hop more (see DESIGN.md). While it computes, messages wait in gRPC's own
-threads, which also answer keepalive pings.
+One thread builds and starts all computation; a second one only waits for it, while the event loop handles control. A
+frame is not passed to another thread, which costs 100 us more per hop (see DESIGN.md): a decode step is computed in
+the event loop, and messages meanwhile wait in gRPC's own threads, which also answer keepalive pings.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class Part(Protocol):
     """One node's part in a placement."""
 
     def serve(self, server: grpc.aio.Server) -> None:
-        """Add what other workers and clients may call."""
+        """Add the services for other workers and clients."""
 
     async def connect(self) -> None:
         """Open the links to other workers. Raises NodeLostError."""
 
     async def run(self) -> None:
-        """Do what nobody asks for, until cancelled: for ever."""
+        """Run the part's own loop until cancelled."""
 
     def stats(self) -> pb.WorkerStats:
         """Return counts and bytes."""
 
     async def close(self, error: MoeClusterError) -> None:
-        """Stop; whoever waits for an answer is told why."""
+        """Stop; callers that wait for an answer get the error."""
 
 
 class ExpertsPart:
@@ -75,7 +75,7 @@ class ExpertsPart:
         """See Part. Its leader opens the link."""
 
     async def run(self) -> None:
-        """See Part. It only answers."""
+        """See Part. It only answers its leader's requests."""
         await asyncio.Event().wait()
 
     def stats(self) -> pb.WorkerStats:
@@ -138,7 +138,7 @@ class StagePart:
 
 
 class CoordinatorPart:
-    """The first stage, and the coordinator: tokens, sampling, clients."""
+    """The first stage and the coordinator, with the service for clients."""
 
     def __init__(
         self, loaded: LoadedStage, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
@@ -166,7 +166,7 @@ class CoordinatorPart:
         )
         pipeline: Pipeline = self._ring if n_stages > 1 else LocalPipeline(computing, recording, self._receive)
         ends, tokenizer = loaded.ends, loaded.tokenizer
-        assert ends is not None  # it was loaded for this role, and so was the tokenizer
+        assert ends is not None  # both are loaded for this role
         assert tokenizer is not None
         coordinator = Coordinator(
             ends,
@@ -220,14 +220,14 @@ class CoordinatorPart:
         self._computing.waiter.close()
 
     async def _send(self, message: Message) -> None:
-        assert self._next is not None  # with one stage nothing goes out
+        assert self._next is not None  # a single stage sends nothing
         await self._next.send(message)
 
     def _receive(self, returned: Returned) -> None:
         self._answering.receive(returned)
 
     async def _all_timelines(self) -> pb.Timelines:
-        """Return what all stages did since the last time, this one's first."""
+        """Return the spans of all stages since the last call, this one's first."""
         timelines = pb.Timelines(stages=[self._ring.recording.take()])
         if self._next is None:
             return timelines
@@ -239,7 +239,7 @@ class CoordinatorPart:
 
     async def _come_back(self, message: Message) -> None:
         if told := self._timelines.pop(message.sequence_id, None):
-            if not told.cancelled():  # whoever asked may be gone
+            if not told.cancelled():  # the caller may have disconnected
                 told.set_result(bytes(message.payload))
             return
         self._ring.come_back(message)
@@ -248,7 +248,7 @@ class CoordinatorPart:
 def part_of(
     loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
 ) -> Part:
-    """Return the part that a role asks for."""
+    """Return the part of a role."""
     if isinstance(loaded, LoadedExperts):
         return ExpertsPart(loaded.holding.shard, role, name, credentials)
     kind = CoordinatorPart if role.coordinates else StagePart

@@ -33,7 +33,7 @@ class Pipeline(Protocol):
         """Whether a sequence's frame waits on this node to be computed further."""
 
     def cancel(self, cancel: Cancel) -> None:
-        """Drop frames on all nodes now; a `send` in progress continues."""
+        """Drop frames on all nodes now. A `send` of one of them returns after the current layer and sends nothing."""
 
     def overdue(self, now_s: float) -> set[str]:
         """Return the sequences of frames that did not return in time; `now_s` is monotonic."""

@@ -1,6 +1,6 @@
-"""Worker: the process that holds a part of a model. Told by its daemon, it loads, connects, serves, and ends.
+"""Worker: the process that holds a part of a model. It loads, connects, serves and ends at its daemon's commands.
 
-Commands come by standard input, events go by standard output, see `pipe`; what is for people goes to standard error.
+It reads commands from standard input and writes events to standard output, see `pipe`; its log goes to standard error.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ log = logging.getLogger("cluster.worker")
 STATS_S = 1.0
 
 SWITCH_S = 5e-5
-"""Of the interpreter's lock: with the default of 5 ms a waking thread may cost a hop as much."""
+"""The interpreter's switch interval: with the default of 5 ms a waking thread may delay a hop by that much."""
 
 Load = Callable[[str, Role, Progress, str, str, Held], Loaded]
-"""Loads a role's part of a model: as `loading.load`, or in place of it."""
+"""Loads a role's part of a model: `loading.load`, or an emulated one."""
 
 
 class Worker:
-    """One life: from the first command to the last event. `events` is a file descriptor."""
+    """Runs from the first command to the last event. `events` is a file descriptor."""
 
     def __init__(
         self, load: Load, node_id: str, name: str, listening: Listening, credentials: Credentials, events: int
@@ -56,9 +56,9 @@ class Worker:
         self._done_bytes = 0
 
     async def run(self, commands: asyncio.StreamReader) -> None:
-        """Do what comes until told to stop; report what fails."""
+        """Execute commands until `stop`; report errors."""
         reason = "its worker failed"
-        with suppress(BrokenPipeError):  # the daemon is gone: there is nobody to load or to work for
+        with suppress(BrokenPipeError):  # the daemon has ended
             try:
                 while (command := await self._next(commands)).WhichOneof("command") != "stop":
                     await self._obey(command)
@@ -67,13 +67,13 @@ class Worker:
                 reason = str(error)
                 self._report(pb.WorkerEvent(failure=_failure(error)))
             except Exception:
-                log.exception("event=crashed")  # now: what follows may not come to its end
+                log.exception("event=crashed")  # logged now: disconnecting may not finish
                 raise
             finally:
                 await self._disconnect(NodeLostError(reason))
 
     async def _next(self, commands: asyncio.StreamReader) -> pb.WorkerCommand:
-        """Wait for a command. Meanwhile count, and leave an epoch that lost a link; raise what else ends one."""
+        """Wait for a command; meanwhile report statistics, and close an epoch that lost a link. Raises other errors."""
         reading = asyncio.create_task(pipe.read(commands, pb.WorkerCommand()))
         while not reading.done():
             epoch = self._epoch
@@ -100,7 +100,7 @@ class Worker:
                 self._hold(command.reconfigure, self._release())
 
     def _hold(self, told: pb.LoadShard, held: Held) -> None:
-        """Load a part, of which `held` is in memory already, and open a port for it."""
+        """Load a part, reusing the arrays in `held`, and open a port for it."""
         self._done_bytes = 0
         role = Role.read(told.placement, self._node_id)
         loaded = self._load(told.directory or told.model, role, self._progress, told.draft, told.stamp, held)
@@ -111,10 +111,10 @@ class Worker:
         self._report(pb.WorkerEvent(loaded=held_now))
 
     def _release(self) -> Held:
-        """Return what is in memory, and keep nothing else of it: a later part takes what it needs."""
+        """Release the part; return its arrays for reuse."""
         assert self._epoch is not None  # a worker is told to load first
         held, self._epoch = self._epoch.loaded.arrays, None
-        gc.collect()  # parts, their services and tasks refer to each other, and some to what they held
+        gc.collect()  # parts, services and tasks are in reference cycles that hold arrays
         return held
 
     async def _connect(self, told: pb.ConnectWorkers) -> None:
@@ -123,7 +123,7 @@ class Worker:
         await self._epoch.connect(told.workers, lambda: self._report(pb.WorkerEvent(connected=connected)))
 
     async def _lose(self, error: BaseException) -> None:
-        """Leave an epoch that lost a link; what it held stays, for the next one. Raises any other error."""
+        """Close an epoch that lost a link, and keep its arrays for the next one. Raises any other error."""
         if not isinstance(error, NodeLostError):
             raise error
         await self._disconnect(error, _failure(error))
@@ -148,7 +148,7 @@ def _failure(error: MoeClusterError) -> pb.WorkerFailure:
 
 @contextmanager
 def _ended_by_signals(reading: asyncio.Task[pb.WorkerCommand | None]) -> Iterator[None]:
-    """Take SIGTERM and Ctrl-C for the end of the commands; while the thread loads, they end the process."""
+    """Treat SIGTERM and SIGINT as the end of the commands; during loading they end the process."""
     loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
     for signum in signals:
         loop.add_signal_handler(signum, reading.cancel)
@@ -165,12 +165,12 @@ def main(load: Load) -> None:
     sys.setswitchinterval(SWITCH_S)
     asyncio.run(_main(load, *sys.argv[1:5], insecure="--insecure" in sys.argv[5:]))
     logging.shutdown()
-    os._exit(0)  # a layer may still be computed: Python and MLX would wait for it
+    os._exit(0)  # Python and MLX would wait for a layer that is still computed
 
 
 async def _main(load: Load, home: str, node_id: str, name: str, hosts: str, *, insecure: bool) -> None:
     events = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints does not disturb the daemon
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that prints are not read as events
     commands = asyncio.StreamReader(limit=pipe.MAX_MESSAGE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     identity = Home(Path(home)).identity

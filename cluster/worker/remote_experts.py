@@ -1,6 +1,6 @@
 """Remote experts: a stage's leader requests rows of experts from the peers that own them, over one stream each.
 
-The leader waits for them inside a layer, so its side uses threads instead of asyncio.
+The leader waits for rows inside a layer, so its side of the stream is synchronous, without asyncio.
 Shapes: L positions, D hidden_size, K experts chosen for each position, n pairs of one owner.
 """
 
@@ -34,15 +34,15 @@ _BY_EXPERT = 1
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """Pairs that a peer was asked for, and its message about them, once it was read."""
+    """A request to a peer; `message` is its answer once that was read."""
 
     message: Message | None = None
 
 
 class ExpertLink:
-    """The leader's stream to one peer: it answers questions in the order in which they were asked.
+    """The leader's stream to one peer, which answers in order.
 
-    Frames that pause in a layer may have questions open at the same time; each gets its own answer.
+    Frames that are paused in a layer may have open requests at the same time; each gets its own answer.
     """
 
     def __init__(self, channel: grpc.Channel, node: str) -> None:
@@ -61,15 +61,15 @@ class ExpertLink:
         self._answers.initial_metadata()
 
     def ask(self, layer: int, x: mx.array, pairs: Pairs) -> Question:
-        """Send pairs of a layer with the rows of x `[L, D]` that they need."""
+        """Request rows: send pairs of a layer with the rows of x `[L, D]` that they need."""
         self._serial += 1
         question = self._open[self._serial] = Question()
         self._sent.put(pairs_message(layer, x, pairs, self._serial).encode())
         return question
 
     def wait(self, question: Question) -> None:
-        """Read up to the answer to a question, or the end of the stream; computes nothing."""
-        while question.message is None:  # answers to earlier ones come first, also to those that were given up
+        """Read until the answer to a request, or the end of the stream; computes nothing."""
+        while question.message is None:  # answers to earlier requests come first, also to cancelled ones
             try:
                 message = Message.decode(next(self._answers))
             except (grpc.RpcError, StopIteration, LinkError) as exc:
@@ -79,7 +79,7 @@ class ExpertLink:
                 asked.message = message
 
     def answer(self, question: Question) -> mx.array:
-        """Wait for the rows `[n, D]` that were asked for.
+        """Wait for the requested rows `[n, D]`.
 
         Raises:
             FrameError: the peer refused the request.
@@ -134,9 +134,9 @@ class _DividedExperts:
         self._links = links
 
     def steps(self, x: mx.array, indices: mx.array, meanwhile: mx.array | None) -> Steps[mx.array]:
-        """See RoutedExperts. A single position is waited for here: another thread would take longer."""
+        """See RoutedExperts. For a single position it waits here: another thread would cost more."""
         yields = x.shape[0] > 1
-        mx.async_eval(x, indices)  # first what the peers wait for
+        mx.async_eval(x, indices)  # first, because the peers wait for these
         if meanwhile is not None:
             mx.async_eval(meanwhile)
         if yields:

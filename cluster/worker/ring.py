@@ -2,7 +2,7 @@
 
     coordinator + stage 0 ──▶ stage 1 ──▶ ... ──▶ stage n-1 ──▶ coordinator
 
-What is not a frame (forks, releases, failures, timelines) goes the same way, so that it stays in order with them.
+Other messages (forks, releases, failures, timelines) take the same way, so that they stay in order with frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Relea
 log = logging.getLogger(__name__)
 
 Send = Callable[[Message], Awaitable[None]]
-"""Puts a message on its way to the next node; waits while that one is far behind."""
+"""Sends a message to the next node; waits while that node is far behind."""
 
 SILENCE_S = 60.0
 SILENCE_FACTOR = 4.0
@@ -34,7 +34,7 @@ and for SILENCE_S at least."""
 
 
 class RingStage:
-    """A stage after the first: runs what comes, and hands on what becomes of it."""
+    """A stage after the first: computes received frames and forwards the results."""
 
     def __init__(self, computing: Computing, epoch: int) -> None:
         self._computing = computing
@@ -44,13 +44,13 @@ class RingStage:
         self._cancelled: dict[str, int] = {}
 
     def cancel(self, cancel: Cancel) -> None:
-        """Drop frames of a sequence up to a serial number: one is being computed, others are behind it."""
+        """Drop frames of a sequence up to a serial number: the one that is computed, and those behind it."""
         sequence_id = cancel.sequence_id
         self._cancelled[sequence_id] = max(cancel.serial, self._cancelled.get(sequence_id, 0))
         self._computing.cancel(cancel)
 
     async def pass_on(self, message: Message) -> Message | None:
-        """Return what goes to the next node in place of a message; None for one that is dropped."""
+        """Return the message to forward, or None."""
         if message.epoch != self._epoch:
             log.debug("event=dropped epoch=%d own=%d", message.epoch, self._epoch)
             return None
@@ -77,7 +77,7 @@ class RingStage:
 
     def _is_cancelled(self, message: Message) -> bool:
         is_cancelled = message.serial <= self._cancelled.get(message.sequence_id, 0)
-        if self._cancelled:  # frames come in the order of their serials: what was cancelled up to this one has passed
+        if self._cancelled:  # frames arrive in the order of their serials: cancels up to this one are done
             self._cancelled = {name: upto for name, upto in self._cancelled.items() if upto > message.serial}
         return is_cancelled
 
@@ -87,7 +87,7 @@ class RingStage:
         elif message.kind is Kind.FORK:
             try:
                 self._stage.fork(bytes(message.payload).hex(), message.sequence_id, message.position)
-            except FrameError:  # the next frame finds too little kept before it, and says so
+            except FrameError:  # the next frame raises RewindError
                 self._stage.release(message.sequence_id)
         elif message.kind is Kind.TIMELINES:
             timelines = pb.Timelines.FromString(bytes(message.payload))
@@ -142,7 +142,7 @@ class RingPipeline:
             case Fork():
                 try:
                     stage.fork(item.source_id, item.sequence_id, item.positions)
-                except FrameError:  # the next frame finds too little kept before it, and says so
+                except FrameError:  # the next frame raises RewindError
                     stage.release(item.sequence_id)
                 source = bytes.fromhex(item.source_id)
                 message = Message(Kind.FORK, item.sequence_id, self._epoch, position=item.positions, payload=source)
@@ -167,17 +167,17 @@ class RingPipeline:
         self._cancel_elsewhere(cancel)
 
     async def ask_timelines(self, asked_id: str) -> None:
-        """Let all other stages tell what they did; it comes back as a message of this id."""
+        """Request all other stages' timelines; they return in one message with this id."""
         await self._send(Message(Kind.TIMELINES, asked_id, self._epoch))
 
     def come_back(self, message: Message) -> None:
-        """Take what the last stage sends."""
+        """Process a message from the last stage."""
         if message.epoch != self._epoch:
             return
         if is_frame(message):
             self.recording.add(_span(message, message.arrived_s, time.monotonic(), SpanKind.RETURN))
         elif message.kind is not Kind.FAILURE:
-            return  # a fork or release that went round
+            return  # a fork or release that went around the ring
         self._heard_s = time.monotonic()
         self._forget(message.sequence_id, message.serial)
         try:

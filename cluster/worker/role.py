@@ -68,7 +68,7 @@ class Role:
 
     def shard_spec(self) -> ShardSpec:
         """Return the layers and experts to hold."""
-        from mlx_moe.pipeline.shard import ShardSpec  # MLX comes with it, and daemons ask for roles too
+        from mlx_moe.pipeline.shard import ShardSpec  # imports MLX, and daemons use roles too
 
         if self.leads:
             return ShardSpec(self.stage.layers, self.stage.owned_experts)

@@ -1,6 +1,6 @@
-"""Held: arrays in memory, by where their bytes lie in the files: another load of these files need not read them.
+"""Held: arrays in memory by their place in the files, so that another load of the same files need not read them.
 
-A stack of experts is kept row by row: those that stay are copied into the stack that is wanted.
+Stacks of experts are reused by row: rows that stay are copied into the wanted stack.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Held = dict[StoredArray, mx.array]
 
 @dataclass(frozen=True, slots=True)
 class Restacked:
-    """A stack that is wanted, some rows of which are in the stack `source`."""
+    """A wanted stack, some rows of which are in the stack `source`."""
 
     wanted: StoredArray
     source: StoredArray
@@ -30,7 +30,7 @@ class Restacked:
         return replace(self.wanted, shape=(len(pieces), *self.wanted.shape[1:]), pieces=pieces)
 
     def stack(self, source: mx.array, read: mx.array | None) -> mx.array:
-        """Return the wanted stack, of the rows of `source` and of those that were read (None: no row was missing)."""
+        """Return the wanted stack, from rows of `source` and the rows that were read (None: no row is missing)."""
         if read is None:
             places = {piece: i for i, piece in enumerate(self.source.pieces)}
             stacked = source[mx.array([places[piece] for piece in self.wanted.pieces])]
@@ -43,7 +43,7 @@ class Restacked:
 
 
 def release(held: Held, wanted: Collection[StoredArray]) -> list[Restacked]:
-    """Free what is of no use for the arrays that are wanted; return those that need other rows, which shrink first."""
+    """Free what the wanted arrays do not need; return those that need other rows, shrinking ones first."""
     spare = {piece: stored for stored in held if stored not in wanted and _is_stack(stored) for piece in stored.pieces}
     restacked: dict[StoredArray, Restacked] = {}
     for stored in wanted:

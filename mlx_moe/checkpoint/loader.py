@@ -49,9 +49,9 @@ def load(
 ) -> LoadedParameters:
     """Read parameters into memory and cast floats to `dtype` (float32 parameters stay float32).
 
-    `held` has arrays of the same files that are in memory already: they are not read again. What is of no use is freed
-    before anything is read, stacks that change are built one by one, the shrinking ones first; so the peak is the
-    larger of what was and what is held, and one stack with its missing rows. Afterwards it has all that was loaded.
+    `held` has the arrays of the same files that are in memory already; they are not read again. Unneeded ones are freed
+    before anything is read, and changed stacks are built one by one, shrinking ones first. So the peak is the larger of
+    the old and the new arrays, plus one stack with its missing rows. Afterwards `held` has all loaded arrays.
 
     Raises:
         CheckpointError: a file cannot be read, or changed since its header was checked.

@@ -75,8 +75,8 @@ class _Answer:
     speculation: Speculation
     in_flight: FramesInFlight = field(default_factory=FramesInFlight)
     is_begun: bool = False
-    went_back_to: tuple[int, int] = (-1, 0)  # where it was run again from, and how many tokens were known then
-    is_checked: bool = False  # its frames look for the layer that made NaN
+    went_back_to: tuple[int, int] = (-1, 0)  # position of the last recomputation, and the number of known tokens then
+    is_checked: bool = False  # its frames find the layer that made NaN
 
 
 class Coordinator:
@@ -111,7 +111,7 @@ class Coordinator:
         self._serial = 0
 
     def submit(self, sequence: Sequence) -> None:
-        """Start the turns of a sequence that was asked, or that was `restart`ed after running elsewhere.
+        """Start the turns of a sequence that has a request, or that was `restart`ed after running elsewhere.
 
         The sequence must not be answering.
         """
@@ -225,7 +225,7 @@ class Coordinator:
         elif len(answer.in_flight) < min(self._frames_in_flight, len(sequence.planned)):
             yield from self._send_planned(answer)
             if self._frames_in_flight > 1:
-                self.scheduler.ready(sequence.id)  # in another turn, so that this frame leaves before the next
+                self.scheduler.ready(sequence.id)  # in another turn, so that this frame is sent first
         elif len(answer.in_flight) == len(sequence.planned):
             yield from self._catch_up(sequence)
 
@@ -241,8 +241,8 @@ class Coordinator:
     def _write(self, answer: _Answer, hidden_states: mx.array) -> Iterator[Output]:
         """Choose the next token from the hidden state `[1, D]` of the last kept position.
 
-        Its frame is sent before the token is read, unless a draft is in flight in its place: so its graph is built, or
-        in a pipeline the frame travels, while the token is handled.
+        The token's frame is sent before the token is read, unless a draft is in flight in its place: its graph is
+        built, or in a pipeline the frame travels, while the token is handled.
         """
         sequence, position = answer.sequence, len(answer.sequence.token_ids)
         token, logprob = answer.sampler(self._ends.logits(hidden_states)[0], position)
@@ -277,7 +277,7 @@ class Coordinator:
         in_flight = [sequence.answer_ids[-1], *speculation.token_ids]
         position = len(sequence.token_ids) + len(in_flight)
         end = len(answer.request.input_ids) + sequence.limit - 1
-        has_room = position < min(end, self.scheduler.budget.reserved(sequence.id))  # a draft takes no other's
+        has_room = position < min(end, self.scheduler.budget.reserved(sequence.id))  # a draft evicts nobody
         if drafter is None or not has_room or not speculation.wants_draft(self.scheduler.frames_for_each):
             return
         draft = drafter.draft(
@@ -305,9 +305,9 @@ class Coordinator:
         yield from self._go_back(answer, len(answer.sequence.token_ids) - 1)
 
     def _run_again(self, answer: _Answer, error: RewindError) -> Iterator[Output]:
-        """Run again what a stage does not keep: its caches were lost, or cannot rewind to where a frame starts.
+        """Recompute what a stage lost, or cannot rewind to.
 
-        If nothing is gained by that, they cannot rewind into a frame that was cut: its kept positions are run alone.
+        If the second try reaches no further, run the kept positions of a cut frame alone.
         """
         sequence = answer.sequence
         went_back_to, answer.went_back_to = answer.went_back_to, (error.reached, sequence.n_known)

@@ -20,10 +20,10 @@ class Engine:
         self._writers: dict[str, AnswerWriter] = {}
 
     def begin(self, writer: AnswerWriter) -> None:
-        """Start an answer. Raises InvalidRequestError if its session is answering another request."""
+        """Start an answer. Raises InvalidRequestError if its sequence has an unfinished answer."""
         sequence_id = writer.sequence.id
         if sequence_id in self._writers:
-            raise InvalidRequestError("the session is answering another request: close that one, or open a session")
+            raise InvalidRequestError("the conversation is being answered: wait for that answer, or close it")
         writer.begin()
         self.coordinator.submit(writer.sequence)
         self._writers[sequence_id] = writer

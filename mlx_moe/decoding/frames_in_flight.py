@@ -1,4 +1,4 @@
-"""FramesInFlight: the frames of one answer that are under way, and what has come back for them."""
+"""FramesInFlight: the frames of one answer that are in flight, and their results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _InFlight:
 
 
 class FramesInFlight:
-    """In the order in which they were sent, which is the order in which they are taken."""
+    """A queue of frames in the order in which they were sent; results are taken in this order."""
 
     def __init__(self) -> None:
         self._frames: deque[_InFlight] = deque()
@@ -39,14 +39,14 @@ class FramesInFlight:
         self._frames.append(_InFlight(frame.sequence_id, frame.serial, frame.position, end))
 
     def receive(self, returned: Returned) -> bool:
-        """Keep what has come back until it is taken; return whether its frame is in flight."""
+        """Store a result until it is taken; return whether its frame is in flight."""
         frame = next((frame for frame in self._frames if frame.serial == returned.serial), None)
         if frame is not None:
             frame.returned = returned
         return frame is not None
 
     def take(self) -> tuple[int, mx.array] | None:
-        """Return the oldest frame's end and hidden states `[L, D]`; None while it is under way.
+        """Return the oldest frame's end and hidden states `[L, D]`; None while it is in flight.
 
         Raises:
             MoeClusterError: a stage refused it.
@@ -60,7 +60,7 @@ class FramesInFlight:
         return sent.end, sent.returned.hidden_states
 
     def cancel(self) -> list[Cancel]:
-        """Forget all frames; return what to send for that."""
+        """Forget all frames; return the Cancel to send, if any."""
         newest = self._frames[-1] if self._frames else None
         self._frames.clear()
         return [] if newest is None else [Cancel(newest.sequence_id, newest.serial)]

@@ -1,4 +1,4 @@
-"""Generation: an iterator over the tokens of one answer, which this process computes as its reader asks for them."""
+"""Generation: an iterator over the tokens of one answer, which are computed in this process when they are read."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Generation:
         return token
 
     def advance(self) -> Token | None:
-        """Take one step; return its token, None if a frame is under way.
+        """Take one step; return its token, None if a frame is in flight.
 
         Once `finish_reason` is set the answer is complete, and its session is free for the next request.
 

@@ -24,7 +24,7 @@ class Request:
     Attributes:
         max_tokens: None: no limit but the context.
         stop: strings that end the answer; they are not part of it.
-        ignore_eos: go on after the model ended its turn.
+        ignore_eos: continue after the model ended its turn.
         detect_loops: end an answer that repeats itself.
 
     Raises:
@@ -80,7 +80,7 @@ class Token:
     """One token of an answer.
 
     Attributes:
-        text: the text that it adds; empty while this is a part of a character, or may become a stop string.
+        text: the text that it adds; empty while that is part of a character or may become a stop string.
         logprob: log-probability under the model's own distribution, before temperature and penalties.
         position: its position in the sequence; the prompt's first token has position 0.
     """

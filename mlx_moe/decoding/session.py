@@ -1,4 +1,4 @@
-"""Session: a conversation's handle on its sequence, whose KV caches are kept between requests."""
+"""Session: a handle of a sequence whose KV caches are kept between requests."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 Wait = Callable[[], None]
-"""Blocks until what was started is there; may be called in another thread, while nothing else computes."""
+"""Blocks until a started computation is done; may be called in another thread, while nothing else computes."""
 
 Steps = Generator[Wait, None, Result]
-"""Yields a Wait, and goes on when it is over. Where nothing takes long it yields nothing."""
+"""Yields a Wait and continues after it; a short computation yields nothing."""
 
 
 def finish(steps: Steps[Result]) -> Result:

@@ -1,7 +1,8 @@
 """Frame: one unit of work on a link, the hidden states of consecutive positions of one sequence.
 
-A stage that keeps more positions than a frame's first one removes the others, then runs the frame. Regeneration, edited
-history, rejected drafts and replay after a failure all use this one rule.
+One rule serves regeneration, edited history, rejected drafts and replay after a failure: a frame voids the frames of
+its sequence that are in flight at its position or later (`makes_void`), and a stage removes the positions that it keeps
+from the frame's first one on before it runs the frame.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Frame:
 
     Attributes:
         serial: number of the frame at its coordinator; the frame that the last stage returns has the same number.
-        outputs: the number of last positions whose hidden states must return; None for all. For the others the model's
-            last layer only keeps keys and values. The bits of the last position do not depend on it.
+        outputs: the number of last positions whose hidden states must return; None for all. For the other positions
+            the model's last layer only stores keys and values. The bits of the last position do not depend on it.
         checked: check for NaN and Inf after every layer, to find the first one; costs one evaluation per layer.
     """
 
@@ -69,7 +70,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What returns instead of a frame that a stage could not run."""
+    """Returns in place of a frame that a stage could not run."""
 
     sequence_id: str
     serial: int

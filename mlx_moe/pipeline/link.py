@@ -1,4 +1,4 @@
-"""Link: how a coordinator's owner reaches the stages. Here in process; over the network elsewhere."""
+"""Link: the interface between an engine and its stages, and the one to stages in this process."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mlx_moe.pipeline.stage import StageCounts
 
 
 class Link(Protocol):
-    """An ordered way into the first stage and out of the last."""
+    """Sends to the first stage and receives from the last, in order."""
 
     @property
     def n_stages(self) -> int:
-        """Stages that compute at the same time, each a frame of its own."""
+        """Number of stages that compute frames at the same time."""
 
     @property
     def frames_in_flight(self) -> int:
-        """Prefill frames of one sequence that may be under way at a time."""
+        """Number of prefill frames that one sequence may have in flight."""
 
     def send(self, item: Outgoing) -> None:
-        """Send something on its way, behind what was sent before."""
+        """Send a message after those sent before; a Cancel may overtake them."""
 
     def receive(self, sequence_id: str) -> list[Returned]:
-        """Return what has come back of a sequence since the last time, in the order it was sent."""
+        """Return the results for a sequence since the last call, in the order of their frames."""
 
 
 class RunningStage(Protocol):
-    """What links need of a stage: Stage, or one that only takes as long; see there for the verbs."""
+    """The interface of a stage; implemented by `Stage`, where it is documented, and by emulated ones."""
 
     node: str
     counts: StageCounts
@@ -42,13 +42,13 @@ class RunningStage(Protocol):
         """Return the frame after the stage's last layer."""
 
     def steps(self, frame: Frame) -> Steps[Frame]:
-        """Run a frame; where it yields, others may compute once the wait is over."""
+        """Run a frame; at each yield other frames may run once the wait is over."""
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
-        """Let a sequence begin as another's first positions."""
+        """Replace a sequence's caches by the first `positions` of another's."""
 
     def release(self, sequence_id: str) -> None:
-        """Free what is kept of a sequence."""
+        """Free a sequence's caches."""
 
     @property
     def kv_bytes(self) -> int:
@@ -56,16 +56,16 @@ class RunningStage(Protocol):
 
     @property
     def kv_positions(self) -> int:
-        """Positions that all sequences keep."""
+        """Number of positions that all sequences keep."""
 
 
 SLICE_S = 0.1
-"""A chunk pauses after about so long, at the end of a layer: other answers wait no longer for it."""
+"""Longest time that a chunk runs before other answers get a turn; exceeded by up to one layer."""
 
 
 @dataclass(slots=True)
 class RunningFrame:
-    """A frame on its way through stages of this process, and what came of it."""
+    """A frame being computed in this process, and its result."""
 
     frame: Frame
     steps: Steps[Frame]
@@ -82,7 +82,7 @@ class RunningFrame:
         return self.frame.position
 
     def step(self) -> Wait | None:
-        """Start what is next; return the Wait for it, None where `result` is there."""
+        """Start the next computation; return its Wait, or None if the frame has ended; then `result` is set."""
         try:
             return next(self.steps)
         except StopIteration as done:
@@ -101,10 +101,10 @@ class RunningFrame:
 
 
 class LocalLink:
-    """Stages in this process, one behind the other. Frames carry lazy arrays: nothing is copied.
+    """Stages in this process, one after the other. Frames carry lazy arrays: nothing is copied.
 
-    One thread computes for all sequences. So that a long chunk does not hold up other answers, `receive` runs it for
-    `slice_s` and then returns without it. That changes no bit: the frames of a sequence are computed alone.
+    One thread computes for all sequences. So that a long chunk does not delay other answers, `receive` runs it for
+    about `slice_s` and may return without a result. This changes no bit, because frames are computed alone.
     """
 
     n_stages = 1  # there is one thread
@@ -116,7 +116,7 @@ class LocalLink:
         self._sent: dict[str, deque[RunningFrame]] = {}
 
     def send(self, item: Outgoing) -> None:
-        """See Link. A frame is run for a slice at once: the graph of a decode frame is built."""
+        """See Link. The oldest frame is run for a slice at once, which builds the graph of a decode frame."""
         match item:
             case Frame():
                 sent = deque(other for other in self._sent.get(item.sequence_id, ()) if not makes_void(item, other))
@@ -134,7 +134,7 @@ class LocalLink:
                     stage.release(item.sequence_id)
 
     def receive(self, sequence_id: str) -> list[Returned]:
-        """See Link. Runs the oldest frame that is not done for a slice."""
+        """See Link. Runs the oldest unfinished frame for a slice."""
         sent = self._sent.get(sequence_id, deque())
         if sent and sent[0].result is None:
             self._advance(sent)

@@ -1,4 +1,4 @@
-"""Stage: a running shard. It takes frames in order and keeps each request's caches, one a layer."""
+"""Stage: a running shard. It runs frames in order and keeps each sequence's caches, one per layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG_CHUNK = 32
 
 @dataclass(slots=True)
 class StageCounts:
-    """What a stage has done."""
+    """Counts of a stage since it was created."""
 
     frames: int = 0
     positions: int = 0
@@ -40,12 +40,12 @@ class Stage:
         return finish(self.steps(frame))
 
     def steps(self, frame: Frame) -> Steps[Frame]:
-        """Run a frame. What takes long is started, and its Wait yielded; once it is over, other frames may run.
+        """Run a frame. Long computations are started and their Wait is yielded; after it other frames may run.
 
-        Closed there, it leaves the caches as they were.
+        Closing it rewinds the caches to the frame's position.
 
-        A prefill frame is evaluated here, so that no more than one chunk's activations are alive; a decode frame is
-        returned lazy, its evaluation under way.
+        A prefill frame is evaluated here, so that at most one chunk's activations are in memory; a decode frame is
+        returned lazy, with its evaluation started.
 
         Raises:
             FrameError: a wrong shape or dtype; nothing changed.
@@ -70,12 +70,12 @@ class Stage:
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
-        """Let a request's caches begin as the first `positions` of another's, in place of what they were.
+        """Replace a sequence's caches by the first `positions` of another's.
 
-        They begin as fewer where the state of that position is gone: the next frame's RewindError says how many.
+        If a cache no longer has the state at that position, they get fewer; the next frame's RewindError says how many.
 
         Raises:
-            FrameError: the other keeps less; nothing changed.
+            FrameError: the other keeps fewer positions; nothing changed.
         """
         kept = self._kept(source_id)
         if positions > kept:
@@ -85,7 +85,7 @@ class Stage:
         rewind_all(forks, self._kept(sequence_id))
 
     def release(self, sequence_id: str) -> None:
-        """Free a request's caches."""
+        """Free a sequence's caches."""
         self._caches.pop(sequence_id, None)
 
     @property
@@ -95,7 +95,7 @@ class Stage:
 
     @property
     def kv_positions(self) -> int:
-        """Positions that all requests keep."""
+        """Number of positions that all sequences keep."""
         return sum(self._kept(sequence_id) for sequence_id in self._caches)
 
     def _layers(self, frame: Frame, caches: list[LayerCache]) -> Steps[mx.array]:
@@ -151,9 +151,9 @@ class Stage:
             )
 
     def _all_outputs(self, layer: DecoderLayer, hidden_states: mx.array, cache: LayerCache) -> Steps[mx.array]:
-        """Run the last layer for all positions; the last one has the bits it has where only that one is asked for.
+        """Return all positions' outputs; the last is computed alone too, so its bits do not depend on `outputs`.
 
-        It costs one more position of one layer. So a prompt ends alike whether a drafter wants the rest or not.
+        This costs one more position of one layer.
         """
         start = cache.length
         asked_alone = yield from layer.steps(hidden_states, cache, outputs=1)
@@ -162,7 +162,7 @@ class Stage:
         return mx.concatenate([outputs[:-1], asked_alone])
 
     def _settle(self, hidden_states: mx.array, caches: list[LayerCache]) -> Steps[bool]:
-        """Evaluate a chunk with its caches, give temporaries back, and say whether all of it is finite."""
+        """Evaluate a chunk and its caches, release temporaries, and return whether the chunk is finite."""
         finite = mx.isfinite(hidden_states).all()
         arrays = [finite, hidden_states, *(cache.arrays for cache in caches)]
         mx.async_eval(arrays)

@@ -146,7 +146,7 @@ class Cluster:
             self.unload()
         for _ in self.own.load(Wanted(model, placement, replace=True)):
             pass
-        self.model = self.own.coordinator(self.own.status())
+        self.model = self.own.model(self.own.status())
         return self.model
 
     def unload(self) -> None:

@@ -100,7 +100,7 @@ def test_closing_a_conversation_frees_its_caches_on_every_node(model: RemoteMode
 def test_an_answer_that_nobody_wants_any_more_ends_and_frees_all(
     model: RemoteModel, five_nodes: Cluster, alone: Model, tokens: int, how: str
 ) -> None:
-    client = five_nodes.own.coordinator(five_nodes.own.status())
+    client = five_nodes.own.model(five_nodes.own.status())
     conversation = client.new_conversation()
     conversation._id = b""  # a request of its own: nothing of it is to stay
     written = conversation.answer(request(LONG, max_tokens=None))

@@ -32,7 +32,7 @@ def test_a_served_model_is_loaded_anew_to_cut_prompts_otherwise_and_its_log_says
     with OwnNode.connect(five_nodes.nodes[0].home) as node:
         for length in (40, 0, 40, 64):
             epoch = list(node.load(Wanted("demo", chunk=length)))[-1].serving.epoch
-            with closing(node.coordinator(node.status())) as model:
+            with closing(node.model(node.status())) as model:
                 answer = model.new_conversation().answer(prompt)
                 list(answer)
             seen.append((epoch, answer.stats.chunk_length))
@@ -49,7 +49,7 @@ def test_a_served_model_is_loaded_anew_for_a_longer_context_and_only_then(five_n
         epochs = []
         for tokens in (0, 2048, 3000, 2500, 0):
             epochs.append(list(node.load(Wanted(str(model), context_tokens=tokens, replace=True)))[-1].serving.epoch)
-            with closing(node.coordinator(node.status())) as served:
+            with closing(node.model(node.status())) as served:
                 assert served.description.context_tokens == (2048 if tokens in (0, 2048) and len(epochs) < 3 else 3000)
         with pytest.raises(InvalidRequestError, match="at most 4,096"):
             list(node.load(Wanted(str(model), context_tokens=5000)))

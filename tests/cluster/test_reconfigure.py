@@ -57,7 +57,7 @@ def load(cluster: Cluster, placement: Placement, draft: str = "none") -> LoadSta
 
 
 def answered(cluster: Cluster) -> list[Token]:
-    with closing(cluster.own.coordinator(cluster.own.status())) as model:
+    with closing(cluster.own.model(cluster.own.status())) as model:
         return answer(model, request())
 
 
@@ -164,7 +164,7 @@ def test_an_answer_that_is_written_meanwhile_ends_with_an_error_that_may_be_retr
 ) -> None:
     five_nodes.unload()
     status = load(five_nodes, place(five_nodes, (2, 2, 2)))
-    with closing(five_nodes.own.coordinator(five_nodes.own.status())) as model:
+    with closing(five_nodes.own.model(five_nodes.own.status())) as model:
         written = model.new_conversation().answer(request(max_tokens=None))
         tokens = [next(written) for _ in range(3)]
         status = deploy(five_nodes, status, place(five_nodes, (4, 2)))

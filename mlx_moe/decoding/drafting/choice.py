@@ -17,7 +17,7 @@ from mlx_moe.text.tokenizer import Tokenizer
 def choose_drafter(
     draft: str, holding: Holding, config: ModelConfig, tokenizer: Tokenizer
 ) -> Callable[[], Drafter] | None:
-    """Return a function that creates the drafter of a session; None for no drafts.
+    """Return a function that creates a sequence's drafter; None for no drafts.
 
     Args:
         draft: see mlx_moe.decoding.draft.

@@ -10,7 +10,7 @@ import mlx.core as mx
 Choose = Callable[[mx.array], int]
 """Chooses a token from logits `[V]` as the request's sampler does at the draft's position.
 
-With the same random number as the truth, a drafter whose distribution is near is right far more often.
+With the same random number as the real token, a drafter with a similar distribution is right far more often.
 """
 
 
@@ -22,7 +22,7 @@ class Drafter(Protocol):
 
     @property
     def observer(self) -> Observer | None:
-        """What takes the model's hidden states for it; None if it needs none."""
+        """Receives the model's hidden states for it; None if it needs none."""
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
         """Guess the token after `token_ids`, which the stages keep, and `in_flight`; None: no guess now.
@@ -38,18 +38,18 @@ class Drafter(Protocol):
 
 
 class Observer(Protocol):
-    """Takes the hidden states of all positions, the prompt's too."""
+    """Receives the hidden states of all positions, including the prompt's."""
 
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:
-        """Take the model's hidden states `[L, D]`, before its final norm, of the last positions of `token_ids`.
+        """Receive the model's hidden states `[L, D]`, before its final norm, of the last positions of `token_ids`.
 
         `token_ids` are all that the stages keep; each position is observed once, unless `rewind` forgets it. This is
-        called for every frame: what takes long is left to `catch_up` and `draft`.
+        called for every frame; long computations belong in `catch_up` and `draft`.
         """
 
     def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:
         """Start to process queued hidden states of the positions of `token_ids`; called while this stage is idle.
 
         Returns:
-            The arrays to wait for; that may take as long as one layer takes for two chunks of a prompt.
+            The arrays to wait for, which may take as long as one layer for two chunks of a prompt.
         """

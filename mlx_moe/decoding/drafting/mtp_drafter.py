@@ -15,23 +15,19 @@ from mlx_moe.decoding.drafting.drafter import Choose
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
 
 MAX_BEHIND = 16
-"""True hidden states that may wait while the chain goes on over its own: it loses its way."""
+"""Most positions behind before the chain restarts from the model's hidden states; a longer chain loses accuracy."""
 
 
 class MTPDrafter:
-    """The entry of position i in the layer's KV cache is made of the hidden state of i and the token after it.
+    """Drafts by running the layer over a KV cache of one entry per position.
 
-    The model's hidden states wait in a backlog until the first stage idles, or a draft is asked for. Where neither
-    happens for long, the oldest are given up. Then the cache begins anew behind the gap: rotary positions are relative,
-    so an entry may stand anywhere, and what the layer attends to is only shorter.
+    An entry is made of a position's hidden state and the next token. The cache's first `_n_true` entries, of positions
+    from `_start` on, are true: made of the model's hidden states. Chained entries, made of the layer's own outputs,
+    follow; true ones replace them after a wrong draft, when no draft is in flight, and when MAX_BEHIND are pending.
 
-    The cache's first `_n_true` entries, of positions from `_start` on, are made of the model's hidden states. Behind
-    them stand those of the chain, made of the layer's own output in their place. They give way when the chain starts
-    anew: after a wrong draft, when no draft is in flight, and when the backlog has MAX_BEHIND. Not with each token:
-    that would be a step for each frame in flight.
-
-    After a rewind or a fork the last entry was made of the token that stood there before; it is kept as it is, since
-    its hidden state is gone.
+    The model's hidden states wait in a backlog until the first stage is idle or a draft is requested. If it drops the
+    oldest, the cache restarts after the gap: rotary positions are relative, so only the layer's context is shorter.
+    After a rewind or a fork the last entry keeps the former next token, because its hidden state is gone.
     """
 
     def __init__(self, layer: MultiTokenPrediction) -> None:
@@ -41,7 +37,7 @@ class MTPDrafter:
         self._cache = layer.new_cache()
         self._backlog = Backlog()
         self._output: mx.array | None = None  # [1, D], of the last entry
-        self._logits: mx.array | None = None  # [1, V], what it predicts; lazy: not computed unless a token is chosen
+        self._logits: mx.array | None = None  # [1, V], its prediction; lazy: computed only if a token is chosen
 
     @property
     def observer(self) -> MTPDrafter:
@@ -53,8 +49,8 @@ class MTPDrafter:
         self._backlog.add(hidden_states)
 
     def catch_up(self, token_ids: Sequence[int]) -> list[mx.array]:
-        """See Drafter."""
-        next_ids = token_ids[self._backlog.start + 1 :]  # the newest one's is not known
+        """See Observer."""
+        next_ids = token_ids[self._backlog.start + 1 :]  # the newest position's next token is unknown
         if not next_ids:
             return []
         self._settle(next_ids)
@@ -63,7 +59,7 @@ class MTPDrafter:
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int:
         """See Drafter."""
-        n_before = len(token_ids) + len(in_flight) - 2  # positions, if the chain stands one step before this draft
+        n_before = len(token_ids) + len(in_flight) - 2  # the cache's end if the chain is one step before this draft
         is_chained = len(in_flight) > 1 and self._start + self._cache.length == n_before
         if is_chained and len(self._backlog) < MAX_BEHIND:
             ahead = in_flight[-1:]
@@ -91,7 +87,7 @@ class MTPDrafter:
         return fork
 
     def _settle(self, next_ids: Sequence[int]) -> None:
-        """Put entries of the backlog, as many as have a next token, in the place of the chain's."""
+        """Replace chained entries by true ones for the backlog's positions that have a next token."""
         continues = self._backlog.start == self._start + self._n_true
         if not continues or self._cache.rewind(self._n_true) < self._n_true:
             self._start, self._n_true, self._cache = self._backlog.start, 0, self._layer.new_cache()

@@ -1,4 +1,4 @@
-"""NgramDrafter: drafts what followed, earlier in prompt and answer, when the last few tokens stood there."""
+"""NgramDrafter: drafts the token that followed the last earlier occurrence of the newest tokens."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from mlx_moe.decoding.drafting.drafter import Choose
 
 LONGEST = 4
-"""Tokens to compare at most; the longest suffix that is found wins, of equal ones the latest."""
+"""Most tokens to compare; the longest suffix found is used, of equally long ones the latest."""
 
 CANDIDATES = 64
-"""Earlier places to look at, the latest first."""
+"""Most earlier occurrences to compare, the latest first."""
 
 
 class NgramDrafter:
-    """An index of the places of each token, as in LZ77: the last one by token, and from each one the one before.
+    """An index as in LZ77: the last position of each token; each position links to the previous one of its token.
 
-    It grows with the session's tokens and costs a step each; a draft costs CANDIDATES comparisons at most.
+    It grows by one step per token of the sequence; a draft costs at most CANDIDATES comparisons.
     """
 
     observer = None
@@ -56,7 +56,7 @@ class NgramDrafter:
                 self._last[token_id] = before
 
     def fork(self, positions: int) -> NgramDrafter:  # noqa: ARG002
-        """See Drafter. What it begins with is indexed at its first draft."""
+        """See Drafter. The kept tokens are indexed at its first draft."""
         return NgramDrafter()
 
     def _index(self, token_id: int) -> None:
@@ -66,7 +66,7 @@ class NgramDrafter:
 
 
 def _common_suffix(token_ids: Sequence[int], place: int, suffix: Sequence[int]) -> int:
-    """Return how many tokens up to `place` are the last ones of `suffix`."""
+    """Return the number of tokens up to `place` that equal the last ones of `suffix`."""
     length = 0
     while length < len(suffix) and place >= length and token_ids[place - length] == suffix[-1 - length]:
         length += 1

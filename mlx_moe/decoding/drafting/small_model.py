@@ -1,4 +1,4 @@
-"""SmallModel: a separate small model with the same vocabulary, and the drafts it makes for sessions."""
+"""SmallModel: a separate small model with the same vocabulary, which drafts for sequences."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mlx_moe.pipeline.stage import Stage
 from mlx_moe.text.tokenizer import Tokenizer
 
 MAX_POSITIONS = 128
-"""That the small model runs at a time: while it does, nobody else is served."""
+"""Positions per call; other requests wait meanwhile."""
 
 
 class SmallModel:
-    """A model that is loaded whole beside a shard, to draft for the one that the shard is of."""
+    """A whole model, loaded beside a shard, that drafts for the shard's model."""
 
     def __init__(self, stage: Stage, head: LoadedEmbeddingAndLMHead) -> None:
         self.stage = stage
@@ -58,12 +58,12 @@ class SmallModel:
         return cls(Stage(holding.shard, f"draft model {name}"), holding.head)
 
     def drafter(self) -> SmallModelDrafter:
-        """Return a drafter for one session."""
+        """Return a drafter for one sequence."""
         return SmallModelDrafter(self)
 
 
 class SmallModelDrafter:
-    """Runs the small model over the session's tokens, a few at a time, so that a long prompt holds nobody up."""
+    """Runs the small model over a sequence's tokens in small batches, so that a long prompt does not block others."""
 
     observer = None
 
@@ -71,7 +71,7 @@ class SmallModelDrafter:
         self._model = model
         self._id = uuid.uuid4().hex
         self._token_ids: list[int] = []  # what the small model's KV cache keeps
-        self._n_true = 0  # of these, known to be the session's
+        self._n_true = 0  # of these, confirmed tokens of the sequence
 
     def draft(self, token_ids: Sequence[int], in_flight: Sequence[int], choose: Choose) -> int | None:
         """See Drafter."""
@@ -95,11 +95,11 @@ class SmallModelDrafter:
             self._model.stage.release(self._id)
 
     def fork(self, positions: int) -> SmallModelDrafter:  # noqa: ARG002
-        """See Drafter. It catches up, call by call."""
+        """See Drafter. It catches up over several `draft` calls."""
         return self._model.drafter()
 
     def _agreed(self, token_ids: Sequence[int], in_flight: Sequence[int]) -> int:
-        """Return how many tokens it can go on from: those it ran, as far as they turned out to be right."""
+        """Return the length of the prefix of its tokens that is still valid."""
         tail = [*token_ids[self._n_true :], *in_flight[:-1]]  # the last one must be run
         agreed = self._n_true
         for ran, wanted in zip(self._token_ids[self._n_true :], tail, strict=False):

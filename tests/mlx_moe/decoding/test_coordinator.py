@@ -166,7 +166,7 @@ def test_a_session_answers_one_request_at_a_time(slow: Slow) -> None:
     session = slow.new_session()
     first = slow.ask(PROMPTS[1], session)
     slow.write(first, 1)
-    with pytest.raises(InvalidRequestError, match="answering another request"):
+    with pytest.raises(InvalidRequestError, match="being answered"):
         slow.ask(PROMPTS[2], session).advance()
     slow.finish(first)
     slow.finish(slow.ask(PROMPTS[2], session))
