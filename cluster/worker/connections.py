@@ -25,6 +25,9 @@ DATA_OPTIONS = max_message(MAX_MESSAGE_BYTES)
 CONNECT_S = 20.0
 """Timeout for the workers of a placement to open their ports: all are told at once."""
 
+SEND_S = 60.0
+"""How long the next node may take to receive a message; it receives while it computes."""
+
 CLOSE_S = 0.5
 """How long cancels in progress may take while the links are closed."""
 
@@ -37,9 +40,12 @@ class FrameStream:
         self._one_at_a_time = asyncio.Lock()
 
     async def send(self, message: Message) -> None:
-        """Send a message; wait while the next node is far behind. Messages on a broken stream are dropped."""
-        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the stream's callback reports it
-            async with self._one_at_a_time:
+        """Send a message; wait while the next node is far behind. Messages on a broken stream are dropped.
+
+        The stream breaks if a message takes longer than SEND_S: the next node is stuck.
+        """
+        with suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):  # the stream's callback reports it
+            async with self._one_at_a_time, asyncio.timeout(SEND_S):  # a write that is cancelled cancels the call
                 await self._call.write(message.encode())
 
 
