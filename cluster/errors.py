@@ -1,18 +1,18 @@
 """The whole error tree, and the cluster's part of it; the engine's is in `mlx_moe.errors`.
 
     MoeClusterError
-    ├── InvalidRequestError          what the person or client asked for cannot be served as asked
+    ├── InvalidRequestError          the request is invalid, or cannot be served
     ├── CheckpointError              the model's files are missing, damaged or contradict each other
     │   ├── UnsupportedModelError    sound files of a kind this version does not run
     │   └── TemplateError            the chat template failed, or would not stop
     ├── InsufficientMemoryError      the shard or the KV cache does not fit the memory budget
-    │   ├── TooLargeError            one request needs more KV cache than there is in all
+    │   ├── TooLargeError            one request needs more KV cache than exists
     │   ├── BusyError                other requests have the KV cache now                           retryable
     │   └── EvictedError             an older request took the KV cache of this one                 retryable
     ├── FrameError                   a frame that may not run: a hole, a wrong shape or dtype       retryable
     │   └── RewindError              the state of a frame's position is gone; says what is left      retryable
     ├── NumericsError                NaN or Inf where numbers should be; names the node and the layer
-    ├── LinkError                    bytes on a link that are no message (cluster.worker.messages)  retryable
+    ├── LinkError                    invalid bytes on a link (cluster.worker.messages)              retryable
     └── ClusterError                 a failure of the cluster rather than of a model or a request
         ├── TrustError               a stranger, a wrong or spent token, a certificate that does not fit
         ├── PlacementError           the model does not fit the nodes; says what would make it fit

@@ -1,12 +1,12 @@
 """The engine's part of the error tree; the whole tree, with the cluster's classes, is drawn in `cluster.errors`.
 
     MoeClusterError
-    ├── InvalidRequestError          what the person or client asked for cannot be served as asked
+    ├── InvalidRequestError          the request is invalid, or cannot be served
     ├── CheckpointError              the model's files are missing, damaged or contradict each other
     │   ├── UnsupportedModelError    sound files of a kind this version does not run
     │   └── TemplateError            the chat template failed, or would not stop
     ├── InsufficientMemoryError      the shard or the KV cache does not fit the memory budget
-    │   ├── TooLargeError            one request needs more KV cache than there is in all
+    │   ├── TooLargeError            one request needs more KV cache than exists
     │   ├── BusyError                other requests have the KV cache now                           retryable
     │   └── EvictedError             an older request took the KV cache of this one                 retryable
     ├── FrameError                   a frame that may not run: a hole, a wrong shape or dtype       retryable

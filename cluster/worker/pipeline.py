@@ -49,7 +49,7 @@ class LocalPipeline:
         self.computing = computing
         self.recording = recording
         self._receive = receive
-        self._sent: dict[str, RunningFrame] = {}  # a sequence has one frame under way at most
+        self._sent: dict[str, RunningFrame] = {}  # at most one frame per sequence
 
     async def send(self, item: Outgoing) -> None:
         """See Pipeline."""
@@ -62,7 +62,7 @@ class LocalPipeline:
             case Fork():
                 try:
                     self.computing.stage.fork(item.source_id, item.sequence_id, item.positions)
-                except FrameError:  # the next frame finds too little kept before it, and says so
+                except FrameError:  # the next frame raises RewindError
                     self.computing.stage.release(item.sequence_id)
             case Release():
                 self.computing.stage.release(item.sequence_id)

@@ -176,7 +176,7 @@ class Coordinator:
         sequence, request = answer.sequence, answer.request
         gone = self.scheduler.begin(sequence.id, len(request.input_ids), sequence.limit, request.max_tokens)
         answer.is_begun = True
-        if sequence.id not in self.sequences:  # now: the answer may end while others give way
+        if sequence.id not in self.sequences:  # before others are evicted: the answer may end meanwhile
             self.sequences[sequence.id] = sequence
             if self._new_drafter is not None:
                 self.drafters.setdefault(sequence.id, self._new_drafter())
@@ -209,7 +209,7 @@ class Coordinator:
         sequence.reused = sequence.stats.cached_tokens = len(sequence.token_ids)
         sequence.stats.chunk_length = length
         sequence.plan()
-        if lent > kept:  # last: while it is sent, the sequence's next answer may take this one's place
+        if lent > kept:  # last: while it is sent, the sequence's next answer may replace this one
             yield Fork(sequence.id, lender.id, lent)
 
     def _prefill(self, answer: _Answer) -> Iterator[Output]:
@@ -230,7 +230,7 @@ class Coordinator:
             yield from self._catch_up(sequence)
 
     def _decode(self, answer: _Answer) -> Iterator[Output]:
-        """Process the newest token's frame and write the next token; draft while the frame is under way."""
+        """Process the newest token's frame and write the next token; draft while the frame is in flight."""
         taken = answer.in_flight.take()
         if taken is None:
             yield from self._draft(answer)
@@ -379,7 +379,7 @@ class Coordinator:
         """Free evicted sequences and end their answers; an answer that has not begun will begin without KV caches."""
         for sequence_id in sequence_ids:
             sequence, answer = self.sequences.get(sequence_id), self._answers.get(sequence_id)
-            if sequence is None:  # it was released while another one gave way
+            if sequence is None:  # it was released while another one was evicted
                 continue
             if answer is not None and answer.is_begun:
                 error = EvictedError(

@@ -18,7 +18,7 @@ class Scheduler:
     """Answers have turns in the order in which they became ready. `kv_positions` None: no limit.
 
     An answer is ready (it can send a frame, or one has returned), held (its reader is far behind), or waiting for a
-    frame that is under way.
+    frame in flight.
     """
 
     def __init__(self, n_stages: int, kv_positions: int | None = None) -> None:

@@ -43,7 +43,7 @@ class Sequence:
         chunk_length: length of the chunks in which positions are prefilled from position 0.
         reused: number of positions of the last request's prompt that were kept already.
         answer_ids: tokens written for the request, including those whose positions are not kept yet.
-        planned: ends of the frames that have to come back before the answer continues; some may be in flight.
+        planned: ends of the frames that must return before the answer continues; some may be in flight.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -39,7 +39,7 @@ class AttentionSpec(Protocol):
         """Return the attention built from its loaded parameters."""
 
     def cache_costs(self, float_bytes: int) -> CacheCosts:
-        """Return the costs of one request's cache, with numbers of `float_bytes`."""
+        """Return the costs of one sequence's cache, with numbers of `float_bytes`."""
 
 
 class ExpertsSpec(Protocol):

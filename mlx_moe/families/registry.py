@@ -53,6 +53,6 @@ def layer(config: ModelConfig, index: int) -> LayerSpec:
 
 
 def cache_costs(config: ModelConfig, float_bytes: int) -> CacheCosts:
-    """Return the costs of one request's caches in all layers, with numbers of `float_bytes`."""
+    """Return the costs of one sequence's caches in all layers, with numbers of `float_bytes`."""
     layers = (layer(config, index) for index in range(config.num_hidden_layers))
     return sum((spec.attention.cache_costs(float_bytes) for spec in layers), CacheCosts())

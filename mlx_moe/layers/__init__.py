@@ -1,1 +1,1 @@
-"""Layers: the blocks of decoder layers. Arrays have no batch axis: a frame holds the positions of one request."""
+"""Layers: the blocks of decoder layers. Arrays have no batch axis: a frame holds positions of one sequence."""

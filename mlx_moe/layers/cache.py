@@ -1,4 +1,4 @@
-"""LayerCache: the state that one layer keeps for the positions of one request.
+"""LayerCache: the state that one layer keeps for the positions of one sequence.
 
 Each kind of attention has its own cache: it may keep one entry per position, or one state updated by every position. Of
 such a state only some earlier values may be kept, so a cache may not be able to rewind to every position.
@@ -13,7 +13,7 @@ import mlx.core as mx
 
 
 class LayerCache(Protocol):
-    """One layer's state after the first `length` positions of a request. Only the layer that made it writes to it."""
+    """One layer's state after the first `length` positions of a sequence. Only the layer that made it writes to it."""
 
     @property
     def length(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CacheCosts:
-    """Bytes of one request's caches: a fixed part, and a part for each position."""
+    """Bytes of one sequence's caches: a fixed part, and a part for each position."""
 
     fixed_bytes: int = 0
     bytes_per_position: int = 0

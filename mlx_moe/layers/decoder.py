@@ -49,7 +49,7 @@ class DecoderLayer:
         self._feed_forward = feed_forward
 
     def new_cache(self) -> LayerCache:
-        """Return an empty cache for one request."""
+        """Return an empty cache for one sequence."""
         return self._attention.new_cache()
 
     def __call__(self, hidden_states: mx.array, cache: LayerCache, outputs: int | None = None) -> mx.array:

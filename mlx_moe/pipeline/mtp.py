@@ -52,7 +52,7 @@ class MultiTokenPrediction:
         )
 
     def new_cache(self) -> LayerCache:
-        """Return an empty cache for one request."""
+        """Return an empty cache for one sequence."""
         return self.layer.new_cache()
 
     def __call__(

@@ -37,7 +37,7 @@ class SmallModel:
         Its KV caches are in no budget: choose it small.
 
         Raises:
-            InvalidRequestError: it is not here, or its tokens are not those of `tokenizer`.
+            InvalidRequestError: it is not on this machine, or its vocabulary differs from `tokenizer`'s.
             CheckpointError: its files are damaged.
             InsufficientMemoryError: before its weights are read.
         """
