@@ -144,7 +144,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         return sequence
 
     def _forget_one(self) -> None:
-        for conversation_id, sequence in self._conversations.items():
+        for conversation_id, sequence in [*self._conversations.items()][:-1]:  # the last one is about to be answered
             if sequence.id not in self._answering:
                 del self._conversations[conversation_id]
                 self._answering.release(sequence)

@@ -12,6 +12,7 @@ import pytest
 
 import mlx_moe
 from cluster.wire import coordinator_pb2 as pb
+from cluster.worker import coordinator_service
 from cluster.worker.coordinator_service import CoordinatorService
 from mlx_moe.checkpoint import library
 from mlx_moe.model import LocalModel
@@ -51,6 +52,16 @@ def test_it_describes_thoughts_notes_and_a_missing_tokenizer(model: LocalModel, 
             shutil.copy(path, tmp_path)
     silent = mlx_moe.load(tmp_path)
     assert "tokenizer.json" in asyncio.run(service(silent).Describe(pb.DescribeRequest(), context)).text_failure
+
+
+def test_a_conversation_beside_many_that_are_answered_is_remembered(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_service, "MAX_CONVERSATIONS", 1)
+    serving = service(model)
+    answered = serving._conversation(b"a" * 16)
+    serving._answering = cast("Any", {answered.id})
+    assert serving._conversation(b"b" * 16) is serving._conversation(b"b" * 16)
 
 
 def test_an_answers_text_keeps_the_markers_of_a_thought(model: LocalModel) -> None:
