@@ -7,11 +7,11 @@ import sys
 from contextlib import suppress
 
 INTERRUPTED = 130
-"""As in ExitCode, which is not imported yet."""
+"""Equal to ExitCode.INTERRUPTED, which is not imported yet."""
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends it in one line, while it is still imported, too."""
+    """Run the command line. Ctrl-C prints one line, also during the imports."""
     _fill_closed_streams()
     try:
         from cli.app import main as run
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _fill_closed_streams() -> None:
-    """Open the null device where a standard stream is closed: else a file that is opened later takes its place."""
+    """Open the null device for closed standard streams: else the next opened file would take their place."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (it stays open)
@@ -39,7 +39,7 @@ def _comes_of_ctrl_c(end: BaseException | None) -> bool:
 
 
 def _leave() -> None:
-    """End with the code itself: after Ctrl-C amid an import CPython may end by the signal instead."""
+    """Exit with the code directly: after Ctrl-C during an import CPython may end by the signal instead."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

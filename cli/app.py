@@ -1,4 +1,4 @@
-"""moe-cluster: the commands and their options. Everything heavy is imported by the command that needs it."""
+"""moe-cluster: the commands and their options. Each command imports its heavy modules itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Run the command line; the console's entry point."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    if os.environ.get("COLUMNS") == "0":  # whoever set it does not know the width
+    if os.environ.get("COLUMNS") == "0":  # 0: the width is unknown
         del os.environ["COLUMNS"]
     try:
         try:
@@ -44,7 +44,7 @@ def main() -> None:
     except BrokenPipeError:
         silence_stdout()
         sys.exit(ExitCode.BROKEN_PIPE)
-    except OSError as error:  # of what is written outside a command: help, and what was still in the buffer
+    except OSError as error:  # from output outside a command: help, or the last flush
         silence_stdout()
         print(error_line(error), file=sys.stderr)
         sys.exit(ExitCode.INTERNAL)
@@ -139,12 +139,12 @@ def up(
 
         options = up_command.options(name, host, port, memory, peer)
         token = tokens.read_token(join, or_environment=not new and not insecure)
-        manner = up_command.Manner(options, token, new, insecure, defaults)
+        start = up_command.StartOptions(options, token, new, insecure, defaults)
         wanted = up_command.wanted(model, plan, context, users, draft, chunk)
         if detach:
-            up_command.up_detached(manner, wanted)
+            up_command.up_detached(start, wanted)
         else:
-            up_command.up(manner, wanted, silent=silent, leashed=leashed)
+            up_command.up(start, wanted, silent=silent, leashed=leashed)
 
 
 @app.command()

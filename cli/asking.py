@@ -10,16 +10,16 @@ from cluster.errors import ClusterError
 
 
 class DeclinedError(ClusterError):
-    """A person said no. Its message is what stays as it is."""
+    """The person said no; the message says what stays unchanged."""
 
     code = "declined"
 
 
 def ask(question: str, otherwise: str) -> bool:
-    """Return whether a person says yes; without a terminal nobody does.
+    """Return True if the person says yes, False without a terminal.
 
     Raises:
-        DeclinedError: the person says no; its message is `otherwise`.
+        DeclinedError: the person said no; its message is `otherwise`.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False

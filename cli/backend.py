@@ -1,4 +1,4 @@
-"""Backend: what answers, a model on this machine or on the cluster; commands and chat know nothing more of it."""
+"""Backend: the interface of a model that answers, on this machine or on the cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cli.progress import Progress
+from cli.progress import OnProgress
 from mlx_moe.checkpoint.library import DEMO
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Protocol):
-    """One answer as it is written: an iterator of tokens. `finish_reason` is None until it ended."""
+    """An answer while it is generated: an iterator of tokens. `finish_reason` is None until it has ended."""
 
     @property
     def seed(self) -> int:
@@ -36,33 +36,33 @@ class Answer(Protocol):
         """Return itself."""
 
     def __next__(self) -> Token:
-        """Return the next token. Raises StopIteration when the answer ended."""
+        """Return the next token. Raises StopIteration after the last one."""
 
     def close(self) -> None:
-        """End it now; what was written stays."""
+        """End the answer now; its tokens so far stay."""
 
 
 class Conversation(Protocol):
-    """Requests that share a beginning: what they prefilled stays until it is closed."""
+    """Requests that share a prefix: its KV caches are kept until `close`."""
 
-    def answer(self, request: Request, progress: Progress | None = None) -> Answer:
-        """Answer a request. `progress` is called with prompt positions; what it raises ends the answer.
+    def answer(self, request: Request, progress: OnProgress | None = None) -> Answer:
+        """Answer a request. `progress` is called with prompt positions; an exception from it ends the answer.
 
         Raises:
             InvalidRequestError: before any work.
-            NodeLostError: now or amid the answer, where it comes from other machines.
+            NodeLostError: now or during the answer, if other machines compute it.
         """
 
     def close(self) -> None:
-        """Free what it keeps."""
+        """Free its KV caches."""
 
 
 class Backend(Protocol):
-    """A model that is ready to answer, wherever it runs."""
+    """A model that is ready to answer."""
 
     @property
     def name(self) -> str:
-        """What the person called it."""
+        """The name that the person gave."""
 
     @property
     def sampling(self) -> SamplingParams:
@@ -70,85 +70,84 @@ class Backend(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Which values of the model's files are ignored, for people."""
+        """For people: which values of the model's files are ignored."""
 
     @property
     def thought_markers(self) -> ThoughtMarkers:
-        """What stands around a thought in its answers."""
+        """The markers around a thought in its answers."""
 
     @property
     def thoughts_apart(self) -> bool:
-        """Whether `format_chat` wants what was thought in earlier turns in `reasoning_content`, not in `content`."""
+        """Whether `format_chat` takes earlier thoughts in `reasoning_content` instead of `content`."""
 
     @property
     def context_tokens(self) -> int:
-        """Positions that prompt and answer may take together."""
+        """Maximum positions of prompt and answer together."""
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one position adds to the KV caches."""
+        """Bytes of the KV caches per position."""
 
     @property
     def load_s(self) -> float:
-        """Seconds that loading took."""
+        """Duration of loading in seconds."""
 
     @property
     def placement(self) -> Sequence[NodePlacement]:
-        """Who holds what."""
+        """Which node holds which part."""
 
     @property
     def label(self) -> str:
-        """What the chat's bar begins with."""
+        """The first words of the chat's status bar."""
 
     @property
     def prediction(self) -> str:
-        """How fast the placement should be, "" where nobody knows."""
+        """Predicted speed, "" if unknown."""
 
     def nodes_table(self) -> HeadedTable:
-        """Return who holds what, for people."""
+        """Return a table of which node holds which part."""
 
     def ensure_ready(self) -> None:
-        """Load the model again where it was lost or taken away since; call it before a conversation goes on."""
+        """Reload the model if it was lost or unloaded; call this before a conversation continues."""
 
     @property
     def has_chat_template(self) -> bool:
         """Whether `format_chat` may be called."""
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
-        """Return the prompt of a chat, up to where the answer begins."""
+        """Return the token ids of a chat, up to the start of the answer."""
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return the token ids of a text."""
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of token ids, without special tokens as that of an answer."""
+        """Return the text of token ids; without special tokens it is an answer's text."""
 
     def new_conversation(self) -> Conversation:
-        """Return a conversation; close it to free its KV caches."""
+        """Return a new conversation; its `close` frees its KV caches."""
 
     def close(self) -> None:
-        """Give the model back."""
+        """Release the model."""
 
 
 class Models(Protocol):
-    """Where backends come from."""
+    """Opens backends."""
 
     @property
     def served(self) -> str | None:
-        """The model that is ready already, if one is."""
+        """The model that is already served, if any."""
 
     def check(self, model: str) -> None:
         """Raise what `open` would raise for a model that is missing or damaged, without loading it."""
 
     def open(self, model: str, *, needs_text: bool = True) -> Backend:
-        """Return a model that is ready; progress is shown meanwhile.
+        """Load a model and show the progress.
 
         Raises:
-            MoeClusterError: there is no such model, it is damaged, it does not fit, or it has no tokenizer though
-                texts are to be encoded.
+            MoeClusterError: the model is missing, is damaged, does not fit, or has no tokenizer and `needs_text`.
         """
 
 
 def lasting(model: str) -> str:
-    """Return a model's name such that it means the same in another directory."""
+    """Return the name as an absolute path if it is a path."""
     return str(Path(model).resolve()) if model != DEMO and Path(model).is_dir() else model

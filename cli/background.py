@@ -1,4 +1,4 @@
-"""A node in the background: a daemon that this process starts, and waits for until it is up."""
+"""A node in the background: this process starts a daemon and waits until it is up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.home import VARIABLE, Home
 from cluster.node.options import NodeOptions
 
 UP_S = 60.0
-"""For a node to be up: it may have to measure its machine."""
+"""Time limit for a node to start; it may first measure its machine."""
 
 POLL_S = 0.02
 
@@ -27,9 +27,10 @@ _UP = (sys.executable, "-P", "-m", "cli", "up", "--silent")
 
 
 class BackgroundNode:
-    """`moe-cluster up` in a home, and in a session of its own: no Ctrl-C reaches it. `flags` are more of its options.
+    """Starts `moe-cluster up` detached: it has a session of its own, so Ctrl-C does not reach it.
 
-    A `token` goes to its standard input. With a `leash` it ends when this process does, however that ends.
+    `flags` are further options of `up`. A `token` is written to its standard input. With `leash` it ends with this
+    process.
     """
 
     def __init__(
@@ -49,18 +50,18 @@ class BackgroundNode:
             )
         assert self._process.stdin is not None
         if token:
-            with suppress(BrokenPipeError):  # it has ended, and says why
+            with suppress(BrokenPipeError):  # it has ended and printed why
                 self._process.stdin.write(f"{token}\n".encode())
                 self._process.stdin.flush()
         if not leash:
             self._process.stdin.close()
 
     def connect(self, check: Callable[[], None] = lambda: None) -> OwnNode:
-        """Wait until it is up, and return a connection to it. What `check` raises meanwhile ends it.
+        """Wait until the node is up; return a connection to it. An exception from `check` ends the node.
 
         Raises:
-            typer.Exit: it ended with an error, which was printed.
-            ClusterError: it is not up after UP_S.
+            typer.Exit: the node ended with an error, which was printed.
+            ClusterError: the node is not up after UP_S.
         """
         deadline = time.monotonic() + UP_S
         try:
@@ -73,7 +74,7 @@ class BackgroundNode:
                         raise self._failure(code) from None
                 time.sleep(POLL_S)
             raise ClusterError(f"the node is not up after {UP_S:g} s; see {self.home.logs}")
-        except BaseException:  # nothing is left that nobody has heard of
+        except BaseException:  # do not leave an unreported node running
             self.stop()
             self.wait()
             raise
@@ -88,11 +89,11 @@ class BackgroundNode:
         return typer.Exit(code)
 
     def stop(self) -> None:
-        """Let it end; `wait` until it has."""
+        """Ask the node to end; `wait` waits for it."""
         self._process.terminate()
 
     def wait(self) -> None:
-        """Wait until it has ended, and make sure that it does."""
+        """Wait until the node has ended; kill it after UP_S."""
         try:
             self._process.wait(UP_S)
         except subprocess.TimeoutExpired:

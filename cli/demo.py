@@ -1,4 +1,4 @@
-"""demo: real nodes on this machine, the embedded model spread over them by layers and by experts, an answer."""
+"""demo: starts nodes on this machine, spreads the embedded model over their layers and experts, answers a prompt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mlx_moe.errors import InvalidRequestError
 HOST = "127.0.0.1"
 PROMPT = "Hello! Who are you?"
 MOST_NODES = 7
-"""The embedded model has six layers: six stages, one of them with an expert peer."""
+"""The embedded model has six layers: at most six stages and one expert peer."""
 
 
 def demo(n_nodes: int, prompt: str | None) -> None:
@@ -62,14 +62,14 @@ def demo(n_nodes: int, prompt: str | None) -> None:
         console.print(f">>> {asked}", style="bright_black")
         run.run(models, DEMO, run.Prompt(asked), AnswerOptions(), as_json=False)
         if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
-            from cli.chat.start import start  # what it needs takes long to import while the nodes start
+            from cli.chat.start import start  # imported late: this would delay the start of the nodes
 
             console.print()
             start(models, DEMO, False, None, AnswerOptions())
 
 
 def shape(n_nodes: int, n_layers: int) -> tuple[list[int], list[int]]:
-    """Return how many layers each stage has and how many expert peers: one, the last node, from three nodes on."""
+    """Return layers per stage and expert peers per stage (the last stage has 1 from three nodes on)."""
     peers = int(n_nodes > 2)
     n_stages = n_nodes - peers
     layers = [n_layers // n_stages + (i < n_layers % n_stages) for i in range(n_stages)]
@@ -77,11 +77,11 @@ def shape(n_nodes: int, n_layers: int) -> tuple[list[int], list[int]]:
 
 
 def _placed(status: ClusterStatus) -> Placement:
-    """Return the placement in the shape of the demo, on the nodes in the order of their names."""
+    """Return the demo's placement on the nodes, sorted by name."""
     costs = read_costs(DEMO, float_bytes=status.float_bytes)
     nodes = sorted(status.capacities(), key=lambda node: node.name)
     layers, peers = shape(len(nodes), len(costs.layers))
-    # Counted with the whole context, the KV cache would outweigh such small experts, and their leader get none
+    # With the whole context the KV cache would exceed these small experts, and the leader would get no expert
     return spread(costs, nodes, layer_splits=layers, expert_peers=peers, context_tokens=256, concurrency=1)
 
 
@@ -96,7 +96,7 @@ def _told(rows: list[NodeRow]) -> str:
 
 @contextmanager
 def _nodes(count: int, console: Console) -> Iterator[list[Home]]:
-    """Yield the homes of nodes that are up and know each other; whatever happens, they end with the block."""
+    """Start nodes that know each other; yield their homes. The nodes end with the block."""
     with tempfile.TemporaryDirectory(prefix="moe-cluster-demo-") as directory:
         homes = [Home(Path(directory) / f"mac-{i + 1}") for i in range(count)]
         nodes: list[BackgroundNode] = []
@@ -113,7 +113,7 @@ def _nodes(count: int, console: Console) -> Iterator[list[Home]]:
 
 
 def _start_all(homes: list[Home], nodes: list[BackgroundNode], step: Status) -> None:
-    """Start a node in each home, the first alone: it has the cluster's authority, and the others join it."""
+    """Start the first node, which has the cluster's authority; then start the others, which join it."""
     step.update(f"starting {homes[0].path.name}")
     asyncio.run(admit(homes[0], None, (), insecure=False, new=True)).keep()
     nodes.append(_start(homes[0]))
@@ -129,7 +129,7 @@ def _start_all(homes: list[Home], nodes: list[BackgroundNode], step: Status) -> 
 
 
 def _measure(homes: list[Home]) -> None:
-    """Measure this machine once for all, and for good."""
+    """Measure once; store it for later demos."""
     own = Home.default()
     own.create()
     asyncio.run(hardware(own.hardware))
@@ -143,12 +143,12 @@ def _start(home: Home, *peers: str) -> BackgroundNode:
 
 
 async def _join(homes: list[Home], address: str) -> None:
-    """Let all but the first into the first's cluster, as `up --join` does."""
+    """Join all other homes to the first one's cluster."""
     token = join_tokens(homes[0]).create()
     for home in homes[1:]:
         await admit(home, token.text, (address,), insecure=False, new=False)
 
 
 def _leave(signum: int, _frame: FrameType | None) -> None:
-    """Turn a closing terminal into an orderly end."""
+    """Exit normally, so that the nodes are stopped, when the terminal closes."""
     raise SystemExit(128 + signum)

@@ -1,4 +1,4 @@
-"""Exit codes: what scripts may rely on."""
+"""Exit codes: a stable interface for scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlx_moe.errors import (
 
 
 class ExitCode(IntEnum):
-    """Stable from version to version; usage errors found by the option parser are INVALID_REQUEST too."""
+    """Stable across versions. Usage errors of the option parser are INVALID_REQUEST too."""
 
     OK = 0
     INTERNAL = 1
@@ -46,5 +46,5 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """Return the code a process that ends with `error` exits with."""
+    """Return the exit code for `error`."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.INTERNAL)

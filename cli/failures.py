@@ -1,4 +1,4 @@
-"""The process boundary: every failure becomes one readable line on stderr and a stable exit code."""
+"""Failures: prints each as one line on stderr and exits with a stable code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlx_moe.errors import MoeClusterError
 
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
-    """Run a command: print its failure, and leave with the failure's exit code. `debug` adds the trace.
+    """Run a command; print its failure and exit with its code. `debug` adds the traceback.
 
     Raises:
         typer.Exit: the command failed.
@@ -59,12 +59,12 @@ def error_line(error: Exception) -> str:
 
 
 def print_line(line: str) -> None:
-    """Print a line on stderr; on a terminal it is wrapped between words."""
+    """Print a line on stderr, wrapped between words on a terminal."""
     if sys.stderr.isatty():
         line = textwrap.fill(line, columns(sys.stderr), break_long_words=False, break_on_hyphens=False)
     print(line, file=sys.stderr)
 
 
 def silence_stdout() -> None:
-    """Point stdout at nothing after its reader left, so that the interpreter's last flush stays quiet."""
+    """Redirect stdout to the null device: its reader is gone, and the interpreter's last flush would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

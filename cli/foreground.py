@@ -1,4 +1,4 @@
-"""A node in the foreground: the daemon in this process, with its news on this terminal and Ctrl-C to end it."""
+"""A node in the foreground: the daemon in this process prints its news here and ends with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LOG_BYTES = 4 << 20
 
 
 class ForegroundNode:
-    """A node and, once it is up, the loading of a model. `leashed`: it ends when standard input does.
+    """Runs a node and loads a model once it is up. `leashed`: the node ends when standard input closes.
 
-    `options` are what `settings` were made of; the home remembers them once the node is up.
+    `settings` were made from `options`; the home stores `options` once the node is up.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ForegroundNode:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self, admission: Awaitable[Admission]) -> None:
-        """Be a node, once it is admitted, until told to end. Raises what admission and `run_node` do."""
+        """Wait for the admission, then run a node until it is told to stop. Raises as admission and `run_node` do."""
         admitted = await admission
         _log_to_file(self._home)
         await run_node(self._home, self._settings, admitted, self)
@@ -64,7 +64,7 @@ class ForegroundNode:
             self._tasks.append(loop.create_task(self._tell_how_to_join()))
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         if self._leashed:
-            loop.add_reader(sys.stdin.fileno(), node.stop)  # nobody writes there: it has ended
+            loop.add_reader(sys.stdin.fileno(), node.stop)  # readable only at its end: the parent never writes
         if self._wanted is not None:
             self._tasks.append(loop.create_task(self._load(self._wanted)))
 
@@ -84,7 +84,7 @@ class ForegroundNode:
             self._news.error(f"the options of this `up` are not remembered: {error}")
 
     async def _tell_how_to_join(self) -> None:
-        if not self._node.began_cluster:  # what was given out may still be good, and only its hash is kept
+        if not self._node.began_cluster:  # earlier tokens may still be valid, and only their hashes are stored
             self._news.may_let_in()
             return
         try:
@@ -96,12 +96,12 @@ class ForegroundNode:
     def _interrupted(self) -> None:
         if self._node.is_stopping:
             self._news.console.show_cursor(True)
-            os._exit(ExitCode.INTERRUPTED)  # workers end with their standard input, which is ours
+            os._exit(ExitCode.INTERRUPTED)  # workers end when their standard input, held by this process, closes
         self._news.say("stopping: unloading, telling the other nodes; Ctrl-C again stops at once", "bright_black")
         self._node.stop()
 
     async def _load(self, wanted: Wanted) -> None:
-        """Load the model as everybody does, over the node's control port."""
+        """Load the model over the node's control port, as any client does."""
         try:
             async with await NodeClient.connect(self._home) as node:
                 if not self._node.began_cluster:
@@ -113,8 +113,8 @@ class ForegroundNode:
 
 
 def _log_to_file(home: Home) -> None:
-    """Send what is logged to the home's log, which is read when something is wrong; the terminal gets the news."""
-    logging.raiseExceptions = False  # a full disk is no news of a log
+    """Write the log to a file in the home; the terminal shows only the news."""
+    logging.raiseExceptions = False  # a logging error (full disk) must not print
     handler = RotatingFileHandler(home.logs / "daemon.log", maxBytes=LOG_BYTES, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     if not logging.getLogger("cluster").isEnabledFor(logging.DEBUG):

@@ -11,9 +11,9 @@ POLL_S = 0.05
 
 
 class Interrupt:
-    """While entered, the first Ctrl-C waits for `check` to raise it at a sound moment; the second raises.
+    """Defers the first Ctrl-C to `check`; the second raises at once.
 
-    `forced` says that the second came: what was interrupted may be half done.
+    `forced`: there was a second Ctrl-C, so the interrupted work may be incomplete.
     """
 
     def __init__(self) -> None:
@@ -22,21 +22,21 @@ class Interrupt:
         self._previous: Any = None
 
     def __enter__(self) -> Interrupt:
-        """Take over SIGINT."""
+        """Install the handler of SIGINT."""
         self._previous = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give SIGINT back."""
+        """Restore the previous handler of SIGINT."""
         signal.signal(signal.SIGINT, self._previous)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for Ctrl-C, so long at most; return whether it was pressed."""
+        """Wait up to `timeout_s` for Ctrl-C; return whether it was pressed."""
         deadline = time.monotonic() + timeout_s
         while not self.requested and time.monotonic() < deadline:
-            time.sleep(POLL_S)  # an Event would deadlock, set from a handler that interrupts its own wait
+            time.sleep(POLL_S)  # an Event would deadlock: the handler interrupts the waiting thread
         return self.requested
 
     def check(self) -> None:

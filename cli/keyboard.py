@@ -1,4 +1,4 @@
-"""The keyboard while nobody reads it: keys wait for whoever reads next and are not echoed into what is shown."""
+"""Keyboard: no echo while output is shown; typed keys are kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LINES_AND_ECHO = termios.ICANON | termios.ECHO
 
 @contextmanager
 def quiet_keyboard() -> Iterator[None]:
-    """Turn off lines, echo and Ctrl-Z until the block is left. Does nothing unless a terminal is read and written."""
+    """Turn off line mode, echo and Ctrl-Z in the block. Does nothing unless stdin and stdout are terminals."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield
         return
     fd = sys.stdin.fileno()
     before, quiet = termios.tcgetattr(fd), termios.tcgetattr(fd)
     quiet[_LOCAL_FLAGS] &= ~_LINES_AND_ECHO
-    quiet[_LOCAL_FLAGS] |= termios.NOFLSH  # Ctrl-C must not throw away what was typed ahead
+    quiet[_LOCAL_FLAGS] |= termios.NOFLSH  # Ctrl-C must not discard keys typed before it
     quiet[_CONTROL_CHARACTERS][termios.VSUSP] = bytes([os.fpathconf(fd, "PC_VDISABLE")])
     termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
     try:
@@ -33,7 +33,7 @@ def quiet_keyboard() -> Iterator[None]:
 
 @contextmanager
 def ordinary_keyboard() -> Iterator[None]:
-    """Turn lines and echo on again, for another program amid a quiet keyboard."""
+    """Turn line mode and echo on again in the block, for another program."""
     if not sys.stdin.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""leave: this machine forgets its cluster, which lives on without it unless it holds the authority."""
+"""leave: removes this machine from its cluster permanently; the other nodes continue."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mlx_moe.errors import InvalidRequestError
 
 
 def leave(yes: bool) -> None:
-    """End the node and delete what makes it one of its cluster; chats stay.
+    """Stop the node and delete its identity; chats stay.
 
     Raises:
-        NoClusterError: it is in no cluster.
-        InvalidRequestError: others would be left without an authority, and nobody said yes.
+        NoClusterError: this machine is in no cluster.
+        InvalidRequestError: other nodes would lose the authority, and nobody said yes.
     """
     home = Home.default()
     if not home.identity.exists() and not home.authority.exists():
@@ -28,6 +28,6 @@ def leave(yes: bool) -> None:
 
 def _confirm(others: int) -> None:
     nodes = f"{others} other node{'s' * (others > 1)}"
-    what = f"this machine holds the authority of its cluster, which {nodes} joined: no further node could join them"
-    if not ask(f"{what}. Leave it all the same?", "this machine stays in its cluster"):
-        raise InvalidRequestError(f"{what}; moe-cluster leave --yes leaves it all the same")
+    what = f"this machine holds the authority of a cluster with {nodes}: without it no other node can join them"
+    if not ask(f"{what}. Leave anyway?", "this machine stays in its cluster"):
+        raise InvalidRequestError(f"{what}; moe-cluster leave --yes leaves anyway")

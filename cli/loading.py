@@ -1,4 +1,4 @@
-"""Loading a model on the cluster, with a bar for each node. It goes on where whoever asked for it leaves."""
+"""Loading a model on the cluster, with a bar for each node. Loading continues if the caller exits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> LoadStatus:
-    """Load a model, or find that it is loaded; return how that went. Bars are drawn on `console`, or on stderr.
+    """Load a model unless it is loaded; return the load status. Bars are drawn on `console` or on stderr.
 
-    A person is asked whether it may take the place of another one.
+    Asks the person before another model is replaced.
 
     Raises:
-        DeclinedError: the person says no.
-        MoeClusterError: it cannot be loaded, or failed meanwhile.
+        DeclinedError: the person said no.
+        MoeClusterError: the model cannot be loaded.
     """
     try:
         return _load(node, wanted, console)
@@ -46,7 +46,7 @@ def _load(node: OwnNode, wanted: Wanted, console: Console | None) -> LoadStatus:
 
 
 async def load_when_it_fits(node: NodeClient, wanted: Wanted, news: News) -> None:
-    """Load a model; where it does not fit, say what is missing, and try again with each more node."""
+    """Load a model. If it does not fit, say what is missing and try again when another node joins."""
     while True:
         here = (await node.status()).here
         try:
@@ -56,14 +56,14 @@ async def load_when_it_fits(node: NodeClient, wanted: Wanted, news: News) -> Non
             return
         except PlacementError as error:
             news.say(str(error), "yellow")
-            news.say("waiting for more nodes; Ctrl-C ends", "bright_black")
+            news.say("waiting for more nodes; Ctrl-C stops this node", "bright_black")
         await node.wait_for_another(here)
         await node.meet_others()
 
 
 @contextmanager
 def _bars(console: Console | None) -> Iterator[Callable[[LoadStatus], None]]:
-    """Yield what draws how far each node is, once the workers run; it draws nothing unless on a terminal."""
+    """Yield a function that draws the progress of each node; it draws nothing unless on a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

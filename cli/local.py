@@ -1,4 +1,4 @@
-"""The models of this machine alone, loaded into this process."""
+"""Models loaded into this process, on this machine alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.backend import Answer, Backend, Conversation
-from cli.progress import Progress, progress_bar
+from cli.progress import OnProgress, progress_bar
 from cli.visible import short_name, visible
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LocalModels:
-    """The models of this machine; `chunk` is the length of their chunks, None as memory allows."""
+    """Opens models in this process. `chunk` is the chunk length; None: as memory allows."""
 
     served: str | None = None
 
@@ -73,7 +73,7 @@ class LocalBackend:
 
     @property
     def placement(self) -> Sequence[NodePlacement]:
-        """This machine, with its peak memory until now."""
+        """This machine, with its peak memory so far."""
         return self._model.placement
 
     def nodes_table(self) -> HeadedTable:
@@ -83,10 +83,10 @@ class LocalBackend:
         return placement_table(self.placement)
 
     def ensure_ready(self) -> None:
-        """Do nothing: it is in this process."""
+        """Do nothing: the model is in this process."""
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
-        """Render the model's chat template and encode it."""
+        """Render the model's chat template; return its token ids."""
         return self._model.tokenizer.format_chat(messages, add_generation_prompt=True, **variables)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -103,7 +103,7 @@ class LocalBackend:
         return _LocalConversation(self._model, self._model.new_session())
 
     def close(self) -> None:
-        """Give the weights back."""
+        """Free the weights."""
         self._model.close()
 
 
@@ -112,7 +112,7 @@ class _LocalConversation:
         self._model = model
         self._session = session
 
-    def answer(self, request: Request, progress: Progress | None = None) -> Answer:
+    def answer(self, request: Request, progress: OnProgress | None = None) -> Answer:
         return self._model.generate(request, session=self._session, progress=progress)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Models: where backends come from, the cluster where a node runs on this machine, else this machine alone."""
+"""Models: chooses between the cluster and this machine alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from cli.backend import Models
 def choose_models(
     local: bool, replace: bool = False, context_tokens: int | None = None, chunk: int | None = None
 ) -> Models:
-    """Return the cluster's models where a node runs in this home and `local` does not forbid it, else this machine's.
+    """Return the cluster's models if a node runs in this home and `local` is False, else this machine's.
 
-    `replace` lets the cluster load a model in place of another; `context_tokens` is what requests have room for, None:
-    as the model and memory allow; `chunk` is the length of every prompt's chunks, None: as is best. What computes is
-    imported here, so that `--help` does without.
+    `replace` permits to replace the loaded model. `context_tokens` and `chunk`: None is the default. MLX is imported
+    here to keep `--help` fast.
     """
     if not local:
         from cluster.home import Home
@@ -24,7 +23,7 @@ def choose_models(
             from cli.remote import ClusterModels
             from cluster.errors import NoClusterError
 
-            with suppress(NoClusterError):  # it was killed and could not say goodbye
+            with suppress(NoClusterError):  # the node was killed and left its file
                 return ClusterModels.of(home, replace, context_tokens or 0, chunk or 0)
     from cli.local import LocalModels
 

@@ -1,4 +1,4 @@
-"""News: what a node has to say on its terminal, from the first line to the last. It never fails the node."""
+"""News: a node's messages on its terminal; never raises."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ _MARKS = {
 _SAID = {
     Happening.JOINED: "joined",
     Happening.BACK: "is back",
-    Happening.LOST: "is lost: it does not answer",
+    Happening.LOST: "is lost: it does not respond",
     Happening.LEFT: "left",
 }
 
 
 class News:
-    """Prints on a console; where the terminal is gone, nobody reads it and nothing happens."""
+    """Prints on a console; does nothing if the terminal is gone."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def say(self, text: str | Text, style: str = "", *, copied: bool = False) -> None:
-        """Print a line, wrapped between words; what is to be `copied` stays one line, which the terminal may break."""
+        """Print a line, wrapped between words unless it is for copying (`copied`)."""
         with suppress(OSError):
             line = Text(visible(text), style=style) if isinstance(text, str) else text
             self.console.print(line, soft_wrap=copied or not self.console.is_terminal)
 
     def own(self, info: NodeInfo, cluster_id: str, insecure: bool) -> None:
-        """Say who this node is."""
+        """Report this node's name, hardware and addresses."""
         hardware = info.hardware
         self.say(
             f"{info.name} is up: {hardware.chip}, reads {hardware.bandwidth_gbps:.0f} GB/s, offers "
@@ -64,14 +64,14 @@ class News:
             self.say(f"cluster {cluster_id}", "bright_black")
 
     def how_to_join(self, token: JoinToken, address: str, host: str | None) -> None:
-        """Say what to type on the other machines, or for other nodes on this one, if only it can reach `address`.
+        """Print the command that joins other machines, or other nodes here if `address` is a loopback address.
 
-        `host` is where this node was told to listen.
+        `host` is the given --host, if any.
         """
         self.say("")
         if is_loopback(address):
-            cure = "it gets a network" if host is None else "it listens elsewhere: moe-cluster down, then up --host ::"
-            self.say(f"Other machines cannot reach this node until {cure}", "yellow")
+            cure = "connect it to a network" if host is None else "to change that: moe-cluster down, then up --host ::"
+            self.say(f"Other machines cannot reach this node; {cure}", "yellow")
             self.say("For another node on this machine, type")
             join_command = f"MOE_CLUSTER_HOME=~/node-2 {JOIN} --port 0 --peer {address}"
         else:
@@ -95,11 +95,11 @@ class News:
         self.say("")
 
     def may_let_in(self) -> None:
-        """Say how others join a cluster that was here before."""
+        """Say how others join an existing cluster."""
         self.say("moe-cluster token create makes a join token for other machines", "bright_black")
 
     def change(self, change: Change, infos: Mapping[str, NodeInfo]) -> None:
-        """Say what happened to another node; `infos` are the nodes that are here now, by their shown names."""
+        """Report a change of another node. `infos`: the present nodes by their shown names."""
         log.info("event=%s node=%s reason=%s", change.happening, change.name, change.reason)
         mark, style = _MARKS[change.happening]
         text = change.reason
@@ -110,9 +110,9 @@ class News:
         self.say(Text.assemble((mark, style), " ", visible(text)))
 
     def serving(self, serving: ServingStatus | None) -> None:
-        """Say what became of the cluster's model. Whoever loads it has bars meanwhile; others need not know."""
+        """Report a change of the cluster's model."""
         if serving is None:
-            self.say(Text.assemble(("-", "yellow"), " no model is loaded any more"))
+            self.say(Text.assemble(("-", "yellow"), " the model was unloaded"))
             return
         model = visible(serving.model)
         if serving.state is ServingState.READY:
@@ -121,7 +121,7 @@ class News:
             self.say(Text.assemble(("-", "red"), f" {model} is not served: {visible(serving.failure)}"))
 
     def error(self, text: str) -> None:
-        """Say what failed without ending the node."""
+        """Print an error that does not end the node."""
         self.say(Text.assemble(("error: ", "red"), visible(text)))
 
 

@@ -1,4 +1,4 @@
-"""Nodes as they are shown: what a cluster's status says of each, and tables of it."""
+"""Nodes for display: rows from a cluster's status, and tables of them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _LEGEND = {
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node: what it offers, what it holds of the model that is served, and the link to it from this one.
+    """A node: what it offers, its part of the served model, and the link from this node to it.
 
-    `role` is "" where it holds nothing; so are the latency and the rate of a link that was not measured 0.
+    `role` is "" if it holds nothing. Latency and rate of a link that was not measured are 0.
     """
 
     name: str
@@ -49,11 +49,11 @@ class NodeRow:
 
     @property
     def placement(self) -> NodePlacement:
-        """What it holds."""
+        """The part that it holds."""
         return NodePlacement(self.name, self.layers, self.experts, self.weights_bytes, self.peak_memory_bytes)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return it as JSON values."""
         layers = [self.layers.start, self.layers.stop] if self.role else None
         value = {**dataclasses.asdict(self), "layers": layers}
         del value["is_here"]  # `state` says it
@@ -61,12 +61,12 @@ class NodeRow:
 
 
 def node_rows(status: ClusterStatus) -> list[NodeRow]:
-    """Return all nodes that are known, this machine's first."""
+    """Return all known nodes, this machine's first."""
     return [_row(node) for node in status.nodes]
 
 
 def holders(rows: Sequence[NodeRow]) -> list[NodeRow]:
-    """Return the nodes that hold a part of the model: by stage, its leader before its peers."""
+    """Return the nodes that hold a part of the model, by stage, leaders before peers."""
     return sorted((row for row in rows if row.role), key=lambda row: (row.stage, row.role == "experts", row.name))
 
 
@@ -99,7 +99,7 @@ def _role(holding: Holding | None) -> str:
 
 
 def cluster_table(rows: Sequence[NodeRow]) -> HeadedTable:
-    """Return all nodes."""
+    """Return a table of all nodes."""
     table = HeadedTable(
         *("node", "state", "chip", "offers", "layers", "experts", "KV", "peak", "ms", "GB/s"),
         texts=("node", "state", "chip"),
@@ -120,7 +120,7 @@ def cluster_table(rows: Sequence[NodeRow]) -> HeadedTable:
 
 
 def holders_table(rows: Sequence[NodeRow]) -> HeadedTable:
-    """Return who holds what of the model, in its order."""
+    """Return a table of which node holds which part, in the order of the model."""
     table = HeadedTable(
         *("node", "role", "layers", "experts", "weights", "peak", "ms", "GB/s"),
         texts=("node", "role"),
@@ -135,7 +135,7 @@ def holders_table(rows: Sequence[NodeRow]) -> HeadedTable:
 
 
 def placement_table(nodes: Sequence[NodePlacement]) -> HeadedTable:
-    """Return who holds what, where nothing else is known."""
+    """Return a table of a placement alone, without links and roles."""
     table = HeadedTable(
         *("node", "layers", "experts", "weights", "peak memory"),
         texts=("node",),

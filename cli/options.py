@@ -1,6 +1,6 @@
-"""Options: what a person may set about an answer, on the command line or in the chat.
+"""Options of an answer, on the command line or in the chat.
 
-Defaults are not here: they are the model's, or the dataclasses' of the engine.
+Defaults are not defined here: they come from the model or from the engine's dataclasses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_moe.sampling_params import SamplingParams
 
 PLANNED = ("demo", *KNOWN_MODELS)
-"""What plan takes without any files."""
+"""Names that `plan` accepts without any files."""
 
 Model = Annotated[
     str,
@@ -84,7 +84,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Log everything; show the t
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What differs from the model's defaults: fields of SamplingParams and fields of Request."""
+    """The options that were given: fields of SamplingParams and of Request."""
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     request: Mapping[str, Any] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class AnswerOptions:
         return Request(input_ids, sampling=replace(defaults, **self.sampling), **self.request)
 
     def check(self) -> None:
-        """Raise InvalidRequestError for values that no model can serve, before one is loaded."""
+        """Raise InvalidRequestError for values that are invalid for every model."""
         from mlx_moe.sampling_params import SamplingParams
 
         self.build((0,), SamplingParams())
@@ -110,7 +110,7 @@ def answer_options(
     max_tokens: int | None,
     **sampling: float | None,
 ) -> AnswerOptions:
-    """Gather command line options; those not given are left to their defaults."""
+    """Collect the command line options that were given."""
     request: dict[str, Any] = {}
     if max_tokens is not None:
         request["max_tokens"] = max_tokens

@@ -1,4 +1,4 @@
-"""plan: who would hold what of a model, and how fast that would answer. Dry: config and headers are enough."""
+"""plan: a placement of a model and its predicted speed. Needs only config and headers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 DEFAULT_CONTEXT = 8192
 PROMPTS = (128, 1024, 8192)
-"""Tokens of the prompts whose time to the first token is predicted."""
+"""Prompt lengths whose time to the first token is predicted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is planned for. `float_bytes` is 2 where nodes compute in 16 bit, 4 on the CPU backend."""
+    """The nodes to plan for. `float_bytes` is 2 if nodes compute in 16 bit, 4 on the CPU backend."""
 
     nodes: Sequence[NodeCapacity]
     links: Links
@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A placement, what it was made for and what it promises."""
+    """A placement, its target and its prediction."""
 
     model: ModelCosts
     target: Target
@@ -53,11 +53,11 @@ def plan(
     here: Callable[[], Target] | None = None,
     chunk: int | None = None,
 ) -> None:
-    """Print a placement of `model` on the nodes of a spec, or on what `here` returns (None: the cluster, if any).
+    """Print a placement of `model` on the nodes of a spec, or on the target of `here` (None: the cluster, if any).
 
     Raises:
-        InvalidRequestError, CheckpointError: the model, the spec or a number cannot be used.
-        PlacementError: the model does not fit; says what would make it fit.
+        InvalidRequestError, CheckpointError: the model, the spec or a number is invalid.
+        PlacementError: the model does not fit; the message says what would make it fit.
     """
     target = parsed(nodes_text) if nodes_text is not None else (here or around)()
     made = make(model, target, context, users, bits, objective, chunk, with_content=as_json)
@@ -68,7 +68,7 @@ def plan(
 
 
 def parsed(nodes_text: str) -> Target:
-    """Return the Macs of a spec like 8xM4-Pro-64GB, on 10 GbE."""
+    """Return the target of a spec like 8xM4-Pro-64GB, connected by 10 GbE."""
     from cluster.placement import Links
     from cluster.placement.chips import assumptions, parse_nodes
 
@@ -76,7 +76,7 @@ def parsed(nodes_text: str) -> Target:
 
 
 def around() -> Target:
-    """Return the cluster that this machine is in, or this machine alone where no node runs on it."""
+    """Return this machine's cluster, or this machine alone if no node runs on it."""
     from cluster.client import OwnNode
     from cluster.errors import NoClusterError
     from cluster.home import Home
@@ -93,7 +93,7 @@ def around() -> Target:
 
 
 def this_machine() -> Target:
-    """Return this machine as it measured itself; measures it if it did not."""
+    """Return this machine; measure it unless that was done before."""
     import asyncio
 
     from cluster.home import Home
@@ -120,9 +120,9 @@ def make(
     *,
     with_content: bool = False,
 ) -> Plan:
-    """Plan, with chunks of `chunk` tokens if that is given. Raises as `plan`.
+    """Return a plan, with chunks of `chunk` tokens if given. Raises as `plan`.
 
-    `with_content` is for a placement that is to be loaded later.
+    `with_content` adds the content hash, which a later load checks.
     """
     from cluster.cost_reader import CostReader
     from cluster.placement import fit, predict
@@ -148,7 +148,7 @@ def make(
 
 
 def to_json(made: Plan) -> dict[str, object]:
-    """Return the plan for programs; `placement` is what `up --plan` reads."""
+    """Return the plan as JSON values; `up --plan` reads `placement`."""
     users, prediction = made.fit.placement.concurrency, made.prediction
     return {
         "placement": made.fit.placement.to_json(),
@@ -216,7 +216,7 @@ def _nodes_table(made: Plan) -> HeadedTable:
 
 
 def _holdings(made: Plan, stage: StagePlacement, first: bool) -> list[tuple[str, str]]:
-    """Return the nodes of a stage and what they hold, for people."""
+    """Return the nodes of a stage and, as text, what they hold."""
     model = made.model
     layers = f"layer{'s' * (len(stage.layers) > 1)} {span_text(stage.layers)}"
     dense = sum(not model.layers[layer].expert_bytes for layer in stage.layers)
@@ -246,7 +246,7 @@ def _speed_table(made: Plan) -> Table:
         together = prediction.together_tokens_per_s(placement.concurrency)
         table.add_row(f"{placement.concurrency} users", f"{rate_text(together)} together")
     table.add_row("many users", f"{rate_text(prediction.most_tokens_per_s)} together, the pipeline full")
-    table.add_row("first token", ttft or f"not predicted for less than {PROMPTS[0]} tokens")
+    table.add_row("first token", ttft or f"not predicted for fewer than {PROMPTS[0]} tokens")
     table.add_row("prompts", f"run in {placement.chunks}")
     kv = f"{tokens_text(placement.kv_positions)} positions of all requests together"
     context = made.model.context
@@ -262,7 +262,7 @@ def _notes(made: Plan) -> list[str]:
     for node in made.fit.raised:
         commands.setdefault(raise_command(node), []).append(visible(node.name))
     return [
-        f"macOS lets the GPU use too little by default. On {', '.join(names)}, after each start:\n  {command}"
+        f"macOS limits the GPU's memory too much by default. On {', '.join(names)}, after each boot:\n  {command}"
         for command, names in commands.items()
     ]
 
@@ -279,7 +279,7 @@ def _assumptions_table(target: Target) -> Table:
 
 
 def assumptions(target: Target) -> dict[str, str]:
-    """Return all that the predictions rest on."""
+    """Return the assumptions behind the predictions."""
     from cluster.placement.capacity import HARD_LIMIT, HOP_S, TEN_GIGABIT_BYTES_PER_S
     from cluster.placement.timing import EXCHANGE_S
 

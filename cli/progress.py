@@ -1,4 +1,4 @@
-"""Progress: bars on stderr with amount, rate and time left. Only on a terminal, gone when done."""
+"""Progress bars on stderr with amount, rate and time left. Only on a terminal; removed when done."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Progress = Callable[[int, int], None]
-"""Called with what is done and what is to do."""
+OnProgress = Callable[[int, int], None]
+"""Called with (done, total)."""
 
 PATIENCE_S = 0.5
-"""Shorter work shows no bar."""
+"""A bar appears after this time."""
 
 REFRESH_S = 0.1
 
 BAR_COLUMNS = 20
-"""So that a bar, its title and its figures fit 60 columns."""
+"""A bar, its title and its figures then fit 60 columns."""
 
 
 @contextmanager
-def progress_bar(title: str, unit: Literal["bytes", "tokens"]) -> Iterator[Progress]:
+def progress_bar(title: str, unit: Literal["bytes", "tokens"]) -> Iterator[OnProgress]:
     """Yield a callback of (done, total) that draws a bar on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None

@@ -1,4 +1,4 @@
-"""The models of the cluster, over this machine's own node. They stay loaded when whoever uses them leaves."""
+"""The models of the cluster, through this machine's own node. They stay loaded after `close`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cli.backend import Answer, Backend, Conversation, lasting
 from cli.loading import load
 from cli.nodes import cluster_table, holders, holders_table, node_rows
-from cli.progress import Progress
+from cli.progress import OnProgress
 from cli.units import rate_text, tokens_text
 from cluster.client import OwnNode, RemoteConversation, RemoteModel, Wanted
 from cluster.cost_reader import read_costs
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class ClusterModels:
-    """The models of the cluster that a home's node is in. With `replace` they take the place of an idle one.
+    """Opens models on the cluster of a home's node. `replace` permits to replace an idle model.
 
-    `chunk` is the length of every prompt's chunks; 0: chosen by the placement.
+    `chunk` is the chunk length; 0: chosen by the placement.
     """
 
     def __init__(self, home: Home, replace: bool = False, context_tokens: int = 0, chunk: int = 0) -> None:
@@ -37,23 +37,23 @@ class ClusterModels:
 
     @classmethod
     def of(cls, home: Home, replace: bool, context_tokens: int, chunk: int) -> ClusterModels:
-        """Return the models of a home's cluster. Raises NoClusterError where no node runs."""
+        """Return the models of a home's cluster. Raises NoClusterError if no node runs."""
         OwnNode.connect(home).close()
         return cls(home, replace, context_tokens, chunk)
 
     @property
     def served(self) -> str | None:
-        """The model that the cluster serves, if it does."""
+        """The model that the cluster serves, if any."""
         with OwnNode.connect(self._home) as node:
             ready = node.status().ready
         return ready.model if ready else None
 
     def check(self, model: str) -> None:
-        """Read config and headers, as the node does that places it."""
+        """Read config and headers, as the node that places the model does."""
         read_costs(lasting(model), float_bytes=2)
 
     def open(self, model: str, *, needs_text: bool = True) -> Backend:
-        """Load a model on the cluster, unless it is."""
+        """Load a model on the cluster unless it is loaded."""
         node = OwnNode.connect(self._home)
         try:
             wanted = Wanted(
@@ -98,18 +98,18 @@ class ClusterBackend:
 
     @property
     def placement(self) -> Sequence[NodePlacement]:
-        """The nodes that hold a part, with their peak memory until now."""
+        """The nodes that hold a part, with their peak memory so far."""
         return [row.placement for row in holders(node_rows(self._node.status()))]
 
     @property
     def label(self) -> str:
-        """How many of the nodes that the model was loaded on are there, as of a moment ago."""
+        """How many of the model's nodes are present, as last seen."""
         here = self._node.glance()
         return f"{len(here & self._holders)}/{len(self._holders)} nodes"
 
     @property
     def prediction(self) -> str:
-        """What the speed model says, where this machine's node made the plan."""
+        """Predicted speed, if this node made the plan."""
         if self._plan is None:
             return ""
         status = self._node.status()
@@ -117,25 +117,25 @@ class ClusterBackend:
         predicted = predict(self._plan, costs, status.capacities(), status.links())
         room = self.remote.description.kv_positions
         return (
-            f"the KV cache has room for {tokens_text(room)} tokens of all requests; expected: "
+            f"the KV cache holds {tokens_text(room)} tokens of all requests together; predicted: "
             f"{rate_text(predicted.tokens_per_s)} for one user, {rate_text(predicted.most_tokens_per_s)} for many"
         )
 
     def nodes_table(self) -> HeadedTable:
-        """Return who holds what, and the links from this machine; all nodes where nobody holds anything now."""
+        """Return the nodes that hold a part and the links to them; all nodes if none holds a part."""
         rows = node_rows(self._node.status())
         return holders_table(rows) if holders(rows) else cluster_table(rows)
 
     def ensure_ready(self) -> None:
-        """Load it again, on the nodes that are there, where the cluster does not serve it any more."""
+        """Reload the model if it is no longer served."""
         ready = self._node.status().ready
         if ready is None or self._serving is None or ready.epoch != self._serving.epoch:
             before = self.remote
-            self._load(replace(self._wanted, replace=False))  # others may have loaded another one meanwhile
+            self._load(replace(self._wanted, replace=False))  # another user may have loaded another model since
             before.close()
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
-        """Let the coordinator render the chat template and encode it."""
+        """Return the token ids of a chat, rendered by the coordinator."""
         return self.remote.format_chat(messages, variables)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -147,11 +147,11 @@ class ClusterBackend:
         return self.remote.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def new_conversation(self) -> Conversation:
-        """Return a conversation; it goes on, with nothing kept, after the model was loaded anew."""
+        """Return a conversation that survives a reload (its cache does not)."""
         return _ClusterConversation(self)
 
     def close(self) -> None:
-        """Leave the model to others."""
+        """Close the connections; the model stays loaded."""
         self.remote.close()
         self._node.close()
 
@@ -161,7 +161,7 @@ class _ClusterConversation:
         self._backend = backend
         self._begin()
 
-    def answer(self, request: Request, progress: Progress | None = None) -> Answer:
+    def answer(self, request: Request, progress: OnProgress | None = None) -> Answer:
         if self._remote is not self._backend.remote:
             self._begin()
         return self._conversation.answer(request, progress)

@@ -1,4 +1,4 @@
-"""run: one prompt, one answer on stdout as it is written, or one JSON object."""
+"""run: answers one prompt on stdout, as a stream of text or as one JSON object."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from mlx_moe.decoding.request import GenerationStats, Request
 
 STDIN_LIMIT_BYTES = 32 * 2**20
-"""A prompt from stdin may have this many bytes: far more than any context, far less than memory."""
+"""Maximum size of a prompt from stdin: larger than any context, much smaller than memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What to answer: a text, or token ids as they are. `raw` leaves out the chat template."""
+    """A prompt: text or token ids. `raw`: without the chat template."""
 
     text: str = ""
     input_ids: tuple[int, ...] | None = None
@@ -37,14 +37,14 @@ class Prompt:
     system: str | None = None
 
     def encode(self, backend: Backend) -> tuple[int, ...]:
-        """Return the prompt's token ids. A model without a chat template gets the text as it is."""
+        """Return the prompt's token ids. Without a chat template the text is encoded unchanged."""
         if self.input_ids is not None:
             return self.input_ids
         if self.raw or not backend.has_chat_template:
             if self.system is not None:
                 raise InvalidRequestError(f"{backend.name} has no chat template, so --system cannot be used")
             if not self.raw:
-                _notice(f"{backend.name} has no chat template: the prompt is sent as it is")
+                _notice(f"{backend.name} has no chat template: the prompt is sent unchanged")
             return tuple(backend.encode(self.text, add_special_tokens=True))
         messages = [{"role": "user", "content": self.text}]
         if self.system is not None:
@@ -53,10 +53,10 @@ class Prompt:
 
 
 def read_prompt(prompt: str | None, input_ids: str | None, raw: bool, system: str | None) -> Prompt:
-    """Return what the command line and stdin ask for.
+    """Return the prompt of the command line or of stdin.
 
     Raises:
-        InvalidRequestError: nothing to answer, two things to answer, or text that is none.
+        InvalidRequestError: no prompt, two prompts, or invalid text.
     """
     if system is not None and (raw or input_ids is not None):
         raise InvalidRequestError("--system needs the chat template, which --raw and --input-ids skip")
@@ -101,7 +101,7 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
 
 
 def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int], str]:
-    """Write the answer as it comes. A terminal gets it wrapped and without control characters, a pipe as it is."""
+    """Write the answer while it is generated; on a terminal wrapped and without control characters."""
     write = _to_terminal() if sys.stdout.isatty() else sys.stdout.write
     token_ids: list[int] = []
     pieces: list[str] = []
@@ -124,7 +124,7 @@ def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int
 
 
 def _to_terminal() -> Callable[[str], object]:
-    """Return what writes a text safely, broken between words where the terminal can take half a word back."""
+    """Return a function that writes text safely, wrapped between words if the terminal can move its cursor."""
     if not moves_its_cursor():
         return lambda text: sys.stdout.write(visible(text))
     wrap = WordWrap()
@@ -172,12 +172,12 @@ def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, p
 
 
 def _chunk_ends(stats: GenerationStats) -> list[int]:
-    """Return where the chunks ended in which the prompt was run; nothing if it was stopped before."""
+    """Return the end positions of the prompt's chunks; empty if it was stopped before."""
     return list(cut(stats.cached_tokens, stats.prompt_tokens, stats.chunk_length)) if stats.chunk_length else []
 
 
 def _tell_why(answer: Answer, request: Request, context_tokens: int) -> None:
-    """Say on a terminal why an answer ended, where that is not the model's own doing."""
+    """Say why an answer ended if the model did not end it."""
     tokens = answer.stats.generated_tokens
     is_full = len(request.input_ids) + tokens >= context_tokens
     limit = f"the context ({context_tokens:,} tokens) is full" if is_full else f"max_tokens ({tokens:,}) reached"
@@ -191,7 +191,7 @@ def _tell_why(answer: Answer, request: Request, context_tokens: int) -> None:
 
 
 def _notice(text: str) -> None:
-    """Print a grey line on a terminal, beside the answer."""
+    """Print a grey line on stderr if it is a terminal."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.text import Text

@@ -1,4 +1,4 @@
-"""show: what a checkpoint is, from its config and headers alone."""
+"""show: describes a checkpoint from its config and headers alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(model: str, as_json: bool) -> None:
-    """Print a checkpoint's summary. Raises CheckpointError where loading would."""
+    """Print a checkpoint's summary. Raises CheckpointError as loading does."""
     import mlx_moe
 
     summary = mlx_moe.describe(model)

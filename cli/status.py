@@ -1,4 +1,4 @@
-"""status, nodes, unload, down: how the cluster stands, and its end."""
+"""status, nodes, unload, down: show the state of the cluster, unload its model, stop the node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WATCH_S = 1.0
 
 
 def show_status(as_json: bool, watch: bool) -> None:
-    """Print how the cluster stands; with `watch` again and again, in place, until Ctrl-C."""
+    """Print the state of the cluster; with `watch` refresh it until Ctrl-C."""
     if watch:
         _watch(Home.default(), table_console())
         return
@@ -36,7 +36,7 @@ def show_status(as_json: bool, watch: bool) -> None:
 
 
 def show_nodes(as_json: bool) -> None:
-    """Print the nodes alone."""
+    """Print the nodes."""
     with OwnNode.connect(Home.default()) as node:
         rows = node_rows(node.status())
     if as_json:
@@ -53,7 +53,7 @@ def unload() -> None:
 
 
 def down() -> None:
-    """End this machine's node."""
+    """Stop this machine's node."""
     home = Home.default()
     if not is_running(home):
         raise NoClusterError("no node runs on this machine")
@@ -64,12 +64,12 @@ def down() -> None:
 
 
 def print_status(status: ClusterStatus, console: Console) -> None:
-    """Print how the cluster stands."""
+    """Print the state of the cluster."""
     console.print(_rendered(status))
 
 
 def _watch(home: Home, console: Console) -> None:
-    """Draw again and again; a node that ended is waited for, one that never ran is not."""
+    """Refresh the display. If the node ends, wait for it. Raises NoClusterError if none runs at the start."""
     OwnNode.connect(home).close()
     with Interrupt() as interrupt, Live(console=console, auto_refresh=False) as live:
         while not interrupt.requested:
@@ -122,7 +122,7 @@ def _model_line(status: ClusterStatus) -> Text:
 
 
 def _options_lines() -> list[Text]:
-    """Return which options this machine's next `up` takes again."""
+    """Return the options that are remembered for the next `up`."""
     try:
         words = NodeOptions.read(Home.default().options).words()
     except ClusterError as error:

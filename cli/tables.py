@@ -1,6 +1,6 @@
-"""Tables: headings over a thin line, texts to the left and numbers to the right, a legend below.
+"""Tables: headings over a thin line, text aligned left, numbers aligned right, a legend below.
 
-Where the terminal is too narrow a table loses whole columns, the least important first; no text is cut.
+A table too wide for the terminal drops whole columns, the least important first; no text is truncated.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_COLUMNS = 160
-"""What is not read on a terminal is not cut to its width."""
+"""Width of tables in pipes."""
 
 WRAPPED_COLUMNS = 24
-"""A column that may be wrapped becomes no narrower before another column is left out."""
+"""Minimum width of a wrapped column."""
 
 _UNLIMITED = 10**6
 
 
 def table_console() -> Console:
-    """Return where tables are printed: standard output, as wide as the terminal or COLUMNS."""
+    """Return the console for tables: stdout, as wide as the terminal, COLUMNS or PIPE_COLUMNS."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
     return Console(markup=False, emoji=False, highlight=False, width=width)
 
@@ -33,8 +33,8 @@ def table_console() -> Console:
 class HeadedTable:
     """A table that fits its terminal. Columns other than `texts` hold numbers.
 
-    `wrapped` is the text that may take several lines. `optional` are the columns that are left out where all their
-    cells are empty, and where the table is too wide, the first of them first. `legend` explains columns.
+    `wrapped`: the column that may take several lines. `optional`: columns to drop if all their cells are empty or,
+    the first of them first, if the table is too wide. `legend` explains columns.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class HeadedTable:
         self._rows.append((dict(zip(self._columns, cells, strict=True)), style))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table with the columns that fit, and the legend of those."""
+        """Yield the table with the columns that fit, and their legend."""
         shown = [c for c in self._columns if c not in self._optional or any(cells[c] for cells, _ in self._rows)]
         for column in self._optional:
             if self._needed(shown, console, options) <= options.max_width:
@@ -69,7 +69,7 @@ class HeadedTable:
             yield Text(legend, style="bright_black")
 
     def _needed(self, shown: Sequence[str], console: Console, options: ConsoleOptions) -> int:
-        """Return the terminal's columns that a table needs."""
+        """Return the width that a table needs."""
         unlimited = options.update(max_width=_UNLIMITED)
 
         def width(columns: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Terminal: what the one on which this process writes can do, and how wide it is now."""
+"""Terminal: its width and capabilities."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TextIO
 
 
 def columns(stream: TextIO) -> int:
-    """Return the width of the terminal that a stream is."""
-    return os.get_terminal_size(stream.fileno()).columns or 80  # 0: the terminal does not say
+    """Return the width of a stream's terminal."""
+    return os.get_terminal_size(stream.fileno()).columns or 80  # 0: unknown
 
 
 def moves_its_cursor() -> bool:
-    """Whether it is one that follows escape sequences."""
+    """Whether the terminal supports escape sequences."""
     return os.environ.get("TERM", "") not in ("", "dumb", "unknown")

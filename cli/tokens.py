@@ -1,4 +1,4 @@
-"""token: what lets other machines in. Works on the files of this home, whether its node is up or not."""
+"""token: creates, lists and revokes join tokens. Works on the files of this home; no node needs to run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _LOOKS_LIKE_TOKEN = re.compile(r"MC1[0-9A-Za-z:_-]*")
 
 
 JOIN = "moe-cluster up --join -"
-"""What to type on another machine; the token follows on its standard input, where no list of processes shows it."""
+"""The command for another machine. It reads the token from stdin: a list of processes would show an argument."""
 
 
 def read_token(given: str | None, *, or_environment: bool) -> str | None:
-    """Return the text of the join token that was given: as it is, in a file, or "-" for standard input.
+    """Return the join token: literal, from a file, from stdin ("-"), or from $MOE_CLUSTER_JOIN.
 
-    Where none was given to a home that is in no cluster, $MOE_CLUSTER_JOIN is, if it may be.
+    The variable is read only if `or_environment` and this home is in no cluster.
 
     Raises:
         InvalidRequestError: there is no such file, or no token in it.
@@ -49,7 +49,7 @@ def read_token(given: str | None, *, or_environment: bool) -> str | None:
     try:
         with Path(given.removeprefix("@")).expanduser().open(errors="replace") as file:
             return _first_token([file.read(LONGEST_TEXT)], given)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a home directory of nobody
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         reason = error.strerror if isinstance(error, OSError) else error
         if isinstance(error, FileNotFoundError):
             reason = "no such file"
@@ -60,18 +60,18 @@ def read_token(given: str | None, *, or_environment: bool) -> str | None:
 
 
 def _first_token(texts: Iterable[str], where: str) -> str:
-    """Return what looks like a join token in texts; reads no further. Raises InvalidRequestError where nothing does."""
+    """Return the first join token in the texts; read no further. Raises InvalidRequestError if there is none."""
     for text in texts:
         if found := _LOOKS_LIKE_TOKEN.search(text):
             return found[0]
     raise InvalidRequestError(
-        f"there is no join token in {where}: one begins with MC1; moe-cluster token create, on the cluster's first "
-        "node, prints one"
+        f"there is no join token in {where}: a token begins with MC1; moe-cluster token create, on the cluster's "
+        "first node, prints one"
     )
 
 
 def create(hours: float, uses: int) -> None:
-    """Print a new join token on stdout, and what to do with it on stderr."""
+    """Print a new join token on stdout and its use on stderr."""
     token = join_tokens(Home.default()).create(hours * HOUR_S, uses)
     print(token.text, flush=True)
     print_line(
@@ -81,7 +81,7 @@ def create(hours: float, uses: int) -> None:
 
 
 def show(as_json: bool) -> None:
-    """Print the tokens that were given out; their secrets are not kept."""
+    """Print the join tokens; their secrets are not stored."""
     tokens = join_tokens(Home.default()).tokens
     if as_json:
         print(json.dumps([_to_json(token) for token in tokens]))
@@ -95,7 +95,7 @@ def show(as_json: bool) -> None:
 
 
 def revoke(token_id: str) -> None:
-    """Let nobody in with a token any more; nodes that came in with it stay."""
+    """Revoke a token; its nodes stay."""
     join_tokens(Home.default()).revoke(token_id)
     print(f"join token {token_id} is revoked; nodes that joined with it stay")
 

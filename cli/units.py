@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers and units for display."""
 
 from __future__ import annotations
 
 
 def bytes_text(count: int) -> str:
-    """Return bytes in decimal units, as disks and Macs are sold: "378.1 GB"."""
+    """Return bytes in decimal units, such as "378.1 GB"."""
     return _scaled(count, (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)), "B")
 
 
@@ -22,7 +22,7 @@ def tokens_text(count: int) -> str:
 
 
 def rate_text(per_s: float) -> str:
-    """Return a rate with three digits that matter: "5.37 tok/s", "23.1 tok/s", "480 tok/s"."""
+    """Return a rate with three significant digits: "5.37 tok/s", "23.1 tok/s", "480 tok/s"."""
     digits = 2 if per_s < 10 else 1 if per_s < 100 else 0
     return f"{per_s:.{digits}f} tok/s"
 

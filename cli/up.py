@@ -1,4 +1,4 @@
-"""up: this machine becomes a node; where it is one already, a model is loaded on its cluster."""
+"""up: starts a node on this machine; if one runs already, loads a model on its cluster."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _UNITS = {"b": 1, "mb": 10**6, "mib": 1 << 20, "gb": 10**9, "gib": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How a node comes up. `options` are those given now; with `defaults` the earlier ones of its home are forgotten.
+class StartOptions:
+    """How to start a node. `options` are those given now; with `defaults` the stored ones are forgotten.
 
-    `join` is a token's text; `new` begins a cluster though one is here.
+    `join` is a join token; `new` creates a cluster even if this network has one.
 
     Raises:
-        InvalidRequestError: it shall both join a cluster and begin one.
+        InvalidRequestError: `--join` and `--new` together.
     """
 
     options: NodeOptions
@@ -54,15 +54,15 @@ class Manner:
 
     def __post_init__(self) -> None:
         if self.join is not None and self.new:
-            raise InvalidRequestError("--join joins a cluster and --new begins one: give one of them")
+            raise InvalidRequestError("--join joins a cluster and --new creates one: give one of them")
 
     def all_options(self, home: Home) -> NodeOptions:
-        """Return the options given now, over those that the home remembers. Raises ClusterError."""
+        """Return the options given now, completed by the stored ones. Raises ClusterError."""
         return self.options if self.defaults else self.options.over(NodeOptions.read(home.options))
 
     @property
     def flags(self) -> list[str]:
-        """The flags, as they are typed."""
+        """The flags as typed."""
         flags = {"--new": self.new, "--insecure": self.insecure, "--defaults": self.defaults}
         return [flag for flag, is_set in flags.items() if is_set]
 
@@ -78,21 +78,20 @@ def parse_bytes(text: str) -> int:
 def options(
     name: str | None, host: str | None, port: int | None, memory: str | None, peers: list[str] | None
 ) -> NodeOptions:
-    """Return what was given. Raises InvalidRequestError."""
+    """Return the given options. Raises InvalidRequestError."""
     memory_bytes = None if memory is None else parse_bytes(memory)
     if memory_bytes == 0:
-        raise InvalidRequestError(f"--memory {memory} offers nothing: give more than 0, such as --memory 48GB")
+        raise InvalidRequestError(f"--memory must be more than 0, such as --memory 48GB; got {memory}")
     return NodeOptions(name, host, port, memory_bytes, tuple(peers) if peers else None)
 
 
 def _settings(options: NodeOptions) -> Settings:
-    """Return how the node is to come up; what was not given has its default. Raises InvalidRequestError."""
+    """Return the node's settings, with defaults for missing options. Raises InvalidRequestError."""
     listening = Listening.at(options.host or "")
     for peer in options.peers or ():
         if listening.is_private and not is_loopback(peer):
             raise InvalidRequestError(
-                f"{peer} could not reach this node, which with --host {options.host} only this machine can: "
-                "give --host ::"
+                f"{peer} could not reach this node: with --host {options.host} only this machine can; give --host ::"
             )
     default = Settings(_own_name())
     return Settings(
@@ -116,10 +115,10 @@ def wanted(
     draft: str | None,
     chunk: int | None = None,
 ) -> Wanted | None:
-    """Return what is to be loaded, if anything; sees that it is there before anything is begun.
+    """Return the model to load, if any, after checking that it exists.
 
     Raises:
-        InvalidRequestError: there is no such model or plan, or the plan is for another model.
+        InvalidRequestError: the model or plan does not exist, or the plan is for another model.
     """
     placement = None if plan is None else _read_plan(plan)
     named = model if model is not None or placement is None else placement.model
@@ -129,7 +128,7 @@ def wanted(
         return None
     if placement is not None and chunk is not None:
         raise InvalidRequestError(
-            f"the plan in {plan} has a chunk rule of its own; make another: moe-cluster plan "
+            f"the plan in {plan} already sets the chunks; make a new plan: moe-cluster plan "
             f"{shlex.quote(placement.model)} --chunk {chunk} --json"
         )
     name = lasting(named)
@@ -139,33 +138,33 @@ def wanted(
     return Wanted(name, placement, context or 0, users or 0, draft or "", replace=True, chunk=chunk or 0)
 
 
-def up(manner: Manner, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:
-    """Be a node until told to end. `silent` says nothing; `leashed` ends when standard input does."""
+def up(start: StartOptions, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:
+    """Run a node until it is told to stop. `silent` prints nothing; `leashed` ends when stdin closes."""
     home, news = Home.default(), News(_console(silent))
     home.create()
-    if _runs_already(home, manner, wanted, news):
+    if _runs_already(home, start, wanted, news):
         return
-    options = manner.all_options(home)
-    _tell_remembered(options, manner.options, news)
+    options = start.all_options(home)
+    _tell_remembered(options, start.options, news)
     if news.console.is_terminal:
         news.say("measuring this machine, looking for other nodes", "bright_black")
     settings = _settings(options)
-    admission = admit(home, manner.join, settings.peers, insecure=manner.insecure, new=manner.new)
+    admission = admit(home, start.join, settings.peers, insecure=start.insecure, new=start.new)
     asyncio.run(ForegroundNode(home, settings, options, wanted, news, leashed=leashed).run(admission))
 
 
-def up_detached(manner: Manner, wanted: Wanted | None) -> None:
-    """Start a node that stays when this process ends; return when it is up, and the model loaded."""
+def up_detached(start: StartOptions, wanted: Wanted | None) -> None:
+    """Start a node that outlives this process; return once it is up and the model is loaded."""
     home, news = Home.default(), News(_console())
     home.create()
-    if _runs_already(home, manner, wanted, news):
+    if _runs_already(home, start, wanted, news):
         return
-    options = manner.all_options(home)
-    _tell_remembered(options, manner.options, news)
-    _settings(options)  # before anything is begun
-    begins = manner.join is None and not is_member(home)
-    with Interrupt() as interrupt:  # defers Ctrl-C until the user has been told of the node
-        started = BackgroundNode(home, manner.options, manner.flags, token=manner.join, leash=False)
+    options = start.all_options(home)
+    _tell_remembered(options, start.options, news)
+    _settings(options)  # checks the options before the start
+    begins = start.join is None and not is_member(home)
+    with Interrupt() as interrupt:  # defers Ctrl-C until the node has been reported
+        started = BackgroundNode(home, start.options, start.flags, token=start.join, leash=False)
         with started.connect(interrupt.check) as node:
             _tell_background(node, begins, home, options.host, news)
     if wanted is not None:
@@ -177,7 +176,7 @@ def up_detached(manner: Manner, wanted: Wanted | None) -> None:
 
 
 def _tell_background(node: OwnNode, begins: bool, home: Home, host: str | None, news: News) -> None:
-    """Say who the node is that was started, and how others join it."""
+    """Report the started node and how others join it."""
     status = node.status()
     own = status.own.info
     news.own(own, status.cluster_id, status.insecure)
@@ -189,7 +188,7 @@ def _tell_background(node: OwnNode, begins: bool, home: Home, host: str | None, 
 
 
 def _tell_remembered(options: NodeOptions, given: NodeOptions, news: News) -> None:
-    """Say which options are those of an earlier `up`."""
+    """Say which options come from an earlier `up`."""
     earlier = options.words()
     for word in given.words():
         earlier.remove(word)
@@ -197,17 +196,19 @@ def _tell_remembered(options: NodeOptions, given: NodeOptions, news: News) -> No
         news.say(f"as before: {shlex.join(options.words())} (moe-cluster up --defaults forgets that)", "bright_black")
 
 
-def _runs_already(home: Home, manner: Manner, wanted: Wanted | None, news: News) -> bool:
-    """Return whether this home has a node; if so, load the model on its cluster, or show how it stands."""
+def _runs_already(home: Home, start: StartOptions, wanted: Wanted | None, news: News) -> bool:
+    """Return whether a node runs in this home; if so, load the model on its cluster or show the state."""
     with suppress(NoClusterError), OwnNode.connect(home) as node:
         status = node.status()
         name = status.own.shown_name
-        if manner.join is not None or manner.flags:
-            raise InvalidRequestError(f"{name} is up already, in cluster {status.cluster_id}: moe-cluster down ends it")
-        if manner.all_options(home) != NodeOptions.read(home.options):
-            words = shlex.join(manner.options.words())
+        if start.join is not None or start.flags:
             raise InvalidRequestError(
-                f"{name} is up already, with other options than {words}: moe-cluster down ends it"
+                f"{name} is up already, in cluster {status.cluster_id}; moe-cluster down stops it"
+            )
+        if start.all_options(home) != NodeOptions.read(home.options):
+            words = shlex.join(start.options.words())
+            raise InvalidRequestError(
+                f"{name} is up already, with options other than {words}; moe-cluster down stops it"
             )
         news.say(f"{name} is up already", "bright_black")
         if wanted is None:

@@ -1,4 +1,4 @@
-"""Usage errors: a command line that cannot be parsed is refused in one line, as every other failure is."""
+"""Usage errors: reported in one line, as other failures are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from cli.failures import reported
 
 _UsageError: Any = typer.BadParameter.__bases__[0]
-"""What typer raises for a line that cannot be parsed; it does not export the class."""
+"""What typer raises for an invalid command line; it does not export the class."""
 
 _NOT_A_NUMBER = re.compile(r"Input should be a valid (number|integer).*input_value=(.+), input_type", re.DOTALL)
 """The text of the cause of a usage error where an option takes a number."""
@@ -26,18 +26,18 @@ class Commands(TyperGroup):
     """The commands of moe-cluster."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Parse the options before the command."""
+        """Parse the options before the command; report a usage error in one line."""
         with _refused():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        """Parse the rest, and run it."""
+        """Parse the rest and run the command; report a usage error in one line."""
         with _refused():
             return super().invoke(ctx)
 
 
 def within(low: float, high: float = math.inf) -> Callable[[Number | None], Number | None]:
-    """Return a check that a value lies in a range, for an option's callback."""
+    """Return a callback for an option that checks that its value is in a range."""
 
     def check(value: Number | None) -> Number | None:
         if value is not None and not low <= value <= high:
@@ -50,7 +50,7 @@ def within(low: float, high: float = math.inf) -> Callable[[Number | None], Numb
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Turn what cannot be parsed into one line and exit code 2; help that nobody asked for stays help."""
+    """Report a usage error in one line, with exit code 2. A usage error that prints the help is raised unchanged."""
     try:
         yield
     except _UsageError as error:

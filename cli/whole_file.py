@@ -1,4 +1,4 @@
-"""WholeFile: a file that is written whole or not at all."""
+"""Writes a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, *, replace: bool) -> None:
-    """Write a text file; a full disk leaves what was there before.
+    """Write a text file atomically; after an error the old file is unchanged.
 
     Raises:
-        FileExistsError: `path` is there already, and is no file or not to be replaced.
-        OSError: it cannot be written.
+        FileExistsError: `path` exists, and `replace` is False or it is not a file.
+        OSError: the file cannot be written.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}-") as directory:
         written = Path(directory) / "written"

@@ -1,4 +1,4 @@
-"""WordWrap: breaks streamed text between words; a terminal itself breaks lines within words."""
+"""WordWrap: wraps streamed text between words; a terminal alone would wrap within words."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _TAB_COLUMNS = 8
 
 
 class WordWrap:
-    """Turns pieces of a text into what a terminal is to be given.
+    """Converts pieces of text into terminal output.
 
-    Letters are shown as they come; a word that proves too long for its line is taken to the next one. One that is
-    longer than a whole line is left to the terminal, so that an address can be copied in one piece.
+    Characters are shown at once; a word that does not fit is erased and repeated on the next line. The terminal wraps
+    a word longer than a line, so that a URL can be copied in one piece.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class WordWrap:
         self._word = ""  # the part of the last word that is on this line
 
     def feed(self, text: str, columns: int) -> str:
-        """Return what to write for a piece of the text, on a terminal of so many columns."""
+        """Return the output for a piece of text on a terminal of `columns` columns."""
         return "".join(self._placed(character, columns) for character in text)
 
     def _placed(self, character: str, columns: int) -> str:
@@ -39,10 +39,10 @@ class WordWrap:
     def _lengthened(self, character: str, columns: int) -> str:
         """Add a character to the word."""
         width, written = cell_len(character), cell_len(self._word)
-        if width > 1:  # Chinese and Japanese text may be broken anywhere
+        if width > 1:  # Chinese and Japanese text may wrap anywhere
             self._word, written = "", 0
         begins_at, self._column, self._word = self._column - written, self._column + width, self._word + character
-        # The last column stays free: a cursor behind it is nowhere that it could be moved back from.
+        # Keep the last column free: after it the cursor position is undefined.
         if self._column < columns or (begins_at == 0 and self._column == columns):
             return character
         if begins_at == 0:

@@ -1,4 +1,4 @@
-"""Words on the command line that no argument takes: most are of a text, or a path, that stands without quotes."""
+"""Extra words on the command line: mostly a prompt or a path without quotes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cli.failures import reported
 
 
 class WordyCommand(TyperCommand):
-    """A command that says how its last argument is to be typed, where more words follow it."""
+    """A command that refuses extra words and shows how to quote its last argument."""
 
     allow_extra_args = True
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Parse; more words than there are arguments end the command, with exit code 2."""
+        """Parse; exit with code 2 if there are more words than arguments."""
         typed = list(args)
         further = super().parse_args(ctx, args)
         if further and not ctx.resilient_parsing:
@@ -35,15 +35,15 @@ def _cure(command: str, taken: Sequence[str], further: Sequence[str], typed: lis
         text = shlex.quote(" ".join(further))
         model = shlex.quote(taken[-1])
         return (
-            f"messages are typed in the chat that moe-cluster chat {model} begins; moe-cluster run {model} {text} "
-            "answers one"
+            f"chat takes no message on the command line: type it after moe-cluster chat {model}, or use "
+            f"moe-cluster run {model} {text}"
         )
     what = "the prompt" if command == "run" else "a path with spaces"
     return f"put {what} in quotes: moe-cluster {command} {shlex.join(_joined(typed, words))}"
 
 
 def _joined(typed: list[str], words: Sequence[str]) -> list[str]:
-    """Return what was typed with words as one; options between them are left out."""
+    """Return the typed words with `words` joined into one; options between them are dropped."""
     for i in range(len(typed)):
         if typed[i : i + len(words)] == [*words]:
             return [*typed[:i], " ".join(words), *typed[i + len(words) :]]

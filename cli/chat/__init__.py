@@ -1,1 +1,1 @@
-"""The interactive chat: lines read, answers shown, commands, saved chats. Knows nothing of models."""
+"""The interactive chat: input, display of answers, commands, saved chats. Independent of models."""

@@ -1,4 +1,4 @@
-"""Chat: sends what a person says, shows what the model answers, keeps both. `commands` change it, `loop` reads."""
+"""Chat: sends the person's messages, shows and stores the answers. `commands` change it, `loop` reads the input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Chat:
-    """A chat with one backend. `draft` is put on the next prompt's line; `unsent` is a message that was refused."""
+    """A chat with one backend. `draft`: text for the next input line; `unsent`: a message that failed."""
 
     def __init__(
         self,
@@ -55,19 +55,19 @@ class Chat:
         self._written: Writing | None = None
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close the chat's file, its conversation and its backend."""
         self.saving.close()
         self._conversation.close()
         self.backend.close()
 
     @property
     def bar(self) -> str:
-        """The line that says how things stand."""
+        """The status bar."""
         return bar_text(self.backend.label, self.stats, self.context_used, self.backend.context_tokens)
 
     def say(self, text: str) -> None:
-        """Add what was said, and let the model answer. A message that was not answered is not part of the chat."""
-        waiting = self.dialogue.unanswered  # the process that wrote this chat was killed
+        """Add a message and answer it. A message without an answer is removed again."""
+        waiting = self.dialogue.unanswered  # left by a process that was killed
         if waiting is None or waiting.text != text:
             if waiting is not None:
                 self._cut(len(self.dialogue.messages) - 1)
@@ -86,25 +86,25 @@ class Chat:
                 self.draft = text
 
     def retry(self) -> None:
-        """Answer the last question anew. The old answer goes when the new one begins."""
+        """Answer the last message again. The new answer replaces the old one once it begins."""
         if self.dialogue.last_question is None:
-            raise InvalidRequestError("nothing was asked yet")
+            raise InvalidRequestError("there is no message yet")
         self._answer_last_question()
 
     def go_on(self) -> None:
-        """Let the model go on with its last answer."""
+        """Continue the last answer."""
         last = self.dialogue.last_answer
         if last is None:
-            raise InvalidRequestError("there is no answer to go on with")
+            raise InvalidRequestError("there is no answer to continue")
         self.backend.ensure_ready()
         written = self._written or writing.resume(self.backend, self.dialogue, self.think)
         self._write(written, len(self.dialogue.messages) - 1, last.text)
 
     def undo(self) -> str:
-        """Take the last exchange back; return what the person had said."""
+        """Remove the last message and its answer; return the message."""
         index = self.dialogue.last_question
         if index is None:
-            raise InvalidRequestError("there is nothing to take back")
+            raise InvalidRequestError("there is nothing to undo")
         text = self.dialogue.messages[index].text
         if index == 0:
             self.begin()
@@ -114,20 +114,20 @@ class Chat:
         return text
 
     def set_system(self, text: str | None) -> None:
-        """Change the system message, from here on for all messages."""
+        """Change the system message of the whole chat."""
         self.dialogue.system = text
         self.saving.set(system=text)
         self._written = None
         self._count_context()
 
     def begin(self) -> None:
-        """Start a new chat with the same system message. The file of the one before stays as it is."""
+        """Start a new chat with the same system message. The old chat's file stays unchanged."""
         self._turn_to(Dialogue(self.dialogue.system))
         self.saving.begin(self.dialogue)
         self._count_context()
 
     def load(self, saved: SavedChat) -> None:
-        """Go on with a saved chat. A message that was never answered, for the process was killed, is on the line."""
+        """Continue a saved chat. A message without an answer (the process was killed) becomes the draft."""
         self._turn_to(saved.dialogue)
         try:
             self.saving.go_on(saved)
@@ -138,8 +138,8 @@ class Chat:
         self._count_context()
 
     def switch_model(self, name: str) -> None:
-        """Load another model in place of this one, which comes back if that fails."""
-        self._models.check(name)  # says what is wrong before anything is given up
+        """Load another model; reload the present one if that fails."""
+        self._models.check(name)  # raises before the present model is released
         old = self.backend.name
         self._conversation.close()
         self.backend.close()
@@ -152,14 +152,14 @@ class Chat:
         self._count_context()
 
     def report(self, error: MoeClusterError) -> None:
-        """Show what failed, and what becomes of the chat."""
+        """Show an error and how the chat continues."""
         logger.debug("event=failed", exc_info=error)
         if isinstance(error, DeclinedError):
             self.screen.notice(str(error))
             return
         self.screen.error(str(error))
         if isinstance(error, NodeLostError):
-            self.screen.notice("the next message loads the model again, on the nodes that are there")
+            self.screen.notice("the next message reloads the model on the remaining nodes")
 
     def _use(self, backend: Backend) -> None:
         self.backend = backend
@@ -168,14 +168,14 @@ class Chat:
 
     def _answer_last_question(self) -> None:
         index = self.dialogue.last_question
-        assert index is not None  # the callers looked
+        assert index is not None  # the callers checked
         self.backend.ensure_ready()
         self._write(writing.begin(self.backend, self.dialogue, index + 1, self.think), index + 1)
 
     def _write(self, written: Writing, index: int, before: str | None = None) -> None:
-        """Show an answer as it is written and keep it as message `index`, however it ends.
+        """Show an answer while it is generated; store it as message `index`, also if it is stopped.
 
-        `before` is the part of it that is on the screen. Nothing is kept if nothing came.
+        `before` is the part already on the screen. An answer without tokens is not stored.
         """
         begun = before if before is not None else written.opening
         text, kept = begun, False
@@ -207,13 +207,13 @@ class Chat:
                     view.finish(text)
                     message = Message("assistant", text, answer.finish_reason, markers)
                     self._keep_answer(written, index, message, answer.stats)
-                if interrupt.forced:  # who knows what it was amid
+                if interrupt.forced:  # its state may be inconsistent
                     self._conversation.close()
                     self._conversation = self.backend.new_conversation()
         self._say_why(answer, kept)
 
     def _request(self, written: Writing) -> Request:
-        """Return the request for what follows. Raises InvalidRequestError where the context is full."""
+        """Return the request for the next tokens. Raises InvalidRequestError if the context is full."""
         input_ids = written.input_ids
         room = self.backend.context_tokens - len(input_ids)
         if room < 1:
@@ -230,13 +230,13 @@ class Chat:
         self.answers += 1
         self.answered_tokens += stats.generated_tokens
         if message.finish_reason == "stop":
-            del written.answer_ids[-1:]  # the token that ended it
+            del written.answer_ids[-1:]  # the end-of-sequence token
         self._written = None
-        with suppress(NodeLostError):  # the answer may have ended by that; it is kept all the same
+        with suppress(NodeLostError):  # the loss may have ended the answer, which is stored anyway
             self._written = written if writing.matches(self.backend, written, message.text) else None
 
     def _say_why(self, answer: Answer, kept: bool) -> None:
-        """Say in one grey line why an answer ended, where that is not plain."""
+        """Say in one grey line why an answer ended if the model did not end it."""
         context = self.backend.context_tokens
         if not kept:
             self.screen.notice("stopped before the answer began")
@@ -249,21 +249,21 @@ class Chat:
         elif answer.finish_reason == "length":
             self.screen.notice(f"stopped: max_tokens ({answer.stats.generated_tokens:,}) reached; /continue goes on")
         elif answer.stats.generated_tokens <= 1:
-            self.screen.notice("the model ended its turn without a word; /retry tries again")
+            self.screen.notice("the model gave an empty answer; /retry tries again")
         if self.verbose:
             self.screen.notice(stats_text(answer.stats))
 
     def _context_full(self, tokens: int) -> str:
         if len(self.dialogue.messages) == 1:
             room = f"{self.backend.name} has room for {self.backend.context_tokens:,}"
-            return f"the message is too long: the chat would take {tokens:,} tokens, {room}"
+            return f"the message is too long: the chat would need {tokens:,} tokens; {room}"
         return (
-            f"the context is full: this chat takes {tokens:,} tokens, {self.backend.name} has room for "
-            f"{self.backend.context_tokens:,}. /new begins a new chat, /undo takes the last exchange back"
+            f"the context is full: this chat needs {tokens:,} tokens; {self.backend.name} has room for "
+            f"{self.backend.context_tokens:,}. /new starts a new chat, /undo removes the last message and its answer"
         )
 
     def _take_back(self) -> bool:
-        """Take an unanswered message back; return whether there was one."""
+        """Remove an unanswered message; return whether there was one."""
         if self.dialogue.unanswered is None:
             return False
         self._cut(len(self.dialogue.messages) - 1)
@@ -279,7 +279,7 @@ class Chat:
         self._written = self.stats = None
 
     def _count_context(self) -> None:
-        """Count what the chat takes of the context now, without an answer having been written."""
+        """Count the chat's tokens without generating an answer."""
         count = len(self.dialogue.messages)
         whole = writing.begin(self.backend, self.dialogue, count, self.think) if count else None
         self.context_used = len(whole.prompt_ids) if whole else 0

@@ -1,4 +1,4 @@
-"""The clipboard: the system's tool where there is one, else the terminal's own sequence (OSC 52)."""
+"""The clipboard: the system's tool if there is one, else the terminal's escape sequence OSC 52."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOOLS = (
 
 
 def copy(text: str) -> str:
-    """Put text on the clipboard; return what did it, for people. Raises InvalidRequestError where there is none."""
+    """Copy text to the clipboard; return what did it, as text. Raises InvalidRequestError if there is no clipboard."""
     for variable, command in _TOOLS:
         if (not variable or os.environ.get(variable)) and shutil.which(command[0]):
             try:

@@ -1,4 +1,4 @@
-"""Slash commands: their table, finding the one that was meant, and what each does to the chat."""
+"""Slash commands: their table, the search for a name, and their actions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlx_moe.errors import InvalidRequestError
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its names (the first is shown), what follows it, what it does."""
+    """A command: its names, the usage of its argument, its help and its action."""
 
     names: tuple[str, ...]
     usage: str
@@ -31,19 +31,19 @@ class Command:
 
 
 def is_command(text: str) -> bool:
-    """Whether a line is a command. "/usr/bin is …" is not: a name has no second slash."""
+    """Whether a line is a command. "/usr/bin is …" is not: a command has only one slash."""
     word = text.split(maxsplit=1)[0] if text.strip() else ""
     return text.startswith("/") and "\n" not in text and "/" not in word[1:]
 
 
 def run(chat: Chat, line: str) -> None:
-    """Run a command line. Raises InvalidRequestError for an unknown command, with the nearest one."""
+    """Run a command line. Raises InvalidRequestError that suggests a similar command."""
     word, _, argument = line.strip().partition(" ")
     find(word).run(chat, argument.strip())
 
 
 def find(word: str) -> Command:
-    """Return the command of a name. Raises InvalidRequestError with the nearest one."""
+    """Return the command of a name. Raises InvalidRequestError that suggests a similar one."""
     by_name = {name: command for command in COMMANDS for name in command.names}
     if word in by_name:
         return by_name[word]
@@ -53,7 +53,7 @@ def find(word: str) -> Command:
 
 
 def choices(chat: Callable[[], Chat]) -> Choices:
-    """Return what Tab completes: commands, and what follows them."""
+    """Return the completions of Tab: commands and their arguments."""
 
     def of(command: Command) -> Callable[[], Iterable[str]]:
         return lambda: command.choices(chat())
@@ -85,22 +85,22 @@ def _clear(chat: Chat, _argument: str) -> None:
 
 
 def _begin(chat: Chat) -> str:
-    """Begin a new chat; return what became of the one before, for people."""
+    """Start a new chat; return a notice about the old one."""
     name, is_lost = chat.saving.name or chat.saving.chat_id, chat.saving.is_behind
     chat.begin()
     if is_lost:
-        return "a new chat; the one before could not be saved"
-    return f"a new chat; /load {name} brings the one before back" if name else "a new chat"
+        return "a new chat; the old one could not be saved"
+    return f"a new chat; /load {name} returns to the old one" if name else "a new chat"
 
 
 def _undo(chat: Chat, _argument: str) -> None:
     text = " ".join(chat.undo().split())
-    chat.screen.notice(f"took back: {text if len(text) <= 60 else text[:59] + '…'}")
+    chat.screen.notice(f"removed: {text if len(text) <= 60 else text[:59] + '…'}")
 
 
 def _retry(chat: Chat, _argument: str) -> None:
     if chat.backend.sampling.seed is not None or "seed" in chat.options.sampling:
-        chat.screen.notice("the seed is set, so the answer will be the same; /set seed default draws a new one")
+        chat.screen.notice("the seed is fixed, so the answer will be the same; /set seed default draws a new one")
     chat.retry()
 
 
@@ -144,7 +144,7 @@ def _set(chat: Chat, argument: str) -> None:
 def _think(chat: Chat, argument: str) -> None:
     if argument in ("on", "off"):
         chat.think = argument == "on"
-        chat.screen.notice(f"the model is asked {'' if chat.think else 'not '}to think, if it knows how")
+        chat.screen.notice(f"the model is asked {'' if chat.think else 'not '}to think, if it supports that")
     elif argument == "hide":
         chat.screen.fold_thinking = True
         chat.screen.notice("thinking is folded to one line")
@@ -185,13 +185,13 @@ def _save(chat: Chat, argument: str) -> None:
             raise InvalidRequestError("a name has 1 to 100 visible characters, and is not a number of /sessions")
         chat.saving.set(name=argument)
     if not chat.dialogue.messages:
-        chat.screen.notice("a chat is saved from its first message on")
+        chat.screen.notice("nothing to save yet; a chat is saved automatically from its first message")
         return
     saving = chat.saving
     saving.save()
     if saving.is_behind:
         raise InvalidRequestError("this chat cannot be saved; /export FILE writes it somewhere else")
-    chat.screen.notice(f"saved; /load {saving.name or saving.chat_id} brings it back")
+    chat.screen.notice(f"saved; /load {saving.name or saving.chat_id} continues it")
 
 
 def _load(chat: Chat, argument: str) -> None:
@@ -201,11 +201,11 @@ def _load(chat: Chat, argument: str) -> None:
 
 
 def resume(chat: Chat, saved: SavedChat) -> None:
-    """Go on with a saved chat, and show its last exchange."""
+    """Continue a saved chat; show its last message and answer."""
     chat.load(saved)
     count = len(saved.dialogue.messages)
     other = f", written with {saved.model}" if saved.model and saved.model != chat.backend.name else ""
-    chat.screen.notice(f"going on with {saved.name or saved.id}: {count} messages{other}")
+    chat.screen.notice(f"continuing {saved.name or saved.id}: {count} messages{other}")
     for message in saved.dialogue.messages[saved.dialogue.last_question :]:
         if message.role == "user":
             chat.screen.notice(message.text)
@@ -282,39 +282,41 @@ def _setting_names(_chat: Chat) -> Iterable[str]:
 
 COMMANDS = (
     Command(("/help", "/?"), "", "this list", _help),
-    Command(("/new",), "", "a new chat; the present one stays saved", _new),
-    Command(("/clear",), "", "a new chat on an empty screen; the present one stays saved", _clear),
-    Command(("/undo",), "", "take the last exchange back", _undo),
-    Command(("/retry",), "", "answer the last message anew", _retry),
-    Command(("/continue",), "", "let the last answer go on", _continue),
+    Command(("/new",), "", "start a new chat; this one stays saved", _new),
+    Command(("/clear",), "", "clear the screen and start a new chat; this one stays saved", _clear),
+    Command(("/undo",), "", "remove the last message and its answer", _undo),
+    Command(("/retry",), "", "answer the last message again", _retry),
+    Command(("/continue",), "", "continue the last answer", _continue),
     Command(("/edit",), "[TEXT]", "write the next message in your editor ($EDITOR)", _edit),
     Command(("/system",), "[TEXT|none]", "show, set or remove the system message", _system, lambda _chat: ("none",)),
-    Command(("/set",), "[NAME VALUE]", "settings: temperature, max_tokens, seed, verbose, …", _set, _setting_names),
+    Command(
+        ("/set",), "[NAME VALUE]", "change a setting: temperature, max_tokens, seed, verbose, …", _set, _setting_names
+    ),
     Command(
         ("/think",),
         "[show|hide|on|off]",
-        "show or fold thinking; ask for it or not",
+        "show or fold thinking; turn it on or off",
         _think,
         lambda _chat: ("show", "hide", "on", "off"),
     ),
     Command(("/stats",), "", "speed and counts of the last answer", _stats),
-    Command(("/tokens",), "[TEXT]", "tokens of this chat, or of a text", _tokens),
-    Command(("/save",), "[NAME]", "name this chat; it is saved anyway", _save),
-    Command(("/load",), "NAME|NUMBER|FILE", "go on with a saved chat", _load, _chat_names),
+    Command(("/tokens",), "[TEXT]", "count the tokens of this chat or of a text", _tokens),
+    Command(("/save",), "[NAME]", "name this chat (it is saved automatically)", _save),
+    Command(("/load",), "NAME|NUMBER|FILE", "continue a saved chat", _load, _chat_names),
     Command(("/sessions",), "", "list saved chats", _sessions),
     Command(("/export",), "[-f] [FILE]", "write the chat to a .md or .json file; /load reads .json", _export),
     Command(("/copy",), "", "copy the last answer", _copy),
-    Command(("/model",), "[MODEL]", "say which model, or load another", _model, lambda _chat: ("demo",)),
-    Command(("/nodes",), "", "who holds what of the model", _nodes),
-    Command(("/plan",), "", "the same, what the context costs, and the speed to expect", _plan),
+    Command(("/model",), "[MODEL]", "show the model, or load another", _model, lambda _chat: ("demo",)),
+    Command(("/nodes",), "", "show which node holds which part of the model", _nodes),
+    Command(("/plan",), "", "the same, with the memory of the context and the predicted speed", _plan),
     Command(("/exit", "/bye", "/quit"), "", "leave", _exit),
 )
 
 _KEYS = (
-    ('"""', "begins and ends a message of several lines"),
+    ('"""', "begins and ends a multi-line message"),
     ("Alt-Enter", "a new line"),
     ("Ctrl-G", "your editor"),
     ("Ctrl-R", "search what you typed before"),
-    ("Ctrl-C", "stop the answer and keep what came"),
+    ("Ctrl-C", "stop the answer and keep its text so far"),
     ("Ctrl-D", "leave"),
 )

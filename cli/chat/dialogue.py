@@ -1,4 +1,4 @@
-"""Dialogue: the messages of a chat, in memory. Knows nothing of models, files or the terminal."""
+"""Dialogue: the messages of a chat, in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Role = Literal["user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat. Answers say why they ended, and which markers stand around a thought in their text."""
+    """One turn of a chat. Answers have a finish reason and the markers around a thought in their text."""
 
     role: Role
     text: str
@@ -22,14 +22,14 @@ class Message:
 
     @property
     def parts(self) -> ThoughtAndAnswer:
-        """What was thought, and what was said."""
+        """The thought and the answer."""
         if self.role == "user":
             return ThoughtAndAnswer("", self.text, 0)
         return split_thinking(self.text, self.markers)
 
     @property
     def thinks(self) -> bool:
-        """Whether it begins with a thought, an empty one included."""
+        """Whether the text begins with a thought, which may be empty."""
         return self.parts.answer_start != 0
 
 
@@ -41,32 +41,32 @@ class Dialogue:
     messages: list[Message] = field(default_factory=list)
 
     def for_template(self, count: int, markers: ThoughtMarkers, apart: bool) -> list[dict[str, str]]:
-        """Return the first `count` messages as a chat template takes them.
+        """Return the first `count` messages in the form of a chat template.
 
-        Thoughts stand between the template's `markers`, or `apart` from the answers.
+        Thoughts are between `markers` in the content or, if `apart`, in `reasoning_content`.
         """
         listed = [_for_template(message, markers, apart) for message in self.messages[:count]]
         return listed if self.system is None else [{"role": "system", "content": self.system}, *listed]
 
     @property
     def last_answer(self) -> Message | None:
-        """The answer at the end, if the chat ends in one."""
+        """The last message, if it is an answer."""
         return self.messages[-1] if self.messages and self.messages[-1].role == "assistant" else None
 
     @property
     def unanswered(self) -> Message | None:
-        """The message at the end, if it waits for an answer."""
+        """The last message, if it has no answer yet."""
         return self.messages[-1] if self.messages and self.messages[-1].role == "user" else None
 
     @property
     def last_question(self) -> int | None:
-        """The index of the last thing the person said."""
+        """The index of the person's last message."""
         asked = [i for i, message in enumerate(self.messages) if message.role == "user"]
         return asked[-1] if asked else None
 
     @property
     def title(self) -> str:
-        """The first thing said, shortened to one line."""
+        """The first message, shortened to one line."""
         first = next((" ".join(m.text.split()) for m in self.messages if m.role == "user"), "")
         return first if len(first) <= 60 else first[:59] + "…"
 

@@ -1,4 +1,4 @@
-"""The person's own editor, for messages too long for one line."""
+"""The person's text editor, for long messages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mlx_moe.errors import InvalidRequestError
 
 
 def edit(text: str) -> str:
-    """Let the person edit `text` in $VISUAL, $EDITOR or what there is; return it.
+    """Open `text` in $VISUAL, $EDITOR or an editor found; return the edited text.
 
     Raises:
-        InvalidRequestError: there is no editor, or it failed; nothing is lost then.
+        InvalidRequestError: there is no editor, or it failed.
     """
     command = _command()
     with tempfile.TemporaryDirectory(prefix="moe-cluster-") as directory:
@@ -42,7 +42,7 @@ def _command() -> list[str]:
             if words := shlex.split(os.environ.get(variable, "")):
                 return words
         except ValueError as error:
-            raise InvalidRequestError(f"${variable} is no command: {error}") from error
+            raise InvalidRequestError(f"${variable} is not a command: {error}") from error
     if not sys.stdin.isatty():
         raise InvalidRequestError("an editor needs a terminal; set $EDITOR to one that does not")
     for name in ("nano", "vim", "vi"):

@@ -1,4 +1,4 @@
-"""Export: a chat as a file for people (Markdown) or programs (JSON), and back from JSON."""
+"""Export: writes a chat as Markdown or JSON, and reads the JSON."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ JSON_SUFFIX = ".json"
 
 
 def as_json(model: str, dialogue: Dialogue) -> str:
-    """Return {"model": …, "messages": [{"role": …, "content": …}, …]}, as chat APIs take it.
+    """Return {"model": …, "messages": [{"role": …, "content": …}, …]}, as in chat APIs.
 
-    A thought stands in the content; markers other than <think> and </think> are named beside it, as "thinking".
+    A thought is part of the content; "thinking" gives its markers unless they are <think> and </think>.
     """
     messages: list[dict[str, Any]] = [] if dialogue.system is None else [{"role": "system", "content": dialogue.system}]
     for m in dialogue.messages:
@@ -32,7 +32,7 @@ def as_markdown(model: str, dialogue: Dialogue) -> str:
 
 
 def read_json(text: str | bytes) -> tuple[str, Dialogue]:
-    """Return the model, "" where none is named, and the dialogue of `as_json`. Raises ValueError."""
+    """Return the model ("" if missing) and the dialogue of an `as_json` text. Raises ValueError."""
     value: Any = json.loads(text)
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
         raise ValueError('no object with "messages"')

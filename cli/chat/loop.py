@@ -1,4 +1,4 @@
-"""The chat's loop: reads lines, and hands each to the chat as a message or to its command."""
+"""The chat's loop: reads input and runs it as a message or a command."""
 
 from __future__ import annotations
 

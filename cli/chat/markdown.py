@@ -1,4 +1,4 @@
-"""Markdown for the terminal: rich's, with line breaks kept, HTML shown as it is, blocks told apart."""
+"""Markdown for the terminal: rich's, with line breaks and HTML kept."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rich.table import Table
 from cli.chat.maths import maths
 
 _parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("strikethrough").enable("table")
-_parser.disable("image")  # an address is more use than a picture of a picture
+_parser.disable("image")  # show the address, not a placeholder
 _parser.use(maths)
 
 
 def finished_length(text: str) -> int:
-    """Return how much of `text` is blocks that more text cannot change.
+    """Return the length of the blocks at the start of `text` that further text cannot change.
 
-    The last block is open. Half a line begins none: it may yet belong to the block before it, as "2"
-    does when it becomes "2. second".
+    The last block is still open. An incomplete line does not start a block: "2" may become "2. second" and continue
+    the list before it.
     """
     complete = text.rfind("\n") + 1
     starts = [t.map[0] for t in _parser.parse(text[:complete]) if t.level == 0 and t.map and t.nesting >= 0]
@@ -34,7 +34,7 @@ def finished_length(text: str) -> int:
 
 
 class ChatMarkdown(Markdown):
-    """Markdown as a chat wants it. Links show their address: a model must not hide where they lead."""
+    """Markdown for the chat. Links show their address: a model must not hide it."""
 
     def __init__(self, markup: str) -> None:
         super().__init__("", code_theme="ansi_dark", hyperlinks=False)
@@ -49,7 +49,7 @@ class _LeftHeading(Heading):
 
 
 class _NumberedItem(ListItem):
-    """An item with a dot behind its number."""
+    """A list item with a dot after its number."""
 
     def render_number(self, console: Console, options: ConsoleOptions, number: int, last_number: int) -> RenderResult:
         width = len(str(last_number)) + 3
@@ -62,7 +62,7 @@ class _NumberedItem(ListItem):
 
 
 class _EdgelessTable(TableElement):
-    """A table without the empty lines of its box."""
+    """A table without the empty lines around it."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for table in super().__rich_console__(console, options):
@@ -72,7 +72,7 @@ class _EdgelessTable(TableElement):
 
 
 class _PlainCodeBlock(CodeBlock):
-    """Code without a background, so that lines end where their text ends, indented by two."""
+    """Code indented by two, without a background, so that copied lines have no trailing spaces."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Syntax(

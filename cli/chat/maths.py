@@ -1,6 +1,6 @@
-r"""Maths: a plugin for markdown-it that leaves LaTeX as it was written: \( … \), \[ … \] and $$ … $$.
+r"""Maths: a plugin for markdown-it that keeps LaTeX source unchanged: \( … \), \[ … \] and $$ … $$.
 
-CommonMark takes the backslash before a bracket away, and reads * and _ between them as emphasis. Nothing is typeset.
+CommonMark removes the backslash before a bracket and reads * and _ as emphasis. Nothing is typeset.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from markdown_it.rules_inline import StateInline
 _CLOSING = {r"\(": r"\)", r"\[": r"\]", "$$": "$$"}
 
 _LITERAL = tuple("()[]{},;:%&")
-"""What follows a backslash in LaTeX, and needs none in Markdown: the backslash stays."""
+"""Characters whose backslash stays: LaTeX needs it, Markdown does not."""
 
 
 def maths(parser: MarkdownIt) -> None:
@@ -38,7 +38,7 @@ def _inline(state: StateInline, silent: bool) -> bool:
 
 
 def _end(text: str, start: int, opening: str) -> int | None:
-    """Return where what is opened at `start` ends, if that is before it is opened again."""
+    """Return the end of the formula that opens at `start`; None if another opens before it."""
     if opening not in _CLOSING:
         return None
     end = text.find(_CLOSING[opening], start + 2)
@@ -46,7 +46,7 @@ def _end(text: str, start: int, opening: str) -> int | None:
 
 
 def _block(state: StateBlock, first: int, end: int, silent: bool) -> bool:
-    r"""Take lines from one that begins with \[ or $$ to one that has its end, or to an empty one: no lists in them."""
+    r"""Take the lines of a formula from \[ or $$ to its end or an empty line, so that they are not read as lists."""
     text = state.src[state.bMarks[first] + state.tShift[first] : state.eMarks[first]]
     closing = _CLOSING.get(text[:2], "")
     if state.is_code_block(first) or text[:2] not in (r"\[", "$$") or closing in text[2:]:

@@ -1,4 +1,4 @@
-"""Readers: where the chat's lines come from, a person at a terminal or a pipe."""
+"""Readers: read the chat's input from a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ FENCE = '"""'
 PROMPT = ">>> "
 
 BAR_S = 1.0
-"""How often the bar is drawn anew while nobody types: nodes come and go."""
+"""Refresh interval of the bar while nobody types: nodes may join or leave."""
 
 Choices = Mapping[str, Callable[[], Iterable[str]]]
-"""What may follow each slash command."""
+"""The completions of each slash command's argument."""
 
 
 class Reader(Protocol):
-    """Gives one message or command after the other."""
+    """Reads messages and commands."""
 
     def read(self, draft: str = "", /) -> str:
-        """Return the next input, which may have several lines; `draft` is there to be edited.
+        """Return the next input, which may have several lines; `draft` is its initial text.
 
         Raises:
-            EOFError: there is no more; Ctrl-D.
+            EOFError: end of input, or Ctrl-D.
             KeyboardInterrupt: Ctrl-C.
         """
 
 
 class PipeReader:
-    """Reads lines from stdin; a message of several lines stands between triple quotes."""
+    """Reads lines from stdin; triple quotes enclose a multi-line message."""
 
     def __init__(self) -> None:
         self._asks = sys.stdin.isatty()  # a terminal too simple for TerminalReader
@@ -48,7 +48,7 @@ class PipeReader:
         self._lines: Iterator[str] = iter(sys.stdin)
 
     def read(self, _draft: str = "", /) -> str:
-        """Return the next line, or all up to the closing quotes."""
+        """Return the next line, or the text up to the closing quotes."""
         text = self._line()
         while is_open(text):
             try:
@@ -66,7 +66,7 @@ class PipeReader:
 
 
 class TerminalReader:
-    """A prompt with history, search, paste, completion, and a bar below."""
+    """An input line with history, search, paste, completion and a status bar."""
 
     def __init__(self, history: Path | None, choices: Choices, bar: Callable[[], str]) -> None:
         self._session: PromptSession[str] = PromptSession(
@@ -87,7 +87,7 @@ class TerminalReader:
         )
 
     def read(self, draft: str = "", /) -> str:
-        """Return what was typed, pasted or edited."""
+        """Return the input."""
         return unfenced(self._session.prompt([("", "\n"), ("class:prompt", PROMPT)], default=draft))
 
     def _types_a_command(self) -> bool:
@@ -95,7 +95,7 @@ class TerminalReader:
 
 
 def is_open(text: str) -> bool:
-    """Whether a message begun with triple quotes still waits for the closing ones."""
+    """Whether a message has opening triple quotes but no closing ones."""
     start = text.lstrip()
     return start.startswith(FENCE) and not (len(start.rstrip()) >= 2 * len(FENCE) and start.rstrip().endswith(FENCE))
 
@@ -139,7 +139,7 @@ def _keys() -> KeyBindings:
 
 
 def _history(path: Path | None) -> History:
-    """Return the history in a file of the owner's alone, or one that is forgotten where that cannot be."""
+    """Return the history in a file that only its owner can read, or in memory if there can be none."""
     if path is None:
         return InMemoryHistory()
     try:
@@ -150,7 +150,7 @@ def _history(path: Path | None) -> History:
 
 
 class _ForgivingHistory(FileHistory):
-    """A full disk forgets a line; it must not end the chat."""
+    """A history that ignores a full disk, which must not end the chat."""
 
     def store_string(self, string: str) -> None:
         with suppress(OSError):

@@ -1,6 +1,6 @@
-"""Region: the last lines on a terminal, redrawn in place: what changed is written, in one write.
+"""Region: the last lines on a terminal, updated in place: only changes are written, in one write.
 
-Assumes that the cursor stands at the start of the row below its lines, and that nothing else writes.
+Assumes that the cursor is at the start of the row below its lines and that nothing else writes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Region:
         self._hidden = False
 
     def update(self, lines: Sequence[str], width: int, height: int, keep: int = 0) -> None:
-        """Show `lines` in place of the present ones; the first `keep` then leave the region for good.
+        """Replace the region's lines; the first `keep` of them then become final.
 
-        Lines that have already left the top of a terminal of `height` rows cannot be changed any more.
+        Lines that have scrolled off a terminal of `height` rows cannot be changed.
         """
         old = self._lines
         first = 0
@@ -57,5 +57,5 @@ def is_blank(line: str) -> bool:
 
 
 def _rows(line: str, width: int) -> int:
-    """Return the rows a line takes; more than one after the terminal became narrower and broke it."""
+    """Return the rows of a line; more than one if the terminal became narrower and wrapped it."""
     return max(1, -(-cell_len(_ESCAPES.sub("", line)) // width))

@@ -1,4 +1,4 @@
-"""Saving: writes the chat to its transcript as it goes. Where the disk refuses, it says so once and tries again."""
+"""Saving: writes each message to the transcript at once. After a disk error it warns once and tries again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cli.chat.transcript import Line, SavedChat, Transcript, Transcripts, said
 
 
 class Saving:
-    """Keeps one dialogue and its file the same. The file is made with the first message.
+    """Keeps a dialogue and its file equal. The first message creates the file.
 
-    What was saved is never emptied: a file with an answer has messages until somebody deletes it.
+    A file with an answer never becomes empty.
     """
 
     def __init__(self, transcripts: Transcripts, model: str, dialogue: Dialogue, warn: Callable[[str], None]) -> None:
@@ -34,23 +34,23 @@ class Saving:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the disk refused something that was said."""
+        """Whether some lines could not be written."""
         return bool(self._unwritten)
 
     def begin(self, dialogue: Dialogue) -> None:
-        """Turn to a new chat; the file so far stays as it is."""
+        """Switch to a new chat; the old file stays unchanged."""
         self.close()
         self._dialogue = dialogue
         self.name = None
 
     def go_on(self, saved: SavedChat) -> None:
-        """Turn to a saved chat. Raises TranscriptError where its own file cannot be written: then a copy is."""
+        """Switch to a saved chat. Raises TranscriptError if its file cannot be written; then a copy is written."""
         self.begin(saved.dialogue)
         self.name = saved.name
         self._transcript = self.transcripts.go_on(saved)
 
     def add(self, message: Message, *, in_place_of: int | None = None, **details: Any) -> None:
-        """Write a message that the dialogue just got, in place of all from an index on, if any were there."""
+        """Write the dialogue's new message; with `in_place_of` it replaces the messages from that index."""
         is_first = self._transcript is None
         cut: list[Line] = [] if in_place_of is None else [{"keep": in_place_of}]
         self._write(*cut, said(message, **details))
@@ -59,8 +59,8 @@ class Saving:
     def keep(self, count: int) -> None:
         """Write that the dialogue was cut to `count` messages.
 
-        At 0 the file is left as it was, and the next message begins another; one that was begun with a question which
-        got no answer is deleted.
+        At 0 the file stays unchanged and the next message creates another; a file with only an unanswered message is
+        deleted.
         """
         if count:
             self._write({"keep": count})
@@ -71,7 +71,7 @@ class Saving:
         self.close()
 
     def save(self) -> None:
-        """Write what is not written yet; all of it where the chat has no file of its own."""
+        """Write all unwritten lines; create the file if there is none."""
         if self._transcript is None or self._unwritten:
             self._write()
 
@@ -92,7 +92,7 @@ class Saving:
         self._is_question_alone = False
 
     def _write(self, *lines: Line) -> None:
-        """Append lines, and before them those that the disk refused; a new file gets the whole dialogue."""
+        """Append the unwritten lines and these; a new file gets the whole dialogue."""
         self._unwritten += lines
         try:
             if self._transcript is None:

@@ -1,4 +1,4 @@
-"""Screen: what the chat prints. On a terminal answers are growing markdown, in a pipe plain text."""
+"""Screen: the chat's output. Answers are rendered Markdown on a terminal, plain text in a pipe."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cli.visible import visible
 from mlx_moe.text.thought import ThoughtMarkers
 
 REDRAW_S = 0.04
-"""Least time between two drawings of an answer."""
+"""Minimum time between two redraws of an answer."""
 
 DRAWING_SHARE = 10
-"""After a drawing that took t the next waits DRAWING_SHARE * t: drawing takes a tenth of the time at most."""
+"""After a redraw of t seconds the next waits DRAWING_SHARE * t: redraws take at most a tenth of the time."""
 
 FOLDED_LINES = 3
-"""Lines of folded thinking that are visible while the model thinks."""
+"""Visible lines of folded thinking while the model thinks."""
 
 
 class Screen:
-    """Prints for the chat; `live` when a person sits before it."""
+    """Prints the chat's output; `live`: on a terminal."""
 
     def __init__(self, live: bool) -> None:
         self.live = live
@@ -36,7 +36,7 @@ class Screen:
         self._notices = self.console if live else _console(stderr=True)
 
     def print(self, renderable: RenderableType) -> None:
-        """Print what a command asked for."""
+        """Print the output of a command."""
         self.console.print(renderable)
 
     def notice(self, text: str) -> None:
@@ -44,20 +44,20 @@ class Screen:
         self._say(Text(visible(text), style="bright_black"))
 
     def error(self, text: str) -> None:
-        """Print a failure that the chat survives."""
+        """Print an error that does not end the chat."""
         self._say(Text.assemble(("error: ", "red"), visible(text)))
 
     def _say(self, line: Text) -> None:
         self._notices.print(line, soft_wrap=not self._notices.is_terminal)  # a pipe gets it as one line
 
     def clear(self) -> None:
-        """Empty the terminal."""
+        """Clear the terminal."""
         if self.live:
             self.console.clear()
 
     @contextmanager
     def answer(self, before: str = "", markers: ThoughtMarkers = USUAL) -> Iterator[AnswerView]:
-        """Yield a view that grows with an answer; `before` is what of it was shown earlier."""
+        """Yield a view for an answer; `before` is the part already shown."""
         if not self.live:
             yield PlainAnswer(self.console, len(before))
             return
@@ -70,33 +70,33 @@ class Screen:
             self.console.show_cursor(True)
 
     def replay(self, text: str, markers: ThoughtMarkers = USUAL) -> None:
-        """Print an answer of earlier."""
+        """Print an earlier answer."""
         with self.answer(markers=markers) as view:
             view.finish(text)
 
 
 class AnswerView:
-    """How an answer is shown as it grows; this one shows nothing."""
+    """The display of an answer while it is generated; this base class shows nothing."""
 
     def waiting(self, status: str) -> None:
-        """Say what goes on before the first token."""
+        """Show a status before the first token."""
 
     def update(self, text: str, status: str, /) -> None:
-        """Show the whole text so far, and a status line below it."""
+        """Show the text so far and a status line below it."""
 
     def finish(self, text: str) -> None:
-        """Show the whole text, which is final."""
+        """Show the final text."""
 
 
 class PlainAnswer(AnswerView):
-    """Writes text as it comes, as it is."""
+    """Writes new text unchanged."""
 
     def __init__(self, console: Console, shown: int) -> None:
         self._console = console
         self._shown = shown
 
     def update(self, text: str, _status: str, /) -> None:
-        """Write what is new."""
+        """Write the new part of the text."""
         self._console.file.write(text[self._shown :])
         self._console.file.flush()
         self._shown = len(text)
@@ -107,7 +107,7 @@ class PlainAnswer(AnswerView):
 
 
 class LiveAnswer(AnswerView):
-    """Draws thinking and answer: finished blocks once, the open one again and again with a status line."""
+    """Draws thinking and answer: a finished block once, the open block again at each update."""
 
     def __init__(self, console: Console, fold_thinking: bool, before: str, markers: ThoughtMarkers = USUAL) -> None:
         self._console = console
@@ -130,7 +130,7 @@ class LiveAnswer(AnswerView):
         self._draw([], [self._status(status)])
 
     def update(self, text: str, status: str, /) -> None:
-        """Draw, unless the last drawing was a moment ago."""
+        """Draw, unless the last redraw was too recent."""
         started = time.monotonic()
         if started < self._next_drawing:
             return
@@ -145,7 +145,7 @@ class LiveAnswer(AnswerView):
         self._draw(final, [])
 
     def discard(self) -> None:
-        """Take away what is not final."""
+        """Erase the lines that are not final."""
         self._draw([], [])
 
     def _draw(self, final: list[str], still_open: list[str]) -> None:
@@ -166,7 +166,7 @@ class LiveAnswer(AnswerView):
         return final, still_open
 
     def _rendered(self, renderable: RenderableType) -> list[str]:
-        """Return lines one cell narrower than the terminal: a full line would wrap on some."""
+        """Return lines one cell narrower than the terminal: some terminals wrap a full line."""
         with self._console.capture() as capture:
             self._console.print(renderable, width=max(self._console.width - 1, 1))
         return [line.rstrip() for line in capture.get().removesuffix("\n").split("\n")]
@@ -199,7 +199,7 @@ class LiveAnswer(AnswerView):
 
 
 class _Growing:
-    """A text that is rendered piece by piece: what `cut` says is finished is rendered for the last time."""
+    """A text that is rendered in pieces; `cut` returns the length of the finished part, which becomes final."""
 
     def __init__(
         self, render: Callable[[str, bool], list[str]], cut: Callable[[str], int], done: int, gap: bool
@@ -211,7 +211,7 @@ class _Growing:
         self.printed = False
 
     def take(self, text: str, ended: bool) -> tuple[list[str], list[str]]:
-        """Return the lines of what became final, and the lines of what is open."""
+        """Return the lines that became final and the lines that may change."""
         cut = len(text) if ended else self.done + self._cut(text[self.done :])
         final = self._spaced(self._render(text[self.done : cut], True)) if cut > self.done else []
         self.printed = self.printed or bool(final)

@@ -1,4 +1,4 @@
-"""Settings: what `/set` changes, parsed from text."""
+"""Settings of `/set`, parsed from text."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _FLAGS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "fal
 
 
 def sampling_names() -> list[str]:
-    """Return the fields of SamplingParams that a line of text can set."""
+    """Return the fields of SamplingParams that /set can change."""
     return [field.name for field in fields(SamplingParams) if field.name != "logit_bias"]
 
 
 def request_names() -> list[str]:
-    """Return the settings of a request, by the names people type."""
+    """Return the names of a request's settings."""
     return ["max_tokens", "stop", "loops"]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A name and the words after it."""
+    """A name and a value, as text."""
 
     name: str
     value: str
@@ -42,10 +42,10 @@ class Setting:
 
 
 def changed(options: AnswerOptions, setting: Setting) -> AnswerOptions:
-    """Return options with one setting changed; "default" takes it back.
+    """Return options with one setting changed; "default" restores the default.
 
     Raises:
-        InvalidRequestError: no such setting, or a value it cannot have.
+        InvalidRequestError: no such setting, or an invalid value.
     """
     sampling, request = dict(options.sampling), dict(options.request)
     name, value = setting.name, setting.value
@@ -70,7 +70,7 @@ _OFF = {"top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1, "presence_p
 
 
 def value_text(name: str, options: AnswerOptions, defaults: SamplingParams) -> str:
-    """Return a setting's value for people, and whether it is the model's own."""
+    """Return a setting's value as text, defaults marked."""
     if name == "loops":
         return "allowed" if options.request.get("detect_loops") is False else "end an answer (default)"
     values = options.request if name in request_names() else options.sampling
@@ -89,7 +89,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def flag(name: str, value: str) -> bool:
-    """Return what "on" or "off" means. Raises InvalidRequestError for anything else."""
+    """Read "on" or "off". Raises InvalidRequestError for other text."""
     if value.lower() not in _FLAGS:
         raise InvalidRequestError(f"{name} must be on or off, got {value!r}")
     return _FLAGS[value.lower()]
@@ -119,7 +119,7 @@ def _integer(name: str, value: str) -> int:
 
 
 def _words(value: str) -> tuple[str, ...]:
-    r"""Split at spaces outside quotes; \n is a line break, every other backslash is itself."""
+    r"""Split at spaces outside quotes; \n is a line break, other backslashes are literal."""
     lexer = shlex.shlex(value, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     try:

@@ -1,4 +1,4 @@
-"""Starting a chat: which model, which saved chat, and who reads and shows."""
+"""Starts a chat: chooses the model, the saved chat, the reader and the screen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def start(models: Models, model: str | None, go_on: bool, system: str | None, op
     transcripts = Transcripts(home.sessions)
     saved = transcripts.latest() if go_on else None
     if go_on and saved is None:
-        screen.notice("no chat to go on with: a new one begins")
+        screen.notice("no saved chat to continue; starting a new one")
     name, why = _choose_model(model, models.served, saved, transcripts)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _leave)
@@ -66,17 +66,17 @@ def start(models: Models, model: str | None, go_on: bool, system: str | None, op
 
 
 def _is_lively() -> bool:
-    """Whether a person sits at a terminal that can move its cursor."""
+    """Whether stdin and stdout are a terminal that can move its cursor."""
     return moves_its_cursor() and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _choose_model(
     model: str | None, served: str | None, saved: SavedChat | None, transcripts: Transcripts
 ) -> tuple[str, str]:
-    """Return the model and, where the person did not name it, how it was chosen."""
+    """Return the model and, if the person did not name it, a note on the choice."""
     if model is not None:
         return model, ""
-    if served is not None:  # who goes on with an old chat does not mean to take this model from others
+    if served is not None:  # an old chat must not replace the model that others use
         return served, " (served by the cluster)"
     if saved is not None:
         return saved.model, ""
@@ -90,7 +90,7 @@ def _choose_model(
 
 
 def _create(home: Home) -> None:
-    with suppress(ClusterError):  # the first message that cannot be saved says so
+    with suppress(ClusterError):  # the first message then reports that it cannot be saved
         home.create()
 
 
@@ -101,5 +101,5 @@ def _reader(chat: Chat, home: Home) -> Reader:
 
 
 def _leave(signum: int, _frame: FrameType | None) -> None:
-    """Turn a closing terminal into an orderly end: the answer being written is kept."""
+    """Exit normally when the terminal closes: the answer so far is saved."""
     raise SystemExit(128 + signum)

@@ -1,4 +1,4 @@
-"""Tables that commands print. Values in, something rich can print out."""
+"""Tables that the chat's commands print."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def stats(s: GenerationStats, sitting: str, load_s: float) -> Table:
-    """Return counts and times of an answer."""
+    """Return a table of an answer's counts and times."""
     table = _pairs()
     table.add_row("answer", f"{s.generated_tokens:,} tokens at {rate_text(s.decode_tps)}")
-    prompt = f"{s.prompt_tokens:,} tokens, {s.cached_tokens:,} kept from before"
+    prompt = f"{s.prompt_tokens:,} tokens, {s.cached_tokens:,} from the cache"
     table.add_row("prompt", f"{prompt}, {rate_text(s.prefill_tps)}")
     table.add_row("first token", f"after {duration_text(s.ttft_s)}")
     table.add_row("total", duration_text(s.total_s))
@@ -33,13 +33,13 @@ def stats(s: GenerationStats, sitting: str, load_s: float) -> Table:
     if s.compared_by_depth:
         rates = (a / c if c else 0.0 for a, c in zip(s.accepted_by_depth, s.compared_by_depth, strict=True))
         table.add_row("accepted by depth", " ".join(f"{rate:.2f}" for rate in rates))
-    table.add_row("this sitting", sitting)
+    table.add_row("this session", sitting)
     table.add_row("loading", duration_text(load_s))
     return table
 
 
 def tokens(counts: Sequence[tuple[str, int]], used: int, context: int) -> Table:
-    """Return what each message takes of the context."""
+    """Return a table of each message's tokens."""
     table = _pairs()
     table.columns[1].justify = "right"
     for role, count in counts:
@@ -49,7 +49,7 @@ def tokens(counts: Sequence[tuple[str, int]], used: int, context: int) -> Table:
 
 
 def settings(options: AnswerOptions, defaults: SamplingParams, verbose: bool) -> Table:
-    """Return all settings and which are the model's own."""
+    """Return a table of all settings, defaults marked."""
     table = _pairs()
     for name in (*sampling_names(), *request_names()):
         table.add_row(name, value_text(name, options, defaults))
@@ -58,7 +58,7 @@ def settings(options: AnswerOptions, defaults: SamplingParams, verbose: bool) ->
 
 
 def sessions(listed: Sequence[SavedChat | TranscriptError], present: str | None) -> HeadedTable:
-    """Return saved chats with the numbers that /load takes."""
+    """Return a table of saved chats with their numbers for /load."""
     table = HeadedTable(
         *("#", "last used", "model", "messages", "begins"),
         texts=("last used", "model", "begins"),

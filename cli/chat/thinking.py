@@ -1,4 +1,4 @@
-"""Thinking: the thought that some models write before they answer, told from the answer."""
+"""Thinking: separates the thought that some models write from the answer after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USUAL = ThoughtMarkers()
 
 @dataclass(frozen=True, slots=True)
 class ThoughtAndAnswer:
-    """An answer's text in two; the second begins at `answer_start`, None while the model still thinks."""
+    """The two parts of an answer's text; `answer` begins at `answer_start`, None while the model thinks."""
 
     thinking: str
     answer: str
@@ -36,7 +36,7 @@ def split_thinking(text: str, markers: ThoughtMarkers = USUAL, ended: bool = Tru
 
 
 def markers_from(value: Any) -> ThoughtMarkers:
-    """Return the markers of a file's [open, close], the usual ones for None. Raises ValueError."""
+    """Return the markers of a saved [open, close]; None: the usual ones. Raises ValueError."""
     if value is None:
         return USUAL
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(text, str) and text for text in value):

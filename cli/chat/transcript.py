@@ -1,9 +1,8 @@
-"""Transcripts: chats on disk, one file of JSON lines each, only ever appended to.
+"""Transcripts: chats on disk, one append-only file of JSON lines each.
 
-Lines are {"chat": id, "model": …} at the top, then {"role": …, "text": …} as it is said, with "thinking": [open, close]
-where these markers stand around a thought, {"system": …}, {"name": …}, {"model": …}, and {"keep": n}: from here on only
-the first n messages count. A {"keep": 0} counts from the next message on: a file that ends with one still has its
-messages.
+The first line is {"chat": id, "model": …}. A message is {"role": …, "text": …}, with "thinking": [open, close] for the
+markers around a thought. {"system": …}, {"name": …} and {"model": …} set values. {"keep": n} removes all messages but
+the first n. {"keep": 0} takes effect with the next message: a file that ends with it still has its messages.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from mlx_moe.errors import InvalidRequestError
 SIZE_LIMIT_BYTES = 64 * 2**20
 SUFFIX = ".jsonl"
 LISTED = 20
-"""Chats that a listing shows, newest first."""
+"""Maximum number of chats in a listing, newest first."""
 
 
 class TranscriptError(InvalidRequestError):
-    """A saved chat that is damaged or not there."""
+    """A saved chat is damaged or missing."""
 
     code = "bad_transcript"
 
@@ -49,7 +48,7 @@ def said(message: Message, **details: Any) -> Line:
 
 @dataclass(frozen=True, slots=True)
 class SavedChat:
-    """A chat read from disk. `torn`: its last line was cut off while it was written, and is left out."""
+    """A chat read from disk. `torn`: its last line is incomplete and was ignored."""
 
     path: Path
     model: str
@@ -60,31 +59,31 @@ class SavedChat:
 
     @property
     def id(self) -> str:
-        """Names it among the saved chats."""
+        """Its id among the saved chats."""
         return self.path.stem
 
     @property
     def changed(self) -> datetime:
-        """When it was last written to."""
+        """Time of the last write."""
         return datetime.fromtimestamp(self.path.stat().st_mtime)
 
 
 class Transcript:
-    """A chat's file, open for appending and locked: two terminals never write one chat."""
+    """A chat's file, open for appending and locked against other processes."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
 
     def append(self, *lines: Line) -> None:
-        """Append lines, all of them or, where the disk is full, none. Raises OSError."""
+        """Append all lines or, after an error, none. Raises OSError."""
         at = datetime.now().isoformat(timespec="seconds")
         data = b"".join(json.dumps({**line, "at": at}).encode() + b"\n" for line in lines)
         size = os.fstat(self._fd).st_size
         try:
             if os.write(self._fd, data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._fd)  # some file systems find out only now that they are full
+            os.fsync(self._fd)  # some file systems report a full disk only here
         except OSError:
             os.ftruncate(self._fd, size)
             raise
@@ -105,7 +104,7 @@ class Transcripts:
     directory: Path
 
     def new(self, model: str, dialogue: Dialogue, name: str | None = None) -> Transcript:
-        """Begin a file, with what `dialogue` already has. Raises OSError, and leaves no file then."""
+        """Create a file with the messages of `dialogue`. Raises OSError; then there is no file."""
         chat_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = self.directory / f"{chat_id}{SUFFIX}"
         lines: list[Line] = [{"chat": chat_id, "model": model}]
@@ -122,12 +121,12 @@ class Transcripts:
         return transcript
 
     def go_on(self, saved: SavedChat) -> Transcript:
-        """Open a saved chat to append to it. Raises TranscriptError that says why that cannot be."""
+        """Open a saved chat for appending. Raises TranscriptError with the reason."""
         name = saved.name or saved.id
         if saved.path.parent != self.directory or saved.path.suffix != SUFFIX:
             raise TranscriptError(f"{saved.path} is not one of the saved chats")
         if saved.torn:
-            raise TranscriptError(f"the last line of {name} is cut off")
+            raise TranscriptError(f"the last line of {name} is incomplete")
         try:
             fd = _open_locked(saved.path)
         except BlockingIOError:
@@ -140,16 +139,16 @@ class Transcripts:
         return Transcript(saved.path, fd)
 
     def newest(self) -> list[Path]:
-        """Return the files, the one last written to first."""
+        """Return the files, the newest first."""
         paths = []
-        with suppress(OSError):  # there is no such directory yet
+        with suppress(OSError):  # the directory does not exist yet
             for path in self.directory.glob(f"*{SUFFIX}"):
-                with suppress(OSError):  # removed meanwhile
+                with suppress(OSError):  # removed by another process
                     paths.append((path.stat().st_mtime, path))
         return [path for _, path in sorted(paths, reverse=True)]
 
     def listing(self) -> list[SavedChat | TranscriptError]:
-        """Read the newest chats; damaged ones are listed as their errors."""
+        """Read the newest chats; a damaged one is listed as its error."""
         listed: list[SavedChat | TranscriptError] = []
         for path in self.newest()[:LISTED]:
             try:
@@ -159,15 +158,15 @@ class Transcripts:
         return listed
 
     def latest(self) -> SavedChat | None:
-        """Read the chat last written to. Raises TranscriptError if it is damaged."""
+        """Read the newest chat. Raises TranscriptError if it is damaged."""
         paths = self.newest()
         return read_transcript(paths[0]) if paths else None
 
     def find(self, wanted: str) -> SavedChat:
-        """Read a chat by its number in the listing, its name, its id, or a path: of a transcript or a .json export.
+        """Read a chat by its number in the listing, its name, its id, or the path of a transcript or .json export.
 
         Raises:
-            TranscriptError: there is none, or it is damaged.
+            TranscriptError: there is no such chat, or it is damaged.
         """
         paths = self.newest()
         if wanted.isdecimal() and 1 <= int(wanted) <= min(len(paths), LISTED):
@@ -186,7 +185,7 @@ class Transcripts:
 
 
 def read_transcript(path: Path) -> SavedChat:
-    """Read a chat's file. Raises TranscriptError naming the line that is damaged."""
+    """Read a chat's file. Raises TranscriptError that names the damaged line."""
     data = _read(path)
     *lines, rest = data.split(b"\n")
     replay = _Replay()
@@ -213,7 +212,7 @@ def _read_export(path: Path) -> SavedChat:
 
 
 def _read(path: Path) -> bytes:
-    """Read a file that may be a chat. Raises TranscriptError."""
+    """Read a file up to the size limit. Raises TranscriptError."""
     try:
         with path.open("rb") as file:
             data = file.read(SIZE_LIMIT_BYTES + 1)
@@ -225,7 +224,7 @@ def _read(path: Path) -> bytes:
 
 
 class _Replay:
-    """Applies a file's lines in order. `take` raises ValueError for a line that is none of ours."""
+    """Applies a file's lines in order. `take` raises ValueError for an invalid line."""
 
     def __init__(self) -> None:
         self.model = ""
@@ -273,7 +272,7 @@ def _string(line: dict[str, Any], key: str) -> str:
 
 
 def _open_locked(path: Path, flags: int = 0) -> int:
-    """Open for appending, for the owner alone. Raises BlockingIOError if another process has it open."""
+    """Open a file for appending, locked, readable by its owner only. Raises BlockingIOError if it is locked."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Paths as people type them in the chat: with ~, with spaces, between quotes."""
+"""Paths typed in the chat: with ~, spaces or quotes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from mlx_moe.errors import InvalidRequestError
 
 
 def typed_path(text: str) -> Path:
-    """Return the path that was typed. Raises InvalidRequestError for one that no file can have."""
+    """Return the typed path. Raises InvalidRequestError for an invalid path."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     try:
         path = Path(text).expanduser()
-        path.exists()  # a name that is too long, for one
+        path.exists()  # raises for a name that is too long
     except (OSError, RuntimeError, ValueError) as error:
         raise InvalidRequestError(f"{text[:80]!r} is not a path: {error}") from error
     return path.absolute()

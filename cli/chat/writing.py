@@ -1,4 +1,4 @@
-"""Writing: the tokens of an answer and of the prompt before it, all that is needed to go on."""
+"""Writing: the tokens of an answer and its prompt, from which the answer can continue."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cli.backend import Backend
 from cli.chat.dialogue import Dialogue
 
 PROMPT_ENDING = 64
-"""Tokens at the end of a prompt that may hold a marker, each of them a byte at least."""
+"""Number of tokens at the end of a prompt that may contain a marker; each token has at least one byte."""
 
 
 @dataclass(slots=True)
 class Writing:
     """An answer in tokens.
 
-    `opening` is text of the answer that its prompt already ends with: the marker of a model that thinks first.
-    `seed` is that of the tokens so far; going on with it gives what an answer never stopped would have had.
+    `opening`: the start of the answer's text if the prompt already ends with it (the marker of a model that thinks
+    first). `seed`: the seed of the tokens so far; with it a stopped answer continues as if it had not been stopped.
     """
 
     prompt_ids: tuple[int, ...]
@@ -27,12 +27,12 @@ class Writing:
 
     @property
     def input_ids(self) -> tuple[int, ...]:
-        """What the model has read when it writes the next token."""
+        """All tokens before the next one."""
         return (*self.prompt_ids, *self.answer_ids)
 
 
 def begin(backend: Backend, dialogue: Dialogue, count: int, think: bool | None) -> Writing:
-    """Return the writing of an answer to the first `count` messages, with no token yet."""
+    """Return an empty answer to the first `count` messages."""
     variables: dict[str, Any] = {} if think is None else {"enable_thinking": think, "thinking": think}
     markers = backend.thought_markers
     messages = dialogue.for_template(count, markers, backend.thoughts_apart)
@@ -42,7 +42,7 @@ def begin(backend: Backend, dialogue: Dialogue, count: int, think: bool | None) 
 
 
 def resume(backend: Backend, dialogue: Dialogue, think: bool | None) -> Writing:
-    """Return the writing of the dialogue's last answer, from its text."""
+    """Return the dialogue's last answer, encoded from its text."""
     writing = begin(backend, dialogue, len(dialogue.messages) - 1, think)
     text = dialogue.messages[-1].text.removeprefix(writing.opening)
     writing.answer_ids = backend.encode(text, add_special_tokens=False)
@@ -50,5 +50,5 @@ def resume(backend: Backend, dialogue: Dialogue, think: bool | None) -> Writing:
 
 
 def matches(backend: Backend, writing: Writing, text: str) -> bool:
-    """Whether the tokens are all of an answer's text; not so after a stop string, or amid a character."""
+    """Whether the tokens give exactly the answer's text; not so after a stop string or an incomplete character."""
     return backend.decode(writing.answer_ids) == text.removeprefix(writing.opening)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.nodes import placement_table
-from cli.progress import Progress
+from cli.progress import OnProgress
 from cli.tables import HeadedTable
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
@@ -88,9 +88,9 @@ class ScriptedConversation:
     def __init__(self, backend: ScriptedBackend) -> None:
         self.backend = backend
         self.closed = False
-        self._progress: Progress | None = None
+        self._progress: OnProgress | None = None
 
-    def answer(self, request: Request, progress: Progress | None = None) -> ScriptedAnswer:
+    def answer(self, request: Request, progress: OnProgress | None = None) -> ScriptedAnswer:
         if len(request.input_ids) >= self.backend.context_tokens:
             raise InvalidRequestError("over the context")
         self.backend.requests.append(request)

@@ -99,10 +99,10 @@ def test_empty_input_asks_nothing(sitting: Sitting) -> None:
 
 
 def test_undo_takes_the_last_exchange_back(sitting: Sitting) -> None:
-    assert "took back: two" in sitting.say("one", "two", "/undo")
+    assert "removed: two" in sitting.say("one", "two", "/undo")
     assert sitting.texts == ["one", "Hello there"]
     assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
-    assert "nothing to take back" in sitting.say("/undo", "/undo")
+    assert "nothing to undo" in sitting.say("/undo", "/undo")
 
 
 def test_retry_answers_the_same_question(sitting: Sitting) -> None:
@@ -182,7 +182,7 @@ def test_a_refused_message_is_forgotten_unless_the_person_edits_it(
     assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
 
 
-@pytest.mark.parametrize(("value", "said"), [('"vim', "$EDITOR is no command"), ("", "an editor needs a terminal")])
+@pytest.mark.parametrize(("value", "said"), [('"vim', "$EDITOR is not a command"), ("", "an editor needs a terminal")])
 def test_an_editor_that_cannot_be_is_one_line(
     sitting: Sitting, monkeypatch: pytest.MonkeyPatch, value: str, said: str
 ) -> None:
@@ -196,7 +196,7 @@ def test_an_editor_that_cannot_be_is_one_line(
 def test_a_saved_chat_is_never_emptied(sitting: Sitting, command: str) -> None:
     sitting.say("hi", "/save tea", command)
     assert sitting.texts == []
-    assert "going on with tea: 2 messages" in sitting.say("other", "/load tea")
+    assert "continuing tea: 2 messages" in sitting.say("other", "/load tea")
     assert sitting.texts == ["hi", "Hello there"]
 
 
@@ -237,7 +237,7 @@ def test_an_answer_cut_off_by_a_lost_node_is_kept_and_the_model_asked_for_again(
     sitting.backend.failure = NodeLostError("node mac-3 does not answer")
     said = sitting.say("hi")
     assert "error: node mac-3 does not answer" in said
-    assert "loads the model again" in said
+    assert "reloads the model" in said
     assert sitting.texts == ["hi", "Hello there"]
     assert sitting.saved.dialogue.messages == sitting.chat.dialogue.messages
     sitting.backend.failure = None

@@ -17,7 +17,7 @@ TOKEN = JoinToken("a" * 64, "b" * 32)
     ("address", "host", "told"),
     [
         ("192.0.2.2:7420", None, ["On each other machine", "moe-cluster up --join -", "add --peer 192.0.2.2:7420"]),
-        ("127.0.0.1:7420", None, ["cannot reach this node until it gets a network", "another node on this machine"]),
+        ("127.0.0.1:7420", None, ["cannot reach this node; connect it to a network", "another node on this machine"]),
         ("127.0.0.1:7420", "127.0.0.1", ["cannot reach", "up --host ::", "--port 0 --peer 127.0.0.1:7420"]),
     ],
 )

@@ -138,7 +138,7 @@ def test_a_wrong_request_is_refused_before_any_work(
         ("run demo Who are you", "the prompt in quotes: moe-cluster run demo 'Who are you'"),
         ("run --seed 1 demo Who are you --local", "moe-cluster run --seed 1 demo 'Who are you' --local"),
         ("run demo Who --local are you?", "moe-cluster run demo 'Who are you?'"),
-        ("chat demo hello there", "chat demo begins; moe-cluster run demo 'hello there' answers one"),
+        ("chat demo hello there", "after moe-cluster chat demo, or use moe-cluster run demo 'hello there'"),
         ("show My Models/x", "a path with spaces in quotes: moe-cluster show 'My Models/x'"),
         ("plan My Models/x --many", "moe-cluster plan 'My Models/x' --many"),
     ],

@@ -125,7 +125,7 @@ def test_the_demo_model_chats_and_reads_only_what_is_new(started: Started) -> No
         terminal.type("Who are you?\r")
         terminal.until(">>>", 3)
         terminal.type("/stats\r")
-        assert ", 0 kept from before" not in terminal.until("kept from before")
+        assert ", 0 from the cache" not in terminal.until("from the cache")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
     assert len(started.saved) == 4

@@ -58,7 +58,7 @@ def test_a_line_cut_off_by_a_crash_is_left_out(transcripts: Transcripts) -> None
     saved = read_transcript(path)
     assert saved.torn
     assert len(saved.dialogue.messages) == 2
-    with pytest.raises(TranscriptError, match="cut off"):
+    with pytest.raises(TranscriptError, match="incomplete"):
         transcripts.go_on(saved)
 
 
