@@ -1,4 +1,4 @@
-"""Asking: the requests that are measured, the same each time."""
+"""Asking: reproducible requests for measurements."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from mlx_moe.decoding.request import Request
 
 
 def request(vocabulary: Sequence[int], prompt_tokens: int, tokens: int, seed: int = 0) -> Request:
-    """Return a greedy request of so many tokens, whose prompt is drawn from token ids, by seed."""
+    """Return a greedy request for `tokens` tokens with a random prompt, drawn from `vocabulary` by `seed`."""
     return Request.exactly(random.Random(seed).choices(vocabulary, k=prompt_tokens), tokens)

@@ -1,4 +1,4 @@
-"""bench cluster: what the running cluster does with a model: each stage, each hop, the bubble, drafts, users."""
+"""bench cluster: measures a model on the running cluster: stages, hops, bubble, drafts, users."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ WARM_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What to measure: one answer by stages, then so many users at once."""
+class ClusterRun:
+    """What to measure: one answer by stages, then simultaneous users."""
 
     model: str
     prompt_tokens: int
@@ -46,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """So many users' answers: tokens a second of all, from the first request to the last token; one's own decoding."""
+    """Simultaneous answers: tokens per second of all, from first request to last token, and of each decoding."""
 
     users: int
     tokens_per_s: float
@@ -54,8 +54,8 @@ class Together:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What came of it. `is_cut` says that the workers did not remember the beginning of the answer."""
+class ClusterFigures:
+    """The result. `is_cut`: the workers' timelines no longer have the beginning of the answer."""
 
     layers: tuple[range, ...]
     figures: RingFigures
@@ -64,12 +64,12 @@ class Measured:
     together: tuple[Together, ...]
 
 
-def bench_cluster(asked: Asked, trace: Path | None, as_json: bool) -> None:
-    """Measure a model on the cluster, which loads it where it does not serve it, and print it.
+def bench_cluster(asked: ClusterRun, trace: Path | None, as_json: bool) -> None:
+    """Measure a model on the cluster, loaded if needed, and print the result.
 
     Raises:
         NoClusterError: no node runs here.
-        InvalidRequestError: the answers have no room, or the trace cannot be written where it should.
+        InvalidRequestError: the answers do not fit in the cache, or the trace cannot be written.
         MoeClusterError: as loading and answering do.
     """
     file = None if trace is None else TraceFile(trace)
@@ -94,7 +94,7 @@ def bench_cluster(asked: Asked, trace: Path | None, as_json: bool) -> None:
         _print(asked, measured)
 
 
-def _require_room(asked: Asked, model: RemoteModel) -> None:
+def _require_room(asked: ClusterRun, model: RemoteModel) -> None:
     context, room = model.description.context_tokens, model.description.kv_positions
     each, users = asked.prompt_tokens + asked.tokens, max(asked.users)
     if each > context or users * each > room:
@@ -106,25 +106,25 @@ def _require_room(asked: Asked, model: RemoteModel) -> None:
 
 
 def _one_answer(
-    asked: Asked, model: RemoteModel, vocabulary: Sequence[int], interrupt: Interrupt
+    asked: ClusterRun, model: RemoteModel, vocabulary: Sequence[int], interrupt: Interrupt
 ) -> tuple[Timeline, GenerationStats]:
-    """Return what the stages did with one answer; one before it compiles kernels and fills what caches there are."""
+    """Return the timeline of one answer; a first one warms up (compiles kernels, fills caches)."""
     _answer(model, request(vocabulary, asked.prompt_tokens, WARM_TOKENS), interrupt)
-    model.timeline()  # forgets what was before
+    model.timeline()  # clears earlier work
     stats = _answer(model, request(vocabulary, asked.prompt_tokens, asked.tokens), interrupt)
     return model.timeline(), stats
 
 
 def _all_together(
-    asked: Asked, model: RemoteModel, vocabulary: Sequence[int], interrupt: Interrupt
+    asked: ClusterRun, model: RemoteModel, vocabulary: Sequence[int], interrupt: Interrupt
 ) -> tuple[Together, ...]:
     return tuple(_together(asked, model, vocabulary, users, interrupt) for users in asked.users)
 
 
 def _together(
-    asked: Asked, model: RemoteModel, vocabulary: Sequence[int], users: int, interrupt: Interrupt
+    asked: ClusterRun, model: RemoteModel, vocabulary: Sequence[int], users: int, interrupt: Interrupt
 ) -> Together:
-    """Let so many ask at once; their prompts differ, so that none can lend another what it has read."""
+    """Answer `users` requests at once; their prompts differ, so that none borrows another's prefix."""
     requests = [request(vocabulary, asked.prompt_tokens, asked.tokens, seed) for seed in range(users)]
     with ThreadPoolExecutor(users) as pool:
         started = time.perf_counter()
@@ -144,12 +144,12 @@ def _answer(model: RemoteModel, asking: Request, interrupt: Interrupt) -> Genera
 
 def _measured(
     timeline: Timeline, stats: GenerationStats, together: tuple[Together, ...], rows: Sequence[NodeRow]
-) -> Measured:
+) -> ClusterFigures:
     part = remembered(timeline, MOST_SPANS)
-    return Measured(tuple(row.layers for row in rows), ring_figures(part), part is not timeline, stats, together)
+    return ClusterFigures(tuple(row.layers for row in rows), ring_figures(part), part is not timeline, stats, together)
 
 
-def _print(asked: Asked, measured: Measured) -> None:
+def _print(asked: ClusterRun, measured: ClusterFigures) -> None:
     console = table_console()
     stages = len(measured.layers)
     console.print(
@@ -168,7 +168,7 @@ def _print(asked: Asked, measured: Measured) -> None:
     console.print(_users_table(measured.together))
 
 
-def _stages_table(measured: Measured) -> HeadedTable:
+def _stages_table(measured: ClusterFigures) -> HeadedTable:
     table = HeadedTable(
         *("node", "layers", "ms/token", "ms/chunk", "ms/hop", "busy in\nprefill", "busy in\ndecode"),
         texts=("node",),
@@ -184,7 +184,7 @@ def _stages_table(measured: Measured) -> HeadedTable:
     return table
 
 
-def _summary(measured: Measured) -> Table:
+def _summary(measured: ClusterFigures) -> Table:
     from rich.table import Table
 
     stats, figures = measured.stats, measured.figures
@@ -196,28 +196,28 @@ def _summary(measured: Measured) -> Table:
     table.add_row("decode", rate_text(stats.decode_tps))
     if figures.decode_bubble is not None:
         prefill = f"{_share(figures.prefill_bubble)} of prefill, " if figures.prefill_bubble is not None else ""
-        table.add_row("bubble", f"{prefill}{_share(figures.decode_bubble)} of decode: what a stage idles on average")
+        table.add_row("bubble", f"{prefill}{_share(figures.decode_bubble)} of decode: average idle time of a stage")
     if figures.own_s is not None:
-        table.add_row("coordinator", f"{_ms(figures.own_s)} ms/token beside its stage: sampling, drafting, text")
+        table.add_row("coordinator", f"{_ms(figures.own_s)} ms/token besides its stage: sampling, drafting, text")
     if stats.drafted:
         rates = " ".join(f"{rate:.2f}" for rate in _accepted(stats))
         table.add_row("drafts", f"{stats.drafted} sent, {stats.accepted} right; by depth {rates or 'none compared'}")
     return table
 
 
-def _notes(measured: Measured) -> list[str]:
+def _notes(measured: ClusterFigures) -> list[str]:
     notes = []
     if len(measured.layers) == 1:
         notes.append("On one node there are no hops to measure: figures of stages need two nodes or more.")
     else:
         notes.append(
-            "The stages' clocks are set by the fastest hop to each: what a round takes is exact, how its hops share it "
-            "is assumed."
+            "The stages' clocks are aligned by the fastest hop to each: the time of a round is exact, its division "
+            "among the hops is estimated."
         )
     if measured.is_cut:
-        notes.append(f"The stages remember {MOST_SPANS} pieces of work: their figures cover the answer's last part.")
+        notes.append(f"The stages keep only {MOST_SPANS} pieces of work: their figures cover the end of the answer.")
     if measured.figures.mixed:
-        notes.append("Other requests were served meanwhile: the figures of the stages have theirs too.")
+        notes.append("Other requests were served at the same time: the figures of the stages include them.")
     return notes
 
 
@@ -230,7 +230,7 @@ def _users_table(together: Sequence[Together]) -> HeadedTable:
 
 
 def _times_one(t: Together, together: Sequence[Together]) -> float | None:
-    """Return how many times one user's rate it is, where that was measured."""
+    """Return the rate as a multiple of one user's rate, if that was measured."""
     return next((t.tokens_per_s / one.tokens_per_s for one in together if one.users == 1), None)
 
 
@@ -246,7 +246,7 @@ def _share(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def _to_json(asked: Asked, measured: Measured) -> dict[str, Any]:
+def _to_json(asked: ClusterRun, measured: ClusterFigures) -> dict[str, Any]:
     figures = asdict(measured.figures)
     stages = [
         {"layers": [layers.start, layers.stop], **stage}

@@ -95,7 +95,7 @@ def bench_local(
         from cli.bench.counts import counts
 
         positions = None if context is None else counts("--context", context)
-        local.bench_local(local.Asked(model, prompt_tokens, tokens, rounds, positions), json)
+        local.bench_local(local.LocalRun(model, prompt_tokens, tokens, rounds, positions), json)
 
 
 @bench.command("cluster")
@@ -116,5 +116,5 @@ def bench_cluster(
         from cli.bench import cluster
         from cli.bench.counts import counts
 
-        asked = cluster.Asked(model, prompt_tokens, tokens, counts("--users", users))
+        asked = cluster.ClusterRun(model, prompt_tokens, tokens, counts("--users", users))
         cluster.bench_cluster(asked, trace, json)

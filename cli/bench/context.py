@@ -1,7 +1,6 @@
-"""Context growth: what a token takes with more and more positions before it.
+"""Context growth: the time of a token by the number of positions before it.
 
-The KV caches are filled with random numbers to the wanted length: the shapes are those that a prompt of this length
-leaves, without the hours that it would take a CPU.
+The KV caches are filled with random numbers in the shapes of a real prompt, which would take hours on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ WARM_STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """Seconds of a token, layers and head, with so many positions kept in so many bytes."""
+    """Time of a token (layers and lm_head) after `positions` cached positions of `kv_bytes`."""
 
     positions: int
     token_s: float
@@ -31,7 +30,7 @@ class Grown:
 
 
 def grown(model: LocalModel, positions: int) -> Grown:
-    """Measure tokens after so many positions."""
+    """Measure tokens after `positions` positions."""
     shard = model.stage.shard
     first = mx.random.normal((1, model.config.hidden_size)).astype(shard.dtype)
     caches = [_filled(layer, first, positions) for layer in shard.layers]
@@ -49,7 +48,7 @@ def grown(model: LocalModel, positions: int) -> Grown:
 
 
 def _filled(layer: DecoderLayer, first: mx.array, positions: int) -> KVCache:
-    """Return a layer's cache of so many positions, of the shape that running a first one gives it."""
+    """Return a layer's cache of `positions` positions, in the shape that its first position gets."""
     cache = KVCache()
     layer(first, cache)
     shapes = [(*array.shape[:-2], positions, array.shape[-1]) for array in cache.arrays]

@@ -1,4 +1,4 @@
-"""Counts: whole numbers as an option lists them, like 1,2,4."""
+"""Counts: lists of whole numbers in an option, like 1,2,4."""
 
 from __future__ import annotations
 

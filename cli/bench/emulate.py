@@ -1,4 +1,4 @@
-"""bench --emulate: a table of what an emulated cluster does, beside the prediction and what exo has published."""
+"""bench --emulate: measures an emulated cluster; prints it with the prediction and exo's published figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cli.units import duration_text, rate_text, tokens_text
 
 if TYPE_CHECKING:
     from cluster.emulation.asked import Asked
-    from cluster.emulation.measure import Measured
+    from cluster.emulation.measure import DrafterFigures
     from cluster.emulation.scenario import Scenario
     from cluster.placement import Placement, Prediction
     from cluster.timeline import Timeline
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What somebody has published for the same model on the same Macs."""
+    """Published figures for the same model on the same Macs."""
 
     tokens_per_s: float
     ttft_s: float
@@ -35,7 +35,7 @@ EXO = {
 
 
 def emulate(asked: Asked, trace: Path | None, as_json: bool) -> None:
-    """Run the emulation and print it; write what the stages did with one answer and one prompt to `trace`.
+    """Run the emulation and print the result; write the timeline of one answer and one prompt to `trace`.
 
     Raises:
         InvalidRequestError, PlacementError: before anything is started.
@@ -69,7 +69,7 @@ def emulate(asked: Asked, trace: Path | None, as_json: bool) -> None:
 
 
 async def _traced(asked: Asked, scenario: Scenario, placement: Placement, prompt: Sequence[int]) -> Timeline:
-    """Return what the stages do with one answer, and with the longest prompt that is timed."""
+    """Return the timeline of one answer and of the longest timed prompt."""
     from cluster.emulation.cluster import emulated_cluster
     from cluster.emulation.measure import together
     from mlx_moe.decoding.request import Request
@@ -82,14 +82,14 @@ async def _traced(asked: Asked, scenario: Scenario, placement: Placement, prompt
 
 
 def _print(
-    asked: Asked, placement: Placement, prediction: Prediction, plain: Measured, drafted: Measured | None
+    asked: Asked, placement: Placement, prediction: Prediction, plain: DrafterFigures, drafted: DrafterFigures | None
 ) -> None:
     console = table_console()
     layers = " ".join(str(len(stage.layers)) for stage in placement.stages)
     console.print(f"Emulated: {asked.model}, 4 bit, on {asked.nodes} over {asked.wire}; layers {layers}", style="bold")
     console.print(
-        "Real workers, links and scheduling on this machine; shards that wait as long as the speed model says that "
-        "these Macs would compute. No Mac has run this.",
+        "Real workers, links and scheduling on this machine; shards only wait for the time that the speed model "
+        "predicts for these Macs. No Mac has run this.",
         style="bright_black",
     )
     console.print()
@@ -105,7 +105,7 @@ def _print(
         console.print(f"exo, published for this hardware: {told}", style="bright_black")
 
 
-def _speeds(prediction: Prediction, plain: Measured, drafted: Measured | None) -> HeadedTable:
+def _speeds(prediction: Prediction, plain: DrafterFigures, drafted: DrafterFigures | None) -> HeadedTable:
     table = HeadedTable(
         *("users", "predicted plain", "plain", *(("drafted", "times") if drafted else ()), "tokens"),
         texts=("tokens",),
@@ -123,7 +123,7 @@ def _speeds(prediction: Prediction, plain: Measured, drafted: Measured | None) -
     return table
 
 
-def _first_tokens(prediction: Prediction, plain: Measured) -> HeadedTable:
+def _first_tokens(prediction: Prediction, plain: DrafterFigures) -> HeadedTable:
     table = HeadedTable("prompt", "predicted", "first token", texts=())
     for tokens, seconds in plain.ttft_s.items():
         table.add_row(tokens_text(tokens), duration_text(prediction.ttft_s[tokens]), duration_text(seconds))
@@ -131,7 +131,7 @@ def _first_tokens(prediction: Prediction, plain: Measured) -> HeadedTable:
 
 
 def _to_json(
-    asked: Asked, placement: Placement, prediction: Prediction, plain: Measured, drafted: Measured | None
+    asked: Asked, placement: Placement, prediction: Prediction, plain: DrafterFigures, drafted: DrafterFigures | None
 ) -> dict[str, Any]:
     return {
         "emulated": True,

@@ -1,4 +1,4 @@
-"""bench local: what a model does on this machine alone, in this process: load, memory, prefill, decode, context."""
+"""bench local: measures a model in this process: load, memory, prefill, decode, context."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from mlx_moe.model import LocalModel
 
 POSITIONS = (256, 1024, 4096, 16384)
-"""Where a token is timed unless others are asked for, as far as the model's context goes."""
+"""Default positions at which a token is timed, within the model's context."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What to measure. `positions` None: those of POSITIONS that the model's context has."""
+class LocalRun:
+    """What to measure. `positions` None: those of POSITIONS within the model's context."""
 
     model: str
     prompt_tokens: int
@@ -36,8 +36,8 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What came of it; peak bytes as of the end of the rounds."""
+class LocalFigures:
+    """The result; peak bytes at the end of the rounds."""
 
     load_s: float
     weights_bytes: int
@@ -48,15 +48,15 @@ class Measured:
 
     @property
     def load_bytes_per_s(self) -> float:
-        """Bytes of weights a second of loading."""
+        """Bytes of weights loaded per second."""
         return self.weights_bytes / self.load_s
 
 
-def bench_local(asked: Asked, as_json: bool) -> None:
-    """Measure a model in this process and print it.
+def bench_local(asked: LocalRun, as_json: bool) -> None:
+    """Measure a model in this process and print the result.
 
     Raises:
-        InvalidRequestError: prompt, answer or positions that the model's context or this machine's memory lacks.
+        InvalidRequestError: prompt, answer or positions exceed the model's context or this machine's memory.
         CheckpointError, InsufficientMemoryError: as loading does.
     """
     measured = _measure(asked)
@@ -66,7 +66,7 @@ def bench_local(asked: Asked, as_json: bool) -> None:
         _print(asked, measured)
 
 
-def _measure(asked: Asked) -> Measured:
+def _measure(asked: LocalRun) -> LocalFigures:
     import mlx_moe
     from cli.bench.context import grown
     from mlx_moe.memory import process_peak_bytes
@@ -76,17 +76,17 @@ def _measure(asked: Asked) -> Measured:
         model = mlx_moe.load(asked.model, progress=progress)
     if (most := max(positions, default=0)) > model.kv_positions:
         raise InvalidRequestError(
-            f"--context has {most} positions; beside the weights this machine has memory for {model.kv_positions}: "
+            f"--context has {most} positions; besides the weights this machine has memory for {model.kv_positions}: "
             f"ask for fewer"
         )
     rounds = _rounds(asked, model)
     (placed,) = model.placement
     held = placed.weights_bytes, placed.peak_memory_bytes, process_peak_bytes()
-    return Measured(model.load_s, *held, rounds, tuple(grown(model, n) for n in positions))
+    return LocalFigures(model.load_s, *held, rounds, tuple(grown(model, n) for n in positions))
 
 
-def _positions(asked: Asked, context: int) -> tuple[int, ...]:
-    """Return where to time a token. Raises InvalidRequestError where the context ends before."""
+def _positions(asked: LocalRun, context: int) -> tuple[int, ...]:
+    """Return the positions at which to time a token. Raises InvalidRequestError if they exceed the context."""
     wanted = asked.prompt_tokens + asked.tokens
     if wanted > context:
         raise InvalidRequestError(
@@ -102,8 +102,8 @@ def _positions(asked: Asked, context: int) -> tuple[int, ...]:
     return asked.positions
 
 
-def _rounds(asked: Asked, model: LocalModel) -> tuple[GenerationStats, ...]:
-    """Answer again and again; the first time, in which kernels are compiled, does not count."""
+def _rounds(asked: LocalRun, model: LocalModel) -> tuple[GenerationStats, ...]:
+    """Answer `rounds` times, after a first answer that compiles kernels and is not counted."""
     asking = request(range(model.config.vocab_size), asked.prompt_tokens, asked.tokens)
     size, rounds = asked.prompt_tokens + asked.tokens, asked.rounds + 1
     with progress_bar("measuring", "tokens") as bar:
@@ -121,7 +121,7 @@ def _answer(model: LocalModel, asking: Request, progress: Callable[[int], None])
     return answer.stats
 
 
-def _print(asked: Asked, measured: Measured) -> None:
+def _print(asked: LocalRun, measured: LocalFigures) -> None:
     console = table_console()
     m = measured
     console.print(
@@ -166,7 +166,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _to_json(asked: Asked, measured: Measured) -> dict[str, Any]:
+def _to_json(asked: LocalRun, measured: LocalFigures) -> dict[str, Any]:
     rounds = measured.rounds
     return {
         "asked": asdict(asked),

@@ -1,4 +1,4 @@
-"""Stages: what the stages of a ring did with one answer, in figures. Pure; None is what a timeline does not tell."""
+"""Stages: figures of a ring's stages for one answer, from a timeline. None: unknown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from cluster.timeline import FRAMES, SpanKind, StageTimeline, Timeline
 
 TOKENS = (SpanKind.DECODE, SpanKind.DRAFT)
-"""Frames of one position each."""
+"""Kinds of frames with one position."""
 
 Window = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """One stage: medians of what a frame took, of its way to the next stage, and the share of time it computed."""
+    """One stage: median times of a frame and of its hop to the next stage, and its share of computing time."""
 
     node: str
     token_s: float | None
@@ -29,13 +29,13 @@ class StageFigures:
 
 @dataclass(frozen=True, slots=True)
 class RingFigures:
-    """All stages in order, and what is the coordinator's or the whole ring's.
+    """All stages in order, and figures of the coordinator and the whole ring.
 
     Attributes:
-        chunk_positions: of a prefill frame, the median.
-        own_s: the coordinator's time a token beside its stage: sampling, drafting, text.
-        prefill_bubble: share of the time that the stages idled, on average; so `decode_bubble`.
-        mixed: whether other requests were served meanwhile.
+        chunk_positions: median positions of a prefill frame.
+        own_s: the coordinator's time per token besides its stage: sampling, drafting, text.
+        prefill_bubble: average share of idle time of the stages; `decode_bubble` likewise.
+        mixed: whether other requests were served at the same time.
     """
 
     stages: tuple[StageFigures, ...]
@@ -47,7 +47,7 @@ class RingFigures:
 
 
 def ring_figures(timeline: Timeline) -> RingFigures:
-    """Return the figures of a timeline that has one answer."""
+    """Return the figures of a timeline of one answer."""
     prefill, decode = timeline.window(SpanKind.PREFILL), timeline.window(*TOKENS)
     hops = timeline.hops_s() or [[] for _ in timeline.stages]
     stages = tuple(
@@ -73,9 +73,9 @@ def ring_figures(timeline: Timeline) -> RingFigures:
 
 
 def remembered(timeline: Timeline, most_spans: int) -> Timeline:
-    """Return the part that all stages remember, where each keeps its newest `most_spans`; the same where none is full.
+    """Return the part of the timeline that all stages still have, if each keeps its newest `most_spans` spans.
 
-    Spans are in the order in which they ended: all that began after the oldest one had are there.
+    Spans are ordered by their end, so all spans that began after the end of the oldest one are present.
     """
     full = [stage for stage in timeline.stages if len(stage.spans) == most_spans]
     return timeline.within(max(stage.spans[0].ended_s for stage in full), math.inf) if full else timeline

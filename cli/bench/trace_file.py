@@ -1,4 +1,4 @@
-"""TraceFile: a timeline as chrome://tracing and ui.perfetto.dev open it."""
+"""TraceFile: writes a timeline in the format of chrome://tracing and ui.perfetto.dev."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class TraceFile:
-    """Where a trace is to go. Raises InvalidRequestError, before anything is measured, where it cannot."""
+    """The file for a trace. Raises InvalidRequestError, before any measurement, if it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise InvalidRequestError(f"no trace can be written to {path}: name a file in a directory of yours")
+            raise InvalidRequestError(f"cannot write a trace to {path}: give a file in a writable directory")
 
     def write(self, timeline: Timeline, *, emulated: bool = False) -> None:
-        """Replace the file, or make it; it is never there half written. An emulated cluster's says that it is."""
+        """Write the file atomically; mark the trace of an emulated cluster as emulated."""
         trace = timeline.to_chrome() | {"otherData": {"emulated": emulated}}
         write_whole(self._path, json.dumps(trace, allow_nan=False), replace=True)

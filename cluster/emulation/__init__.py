@@ -1,3 +1,3 @@
-"""Emulation: a cluster of machines that are not there. Real workers, links, frames, scheduler and speculation, around
-shards that wait as long as the speed model says a Mac would compute. Its figures are always called emulated.
+"""Emulation: a cluster of emulated machines. Workers, links, frames, scheduler and speculation are real; shards only
+wait for the time that the speed model predicts for a Mac. Its figures are always labelled emulated.
 """

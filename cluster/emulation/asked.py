@@ -1,4 +1,4 @@
-"""Asked: what a person asks to be emulated, and the scenario that comes of it."""
+"""Asked: a requested emulation, and the scenario made from it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from mlx_moe.errors import InvalidRequestError
 from mlx_moe.known_models import KNOWN_MODELS
 
 ACCEPTANCE = (0.85, 0.78, 0.72, 0.68, 0.65, 0.62, 0.60, 0.58)
-"""Of the MTP layer by depth: the first is published (DeepSeek-V3, arXiv 2412.19437, 5.4.3), the fall is assumed."""
+"""Acceptance of the MTP layer by depth: the first is published (DeepSeek-V3, arXiv 2412.19437, 5.4.3), the others are
+assumed."""
 
 STORY = ({"role": "user", "content": "Tell me a story."},)
-"""What is answered, unless it shall repeat."""
+"""The default prompt."""
 
 _COUNT = {"role": "user", "content": "Count from 1 to 50."}
 REPEATED = (_COUNT, {"role": "assistant", "content": ", ".join(str(i) for i in range(1, 51))}, _COUNT)
-"""Asked once more, so that the answer stands in the prompt already: the text that n-grams are for."""
+"""A prompt that contains its answer already: the text for which n-grams are made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What to emulate.
 
-    `draft` is none, mtp, ngram, stated, or acceptances by depth like .85,.78; `prompts` are lengths to be timed.
+    `draft` is none, mtp, ngram, stated, or acceptance rates by depth like .85,.78. `prompts`: prompt lengths to time.
     """
 
     nodes: str
@@ -41,16 +42,17 @@ class Asked:
 
 
 def prepare(asked: Asked) -> tuple[Scenario, Placement, list[int]]:
-    """Return what is emulated, where its layers are, and the prompt of the answers.
+    """Return the scenario, its placement and the prompt.
 
     Raises:
-        InvalidRequestError, PlacementError: it cannot be.
+        InvalidRequestError: an unknown link, model or way to draft.
+        PlacementError: the model does not fit.
     """
     if asked.wire not in WIRES:
         raise InvalidRequestError(f"there is no link {asked.wire!r}; links are: {', '.join(WIRES)}")
     model = asked.model.lower()
     if model not in KNOWN_MODELS:
-        raise InvalidRequestError(f"{asked.model[:80]!r} is not emulated; emulated are: {', '.join(KNOWN_MODELS)}")
+        raise InvalidRequestError(f"{asked.model[:80]!r} cannot be emulated; models are: {', '.join(KNOWN_MODELS)}")
     draft, acceptance = _draft(asked.draft)
     prompt, script = _script(asked)
     scenario = Scenario(model, tuple(parse_nodes(asked.nodes)), asked.wire, script, draft, acceptance)
@@ -66,7 +68,7 @@ def prepare(asked: Asked) -> tuple[Scenario, Placement, list[int]]:
 
 
 def _draft(text: str) -> tuple[DraftKind, tuple[float, ...]]:
-    """Read none, mtp, ngram, stated, or acceptances by depth like .85,.78."""
+    """Read none, mtp, ngram, stated, or acceptance rates by depth like .85,.78."""
     match text:
         case "none" | "mtp" | "ngram":
             return text, ()
@@ -78,13 +80,13 @@ def _draft(text: str) -> tuple[DraftKind, tuple[float, ...]]:
         rates = ()
     if not rates or not all(0 <= rate <= 1 for rate in rates):
         raise InvalidRequestError(
-            f"--draft takes none, mtp, ngram, stated, or acceptances by depth like .85,.78; got {text[:40]!r}"
+            f"--draft takes none, mtp, ngram, stated, or acceptance rates like .85,.78; got {text[:40]!r}"
         )
     return "stated", rates
 
 
 def _script(asked: Asked) -> tuple[list[int], tuple[int, ...]]:
-    """Return a prompt and all tokens of prompt and answer, as the demo model writes them."""
+    """Return a prompt, and the tokens of the prompt and the demo model's answer."""
     model = mlx_moe.load(library.DEMO)
     messages = REPEATED if asked.draft == "ngram" else STORY
     prompt = model.tokenizer.format_chat(messages, add_generation_prompt=True)

@@ -1,6 +1,6 @@
-"""A cluster of workers alone: real processes with real links, started and ended here without daemons.
+"""A cluster of workers without daemons: real processes and links, started and ended here.
 
-Daemons would greet each other 56 times a second on the two cores of a test machine; workers are what is measured.
+Daemons would disturb the measurement: on the two cores of a test machine they greet each other 56 times a second.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ MODULE = "cluster.emulation.worker"
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker and how far it is."""
+    """A worker and its progress."""
 
     process: WorkerProcess
     port: asyncio.Future[int]
     connected: asyncio.Future[None]
 
     async def listen(self) -> None:
-        """Take what it reports. Raises what it fails with."""
+        """Process the worker's events. Raises its error if it fails."""
         async for event in self.process.events():
             match event.WhichOneof("event"):
                 case "loaded":
@@ -53,13 +53,13 @@ class _Worker:
 async def emulated_cluster(
     placement: Placement, named: Callable[[Mapping[str, str]], str], draft: str = ""
 ) -> AsyncIterator[RemoteModel]:
-    """Start the workers of a placement; give its model.
+    """Start the workers of a placement; yield its model.
 
-    `named` is what workers know it by: a scenario, a stretched model or a real one. It gets the nodes' ids by the names
-    that the placement has for them.
+    `named` returns the model's name for the workers: a scenario, a stretched model or a real one. Its argument maps
+    the placement's names of nodes to their ids.
 
     Raises:
-        MoeClusterError: what a worker fails with.
+        MoeClusterError: the error of a worker that failed.
     """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-cluster-")))
@@ -106,7 +106,7 @@ async def emulated_cluster(
 
 @contextmanager
 def _ungrouped() -> Iterator[None]:
-    """Raise what failed first, in place of the group that a TaskGroup makes of it."""
+    """Raise the first error instead of a TaskGroup's ExceptionGroup."""
     try:
         yield
     except ExceptionGroup as group:
@@ -114,7 +114,7 @@ def _ungrouped() -> Iterator[None]:
 
 
 def _certified(home: Home, authority: Authority) -> str:
-    """Give a node an identity of the emulated cluster; return its id."""
+    """Create a node's identity in the emulated cluster; return its id."""
     home.create()
     key = NodeKey.open(home.identity)
     key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
@@ -122,7 +122,7 @@ def _certified(home: Home, authority: Authority) -> str:
 
 
 def _renamed(placement: Placement, ids: dict[str, str]) -> Placement:
-    """Return a placement of whole layers on the nodes' ids in place of their names."""
+    """Return a placement of whole layers with the nodes' ids instead of their names."""
     stages = tuple(replace(stage, node_id=ids[stage.node_id]) for stage in placement.stages)
     return replace(
         placement, stages=stages, node_bytes={ids[name]: nbytes for name, nbytes in placement.node_bytes.items()}

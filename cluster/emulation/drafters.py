@@ -1,4 +1,4 @@
-"""Drafters of an emulation: right as often as is stated, never, or a real one in the emulated model's shadow."""
+"""Drafters of an emulation: right at a stated rate, always wrong, or the demo model's MTP layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_moe.pipeline.frame import Frame, FrameKind
 
 
 class StatedDrafter:
-    """Guesses what stands in the script, with the stated probability of its depth; the last one holds beyond."""
+    """Drafts the script's token with a stated probability by depth; the last value also holds for greater depths."""
 
     observer = None
 
@@ -45,7 +45,7 @@ class StatedDrafter:
 
 
 class WrongDrafter:
-    """Guesses a token that no answer has, at once."""
+    """Drafts a token that no answer contains, without delay."""
 
     observer = None
 
@@ -65,9 +65,9 @@ class WrongDrafter:
 
 
 class ShadowDrafter:
-    """The demo model's own MTP layer, over the demo model's own hidden states: these are computed here for real.
+    """Drafts by the demo model's MTP layer from the demo model's hidden states, which are computed here.
 
-    The time that takes is part of the emulated drafting, as long as that is longer.
+    The emulated drafting time includes this computation unless the computation is longer.
     """
 
     def __init__(self, demo: LocalModel, seconds: float, clock: Clock) -> None:
@@ -86,7 +86,7 @@ class ShadowDrafter:
         return self
 
     def observe(self, hidden_states: mx.array, token_ids: Sequence[int]) -> None:  # noqa: ARG002
-        """See Observer. The emulated hidden states say nothing; the demo model's own do."""
+        """See Observer. Ignores the emulated hidden states; computes the demo model's."""
         started = time.monotonic()
         new = token_ids[self._known :]
         embedded = self._demo.head.embed(mx.array(list(new)))
@@ -118,5 +118,5 @@ class ShadowDrafter:
         self._inner.rewind(position)
 
     def fork(self, positions: int) -> ShadowDrafter:  # noqa: ARG002
-        """See Drafter. A fork begins anew: the shadow's KV caches stay where they are."""
+        """See Drafter. A fork starts with empty KV caches."""
         return ShadowDrafter(self._demo, self._seconds, self._clock)

@@ -1,4 +1,4 @@
-"""EmulatedEmbeddingAndLMHead: writes the script, as slowly as the emulated lm_head would.
+"""EmulatedEmbeddingAndLMHead: returns the script's tokens after the time of the emulated lm_head.
 
 Shapes: L positions, D hidden_size, V vocab_size.
 """
@@ -16,7 +16,7 @@ SURE = 40.0
 
 
 class EmulatedEmbeddingAndLMHead:
-    """An EmbeddingAndLMHead that knows what will be written."""
+    """An EmbeddingAndLMHead whose output is the script."""
 
     def __init__(
         self, script: tuple[int, ...], vocab_size: int, hidden_size: int, seconds: float, clock: Clock
@@ -28,11 +28,11 @@ class EmulatedEmbeddingAndLMHead:
         self._clock = clock
 
     def embed(self, input_ids: mx.array) -> mx.array:
-        """Return empty hidden states `[L, D]`."""
+        """Return hidden states `[L, D]` of zeros."""
         return mx.zeros((input_ids.size, self._hidden_size), dtype=mx.bfloat16)
 
     def logits(self, hidden_states: mx.array) -> mx.array:
-        """Return logits `[1, V]` that say what stands in the script after the last position."""
+        """Return logits `[1, V]` of the script's token after the last position."""
         started = time.monotonic()
         token_id = self._script[(position_of(hidden_states) + 1) % len(self._script)]
         logits = mx.zeros((1, self._vocab_size)).at[0, token_id].add(SURE)

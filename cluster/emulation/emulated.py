@@ -1,4 +1,4 @@
-"""Emulated: what a worker has in place of a loaded shard."""
+"""EmulatedShard: a worker's replacement of a loaded shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GREEDY = GenerationDefaults(SamplingParams(temperature=0.0))
 
 @dataclass(frozen=True, slots=True)
 class EmulatedShard:
-    """A role's part of a model that is not there. It speaks the demo model's language."""
+    """A role's part of an emulated model. It uses the demo model's tokenizer."""
 
     role: Role
     scenario: Scenario
@@ -52,7 +52,7 @@ class EmulatedShard:
     @property
     def ends(self) -> EmulatedEmbeddingAndLMHead:
         """See LoadedStage."""
-        wire_s = WIRES[self.scenario.wire].seconds(self.costs.hidden_size * FLOAT_BYTES)  # on which it came back
+        wire_s = WIRES[self.scenario.wire].seconds(self.costs.hidden_size * FLOAT_BYTES)  # the hop from the last stage
         seconds = head_s(self.costs, self._node) + (wire_s if len(self.role.placement.stages) > 1 else 0.0)
         return EmulatedEmbeddingAndLMHead(
             self.scenario.script, self.config.vocab_size, self.costs.hidden_size, seconds, self.clock
@@ -97,7 +97,7 @@ class EmulatedShard:
 
 
 def load(name: str, role: Role) -> EmulatedShard:
-    """Return a role's part of a scenario, which says who drafts. Raises ClusterError, InvalidRequestError."""
+    """Return a role's part of a scenario. Raises ClusterError, InvalidRequestError."""
     if not role.leads:
         raise PlacementError("an emulation places whole layers only; this placement has expert peers")
     scenario = Scenario.from_name(name)

@@ -1,4 +1,4 @@
-"""Measure: what an emulated cluster does, beside what the planner predicts. All figures are emulated."""
+"""Measure: the speed of an emulated cluster, and the planner's prediction of it. All figures are emulated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Some users' answers together: tokens a second, and whether each wrote what the script says."""
+    """Simultaneous answers of some users: tokens per second, and whether each equals the script."""
 
     users: int
     tokens_per_s: float
@@ -30,8 +30,8 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One drafter's figures."""
+class DrafterFigures:
+    """The figures of one drafter."""
 
     draft: str
     decoded: tuple[Decoded, ...]
@@ -46,46 +46,46 @@ async def measure(
     tokens: int,
     users: Sequence[int],
     prompts: Sequence[int] = (),
-) -> Measured:
-    """Start the emulated cluster and let it answer: so many users at a time, then prompts of so many tokens."""
+) -> DrafterFigures:
+    """Start the emulated cluster; measure answers for each number of users, then each length of prompts."""
     async with emulated_cluster(placement, lambda ids: scenario.on(ids).to_name()) as model:
         answers = [await asyncio.to_thread(together, model, Request.exactly(prompt, tokens), n) for n in users]
         ttft_s = {n: await asyncio.to_thread(_first_token_s, model, n) for n in prompts}
     script = scenario.script
     written = [script[i % len(script)] for i in range(len(prompt), len(prompt) + tokens)]
-    return Measured(scenario.draft, tuple(decoded(of_users, written) for of_users in answers), ttft_s)
+    return DrafterFigures(scenario.draft, tuple(decoded(of_users, written) for of_users in answers), ttft_s)
 
 
 def predicted(scenario: Scenario, placement: Placement, prompts: Sequence[int]) -> Prediction:
-    """Return what the planner says of the same, decoded plainly."""
+    """Return the planner's prediction for the same cluster without drafts."""
     costs = replace(scenario.costs(), mtp=None)
     return predict(placement, costs, scenario.nodes, scenario.links(), prompts=prompts)
 
 
 def without_drafts(scenario: Scenario) -> Scenario:
-    """Return the same cluster decoding plainly."""
+    """Return the same cluster without drafts."""
     return replace(scenario, draft="none", acceptance=())
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one user got."""
+    """The answer to one user."""
 
     token_ids: list[int]
     logprobs: list[float]
     seconds: float
-    """From the WARM_TOKENS-th token to the last."""
+    """Time from the WARM_TOKENS-th token to the last."""
     stats: GenerationStats
 
 
 def together(model: RemoteModel, request: Request, users: int) -> list[Answer]:
-    """Let so many users ask the same at once; return their answers."""
+    """Send the same request from `users` users at once; return their answers."""
     with ThreadPoolExecutor(users) as threads:
         return list(threads.map(lambda _: _write(model, request), range(users)))
 
 
 def decoded(answers: Sequence[Answer], written: Sequence[int]) -> Decoded:
-    """Return the figures of answers that began together; `written` are the tokens that each should have."""
+    """Return the figures of simultaneous answers; `written` are the expected tokens of each."""
     depths = max(len(answer.stats.compared_by_depth) for answer in answers)
     compared = [sum(_at(answer.stats.compared_by_depth, i) for answer in answers) for i in range(depths)]
     accepted = [sum(_at(answer.stats.accepted_by_depth, i) for answer in answers) for i in range(depths)]

@@ -1,4 +1,4 @@
-"""Scenario: what is emulated. Travels to the workers in place of a model's name."""
+"""Scenario: what is emulated. It is sent to the workers as the model's name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cluster.placement import Links, ModelCosts, NodeCapacity
 from cluster.placement.capacity import Link
 
 KIND = "emulated"
-"""A model's name that begins so, and goes on after a colon, is a scenario."""
+"""A model name with this prefix and a colon is a scenario."""
 
 FLOAT_BYTES = 2
 
 WIRES = {
-    # What the wire takes beside what gRPC takes, which is real here. All (A); the first is the speed model's.
+    # Time of the wire alone; the time of gRPC is real here. All (A); the first is also used by the speed model.
     "10gbe": Link(60e-6, 1.15e9),
     "tb": Link(30e-6, 2.5e9),
     "1gbe": Link(150e-6, 0.117e9),
@@ -27,12 +27,12 @@ WIRES = {
 }
 
 GRPC = Link(390e-6, 0.4e9)
-"""(M) What gRPC, TLS, checksums and arrays take for a hop in Python beside raw TCP: bench.hop, 375 to 424 us for 14 KB;
+"""(M) Time of gRPC, TLS, checksums and arrays for a hop in Python, beyond raw TCP: bench.hop, 375 to 424 us for 14 KB;
 with frames of 0.5 to 7.3 MB in its rings of 2 and 4, 0.38 to 0.55 GB/s. Real in an emulation, so only a prediction
 counts it."""
 
 GRAPH_S = 250e-6
-"""(A) Leaving and entering the MLX graph on Metal, once for each frame in each stage; the speed model's."""
+"""(A) Time to leave and enter the MLX graph on Metal, once per frame and stage; as in the speed model."""
 
 DraftKind = Literal["none", "stated", "mtp", "ngram"]
 
@@ -41,9 +41,9 @@ DraftKind = Literal["none", "stated", "mtp", "ngram"]
 class Scenario:
     """One emulated cluster.
 
-    `script` are the tokens of all positions, again and again: what the model writes is what stands there. `draft` is
-    who guesses them: "stated" is right as often as `acceptance` says by depth; "mtp" is the demo model's own layer, for
-    which the script must be what the demo model says.
+    `script`: the tokens that the model writes, by position, repeated if too short. `draft`: "stated" is right at the
+    rates of `acceptance`, by depth; "mtp" is the demo model's MTP layer, for which the script must be the demo model's
+    output.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Scenario:
     seed: int = 0
 
     def costs(self) -> ModelCosts:
-        """Return what the emulated model costs."""
+        """Return the costs of the emulated model."""
         return read_costs(self.model, float_bytes=FLOAT_BYTES)
 
     def links(self) -> Links:
@@ -63,17 +63,17 @@ class Scenario:
         return Links(default=_in_series(WIRES[self.wire], GRPC, Link(GRAPH_S, math.inf)))
 
     def on(self, node_ids: Mapping[str, str]) -> Scenario:
-        """Return the same with its nodes' ids in place of what they were called; those without one do nothing."""
+        """Return the scenario with the nodes' ids instead of their names; nodes without an id are removed."""
         used = (node for node in self.nodes if node.node_id in node_ids)
         return replace(self, nodes=tuple(replace(node, node_id=node_ids[node.node_id]) for node in used))
 
     def to_name(self) -> str:
-        """Return it as a model's name."""
+        """Return the scenario as a model name."""
         return f"{KIND}:{json.dumps(asdict(self))}"
 
     @classmethod
     def from_name(cls, name: str) -> Scenario:
-        """Read it back. Raises ClusterError."""
+        """Read a scenario from a model name. Raises ClusterError."""
         try:
             values = json.loads(name.removeprefix(f"{KIND}:"))
             nodes = tuple(NodeCapacity(**node) for node in values.pop("nodes"))
@@ -81,9 +81,9 @@ class Scenario:
                 values[key] = tuple(values[key])
             return cls(nodes=nodes, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise ClusterError(f"this scenario of an emulation cannot be read: {exc}") from exc
+            raise ClusterError(f"the scenario of an emulation cannot be read: {exc}") from exc
 
 
 def _in_series(*links: Link) -> Link:
-    """Return the link that has these one after the other."""
+    """Return the link equal to these links in series."""
     return Link(sum(link.latency_s for link in links), 1 / sum(1 / link.bytes_per_s for link in links))

@@ -1,4 +1,4 @@
-"""EmulatedStage: takes as long as a Mac would, and hands on hidden states of the true size that say where they are.
+"""EmulatedStage: takes the time of a Mac; returns hidden states of the real size that contain their position.
 
 Shapes: L positions, D hidden_size.
 """
@@ -21,21 +21,21 @@ from mlx_moe.pipeline.stage import StageCounts
 
 DIGIT = 128
 DIGITS = 3
-"""A position is written into a row as digits of this base: bfloat16 holds whole numbers up to 256."""
+"""The base of the digits that encode a position in a row: bfloat16 represents integers exactly up to 256."""
 
 
 class Clock:
-    """One emulated processor: what it does one after the other takes as long as it is said to.
+    """One emulated processor: it does one piece of work after the other, each for its stated time.
 
-    Work begins when the last piece ended, if it waited, and otherwise now; so the oversleeping of one piece is made
-    up for by the next.
+    Work that waited begins at the scheduled end of the previous work, other work begins now. So the next wait
+    corrects the overshoot of one wait.
     """
 
     def __init__(self) -> None:
         self._free_at = 0.0
 
     def work(self, seconds: float, ready_at: float | None = None) -> None:
-        """Wait until work of so many seconds that could begin at `ready_at` (None: now) would be done."""
+        """Wait until the end of work of `seconds` that can begin at `ready_at` (None: now)."""
         begin = max(self._free_at, time.monotonic() if ready_at is None else ready_at)
         self._free_at = begin + seconds
         remaining = self._free_at - time.monotonic()
@@ -52,11 +52,11 @@ SPIN_S = 0.0002
 """The last part of a wait is a busy-wait: sleeping overshoots by about this, and each stage adds its error."""
 
 MAX_LAG_S = 0.002
-"""A delay of this machine is made up for up to this much; a longer one is an error of the emulation, and shows."""
+"""The longest delay of this machine that is corrected; a longer one remains in the figures as an error."""
 
 
 class EmulatedStage:
-    """A stage of a model that is not there; frames come to it over `wire`, if over one, and cost `overhead_s` more."""
+    """A stage of an emulated model. A frame also takes the time of `wire` (None: no hop) and `overhead_s`."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class EmulatedStage:
         """See Stage."""
         start, length = frame.position, frame.hidden_states.shape[0]
         if start > self._kept.get(frame.sequence_id, 0):
-            raise FrameError(f"node {self.node}: a frame starts at position {start}, and not that many are kept")
+            raise FrameError(f"node {self.node}: a frame starts at position {start}, but fewer positions are cached")
         is_prefill = frame.kind is FrameKind.PREFILL
         timing, end = self._timing, start + length
         seconds = timing.prefill_s(start, end, frame.outputs) if is_prefill else timing.decode_s(start)
@@ -99,7 +99,7 @@ class EmulatedStage:
         return replace(frame, position=end - outputs, hidden_states=hidden_states)
 
     def steps(self, frame: Frame) -> Steps[Frame]:
-        """See Stage. It waits for a frame in one piece."""
+        """See Stage. The wait for a frame is not divided."""
         yield from ()
         return self.run(frame)
 
@@ -118,11 +118,11 @@ class EmulatedStage:
 
     @property
     def kv_positions(self) -> int:
-        """Positions that all requests would keep."""
+        """Cached positions of all sequences."""
         return sum(self._kept.values())
 
     def _rows(self, end: int, count: int) -> mx.array:
-        """Return hidden states of the last `count` positions before `end`, made: that is part of the emulated time."""
+        """Return evaluated hidden states of the last `count` positions before `end`."""
         rows = np.zeros((count, self._hidden_size), dtype=np.float32)
         positions = np.arange(end - count, end)
         for digit in range(DIGITS):

@@ -1,4 +1,4 @@
-"""Stretched: a real model with real answers, whose stages take at least so long for a frame, as larger ones would."""
+"""Stretched: a real model whose stages take at least a given time per frame, as those of a larger model."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from mlx_moe.pipeline.shard import Shard
 from mlx_moe.pipeline.stage import Stage
 
 KIND = "stretched"
-"""A model's name that begins so goes on with the seconds of a frame in a stage, and with what the model is called."""
+"""The prefix of a stretched model's name; the seconds per frame and the model's name follow."""
 
 WRONG = "wrong"
-"""A way to draft beside the real ones."""
+"""A further way to draft: always wrong."""
 
 PADDING_ID = 0
-"""Of the demo model: no answer has it."""
+"""A token of the demo model that no answer contains."""
 
 
 def name(model: str, stage_s: float) -> str:
-    """Return the name by which workers load a model stretched."""
+    """Return the name of a stretched model."""
     return f"{KIND}:{stage_s}:{model}"
 
 
 def load(
     named: str, role: Role, progress: Progress, draft: str, held: Held | None = None
 ) -> StretchedShard | LoadedExperts:
-    """Load a role's part of a model, for real; `draft` may be WRONG too. Raises what loading does, ClusterError."""
+    """Load a role's part of the real model; `draft` may also be WRONG. Raises as loading does, or ClusterError."""
     try:
         _, seconds, model = named.split(":", 2)
         stage_s = float(seconds)
     except ValueError as exc:
-        raise ClusterError(f"{named!r} is not like {name('demo', 0.02)}") from exc
+        raise ClusterError(f"{named!r} is not a stretched model's name, such as {name('demo', 0.02)}") from exc
     real = loading.load(model, role, progress, "none" if draft == WRONG else draft, held=held)
     if isinstance(real, LoadedExperts):
         return real
@@ -55,7 +55,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class StretchedShard(LoadedShard):
-    """A part in memory; a frame takes at least `stage_s` in its stage."""
+    """A loaded part whose stage takes at least `stage_s` per frame."""
 
     stage_s: float
 
@@ -65,7 +65,7 @@ class StretchedShard(LoadedShard):
 
 
 class StretchedStage(Stage):
-    """Computes, then waits until the time of a frame is up: its own computing is part of that."""
+    """Computes a frame, then waits for the rest of the frame's time."""
 
     def __init__(self, shard: Shard, node: str, stage_s: float) -> None:
         super().__init__(shard, node)

@@ -1,7 +1,4 @@
-"""python -m cluster.emulation.worker HOME NODE_ID NAME HOST,...: a worker of models that are not there, or not so slow.
-
-It loads the others as every worker does.
-"""
+"""python -m cluster.emulation.worker HOME NODE_ID NAME HOST,...: a worker of emulated, stretched and real models."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from mlx_moe.checkpoint.loader import Progress
 
 
 def load(model: str, role: Role, progress: Progress, draft: str, stamp: str, held: Held) -> Loaded:
-    """Load a role's part of a model, or what stands for it: the beginning of its name says which."""
+    """Load a role's part of a model; the prefix of the name tells an emulated, a stretched or a real one."""
     match model.partition(":")[0]:
         case scenario.KIND:
             return emulated.load(model, role)

@@ -28,9 +28,9 @@ def asked(**changes: object) -> Asked:
     ("changes", "message"),
     [
         ({"wire": "carrier pigeon"}, "there is no link 'carrier pigeon'; links are: 10gbe, tb, 1gbe, loopback"),
-        ({"draft": "best"}, "--draft takes none, mtp, ngram, stated, or acceptances"),
-        ({"draft": "0.5,1.5"}, "--draft takes none, mtp, ngram, stated, or acceptances"),
-        ({"model": "demo"}, "'demo' is not emulated; emulated are: deepseek-v3"),
+        ({"draft": "best"}, "--draft takes none, mtp, ngram, stated, or acceptance rates"),
+        ({"draft": "0.5,1.5"}, "--draft takes none, mtp, ngram, stated, or acceptance rates"),
+        ({"model": "demo"}, "'demo' cannot be emulated; models are: deepseek-v3"),
         ({"nodes": "many"}, "many"),
     ],
 )

@@ -46,7 +46,7 @@ def trace(home: Path) -> Path:
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("mac-")}
     assert {name: row[0] for name, row in rows.items()} == {"mac-1": "0-3", "mac-2": "4-5"}
     assert all(len(row) == 6 for row in rows.values())
-    assert "idles on average" in table
+    assert "average idle time of a stage" in table
     assert "Other requests" not in table
     assert [line.split()[0] for line in table.partition("users")[2].splitlines()[2:]] == ["1", "2"]
     return path
@@ -110,7 +110,7 @@ def test_pictures_are_drawn_of_traces_and_of_emulated_speeds(
     [
         (("--users", "200"), "200 answers of 256 prompt tokens and 32 tokens need 288 positions each, 57600 in all"),
         (("--tokens", "2000"), "the context of demo is 2048"),
-        (("--trace", "missing/trace.json"), "no trace can be written to missing/trace.json"),
+        (("--trace", "missing/trace.json"), "cannot write a trace to missing/trace.json"),
     ],
 )
 def test_what_has_no_room_is_refused_in_one_line(home: Path, arguments: tuple[str, ...], message: str) -> None:

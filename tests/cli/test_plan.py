@@ -84,5 +84,5 @@ def test_a_plan_carries_the_chunks_asked_for_and_up_takes_no_others(
     assert taken is not None
     assert taken.plan is not None
     assert taken.plan.chunks == ChunkRule.fixed(256)
-    with pytest.raises(InvalidRequestError, match="make another: moe-cluster plan demo --chunk 64 --json"):
+    with pytest.raises(InvalidRequestError, match="make a new plan: moe-cluster plan demo --chunk 64 --json"):
         wanted(None, str(file), None, None, None, chunk=64)

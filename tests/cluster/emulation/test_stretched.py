@@ -40,7 +40,7 @@ def test_a_stage_takes_its_time_and_computes_within_it() -> None:
 
 @pytest.mark.parametrize("name", ["stretched:", "stretched:0.02", "stretched:long:demo"])
 def test_a_name_that_says_no_time_is_refused(name: str) -> None:
-    with pytest.raises(ClusterError, match="is not like"):
+    with pytest.raises(ClusterError, match="is not a stretched model"):
         stretched.load(name, Role.of(PLACEMENT, "first"), lambda _done, _total: None, "none")
 
 
