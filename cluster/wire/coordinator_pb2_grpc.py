@@ -100,7 +100,7 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Answer(self, request, context):
-        """One answer as it is written. Cancelling the call ends it on every node; its conversation stays.
+        """Streams an answer. Cancelling the call ends the answer on every node; its conversation stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +113,7 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Timeline(self, request, context):
-        """What all stages did since this was asked last, in the order of the ring; the coordinator's first.
+        """The timelines of all stages since the last call, in the order of the ring, the coordinator's first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

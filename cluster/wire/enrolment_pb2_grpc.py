@@ -45,8 +45,8 @@ class EnrolmentServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Enrol(self, request, context):
-        """PERMISSION_DENIED: refused, and not said why. RESOURCE_EXHAUSTED: too many refusals lately; the details say when
-        to come again.
+        """PERMISSION_DENIED: refused, without a reason. RESOURCE_EXHAUSTED: too many recent refusals; the details say when to
+        try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

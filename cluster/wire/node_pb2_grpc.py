@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class NodeStub(object):
-    """From any node of the cluster.
+    """For all nodes of the cluster.
     """
 
     def __init__(self, channel):
@@ -79,11 +79,11 @@ class NodeStub(object):
 
 
 class NodeServicer(object):
-    """From any node of the cluster.
+    """For all nodes of the cluster.
     """
 
     def Greet(self, request, context):
-        """Both ways at once, every second: who is there, whom it knows, what it holds and serves.
+        """Every second, in both directions: the node, the nodes it knows, what it holds and serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,35 +96,35 @@ class NodeServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Inspect(self, request, context):
-        """Whether this node has a copy of a model, and which.
+        """Returns this node's copy of a model, if any.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InspectPart(self, request, context):
-        """Where a copy that was inspected differs from another one.
+        """Returns the digests of a part, to find where two copies differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunWorker(self, request_iterator, context):
-        """A worker lives as long as this call. Commands go in, its events come out.
+        """Runs a worker while this call lasts: commands in, events out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Deploy(self, request, context):
-        """Asked of the node that coordinates a placement: it loads the model and serves it, whoever asked for it.
+        """For the coordinating node of a placement: it loads and serves the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FollowLoad(self, request, context):
-        """Asked of the same node: how far it is, until the model is ready. The load goes on if the caller goes.
+        """For the same node: streams the progress until the model is ready. Loading continues if the caller exits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,7 +188,7 @@ def add_NodeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Node(object):
-    """From any node of the cluster.
+    """For all nodes of the cluster.
     """
 
     @staticmethod
@@ -409,7 +409,7 @@ class Node(object):
 
 
 class ControlStub(object):
-    """From the node itself: its command line shows the node's own certificate.
+    """For this node's own command line, which uses the node's certificate.
     """
 
     def __init__(self, channel):
@@ -441,7 +441,7 @@ class ControlStub(object):
 
 
 class ControlServicer(object):
-    """From the node itself: its command line shows the node's own certificate.
+    """For this node's own command line, which uses the node's certificate.
     """
 
     def Status(self, request, context):
@@ -451,7 +451,7 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Places and loads a model on the cluster; streams how far it is, until it is ready.
+        """Places and loads a model on the cluster; streams the progress until it is ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -501,7 +501,7 @@ def add_ControlServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Control(object):
-    """From the node itself: its command line shows the node's own certificate.
+    """For this node's own command line, which uses the node's certificate.
     """
 
     @staticmethod

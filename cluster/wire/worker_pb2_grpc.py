@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class StageStub(object):
-    """What the coordinator asks of the workers beside the ring. Frames and expert rows go over two streams of raw bytes,
-    moe_cluster.v1.Ring/Frames and moe_cluster.v1.Ring/Experts: their layout is in cluster/worker/messages.py.
+    """Calls from the coordinator to the stages, outside the ring. Frames and expert rows use two streams of raw bytes,
+    moe_cluster.v1.Ring/Frames and moe_cluster.v1.Ring/Experts; cluster/worker/messages.py defines their layout.
     """
 
     def __init__(self, channel):
@@ -44,12 +44,12 @@ class StageStub(object):
 
 
 class StageServicer(object):
-    """What the coordinator asks of the workers beside the ring. Frames and expert rows go over two streams of raw bytes,
-    moe_cluster.v1.Ring/Frames and moe_cluster.v1.Ring/Experts: their layout is in cluster/worker/messages.py.
+    """Calls from the coordinator to the stages, outside the ring. Frames and expert rows use two streams of raw bytes,
+    moe_cluster.v1.Ring/Frames and moe_cluster.v1.Ring/Experts; cluster/worker/messages.py defines their layout.
     """
 
     def Cancel(self, request, context):
-        """Drop the frames of a request up to a serial number, wherever they are: they are on their way behind others.
+        """Drops the frames of a sequence up to a serial number, including frames that have not arrived yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,8 +72,8 @@ def add_StageServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Stage(object):
-    """What the coordinator asks of the workers beside the ring. Frames and expert rows go over two streams of raw bytes,
-    moe_cluster.v1.Ring/Frames and moe_cluster.v1.Ring/Experts: their layout is in cluster/worker/messages.py.
+    """Calls from the coordinator to the stages, outside the ring. Frames and expert rows use two streams of raw bytes,
+    moe_cluster.v1.Ring/Frames and moe_cluster.v1.Ring/Experts; cluster/worker/messages.py defines their layout.
     """
 
     @staticmethod
