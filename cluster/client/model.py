@@ -139,6 +139,13 @@ class ModelClient:
         message = to_request_message(request, conversation_id, request_id.bytes)
         return AnswerStream(self._stub.Answer(message), self._callee, self._node_id, request_id.hex)
 
+    def hold_conversation(self, conversation_id: bytes) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """Keep a conversation until this call is cancelled, or this process ends; then its KV caches are freed."""
+        call: grpc.aio.UnaryStreamCall[Any, Any] = self._stub.HoldConversation(
+            pb.ConversationId(conversation_id=conversation_id)
+        )
+        return call
+
     async def close_conversation(self, conversation_id: bytes) -> None:
         """Free a conversation's KV caches; ignored if the coordinator has ended."""
         with contextlib.suppress(MoeClusterError), self._called():

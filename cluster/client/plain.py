@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import grpc
+
 from cluster.client.loop_thread import shared_loop
 from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Written
 from cluster.client.node import CALL_S, NodeClient
@@ -147,6 +149,7 @@ class RemoteConversation:
     def __init__(self, model: ModelClient) -> None:
         self._model = model
         self._id = uuid.uuid4().bytes
+        self._held = shared_loop().run(_hold(model, self._id))
 
     def answer(self, request: Request, progress: Callable[[int, int], None] | None = None) -> RemoteAnswer:
         """Answer a request.
@@ -161,7 +164,9 @@ class RemoteConversation:
 
     def close(self) -> None:
         """Free the KV caches; ignored if the coordinator has ended."""
-        shared_loop().run(self._model.close_conversation(self._id))
+        loop = shared_loop()
+        loop.run(self._model.close_conversation(self._id))
+        loop.soon(self._held.cancel)
 
 
 class RemoteAnswer:
@@ -239,6 +244,10 @@ class RemoteAnswer:
 
 async def _next(steps: AsyncIterator[LoadStatus]) -> LoadStatus | None:
     return await anext(steps, None)
+
+
+async def _hold(model: ModelClient, conversation_id: bytes) -> grpc.aio.UnaryStreamCall[Any, Any]:
+    return model.hold_conversation(conversation_id)
 
 
 async def _begin(model: ModelClient, request: Request, conversation_id: bytes) -> AnswerStream:

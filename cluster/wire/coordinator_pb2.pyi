@@ -85,6 +85,10 @@ class ConversationClosed(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ConversationHeld(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class TimelineRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -65,6 +65,11 @@ class CoordinatorStub(object):
                 request_serializer=cluster_dot_wire_dot_coordinator__pb2.ConversationId.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_coordinator__pb2.ConversationClosed.FromString,
                 _registered_method=True)
+        self.HoldConversation = channel.unary_stream(
+                '/moe_cluster.v1.Coordinator/HoldConversation',
+                request_serializer=cluster_dot_wire_dot_coordinator__pb2.ConversationId.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_coordinator__pb2.ConversationHeld.FromString,
+                _registered_method=True)
         self.Timeline = channel.unary_stream(
                 '/moe_cluster.v1.Coordinator/Timeline',
                 request_serializer=cluster_dot_wire_dot_coordinator__pb2.TimelineRequest.SerializeToString,
@@ -112,6 +117,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HoldConversation(self, request, context):
+        """Keeps a conversation until the call ends, which it does with its client; then its KV caches are freed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Timeline(self, request, context):
         """The timelines of all stages since the last call, in the order of the ring, the coordinator's first.
         """
@@ -151,6 +163,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.CloseConversation,
                     request_deserializer=cluster_dot_wire_dot_coordinator__pb2.ConversationId.FromString,
                     response_serializer=cluster_dot_wire_dot_coordinator__pb2.ConversationClosed.SerializeToString,
+            ),
+            'HoldConversation': grpc.unary_stream_rpc_method_handler(
+                    servicer.HoldConversation,
+                    request_deserializer=cluster_dot_wire_dot_coordinator__pb2.ConversationId.FromString,
+                    response_serializer=cluster_dot_wire_dot_coordinator__pb2.ConversationHeld.SerializeToString,
             ),
             'Timeline': grpc.unary_stream_rpc_method_handler(
                     servicer.Timeline,
@@ -320,6 +337,33 @@ class Coordinator(object):
             '/moe_cluster.v1.Coordinator/CloseConversation',
             cluster_dot_wire_dot_coordinator__pb2.ConversationId.SerializeToString,
             cluster_dot_wire_dot_coordinator__pb2.ConversationClosed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moe_cluster.v1.Coordinator/HoldConversation',
+            cluster_dot_wire_dot_coordinator__pb2.ConversationId.SerializeToString,
+            cluster_dot_wire_dot_coordinator__pb2.ConversationHeld.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self._answering = answering
         self._timelines = timelines
         self._conversations: dict[bytes, Sequence] = {}
+        self._closed = asyncio.Event()
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.ModelDescription:  # noqa: N802
         """Describe the model."""
@@ -120,9 +121,22 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
 
     async def CloseConversation(self, request: pb.ConversationId, _context: Context) -> pb.ConversationClosed:  # noqa: N802
         """Free a conversation's KV caches."""
-        if sequence := self._conversations.pop(request.conversation_id, None):
-            self._answering.release(sequence)
+        self._free(request.conversation_id)
         return pb.ConversationClosed()
+
+    async def HoldConversation(  # noqa: N802
+        self, request: pb.ConversationId, _context: Context
+    ) -> AsyncIterator[pb.ConversationHeld]:
+        """Keep a conversation until the call ends, with its client or with this worker."""
+        try:
+            yield pb.ConversationHeld()
+            await self._closed.wait()
+        finally:
+            self._free(request.conversation_id)
+
+    def close(self) -> None:
+        """End the calls that hold conversations."""
+        self._closed.set()
 
     async def Timeline(  # noqa: N802
         self, _request: pb.TimelineRequest, _context: Context
@@ -130,6 +144,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         """Stream each stage's spans since the last call."""
         for stage in (await self._timelines()).stages:
             yield stage
+
+    def _free(self, conversation_id: bytes) -> None:
+        """Free a conversation's KV caches; its answer ends."""
+        if sequence := self._conversations.pop(conversation_id, None):
+            self._answering.release(sequence)
 
     def _conversation(self, conversation_id: bytes) -> Sequence:
         """Return the sequence of a conversation; a new one if it is unknown or was dropped."""

@@ -217,6 +217,7 @@ class CoordinatorPart:
     async def close(self, error: MoeClusterError) -> None:
         """See Part."""
         self._answering.fail_all(error)
+        self._clients.close()
         self._computing.waiter.close()
 
     async def _send(self, message: Message) -> None:

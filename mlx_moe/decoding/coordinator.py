@@ -353,6 +353,8 @@ class Coordinator:
         yield from self._give_way(
             self.scheduler.budget.use(frame.sequence_id, frame.position + frame.hidden_states.shape[0])
         )
+        if not self._is_current(answer):
+            return
         self._serial += 1
         frame = replace(frame, serial=self._serial, checked=answer.is_checked)
         answer.in_flight.add(frame, end)

@@ -95,6 +95,16 @@ def test_closing_a_conversation_frees_its_caches_on_every_node(model: RemoteMode
     until(lambda: kv_bytes(five_nodes) == [0] * N_STAGES)
 
 
+def test_a_client_that_is_gone_leaves_no_caches(five_nodes: Cluster, model: RemoteModel) -> None:
+    until(lambda: kv_positions(five_nodes) == [0] * N_STAGES)
+    other = five_nodes.own.model(five_nodes.own.status())
+    answer(other, request(OTHERS[0]), other.new_conversation())
+    until(lambda: min(kv_positions(five_nodes)) > 0)
+    other.close()  # the channel, as at the end of its process; nothing closed the conversation
+    until(lambda: kv_positions(five_nodes) == [0] * N_STAGES)
+    assert len(answer(model, request(OTHERS[0]))) == 12
+
+
 @pytest.mark.parametrize("tokens", [0, 5])
 @pytest.mark.parametrize("how", ["close", "gone"])
 def test_an_answer_that_nobody_wants_any_more_ends_and_frees_all(

@@ -194,7 +194,7 @@ def test_what_lies_beside_the_models_files_does_not_matter(
     (tmp_path / f"._{FIRST}").write_bytes(weights)  # macOS, on a disk of another system
     shutil.copytree(tmp_path, tmp_path / "original", ignore=shutil.ignore_patterns("original"))
     os.mkfifo(tmp_path / "pipe.safetensors")
-    with caplog.at_level(logging.DEBUG), Checkpoint.open(tmp_path) as checkpoint:
+    with caplog.at_level(logging.DEBUG, "mlx_moe"), Checkpoint.open(tmp_path) as checkpoint:
         assert read(checkpoint, [Piece("a", 0, 96)], 24) == ARRAYS["a"].flatten().tolist()
         assert "lora_a" in checkpoint  # nobody asks for it
     assert "mtp.safetensors" in caplog.text
