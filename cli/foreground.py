@@ -64,7 +64,7 @@ class ForegroundNode:
             self._tasks.append(loop.create_task(self._tell_how_to_join()))
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         if self._leashed:
-            loop.add_reader(sys.stdin.fileno(), node.stop)  # readable only at its end: the parent never writes
+            loop.add_reader(sys.stdin.fileno(), node.stop)  # readable only at its end: the parent writes nothing more
         if self._wanted is not None:
             self._tasks.append(loop.create_task(self._load(self._wanted)))
 

@@ -28,6 +28,6 @@ def leave(yes: bool) -> None:
 
 def _confirm(others: int) -> None:
     nodes = f"{others} other node{'s' * (others > 1)}"
-    what = f"this machine holds the authority of a cluster with {nodes}: without it no other node can join them"
+    what = f"this machine holds the authority of a cluster that {nodes} joined; without it no other node can join"
     if not ask(f"{what}. Leave anyway?", "this machine stays in its cluster"):
         raise InvalidRequestError(f"{what}; moe-cluster leave --yes leaves anyway")

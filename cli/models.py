@@ -12,7 +12,7 @@ def choose_models(
 ) -> Models:
     """Return the cluster's models if a node runs in this home and `local` is False, else this machine's.
 
-    `replace` permits to replace the loaded model. `context_tokens` and `chunk`: None is the default. MLX is imported
+    `replace` allows replacing the loaded model. `context_tokens` and `chunk`: None is the default. MLX is imported
     here to keep `--help` fast.
     """
     if not local:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ClusterModels:
-    """Opens models on the cluster of a home's node. `replace` permits to replace an idle model.
+    """Opens models on the cluster of a home's node. `replace` allows replacing an idle model.
 
     `chunk` is the chunk length; 0: chosen by the placement.
     """

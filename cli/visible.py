@@ -10,9 +10,7 @@ _REPLACEMENT = 0xFFFD
 _TABLE: dict[int, int | None] = {code: _CONTROL_PICTURES + code for code in range(0x20)}
 _TABLE |= {0x7F: 0x2421}
 _TABLE |= dict.fromkeys(range(0x80, 0xA0), _REPLACEMENT)  # C1: 0x9B begins a sequence, as ESC [ does
-_TABLE |= dict.fromkeys(
-    (*range(0x202A, 0x202F), *range(0x2066, 0x206A)), _REPLACEMENT
-)  # bidirectional controls reorder text
+_TABLE |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), _REPLACEMENT)  # bidirectional controls
 _TABLE |= dict.fromkeys(range(0xD800, 0xE000), _REPLACEMENT)  # surrogates cannot be encoded
 _TABLE |= {ord("\r"): None}
 for _kept in "\n\t":
