@@ -27,15 +27,17 @@ class Reading:
 
     def __init__(self, model: RemoteModel, prompt_tokens: int, answer_tokens: int) -> None:
         seed = time.monotonic_ns() % 10_000
-        self._answer = model.new_conversation().answer(greedy(prompt_tokens, answer_tokens, seed=seed))
+        self._conversation = model.new_conversation()
+        self._answer = self._conversation.answer(greedy(prompt_tokens, answer_tokens, seed=seed))
         self.tokens = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def close(self) -> None:
-        """Cancel it, and wait until its reader is free."""
+        """Cancel it, wait until its reader is free, and close its conversation."""
         self._answer.close()
         self.wait()
+        self._conversation.close()
 
     def wait(self) -> None:
         """Wait until it has ended."""
