@@ -23,6 +23,9 @@ UP_S = 60.0
 POLL_S = 0.02
 
 
+_running: list[subprocess.Popen[bytes]] = []
+"""Nodes that nobody has waited for. Python warns about a Popen that is freed while its process runs."""
+
 _UP = (sys.executable, "-P", "-m", "cli", "up", "--silent")
 
 
@@ -48,6 +51,7 @@ class BackgroundNode:
                 stderr=errors,
                 start_new_session=True,
             )
+        _running.append(self._process)
         assert self._process.stdin is not None
         if token:
             with suppress(BrokenPipeError):  # it has ended and printed why
@@ -100,5 +104,7 @@ class BackgroundNode:
             self._process.kill()
             self._process.wait()
         finally:
+            if self._process in _running:
+                _running.remove(self._process)
             if self._process.stdin is not None:
                 self._process.stdin.close()
