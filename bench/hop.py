@@ -98,7 +98,7 @@ async def main(*, insecure: bool) -> None:
 
 async def _alternate(first: FirstStage, n_stages: int) -> tuple[list[float], list[float]]:
     """Return the median microseconds per hop of each round, for raw TCP and for the ring."""
-    frame = Frame(uuid.uuid4().hex, 0, mx.random.normal((1, WIDTH)), FrameKind.DECODE)
+    frame = Frame(uuid.uuid4().hex, 0, mx.random.normal((1, WIDTH)), FrameKind.DECODE, serial=1)
     mx.eval(frame.hidden_states)
     raw_us, ring_us = [], []
     with tcp_ring(n_stages, bytes(frame.hidden_states.nbytes)) as raw:

@@ -29,7 +29,7 @@ class Frame:
     """Hidden states `[L, D]` of positions position, ..., position + L - 1 of a sequence.
 
     Attributes:
-        serial: number of the frame at its coordinator; the frame that the last stage returns has the same number.
+        serial: number of the frame at its coordinator, from 1; the frame that the last stage returns has the same one.
         outputs: the number of last positions whose hidden states must return; None for all. For the other positions
             the model's last layer only stores keys and values. The bits of the last position do not depend on it.
         checked: check for NaN and Inf after every layer, to find the first one; costs one evaluation per layer.
