@@ -29,8 +29,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 SILENCE_S = 60.0
 SILENCE_FACTOR = 4.0
-"""The ring is given up if nothing comes back for so many times what its slowest frame takes, by the first stage's time,
-and for SILENCE_S at least."""
+"""Answers end if nothing returns for SILENCE_S plus this factor times the estimate for the slowest frame in flight.
+
+The estimate is the time of the first stage, times the work of all stages in multiples of its own."""
 
 
 class RingStage:

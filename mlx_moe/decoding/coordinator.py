@@ -19,6 +19,7 @@ import mlx.core as mx
 
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.decoding.drafting import Drafter
+from mlx_moe.decoding.drafting.drafter import Observer
 from mlx_moe.decoding.frames_in_flight import FramesInFlight
 from mlx_moe.decoding.request import Request
 from mlx_moe.decoding.sampling import Sampler
@@ -28,14 +29,7 @@ from mlx_moe.decoding.speculation import Acceptance, Speculation, worth_of
 from mlx_moe.errors import EvictedError, MoeClusterError, NumericsError, RewindError
 from mlx_moe.layers.steps import Wait
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
-from mlx_moe.pipeline.frame import (
-    Fork,
-    Frame,
-    FrameKind,
-    Outgoing,
-    Release,
-    Returned,
-)
+from mlx_moe.pipeline.frame import Fork, Frame, FrameKind, Outgoing, Release, Returned
 
 CLEAR_CACHE_EVERY = 256
 """Number of tokens after which MLX releases freed buffers."""
@@ -290,8 +284,7 @@ class Coordinator:
 
     def _catch_up(self, sequence: Sequence) -> Iterator[Output]:
         """Let the drafter process queued hidden states; called while the first stage is idle."""
-        drafter = self.drafters.get(sequence.id)
-        observer = None if drafter is None else drafter.observer
+        observer = self._observer(sequence)
         if observer is not None and self.scheduler.frames_for_each > 1:
             arrays = observer.catch_up(sequence.token_ids)
             if arrays:
@@ -334,9 +327,8 @@ class Coordinator:
         end = sequence.planned[len(answer.in_flight)]
         token_ids = sequence.known(start, end)
         token_ids += [FILLER_ID] * (sequence.cut_lengths.get(end, end - start) - len(token_ids))
-        drafter = self.drafters.get(sequence.id)
         if start < len(answer.request.input_ids):
-            kind, outputs = FrameKind.PREFILL, None if drafter is not None and drafter.observer is not None else 1
+            kind, outputs = FrameKind.PREFILL, 1 if self._observer(sequence) is None else None
         else:
             kind, outputs = FrameKind.DECODE, None
         embedded = self._ends.embed(mx.array(token_ids))
@@ -368,9 +360,13 @@ class Coordinator:
         """Record that all stages keep positions up to `end`."""
         start = len(sequence.token_ids)
         sequence.keep(sequence.known(start, end))
+        if (observer := self._observer(sequence)) is not None:
+            observer.observe(hidden_states[: end - start], sequence.token_ids)
+
+    def _observer(self, sequence: Sequence) -> Observer | None:
+        """Return what takes the sequence's hidden states, if its drafter needs them."""
         drafter = self.drafters.get(sequence.id)
-        if drafter is not None and drafter.observer is not None:
-            drafter.observer.observe(hidden_states[: end - start], sequence.token_ids)
+        return None if drafter is None else drafter.observer
 
     def _rewind(self, sequence: Sequence, position: int) -> None:
         sequence.rewind(position)

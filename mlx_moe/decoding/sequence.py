@@ -74,11 +74,6 @@ class Sequence:
         return self.request
 
     @property
-    def known_ids(self) -> list[int]:
-        """The tokens of the prompt and of the answer so far."""
-        return [*self.asked.input_ids, *self.answer_ids]
-
-    @property
     def n_known(self) -> int:
         """The number of tokens of the prompt and of the answer so far."""
         return len(self.asked.input_ids) + len(self.answer_ids)
