@@ -1,4 +1,4 @@
-"""Checkpoint: a model directory and its tensors by name; reads byte ranges into memory.
+"""Checkpoint: a model directory and its tensors by name; reads byte ranges into memory, wherever they come from.
 
 A checkpoint is valid if every requested tensor is found exactly once, in a file whose header is valid. All headers are
 read on opening; a damaged file is an error only if a requested tensor is in no other file. Only `read_into` reads data.
@@ -10,24 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from mlx_moe.checkpoint import hub_cache, json_file, other_formats, tensor_file
-from mlx_moe.checkpoint.regular_file import identity, open_regular
+from mlx_moe.checkpoint.disk import Disk
+from mlx_moe.checkpoint.source import Sources, WeightSource
 from mlx_moe.checkpoint.tensor_file import TensorFile, TensorInfo
 from mlx_moe.checkpoint.weight_files import INDEX_NAME, WeightFiles
 from mlx_moe.errors import CheckpointError
 
 log = logging.getLogger(__name__)
-
-MAX_READ_BYTES = 1 << 30
-"""Most bytes of one read call: macOS refuses 2 GiB and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +36,10 @@ class Piece:
 
 
 class Checkpoint:
-    """An open model directory. Close it, or use it as a context manager, to close its files."""
+    """An open model directory. Close it, or use it as a context manager, to close its files and sources.
+
+    Weight files that are not in the directory, except for their headers, are read from `sources`, in their order.
+    """
 
     def __init__(
         self,
@@ -49,6 +48,7 @@ class Checkpoint:
         files: WeightFiles,
         headers: Sequence[TensorFile],
         damaged: CheckpointError | None,
+        sources: Sequence[WeightSource],
     ) -> None:
         self.directory = directory
         self.config = config
@@ -56,12 +56,13 @@ class Checkpoint:
         self._damaged = damaged
         self._headers = {header.path: header for header in headers}
         self._tensors, self._twice = _by_name(headers)
-        self._open_files: dict[Path, BinaryIO] = {}
-        self._opening = threading.Lock()
+        self._take_others()
+        self._compare_with_index()
+        self._source = Sources([Disk(self._headers), *sources])
 
     @classmethod
-    def open(cls, directory: str | Path) -> Checkpoint:
-        """Open a directory with config.json and safetensors files, and read all headers.
+    def open(cls, directory: str | Path, sources: Sequence[WeightSource] = ()) -> Checkpoint:
+        """Open a directory with config.json and safetensors files or their headers, and read all headers.
 
         Raises:
             CheckpointError: there is no valid file of weights, or the index names files outside the directory.
@@ -77,10 +78,7 @@ class Checkpoint:
         headers, damaged = _read_headers(files.own)
         if not headers and damaged:
             raise damaged
-        checkpoint = cls(directory, config, files, headers, damaged)
-        checkpoint._take_others()
-        checkpoint._compare_with_index()
-        return checkpoint
+        return cls(directory, config, files, headers, damaged, sources)
 
     @property
     def names(self) -> frozenset[str]:
@@ -127,15 +125,15 @@ class Checkpoint:
         """Fill a buffer with pieces, in order. Several threads may call this at the same time.
 
         Raises:
-            CheckpointError: a file changed since its header was checked, or cannot be read.
+            CheckpointError: a file changed since its header was checked, or no source can deliver the bytes.
             ValueError: the buffer does not have the size of the pieces.
         """
         memory = memoryview(buffer).cast("B")
         if sum(piece.nbytes for piece in pieces) != memory.nbytes:
             raise ValueError(f"pieces of {sum(p.nbytes for p in pieces)} bytes for a buffer of {memory.nbytes}")
         done = 0
-        for path, offset, nbytes in self._runs(pieces):
-            self._read(path, offset, memory[done : done + nbytes])
+        for path, offset, nbytes in self.runs(pieces):
+            self._source.read_into(path.name, offset, memory[done : done + nbytes])
             done += nbytes
 
     def stamp(self) -> str:
@@ -147,10 +145,8 @@ class Checkpoint:
         return hashlib.sha256(json.dumps([self.config, seen], sort_keys=True).encode()).hexdigest()
 
     def close(self) -> None:
-        """Close all files."""
-        for file in self._open_files.values():
-            file.close()
-        self._open_files.clear()
+        """Close all files and sources."""
+        self._source.close()
 
     def __enter__(self) -> Checkpoint:
         """Return itself."""
@@ -182,7 +178,7 @@ class Checkpoint:
                 "event=index_differs directory=%s tensors=%d one=%s", self.directory, len(differing), min(differing)
             )
 
-    def _runs(self, pieces: Sequence[Piece]) -> list[tuple[Path, int, int]]:
+    def runs(self, pieces: Sequence[Piece]) -> list[tuple[Path, int, int]]:
         """Return (file, offset, number of bytes) for the pieces, with adjacent ones joined."""
         runs: list[tuple[Path, int, int]] = []
         for piece in pieces:
@@ -196,28 +192,6 @@ class Checkpoint:
             else:
                 runs.append((info.path, offset, piece.nbytes))
         return runs
-
-    def _read(self, path: Path, offset: int, memory: memoryview) -> None:
-        fd = self._open(path)
-        done = 0
-        while done < memory.nbytes:
-            try:
-                n = os.preadv(fd, [memory[done : done + MAX_READ_BYTES]], offset + done)
-            except OSError as exc:
-                raise CheckpointError(f"{path} cannot be read at byte {offset + done}: {exc.strerror}") from exc
-            if n == 0:
-                raise CheckpointError(f"{path} ends at byte {offset + done}: it was truncated while loading")
-            done += n
-
-    def _open(self, path: Path) -> int:
-        with self._opening:
-            if path not in self._open_files:
-                file = open_regular(path)
-                if identity(file) != self._headers[path].identity:
-                    file.close()
-                    raise CheckpointError(f"{path} changed while it was being loaded; load it again")
-                self._open_files[path] = file
-            return self._open_files[path].fileno()
 
 
 def _read_headers(paths: Iterable[Path]) -> tuple[list[TensorFile], CheckpointError | None]:

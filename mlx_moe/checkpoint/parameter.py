@@ -36,13 +36,15 @@ class Layout:
 class Parameter:
     """One array of the model with its canonical `name`; the first layout that a checkpoint has is used.
 
-    A `matrix` may be stored quantized along its last axis. `float32` parameters stay float32 on every backend.
+    A `matrix` may be stored quantized along its last axis. `float32` parameters stay float32 on every backend. `routed`
+    ones are stacks of routed experts.
     """
 
     name: str
     layouts: tuple[Layout, ...]
     matrix: bool = True
     float32: bool = False
+    routed: bool = False
 
 
 def linear(path: str, out_features: int, in_features: int, *, float32: bool = False) -> Parameter:
@@ -93,7 +95,7 @@ def experts(
         tuple(range(e * parts * out_features + first, e * parts * out_features + first + out_features) for e in owned),
     )
     layouts = (Layout(shape, (stacked,)), Layout(shape, per_expert), Layout(shape, (fused,)))
-    return Parameter(f"{path}.experts.{projection}", layouts)
+    return Parameter(f"{path}.experts.{projection}", layouts, routed=True)
 
 
 def latent_projections(path: str, heads: int, nope: int, value: int, rank: int) -> tuple[Parameter, Parameter]:

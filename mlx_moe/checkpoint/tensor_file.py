@@ -1,4 +1,4 @@
-"""Tensor file: reads and checks the header of a safetensors file.
+"""Tensor file: reads and checks the header of a safetensors file, whole or in part on this machine.
 
 The checks are stricter than those of MLX and the official reader, which accept gaps, overlaps, trailing bytes and
 duplicate keys (measured). Format: header length (8 bytes, little endian), a JSON object of tensors, the data.
@@ -15,6 +15,9 @@ from mlx_moe.checkpoint import json_file, other_formats
 from mlx_moe.checkpoint.dtype import Dtype
 from mlx_moe.checkpoint.regular_file import identity, open_regular
 from mlx_moe.errors import CheckpointError
+
+HEADER_SUFFIX = ".header"
+"""NAME.safetensors.header has the beginning of a file whose data are elsewhere: header length and header."""
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
@@ -36,11 +39,17 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """A file's checked header, and the file's identity at that time."""
+    """A file's checked header, and the file's identity at that time.
+
+    If it is not `is_whole`, only the header is on this machine, beside `path`, and `identity` is the header file's.
+    `size` is the size of the whole file.
+    """
 
     path: Path
     tensors: dict[str, TensorInfo]
     identity: tuple[int, int, int, int]
+    size: int
+    is_whole: bool = True
 
 
 def read(path: Path) -> TensorFile:
@@ -49,7 +58,8 @@ def read(path: Path) -> TensorFile:
     Raises:
         CheckpointError: the header is not valid; the message has the file, the tensor and the numbers.
     """
-    with open_regular(path) as file:
+    is_whole = path.exists()
+    with open_regular(path if is_whole else header_path(path)) as file:
         file_identity = identity(file)
         size = file_identity[1]
         prefix = file.read(8)
@@ -63,11 +73,22 @@ def read(path: Path) -> TensorFile:
         if length > MAX_HEADER_BYTES:
             raise CheckpointError(f"{path}: its header has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
         header = file.read(length)
-    tensors = _parse(path, header, size - 8 - length)
-    return TensorFile(path, tensors, file_identity)
+    tensors = parse(path, header, size - 8 - length if is_whole else None)
+    end = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=8 + length)
+    return TensorFile(path, tensors, file_identity, end, is_whole)
 
 
-def _parse(path: Path, header: bytes, data_bytes: int) -> dict[str, TensorInfo]:
+def header_path(path: Path) -> Path:
+    """Return the path of the file that has only the header of a weight file."""
+    return path.with_name(path.name + HEADER_SUFFIX)
+
+
+def parse(path: Path, header: bytes, data_bytes: int | None) -> dict[str, TensorInfo]:
+    """Check a header (without its length) and return its tensors; `data_bytes` follow it, None: unknown.
+
+    Raises:
+        CheckpointError: as `read`.
+    """
     entries = json_file.parse(header, f"{path}: header", max_depth=3)
     entries.pop("__metadata__", None)  # MLX writes null; nothing in it is needed
     data_start = 8 + len(header)
@@ -78,7 +99,7 @@ def _parse(path: Path, header: bytes, data_bytes: int) -> dict[str, TensorInfo]:
             kind = "overlaps the one before" if tensor.offset < end else "leaves a gap before it"
             raise CheckpointError(f"{path}: tensor {tensor.name} at byte {tensor.offset} {kind}, which ends at {end}")
         end += tensor.nbytes
-    if end != data_start + data_bytes:
+    if data_bytes is not None and end != data_start + data_bytes:
         kind = "truncated" if end > data_start + data_bytes else "longer than its tensors"
         raise CheckpointError(
             f"{path} is {kind}: {data_start + data_bytes} bytes, its tensors end at {end}; download it again"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_moe.checkpoint import json_file
+from mlx_moe.checkpoint.tensor_file import HEADER_SUFFIX
 from mlx_moe.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ _SHARD_NAME = re.compile(r"(.+)-\d{5}(-of-0?(\d{5})\.safetensors)")
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """The safetensors files of a directory.
+    """The safetensors files of a directory, also those of which only the header is there.
 
     `own` are the model's files: those in the index, and `model*.safetensors`; if there are none of these, all. `others`
     are the remaining ones: adapters, consolidated copies. `missing` are file names that the index, or the numbering of
@@ -48,7 +49,7 @@ class WeightFiles:
         weight_map = _read_index(directory)
         indexed = set(weight_map.values())
         try:
-            found = sorted(path for path in directory.iterdir() if _is_weights(path))
+            found = sorted({path for entry in directory.iterdir() if _is_weights(path := _whole(entry), entry)})
         except OSError as exc:
             raise CheckpointError(f"{directory} cannot be read: {exc.strerror}") from exc
         own = tuple(path for path in found if path.name in indexed or path.name.startswith("model")) or tuple(found)
@@ -68,9 +69,14 @@ class WeightFiles:
         return f"{name}, a link to {os.readlink(path)}" if path.is_symlink() else name
 
 
-def _is_weights(path: Path) -> bool:
-    """Whether a file exists and has the name of weights; macOS writes `._NAME` beside NAME on other file systems."""
-    return path.suffix.lower() == ".safetensors" and not path.name.startswith(".") and os.path.exists(path)
+def _whole(entry: Path) -> Path:
+    """Return the path of the weight file to which an entry of the directory belongs."""
+    return entry.with_name(entry.name.removesuffix(HEADER_SUFFIX))
+
+
+def _is_weights(path: Path, entry: Path) -> bool:
+    """Whether an entry exists and has the name of weights; macOS writes `._NAME` beside NAME on other file systems."""
+    return path.suffix.lower() == ".safetensors" and not path.name.startswith(".") and os.path.exists(entry)
 
 
 def _broken_links(directory: Path) -> set[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mlx_moe.checkpoint import json_file, library, tensor_file
+from mlx_moe.checkpoint import disk, json_file, library, tensor_file
 from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
 from mlx_moe.checkpoint.weight_files import INDEX_NAME
 from mlx_moe.errors import CheckpointError, InvalidRequestError
@@ -334,8 +334,6 @@ def test_a_pointer_that_git_lfs_left_is_told_as_one(tmp_path: Path) -> None:
 def test_each_file_is_opened_once_for_its_header_and_once_for_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlx_moe.checkpoint import checkpoint as module
-
     opened: list[str] = []
 
     def counted(path: Path) -> Any:
@@ -343,7 +341,7 @@ def test_each_file_is_opened_once_for_its_header_and_once_for_its_data(
         return open_regular(path)
 
     open_regular = tensor_file.open_regular
-    for place in (tensor_file, json_file, module):
+    for place in (tensor_file, json_file, disk):
         monkeypatch.setattr(place, "open_regular", counted)
     with Checkpoint.open(make(tmp_path, TWO_FILES)) as checkpoint:
         assert sorted(opened) == sorted(["config.json", INDEX_NAME, FIRST, SECOND])

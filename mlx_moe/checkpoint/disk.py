@@ -1,0 +1,61 @@
+"""Disk: a source that reads a model directory's whole files, as they were when their headers were checked."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from mlx_moe.checkpoint.regular_file import identity, open_regular
+from mlx_moe.checkpoint.source import SourceError
+from mlx_moe.checkpoint.tensor_file import TensorFile
+
+MAX_READ_BYTES = 1 << 30
+"""Most bytes of one read call: macOS refuses 2 GiB and more."""
+
+
+class Disk:
+    """The files of checked headers. Files are opened when they are first read, and stay open until `close`."""
+
+    name = "disk"
+
+    def __init__(self, headers: Mapping[Path, TensorFile]) -> None:
+        self._headers = {path.name: header for path, header in headers.items() if header.is_whole}
+        self._open_files: dict[str, BinaryIO] = {}
+        self._opening = threading.Lock()
+
+    def present(self, file: str, span: range) -> list[range]:
+        """Return the whole span if the file is here."""
+        return [span] if file in self._headers and span else []
+
+    def read_into(self, file: str, offset: int, memory: memoryview) -> None:
+        """See WeightSource."""
+        fd, path = self._open(file), self._headers[file].path
+        done = 0
+        while done < memory.nbytes:
+            try:
+                n = os.preadv(fd, [memory[done : done + MAX_READ_BYTES]], offset + done)
+            except OSError as exc:
+                raise SourceError(f"{path} cannot be read at byte {offset + done}: {exc.strerror}") from exc
+            if n == 0:
+                raise SourceError(f"{path} ends at byte {offset + done}: it was truncated while loading")
+            done += n
+
+    def close(self) -> None:
+        """Close all files."""
+        for opened in self._open_files.values():
+            opened.close()
+        self._open_files.clear()
+
+    def _open(self, file: str) -> int:
+        header = self._headers[file]
+        with self._opening:
+            if file not in self._open_files:
+                opened = open_regular(header.path)
+                if identity(opened) != header.identity:
+                    opened.close()
+                    raise SourceError(f"{header.path} changed while it was being loaded; load it again")
+                self._open_files[file] = opened
+            return self._open_files[file].fileno()
