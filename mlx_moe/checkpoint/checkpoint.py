@@ -132,8 +132,9 @@ class Checkpoint:
         if sum(piece.nbytes for piece in pieces) != memory.nbytes:
             raise ValueError(f"pieces of {sum(p.nbytes for p in pieces)} bytes for a buffer of {memory.nbytes}")
         done = 0
-        for path, offset, nbytes in self.runs(pieces):
-            self._source.read_into(path.name, offset, memory[done : done + nbytes])
+        for path, ranges in self.ranges(pieces):
+            nbytes = sum(map(len, ranges))
+            self._source.read_into(path.name, ranges, memory[done : done + nbytes])
             done += nbytes
 
     def stamp(self) -> str:
@@ -178,19 +179,21 @@ class Checkpoint:
                 "event=index_differs directory=%s tensors=%d one=%s", self.directory, len(differing), min(differing)
             )
 
-    def runs(self, pieces: Sequence[Piece]) -> list[tuple[Path, int, int]]:
-        """Return (file, offset, number of bytes) for the pieces, with adjacent ones joined."""
-        runs: list[tuple[Path, int, int]] = []
+    def ranges(self, pieces: Iterable[Piece]) -> list[tuple[Path, list[range]]]:
+        """Return the ranges of bytes that pieces are in, in order, by runs of one file; adjacent ranges are joined."""
+        runs: list[tuple[Path, list[range]]] = []
         for piece in pieces:
             info = self.info(piece.name)
             if piece.start_byte < 0 or piece.start_byte + piece.nbytes > info.nbytes:
                 raise ValueError(f"{piece} is outside the {info.nbytes} bytes of its tensor")
-            offset = info.offset + piece.start_byte
-            if runs and runs[-1][0] is info.path and runs[-1][1] + runs[-1][2] == offset:
-                path, start, nbytes = runs[-1]
-                runs[-1] = (path, start, nbytes + piece.nbytes)
+            start, stop = info.offset + piece.start_byte, info.offset + piece.start_byte + piece.nbytes
+            if not runs or runs[-1][0] is not info.path:
+                runs.append((info.path, []))
+            ranges = runs[-1][1]
+            if ranges and ranges[-1].stop == start:
+                ranges[-1] = range(ranges[-1].start, stop)
             else:
-                runs.append((info.path, offset, piece.nbytes))
+                ranges.append(range(start, stop))
         return runs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,18 +30,13 @@ class Disk:
         """Return the whole span if the file is here."""
         return [span] if file in self._headers and span else []
 
-    def read_into(self, file: str, offset: int, memory: memoryview) -> None:
+    def read_into(self, file: str, ranges: Sequence[range], memory: memoryview) -> None:
         """See WeightSource."""
         fd, path = self._open(file), self._headers[file].path
         done = 0
-        while done < memory.nbytes:
-            try:
-                n = os.preadv(fd, [memory[done : done + MAX_READ_BYTES]], offset + done)
-            except OSError as exc:
-                raise SourceError(f"{path} cannot be read at byte {offset + done}: {exc.strerror}") from exc
-            if n == 0:
-                raise SourceError(f"{path} ends at byte {offset + done}: it was truncated while loading")
-            done += n
+        for span in ranges:
+            read_fully(fd, path, span.start, memory[done : done + len(span)])
+            done += len(span)
 
     def close(self) -> None:
         """Close all files."""
@@ -59,3 +54,16 @@ class Disk:
                     raise SourceError(f"{header.path} changed while it was being loaded; load it again")
                 self._open_files[file] = opened
             return self._open_files[file].fileno()
+
+
+def read_fully(fd: int, path: Path, offset: int, memory: memoryview) -> None:
+    """Fill memory with the bytes of an open file from `offset`. Raises SourceError."""
+    done = 0
+    while done < memory.nbytes:
+        try:
+            n = os.preadv(fd, [memory[done : done + MAX_READ_BYTES]], offset + done)
+        except OSError as exc:
+            raise SourceError(f"{path} cannot be read at byte {offset + done}: {exc.strerror}") from exc
+        if n == 0:
+            raise SourceError(f"{path} ends at byte {offset + done}: it was truncated while loading")
+        done += n

@@ -26,8 +26,10 @@ class WeightSource(Protocol):
     def present(self, file: str, span: range) -> Sequence[range]:
         """Return the parts of a span of bytes of a file that it has, in order, without overlaps."""
 
-    def read_into(self, file: str, offset: int, memory: memoryview) -> None:
-        """Fill memory with the bytes of a file from `offset`.
+    def read_into(self, file: str, ranges: Sequence[range], memory: memoryview) -> None:
+        """Fill memory with ranges of bytes of a file, one after the other. They have the size of the memory.
+
+        Several ranges in one call, such as the scales of many experts, cost one round trip.
 
         Raises:
             SourceError: it cannot; the message says why. Memory may have been written in part.
@@ -59,35 +61,47 @@ class Sources:
                 joined.append(part)
         return joined
 
-    def read_into(self, file: str, offset: int, memory: memoryview) -> None:
-        """Fill memory, each part from the first source that has it and can deliver it.
+    def read_into(self, file: str, ranges: Sequence[range], memory: memoryview) -> None:
+        """Fill memory, each range from the first source that has it and can deliver it.
 
         Raises:
             SourceError: no source can; the message is that of the last one that failed.
         """
-        start, end = offset, offset + memory.nbytes
-        while start < end:
-            start += self._read_next(file, start, memory[start - offset :])
+        _read(self._sources, file, ranges, memory, None)
 
     def close(self) -> None:
         """Close all."""
         for source in self._sources:
             source.close()
 
-    def _read_next(self, file: str, start: int, memory: memoryview) -> int:
-        """Read the first part of memory from one source; return its length."""
-        error = SourceError(f"{file} is not complete: byte {start} is not on this machine, and no source has it")
-        end = start + memory.nbytes
-        for source in self._sources:
-            parts = source.present(file, range(start, end))
-            if not parts or parts[0].start != start:
-                end = min(end, parts[0].start) if parts else end  # a preferred source has what follows
-                continue
-            nbytes = min(end, parts[0].stop) - start
-            try:
-                source.read_into(file, start, memory[:nbytes])
-            except SourceError as exc:
-                error = exc
-            else:
-                return nbytes
-        raise error
+
+def _read(
+    sources: Sequence[WeightSource],
+    file: str,
+    ranges: Sequence[range],
+    memory: memoryview,
+    error: SourceError | None,
+) -> None:
+    """Read from the first source that has anything of the ranges; `error` is that of a source before them."""
+    source, parts = next(((s, p) for s in sources if any(p := [s.present(file, r) for r in ranges])), (None, []))
+    if source is None:
+        raise error or SourceError(
+            f"{file} is not complete: byte {ranges[0].start} is not on this machine, and no source has it"
+        )
+    if all(part == [span] for part, span in zip(parts, ranges, strict=True)):
+        try:
+            source.read_into(file, ranges, memory)
+        except SourceError as exc:
+            _read(sources[sources.index(source) + 1 :], file, ranges, memory, exc)
+        return
+    done = 0
+    for span, present in zip(ranges, parts, strict=True):
+        for half in _halves(span, present):
+            _read(sources, file, [half], memory[done : done + len(half)], error)
+            done += len(half)
+
+
+def _halves(span: range, present: Sequence[range]) -> list[range]:
+    """Return a span, cut where the first of the present parts within it begins or ends."""
+    border = next((at for part in present for at in (part.start, part.stop) if span.start < at < span.stop), None)
+    return [span] if border is None else [range(span.start, border), range(border, span.stop)]
