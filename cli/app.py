@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -368,6 +369,33 @@ def plan(
 
         objective: Literal["one_user", "many_users"] = "many_users" if many else "one_user"
         print_plan(model, nodes, json, context, users, bits, objective, chunk=chunk)
+
+
+@app.command(cls=WordyCommand, short_help="Quantize a model, into a new directory.")
+def convert(
+    model: o.Model,
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Write here.", show_default=False)],
+    bits: Annotated[
+        int | None, typer.Option(metavar="N", callback=within(2, 8), help="Bits of a weight; default: 4.")
+    ] = None,
+    mode: Annotated[str, typer.Option(metavar="MODE", help="affine, mxfp4, nvfp4 or mxfp8.")] = "affine",
+    group_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Weights that share a scale; default: 64, or the mode's own.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="uniform; or mixed: routed experts --bits, all else 6 bits.")
+    ] = "uniform",
+    keep_mtp: Annotated[
+        bool, typer.Option("--keep-mtp/--no-mtp", help="Keep the layer for multi-token prediction, which drafts.")
+    ] = True,
+    debug: o.Debug = False,
+) -> None:
+    """Quantize a model, into a new directory that mlx-lm loads too. After an interruption, the same command goes on."""
+    with reported(debug):
+        from cli import convert as convert_command
+
+        form = convert_command.Form(bits, mode, group_size, recipe)
+        convert_command.convert(model, directory, form, keep_mtp=keep_mtp)
 
 
 app.add_typer(bench, name="bench", short_help="Measure a machine, a cluster or emulated Macs.")

@@ -205,3 +205,12 @@ def _transformers_names(weights: dict[str, mx.array]) -> dict[str, mx.array]:
         elif not name.endswith(("switch_mlp.up_proj.weight", "unembed_out.weight")):
             renamed[name] = array
     return renamed
+
+
+def mlx_lm_greedy(directory: Path, prompt: Sequence[int], n: int) -> list[int]:
+    """Return the next `n` tokens of mlx-lm's greedy search, past any end of turn."""
+    from mlx_lm.generate import generate_step
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(directory)
+    return [int(token) for token, _ in generate_step(mx.array(list(prompt)), model, max_tokens=n)]

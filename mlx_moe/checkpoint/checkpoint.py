@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mlx_moe.checkpoint import hub_cache, json_file, other_formats, tensor_file
+from mlx_moe.checkpoint import conversion_record, hub_cache, json_file, other_formats, tensor_file
 from mlx_moe.checkpoint.disk import Disk
 from mlx_moe.checkpoint.source import Sources, WeightSource
 from mlx_moe.checkpoint.tensor_file import TensorFile, TensorInfo
@@ -65,9 +65,11 @@ class Checkpoint:
         """Open a directory with config.json and safetensors files or their headers, and read all headers.
 
         Raises:
-            CheckpointError: there is no valid file of weights, or the index names files outside the directory.
+            CheckpointError: there is no valid file of weights, the index names files outside the directory, or the
+                directory is an unfinished conversion.
         """
         directory = Path(directory)
+        conversion_record.refuse_unfinished(directory)
         config = json_file.read(directory / "config.json")
         files = WeightFiles.of(directory)
         if not files.own:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlx_moe import known_models
-from mlx_moe.checkpoint import hub_cache, other_formats
+from mlx_moe.checkpoint import conversion_record, hub_cache, other_formats
 from mlx_moe.checkpoint.hub_cache import directory as _hub_cache
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 
@@ -32,6 +32,7 @@ def locate(model: str | Path) -> Path:
     Raises:
         InvalidRequestError: there is none; the message says what was searched, and the cure.
         UnsupportedModelError: there is none, and its name is of an unsupported family.
+        CheckpointError: it is an unfinished conversion.
     """
     if str(model) == DEMO:
         return Path(__file__).parents[1] / DEMO
@@ -39,6 +40,7 @@ def locate(model: str | Path) -> Path:
     if path.is_dir():
         if (path / "config.json").exists():
             return path
+        conversion_record.refuse_unfinished(path)
         repo_id = hub_cache.repo_of(path / "snapshots" / "any") or hub_cache.repo_of(path / "any")
         hint = f"it is the cache's folder of {repo_id}: give that name" if repo_id else "it is not a model's directory"
         what = other_formats.beside(path) or hint

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import QuantizationConfig
+from mlx_moe.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,67 @@ class Recipe:
 
 
 AS_STORED = Recipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """The numbers of bits and the group sizes that a mode of MLX has, the default first."""
+
+    bits: tuple[int, ...]
+    group_sizes: tuple[int, ...]
+
+
+MODES = {
+    "affine": Mode((4, 2, 3, 5, 6, 8), (64, 32, 128)),
+    "mxfp4": Mode((4,), (32,)),
+    "nvfp4": Mode((4,), (16,)),
+    "mxfp8": Mode((8,), (32,)),
+}
+"""Source: the documentation of `mlx.core.quantize`; affine without 1 bit."""
+
+MIXED_OTHERS = QuantizationConfig(64, 6)
+"""The matrices of a mixed recipe that are no routed experts: few bytes, and every token uses them all."""
+
+
+def uniform(bits: int | None, mode: str | None = None, group_size: int | None = None) -> Recipe:
+    """Return the recipe that quantizes all matrices alike; None: the mode's default.
+
+    Raises:
+        InvalidRequestError: MLX has no such quantization; the message has those of the mode.
+    """
+    how = _quantization(bits, mode or "affine", group_size)
+    return Recipe(how, how)
+
+
+def mixed(bits: int | None, mode: str | None = None, group_size: int | None = None) -> Recipe:
+    """Return the recipe that quantizes routed experts as asked, and all other matrices by MIXED_OTHERS.
+
+    Raises:
+        InvalidRequestError: as `uniform`; or the experts would not get fewer bits than the rest.
+    """
+    how = _quantization(bits, mode or "affine", group_size)
+    if how.bits >= MIXED_OTHERS.bits:
+        raise InvalidRequestError(
+            f"the recipe mixed gives all but the routed experts {MIXED_OTHERS.bits} bits: ask for fewer than "
+            f"{MIXED_OTHERS.bits} bits for the experts, got {how.bits}; without this recipe all have {how.bits}"
+        )
+    return Recipe(how, MIXED_OTHERS)
+
+
+def _quantization(bits: int | None, mode: str, group_size: int | None) -> QuantizationConfig:
+    if mode not in MODES:
+        raise InvalidRequestError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    known = MODES[mode]
+    found = QuantizationConfig(group_size or known.group_sizes[0], bits or known.bits[0], mode)
+    if found.bits not in known.bits or found.group_size not in known.group_sizes:
+        raise InvalidRequestError(
+            f"{mode} has {_choice(known.bits)} bits in groups of {_choice(known.group_sizes)}, got {found.bits} bits "
+            f"in groups of {found.group_size}"
+        )
+    return found
+
+
+def _choice(numbers: tuple[int, ...]) -> str:
+    """Return "4", or "2, 3 or 4"."""
+    *first, last = map(str, sorted(numbers))
+    return f"{', '.join(first)} or {last}" if first else last

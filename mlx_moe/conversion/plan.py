@@ -1,0 +1,223 @@
+"""ConversionPlan: the files of a converted checkpoint and the tensors in each, derived from headers alone.
+
+The layout is mlx-community's: each parameter's first layout. Embedding, final norm and lm_head are one file, each layer
+is one, and the MTP layer is one; what is larger than MAX_FILE_BYTES is split. Imports no MLX.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mlx_moe import families
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.dtype import FLOATS, Dtype
+from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.quantization import WORD_BITS, sibling
+from mlx_moe.checkpoint.recipe import Recipe
+from mlx_moe.checkpoint.stored_parameter import StoredParameter, find, stored_dtype
+from mlx_moe.config import ModelConfig, QuantizationConfig
+from mlx_moe.errors import InvalidRequestError
+
+MAX_FILE_BYTES = 5 * 10**9
+"""Largest file, unless a single matrix is larger. A file is written from memory: this bounds the peak."""
+
+SLAB_BYTES = 64 << 20
+"""Experts are converted this many bytes at a time, counted as float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """A tensor that will be written."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to write."""
+        return math.prod(self.shape) * self.dtype.item_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedParameter:
+    """A parameter that will be written as `tensors` (weight, and scales and biases if it is quantized).
+
+    `slabs` are what is read for it, each a run of its rows over the first axis.
+    """
+
+    parameter: Parameter
+    slabs: tuple[StoredParameter, ...]
+    float_dtype: Dtype
+    quantization: QuantizationConfig | None
+    tensors: tuple[PlannedTensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to write."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the last two axes must be swapped."""
+        return self.slabs[0].transposed != self.parameter.layouts[0].transposed
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the stored bytes are written as they are."""
+        return self.slabs[0].quantization == self.quantization and not self.is_turned
+
+    @property
+    def module(self) -> str:
+        """The path by which config.json names a quantized matrix."""
+        return self.tensors[0].name.removesuffix(".weight")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file that will be written. `part` is the layer, or ENDS or MTP."""
+
+    name: str
+    part: str
+    parameters: tuple[PlannedParameter, ...]
+
+    @property
+    def tensors(self) -> list[PlannedTensor]:
+        """All tensors, in the order in which they are converted."""
+        return [tensor for parameter in self.parameters for tensor in parameter.tensors]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(parameter.nbytes for parameter in self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """All files of a converted checkpoint. `has_mtp`: the MTP layer is among them."""
+
+    files: tuple[PlannedFile, ...]
+    recipe: Recipe
+    has_mtp: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(file.nbytes for file in self.files)
+
+    @property
+    def parameters(self) -> list[PlannedParameter]:
+        """The parameters of all files."""
+        return [parameter for file in self.files for parameter in file.parameters]
+
+    @property
+    def n_weights(self) -> int:
+        """The number of weights, unquantized."""
+        return sum(math.prod(p.parameter.layouts[0].shape) for p in self.parameters)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a weight takes on average, with scales and biases."""
+        return 8 * self.nbytes / self.n_weights
+
+    @property
+    def requantized(self) -> list[PlannedParameter]:
+        """The matrices that lose numbers twice: quantized before, and quantized otherwise now."""
+        return [p for p in self.parameters if p.quantization and p.slabs[0].quantization not in (None, p.quantization)]
+
+
+ENDS, MTP = "embedding, final norm and lm_head", "multi-token prediction"
+
+
+def plan(checkpoint: Checkpoint, config: ModelConfig, recipe: Recipe, *, keep_mtp: bool = True) -> ConversionPlan:
+    """Plan a conversion by reading only headers.
+
+    Raises:
+        CheckpointError: a parameter is missing, or its shape contradicts config.json.
+        UnsupportedModelError: a parameter is stored in a form that is not read.
+        InvalidRequestError: a matrix is stored with fewer bits than it would get.
+    """
+    has_mtp = keep_mtp and families.has_mtp(checkpoint, config)
+    floats = stored_dtype(find(checkpoint, families.head_parameters(config)))
+    parts = [
+        (name, list(_split([_planned(checkpoint, parameter, recipe, floats) for parameter in parameters])))
+        for name, parameters in _parts(config, has_mtp)
+    ]
+    count = sum(len(files) for _, files in parts)
+    numbered = enumerate(((name, file) for name, files in parts for file in files), start=1)
+    files = [PlannedFile(f"model-{i:05}-of-{count:05}.safetensors", name, file) for i, (name, file) in numbered]
+    return ConversionPlan(tuple(files), recipe, has_mtp)
+
+
+_Slabs = list[Parameter]
+"""A parameter whole, then its slabs if it is read in several."""
+
+
+def _parts(config: ModelConfig, has_mtp: bool) -> Iterator[tuple[str, list[_Slabs]]]:
+    yield ENDS, [[parameter] for parameter in families.head_parameters(config)]
+    for index in range(config.num_hidden_layers):
+        yield f"layer {index}", _of_layer(config, index)
+    if has_mtp:
+        index = config.num_hidden_layers
+        layer = _of_layer(config, index)
+        names = {slabs[0].name for slabs in layer}
+        yield MTP, layer + [[p] for p in families.mtp_parameters(config) if p.name not in names]
+
+
+def _of_layer(config: ModelConfig, index: int) -> list[_Slabs]:
+    """Return a layer's parameters; stacks of experts with slabs of consecutive experts."""
+    spec, n_experts = families.layer(config, index), config.moe.n_routed_experts
+    whole = spec.expert_parameters(range(n_experts))
+    largest = max((math.prod(p.layouts[0].shape[1:]) for p in whole), default=1)
+    at_once = max(1, SLAB_BYTES // (largest * Dtype.F32.item_bytes))
+    runs = [range(first, min(first + at_once, n_experts)) for first in range(0, n_experts, at_once)]
+    slabs = zip(*(spec.expert_parameters(run) for run in runs), strict=True)
+    stacks = [[stack, *parts] for stack, parts in zip(whole, slabs, strict=True)] if whole else []
+    return [[p] for p in spec.fixed_parameters()] + stacks
+
+
+def _planned(checkpoint: Checkpoint, slabs: _Slabs, recipe: Recipe, floats: Dtype) -> PlannedParameter:
+    whole, *parts = slabs
+    stored = find(checkpoint, parts or [whole])
+    first, layout = stored[0], whole.layouts[0]
+    quantization = recipe.of(whole)
+    if quantization is None and first.transposed == layout.transposed:
+        quantization = first.quantization
+    if first.quantization and quantization and first.quantization.bits < quantization.bits:
+        stored_bits = first.quantization.bits
+        raise InvalidRequestError(
+            f"{checkpoint.directory}: {whole.name} has {stored_bits} bits already; {quantization.bits} bits would not "
+            f"bring back what is lost: convert the model that it was made from, or ask for {stored_bits} bits"
+        )
+    like = first.weight.dtype if first.scales is None else first.scales.dtype
+    float_dtype = like if like in FLOATS else floats
+    tensors = tuple(_tensors(layout.sources[0].tensor, layout.shape, quantization, float_dtype))
+    return PlannedParameter(whole, tuple(stored), float_dtype, quantization, tensors)
+
+
+def _tensors(
+    name: str, shape: tuple[int, ...], quantization: QuantizationConfig | None, float_dtype: Dtype
+) -> Iterator[PlannedTensor]:
+    if quantization is None:
+        yield PlannedTensor(name, float_dtype, shape)
+        return
+    *rows, width = shape
+    groups = (*rows, width // quantization.group_size)
+    is_affine = quantization.mode == "affine"
+    yield PlannedTensor(name, Dtype.U32, (*rows, width * quantization.bits // WORD_BITS))
+    yield PlannedTensor(sibling(name, "scales"), float_dtype if is_affine else Dtype.U8, groups)
+    if is_affine:
+        yield PlannedTensor(sibling(name, "biases"), float_dtype, groups)
+
+
+def _split(parameters: Iterable[PlannedParameter]) -> Iterator[tuple[PlannedParameter, ...]]:
+    """Yield the parameters of each file of a part."""
+    file: list[PlannedParameter] = []
+    for parameter in parameters:
+        if file and sum(p.nbytes for p in file) + parameter.nbytes > MAX_FILE_BYTES:
+            yield tuple(file)
+            file = []
+        file.append(parameter)
+    yield tuple(file)
