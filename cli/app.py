@@ -14,6 +14,7 @@ from cli import options as o
 from cli.bench.commands import bench
 from cli.exit_codes import ExitCode
 from cli.failures import error_line, reported, silence_stdout
+from cli.model_names import complete
 from cli.models import choose_models
 from cli.usage import Commands, within
 from cli.words import WordyCommand
@@ -87,7 +88,10 @@ def demo(
 @app.command(cls=WordyCommand, short_help="Make this machine a node of a cluster.")
 def up(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Load this model on the cluster as soon as it fits.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Load this model on the cluster as soon as it fits.", autocompletion=complete
+        ),
     ] = None,
     join: Annotated[
         str | None,
@@ -293,7 +297,11 @@ def run(
 def chat(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help='As for run; default: the model of the last chat, or "demo".'),
+        typer.Argument(
+            metavar="MODEL",
+            help='As for run; default: the model of the last chat, or "demo".',
+            autocompletion=complete,
+        ),
     ] = None,
     local: o.Local = False,
     replace: o.Replace = False,

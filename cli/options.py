@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.model_names import complete
 from cli.usage import within
 from mlx_moe.known_models import KNOWN_MODELS
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from mlx_moe.decoding.request import Request
     from mlx_moe.sampling_params import SamplingParams
 
-PLANNED = ("demo", *KNOWN_MODELS)
-"""Names that `plan` accepts without any files."""
-
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help='A directory, a Hugging Face repo id, or "demo".', show_default=False),
+    typer.Argument(
+        metavar="MODEL",
+        help='A directory, org/name on the Hugging Face hub, a short name like qwen3-30b, or "demo".',
+        show_default=False,
+        autocompletion=complete,
+    ),
 ]
 PlannedModel = Annotated[
     str,
@@ -31,7 +34,7 @@ PlannedModel = Annotated[
         metavar="MODEL",
         help=f"As for run; or, without its files, one of {', '.join(KNOWN_MODELS)}.",
         show_default=False,
-        autocompletion=lambda incomplete: [name for name in PLANNED if name.startswith(incomplete.lower())],
+        autocompletion=complete,
     ),
 ]
 MaxTokens = Annotated[

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from cluster.placement import ModelCosts
 from cluster.placement.costs import assumed_sizes, model_costs
-from mlx_moe import families
-from mlx_moe.checkpoint import library
+from mlx_moe import families, known_models
+from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.stored_parameter import find, stored_dtype
 from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
-from mlx_moe.errors import InvalidRequestError, MoeClusterError, UnsupportedModelError
-from mlx_moe.known_models import KNOWN_MODELS, refusal, suggestions, unsupported
+from mlx_moe.errors import InvalidRequestError
 
 DEFAULT_BITS = 4
 GROUP_SIZE = 64
@@ -28,9 +27,10 @@ def read_costs(model: str, *, float_bytes: int, bits: int | None = None) -> Mode
 
 
 class CostReader:
-    """The costs of a model with any number of bits: a known model's name, a directory, a repo id or "demo".
+    """The costs of a model with any number of bits, by whatever name `library.locate` finds it.
 
-    The headers are read once, by the constructor.
+    The headers are read once, by the constructor. A known model whose files are not here, or not all of them, is read
+    from its published configuration.
 
     Raises:
         InvalidRequestError: there is no such model; says which known ones it may mean.
@@ -41,17 +41,13 @@ class CostReader:
     def __init__(self, model: str, *, float_bytes: int) -> None:
         self._model = model
         self._float_bytes = float_bytes
-        known = KNOWN_MODELS.get(model.lower())
-        if known is not None:
-            self._checkpoint = None
-            self._config = families.read_config(known, model)
-            return
-        try:
-            directory = library.locate(model)
-        except InvalidRequestError as exc:
-            raise _not_here(model, exc) from exc
-        self._checkpoint = Checkpoint.open(directory)
-        self._config = families.read_config(self._checkpoint.config, str(directory / "config.json"))
+        published = known_models.published_config(model)
+        self._checkpoint = _open(model, needed=not published)
+        if self._checkpoint is None:
+            self._config = families.read_config(published, model)
+        else:
+            source = self._checkpoint.directory / "config.json"
+            self._config = families.read_config(self._checkpoint.config, str(source))
 
     def at(self, bits: int | None = None) -> ModelCosts:
         """Return the costs as stored (4 bits for known models), or with `bits` in affine groups of 64."""
@@ -61,7 +57,7 @@ class CostReader:
             )
         size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), self._float_bytes)
         has_mtp = self._config.num_nextn_predict_layers > 0
-        return model_costs(self._model.lower(), self._config, size_of, float_bytes=self._float_bytes, has_mtp=has_mtp)
+        return model_costs(self._model, self._config, size_of, float_bytes=self._float_bytes, has_mtp=has_mtp)
 
     def content_hash(self) -> str:
         """Return the model's content hash; "" for a known model without files."""
@@ -86,11 +82,21 @@ def checkpoint_costs(
     return model_costs(model, config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
 
 
-def _not_here(model: str, error: InvalidRequestError) -> MoeClusterError:
-    """Return the error for a model that is not on this machine, with the plans that need no files."""
-    if unsupported(model):
-        return UnsupportedModelError(refusal(model))
-    names = suggestions(model) or list(KNOWN_MODELS)
-    return InvalidRequestError(
-        f"{error}; to plan without its files: " + " or ".join(f"moe-cluster plan {name}" for name in names)
-    )
+def _open(model: str, *, needed: bool) -> Checkpoint | None:
+    """Return a model's checkpoint; None if it is not `needed`, and not all of it is on this machine."""
+    try:
+        directory = library.locate(model)
+    except InvalidRequestError as exc:
+        if needed:
+            raise _not_here(model, exc) from exc
+        return None
+    return Checkpoint.open(directory) if needed or hub_cache.is_complete(directory) else None
+
+
+def _not_here(model: str, error: InvalidRequestError) -> InvalidRequestError:
+    """Return the error for a repository that is not on this machine, with the plan of the same model without files."""
+    names = known_models.suggestions(model) if "/" in model else []
+    if not names:
+        return error
+    plans = " or ".join(f"`moe-cluster plan {name}`" for name in names)
+    return InvalidRequestError(f"{error}; to plan without its files: {plans}")

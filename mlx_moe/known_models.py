@@ -1,8 +1,11 @@
-"""Known models: published configurations of models that can be planned without their files.
+"""Known models: the short names that people type, and what a name alone says about a model.
 
-Also what a name alone says about other models: which known one it may mean, and whether its family is unsupported.
-Source: config.json of deepseek-ai/DeepSeek-V3, moonshotai/Kimi-K2-Instruct, Qwen/Qwen3-235B-A22B, Qwen/Qwen3-30B-A3B;
-only the keys that the families read.
+One table: name, family, the original's repository, ready 4-bit conversions for MLX, and the published configuration.
+Sources of the conversions, 2026-11-26: the model cards of exo (exo-explore/exo, resources/inference_model_cards: V3.1,
+Kimi-K2-Instruct, Kimi-K2-Thinking, Qwen3-235B-A22B-Instruct-2507, Qwen3-30B-A3B, Qwen3-Coder-480B) and its earlier
+tables (V3, R1, R1-0528); mlx-lm's measurements (Qwen3-30B-A3B-Instruct-2507, Qwen3-235B-A22B-Thinking-2507); Apple's
+WWDC 2025, session 298 (V3-0324); xinference's table (Qwen3-235B-A22B); published measurements of others
+(Qwen3-30B-A3B-Thinking-2507, Qwen3-Coder-30B). This version has loaded none of them yet.
 """
 
 from __future__ import annotations
@@ -10,117 +13,228 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-DEEPSEEK_V3: dict[str, Any] = {
-    "model_type": "deepseek_v3",
-    "vocab_size": 129280,
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 61,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "n_shared_experts": 1,
-    "n_routed_experts": 256,
-    "routed_scaling_factor": 2.5,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 1536,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "qk_nope_head_dim": 128,
-    "topk_method": "noaux_tc",
-    "n_group": 8,
-    "topk_group": 4,
-    "num_experts_per_tok": 8,
-    "first_k_dense_replace": 3,
-    "norm_topk_prob": True,
-    "scoring_func": "sigmoid",
-    "max_position_embeddings": 163840,
-    "num_nextn_predict_layers": 1,
-    "rope_theta": 10000,
-    "rope_scaling": {
-        "type": "yarn",
-        "factor": 40,
-        "original_max_position_embeddings": 4096,
-        "beta_fast": 32,
-        "beta_slow": 1,
-        "mscale": 1.0,
-        "mscale_all_dim": 1.0,
-    },
-}
-
-KIMI_K2: dict[str, Any] = DEEPSEEK_V3 | {
-    "model_type": "kimi_k2",
-    "vocab_size": 163840,
-    "num_attention_heads": 64,
-    "n_routed_experts": 384,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "routed_scaling_factor": 2.827,
-    "num_nextn_predict_layers": 0,
-    "max_position_embeddings": 131072,
-    "rope_theta": 50000,
-    "rope_scaling": DEEPSEEK_V3["rope_scaling"] | {"factor": 32, "beta_fast": 1},
-}
-
-QWEN3_235B: dict[str, Any] = {
-    "model_type": "qwen3_moe",
-    "vocab_size": 151936,
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "moe_intermediate_size": 1536,
-    "num_hidden_layers": 94,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "norm_topk_prob": True,
-    "max_position_embeddings": 40960,
-    "rope_theta": 1000000.0,
-}
-
-QWEN3_30B: dict[str, Any] = QWEN3_235B | {
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "moe_intermediate_size": 768,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 32,
-}
-
-KNOWN_MODELS: Mapping[str, Mapping[str, Any]] = {
-    "deepseek-v3": DEEPSEEK_V3,
-    "kimi-k2": KIMI_K2,
-    "qwen3-235b-a22b": QWEN3_235B,
-    "qwen3-30b-a3b": QWEN3_30B,
-}
-
-_UNSUPPORTED = re.compile(
-    r"-distill-|^(?:deepseek-(?:coder-)?v2|deepseek-(?:v3\.2|v[4-9]|moe)|qwen(?:1\.5|2|2\.5)?-"
-    r"|qwen3(?:\.5|-next|-vl|-omni|-coder-next|-(?:0\.6|1\.7|4|8|14|32)b)|kimi-(?:vl|linear|dev|k2\.5|k3)|glm-|gpt-oss"
-    r"|mixtral|ministral|mistral|(?:meta-|code-?)?llama|gemma|phi-|olmo|minimax|ernie|hunyuan|granite|jamba|dbrx|grok|nemotron)"
+from mlx_moe.published_configs import (
+    DEEPSEEK_V3,
+    KIMI_K2,
+    KIMI_K2_0905,
+    QWEN3_30B,
+    QWEN3_30B_2507,
+    QWEN3_235B,
+    QWEN3_235B_2507,
+    QWEN3_CODER_480B,
 )
-"""Names of popular models whose families this version does not support."""
+
+RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2 and Qwen3-MoE"
+"""The models that this version runs, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model that has a short name. `config` is empty if its family is not supported.
+
+    `aliases` are further names that people type, with `-` for the `:` of a tag.
+    """
+
+    name: str
+    family: str
+    original: str
+    conversions: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        """The repositories that have it, in the order in which local files are looked for: conversions first."""
+        return (*self.conversions, self.original)
+
+    @property
+    def repository(self) -> str:
+        """The repository that is downloaded: a conversion, which has about half the bytes, or the original."""
+        return self.repositories[0]
+
+
+def _known(
+    name: str, original: str, *conversions: str, config: Mapping[str, Any], aliases: tuple[str, ...] = ()
+) -> KnownModel:
+    family = str(config["model_type"])
+    repositories = tuple(f"mlx-community/{conversion}" for conversion in conversions)
+    return KnownModel(name, family, original, repositories, aliases, config)
+
+
+_TABLE = (
+    _known(
+        "deepseek-v3",
+        "deepseek-ai/DeepSeek-V3",
+        "DeepSeek-V3-4bit",
+        config=DEEPSEEK_V3,
+        aliases=("deepseek-v3-671b",),
+    ),
+    _known("deepseek-v3-0324", "deepseek-ai/DeepSeek-V3-0324", "DeepSeek-V3-0324-4bit", config=DEEPSEEK_V3),
+    _known(
+        "deepseek-v3.1",
+        "deepseek-ai/DeepSeek-V3.1",
+        "DeepSeek-V3.1-4bit",
+        config=DEEPSEEK_V3,
+        aliases=("deepseek-v3.1-671b",),
+    ),
+    _known(
+        "deepseek-r1",
+        "deepseek-ai/DeepSeek-R1",
+        "DeepSeek-R1-4bit",
+        config=DEEPSEEK_V3,
+        aliases=("deepseek-r1-671b",),
+    ),
+    _known("deepseek-r1-0528", "deepseek-ai/DeepSeek-R1-0528", "DeepSeek-R1-0528-4bit", config=DEEPSEEK_V3),
+    _known(
+        "kimi-k2",
+        "moonshotai/Kimi-K2-Instruct",
+        "Kimi-K2-Instruct-4bit",
+        config=KIMI_K2,
+        aliases=("kimi-k2-instruct", "kimi-k2-1t"),
+    ),
+    _known(
+        "kimi-k2-0905",
+        "moonshotai/Kimi-K2-Instruct-0905",
+        config=KIMI_K2_0905,
+        aliases=("kimi-k2-instruct-0905",),
+    ),
+    _known("kimi-k2-thinking", "moonshotai/Kimi-K2-Thinking", "Kimi-K2-Thinking", config=KIMI_K2_0905),
+    _known(
+        "qwen3-235b-a22b",
+        "Qwen/Qwen3-235B-A22B",
+        "Qwen3-235B-A22B-4bit",
+        config=QWEN3_235B,
+        aliases=("qwen3-235b",),
+    ),
+    _known(
+        "qwen3-235b-a22b-instruct-2507",
+        "Qwen/Qwen3-235B-A22B-Instruct-2507",
+        "Qwen3-235B-A22B-Instruct-2507-4bit",
+        config=QWEN3_235B_2507,
+        aliases=("qwen3-235b-instruct", "qwen3-235b-instruct-2507"),
+    ),
+    _known(
+        "qwen3-235b-a22b-thinking-2507",
+        "Qwen/Qwen3-235B-A22B-Thinking-2507",
+        "Qwen3-235B-A22B-Thinking-2507-4bit",
+        config=QWEN3_235B_2507,
+        aliases=("qwen3-235b-thinking", "qwen3-235b-thinking-2507"),
+    ),
+    _known(
+        "qwen3-30b-a3b",
+        "Qwen/Qwen3-30B-A3B",
+        "Qwen3-30B-A3B-4bit",
+        config=QWEN3_30B,
+        aliases=("qwen3-30b",),
+    ),
+    _known(
+        "qwen3-30b-a3b-instruct-2507",
+        "Qwen/Qwen3-30B-A3B-Instruct-2507",
+        "Qwen3-30B-A3B-Instruct-2507-4bit",
+        config=QWEN3_30B_2507,
+        aliases=("qwen3-30b-instruct", "qwen3-30b-instruct-2507"),
+    ),
+    _known(
+        "qwen3-30b-a3b-thinking-2507",
+        "Qwen/Qwen3-30B-A3B-Thinking-2507",
+        "Qwen3-30B-A3B-Thinking-2507-4bit",
+        config=QWEN3_30B_2507,
+        aliases=("qwen3-30b-thinking", "qwen3-30b-thinking-2507"),
+    ),
+    _known(
+        "qwen3-coder-30b",
+        "Qwen/Qwen3-Coder-30B-A3B-Instruct",
+        "Qwen3-Coder-30B-A3B-Instruct-4bit",
+        config=QWEN3_30B_2507,  # its intermediate_size differs, which no layer has
+        aliases=("qwen3-coder-30b-a3b", "qwen3-coder-30b-a3b-instruct"),
+    ),
+    _known(
+        "qwen3-coder-480b",
+        "Qwen/Qwen3-Coder-480B-A35B-Instruct",
+        "Qwen3-Coder-480B-A35B-Instruct-4bit",
+        config=QWEN3_CODER_480B,
+        aliases=("qwen3-coder-480b-a35b", "qwen3-coder-480b-a35b-instruct"),
+    ),
+    KnownModel("gpt-oss-20b", "gpt_oss", "openai/gpt-oss-20b"),
+    KnownModel("gpt-oss-120b", "gpt_oss", "openai/gpt-oss-120b"),
+)
+
+KNOWN_MODELS: Mapping[str, KnownModel] = {model.name: model for model in _TABLE if model.config}
+"""The models with a short name that this version runs, and plans without their files."""
+
+_BY_ALIAS = {alias: model for model in _TABLE for alias in (model.name, *model.aliases)}
+
+_UNSUPPORTED = {
+    "the dense models that were distilled from DeepSeek-R1": r"-distill-",
+    "DeepSeek-V2": r"^deepseek-(?:coder-)?v2",
+    "DeepSeek-V3.2": r"^deepseek-v3\.2",
+    "DeepSeek-V4": r"^deepseek-v[4-9]",
+    "DeepSeekMoE": r"^deepseek-moe",
+    "Qwen2 and its predecessors": r"^qwen(?:1\.5|2|2\.5)?-",
+    "Qwen3.5": r"^qwen3\.5",
+    "Qwen3-Next": r"^qwen3-(?:coder-)?next",
+    "Qwen3-VL and Omni": r"^qwen3-(?:vl|omni)",
+    "the dense Qwen3": r"^qwen3-(?:0\.6|1\.7|4|8|14|32)b",
+    "Kimi-VL, Linear, Dev, K2.5 and later": r"^kimi-(?:vl|linear|dev|k2\.\d|k[3-9])",
+    "GLM": r"^glm-",
+    "gpt_oss": r"^gpt-oss",
+    "Mistral and Mixtral": r"^(?:mixtral|ministral|mistral)",
+    "Llama": r"^(?:meta-|code-?)?llama",
+    "Gemma": r"^gemma",
+    "Phi": r"^phi-",
+    "OLMo": r"^olmo",
+    "MiniMax": r"^minimax",
+    "ERNIE": r"^ernie",
+    "Hunyuan": r"^hunyuan",
+    "Granite": r"^granite",
+    "Jamba": r"^jamba",
+    "DBRX": r"^dbrx",
+    "Grok": r"^grok",
+    "Nemotron": r"^nemotron",
+}
+"""Families of popular models that this version does not run, each with the names of its models."""
+
+
+def find(name: str) -> KnownModel | None:
+    """Return the model with a short name or alias, in any case and with `:` or `-`; None if there is none."""
+    return None if "/" in name else _BY_ALIAS.get(name.lower().replace(":", "-"))
+
+
+def published_config(name: str) -> Mapping[str, Any]:
+    """Return the published configuration of a known model; empty if there is none."""
+    known = find(name)
+    return known.config if known else {}
 
 
 def unsupported(name: str) -> bool:
     """Whether a model's name or repo id is of an unsupported family."""
-    return _UNSUPPORTED.search(_base(name)) is not None
+    return bool(_family(name))
 
 
 def refusal(name: str) -> str:
     """Return the error message for a model of an unsupported family."""
-    return f"{name} is of a family that this version does not run; it runs DeepSeek-V3, R1, V3.1, Kimi-K2 and Qwen3-MoE"
+    return f"{name} is of the family {_family(name)}, which this version does not run; it runs {RUNS}"
 
 
 def suggestions(name: str) -> list[str]:
-    """Return the known models that a name may mean, likeliest first."""
+    """Return the short names of models that a name may mean, likeliest first."""
+    if known := find(name):
+        return [known.name] if known.name in KNOWN_MODELS else []
     base = _base(name)
-    within = [known for known in KNOWN_MODELS if known in base or (len(base) > 2 and base in known)]
-    return within or difflib.get_close_matches(base, KNOWN_MODELS, cutoff=0.55)
+    if within := [known for known in KNOWN_MODELS if known in base]:
+        return [known for known in within if not any(known != other and known in other for other in within)]
+    containing = [known for known in KNOWN_MODELS if len(base) > 2 and base in known]
+    return containing or difflib.get_close_matches(base, KNOWN_MODELS, cutoff=0.55)
+
+
+def _family(name: str) -> str:
+    base = _base(name)
+    return next((family for family, pattern in _UNSUPPORTED.items() if re.search(pattern, base)), "")
 
 
 def _base(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2].partition("@")[0].lower().replace("_", "-").replace(" ", "-")
+    last = name.rstrip("/").rpartition("/")[2].partition("@")[0].lower()
+    return re.sub(r"[_ :]", "-", last)

@@ -22,7 +22,7 @@ def bench_emulated(
     emulate: Annotated[
         str | None, typer.Option(metavar="8xM4-Pro-64GB", help="Emulate these Macs on this machine.")
     ] = None,
-    model: Annotated[str, typer.Option(metavar="MODEL", help="A known model, as for plan.")] = "deepseek-v3",
+    model: Annotated[str, typer.Option(metavar="MODEL", help="A short name, as for plan.")] = "deepseek-v3",
     link: Annotated[str, typer.Option(metavar="LINK", help="10gbe, tb, 1gbe or loopback.")] = "10gbe",
     draft: Annotated[
         str, typer.Option(metavar="HOW", help="none, mtp, ngram, stated, or acceptance rates by depth: .85,.78")

@@ -107,7 +107,7 @@ class Inspection:
         match = library.REPO_ID.fullmatch(self._model)
         if repo_id := match[1] if match else hub_cache.repo_of(self._own.directory):
             there = "there" if len(missing) > 1 else "on it"
-            return f"run `{hub_cache.download_command(repo_id, '--revision', self._own.directory.name)}` {there}"
+            return f"run `{hub_cache.pull_command(repo_id, self._own.directory.name)}` {there}"
         directory = self._own.directory
         target = home_path(directory) or directory
         return (

@@ -9,9 +9,9 @@ from cluster.cost_reader import read_costs
 from cluster.emulation.scenario import FLOAT_BYTES, WIRES, DraftKind, Scenario
 from cluster.placement import Placement, fit
 from cluster.placement.chips import parse_nodes
+from mlx_moe import known_models
 from mlx_moe.checkpoint import library
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.known_models import KNOWN_MODELS
 
 ACCEPTANCE = (0.85, 0.78, 0.72, 0.68, 0.65, 0.62, 0.60, 0.58)
 """Acceptance of the MTP layer by depth: the first is published (DeepSeek-V3, arXiv 2412.19437, 5.4.3), the others are
@@ -50,9 +50,11 @@ def prepare(asked: Asked) -> tuple[Scenario, Placement, list[int]]:
     """
     if asked.wire not in WIRES:
         raise InvalidRequestError(f"there is no link {asked.wire!r}; links are: {', '.join(WIRES)}")
-    model = asked.model.lower()
-    if model not in KNOWN_MODELS:
-        raise InvalidRequestError(f"{asked.model[:80]!r} cannot be emulated; models are: {', '.join(KNOWN_MODELS)}")
+    known = known_models.find(asked.model)
+    if known is None or known.name not in known_models.KNOWN_MODELS:
+        names = ", ".join(known_models.KNOWN_MODELS)
+        raise InvalidRequestError(f"{asked.model[:80]!r} cannot be emulated; models are: {names}")
+    model = known.name
     draft, acceptance = _draft(asked.draft)
     prompt, script = _script(asked)
     scenario = Scenario(model, tuple(parse_nodes(asked.nodes)), asked.wire, script, draft, acceptance)

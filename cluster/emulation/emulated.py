@@ -104,5 +104,5 @@ def load(name: str, role: Role) -> EmulatedShard:
     demo = library.locate(library.DEMO)
     tokenizer = Tokenizer.load(demo) if role.coordinates else None
     spoken = families.read_config(json_file.read(demo / "config.json"))
-    config = replace(families.read_config(KNOWN_MODELS[scenario.model]), vocab_size=spoken.vocab_size)
+    config = replace(families.read_config(KNOWN_MODELS[scenario.model].config), vocab_size=spoken.vocab_size)
     return EmulatedShard(role, scenario, scenario.costs(), config, Clock(), tokenizer, GREEDY)

@@ -38,14 +38,14 @@ def find(repo_id: str, revision: str = "") -> Path:
         here = ", ".join(path.name for path in found) or "none"
         raise InvalidRequestError(
             f"revision {revision} of {repo_id} is not on this machine (in {repo}: {here}): download it with "
-            f"`{download_command(repo_id, '--revision', revision)}`"
+            f"`{pull_command(repo_id, revision)}`"
         )
     if not found:
         raise InvalidRequestError(
-            f"{repo_id} is not on this machine (looked for {repo}): download it with `{download_command(repo_id)}`"
+            f"{repo_id} is not on this machine (looked for {repo}): download it with `{pull_command(repo_id)}`"
         )
     main = [path for path in found if path.name == commits.get(MAIN)]
-    complete = [path for path in (*main, *found) if _is_complete(path)]
+    complete = [path for path in (*main, *found) if is_complete(path)]
     return (complete or main or found)[0]
 
 
@@ -62,6 +62,15 @@ def snapshots(repo_id: str) -> list[Path]:
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
+def is_complete(directory: Path) -> bool:
+    """Whether all weight files of a model's directory are there, by their names."""
+    try:
+        files = WeightFiles.of(directory)
+    except CheckpointError:
+        return False
+    return bool(files.own) and not files.missing
+
+
 def repo_of(path: Path) -> str:
     """Return the repo id of a snapshot's path, derived from the directory names; "" if it is not a snapshot."""
     separator = _constants().REPO_ID_SEPARATOR
@@ -75,13 +84,18 @@ def cure(path: Path) -> str:
     if not repo_id:
         return "copy or download its files again"
     names = [name for name, commit in _refs(repo).items() if commit == path.name]
-    revision = [] if MAIN in names else ["--revision", min(names, default=path.name)]
-    cache = [] if repo.parent == directory() else ["--cache-dir", str(repo.parent)]
-    return f"download it with `{download_command(repo_id, *revision, *cache)}`"
+    revision = "" if MAIN in names else min(names, default=path.name)
+    cache = "" if repo.parent == directory() else f"HF_HUB_CACHE={shlex.quote(str(repo.parent))} "
+    return f"download it with `{cache}{pull_command(repo_id, revision)}`"
 
 
-def download_command(*arguments: str) -> str:
-    """Return a command to paste that downloads with `hf`, which is installed with this package.
+def pull_command(model: str, revision: str = "") -> str:
+    """Return a command to paste that downloads a model, or completes it."""
+    return f"moe-cluster pull {shlex.quote(model)}" + (f" --revision {shlex.quote(revision)}" if revision else "")
+
+
+def hf_command(*arguments: str) -> str:
+    """Return a command to paste that downloads single files with `hf`, which is installed with this package.
 
     If `hf` is not on the PATH, the command has its path beside Python, relative to the home directory if possible: this
     is the same on all machines that installed the package in the same way.
@@ -108,14 +122,6 @@ def _refs(repo: Path) -> dict[str, str]:
 def _repo(repo_id: str) -> Path:
     separator: str = _constants().REPO_ID_SEPARATOR
     return directory() / separator.join(("models", *repo_id.split("/")))
-
-
-def _is_complete(snapshot: Path) -> bool:
-    try:
-        files = WeightFiles.of(snapshot)
-    except CheckpointError:
-        return False
-    return bool(files.own) and not files.missing
 
 
 def _constants() -> ModuleType:

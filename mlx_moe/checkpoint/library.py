@@ -52,21 +52,22 @@ def locate(model: str | Path) -> Path:
         return directory
     if match := REPO_ID.fullmatch(str(model)):
         return _in_hub_cache(match[1], match[2] or "")
-    if str(model).lower() in known_models.KNOWN_MODELS:
-        raise InvalidRequestError(
-            f"no model {str(model)!r} here, only what plans need of it (moe-cluster plan {model}): give a directory, "
-            "or org/name of a downloaded model"
-        )
-    near = difflib.get_close_matches(str(model), [DEMO])
-    hint = f"; did you mean {near[0]}?" if near else ": give a directory, org/name of a downloaded model, or demo"
-    raise InvalidRequestError(f"no model {str(model)!r} here{hint}")
+    if known := known_models.find(str(model)):
+        return _known(str(model), known)
+    raise _unknown(str(model))
 
 
 def notes(model: str, directory: Path) -> tuple[str, ...]:
     """Return notes for people about the directory that `locate` chose for a model."""
-    match = REPO_ID.fullmatch(model)
-    note = hub_cache.note(match[1], directory) if match and not match[2] and hub_cache.repo_of(directory) else ""
-    return (note,) if note else ()
+    repo_id = hub_cache.repo_of(directory)
+    match, known = REPO_ID.fullmatch(model), known_models.find(model)
+    found = []
+    if known and (others := [path for path in _copies(known) if path != directory]):
+        names = ", ".join(hub_cache.repo_of(path) or str(path) for path in others)
+        found.append(f"{model}: {repo_id or directory} is used; {names} is on this machine too")
+    if repo_id and (known or (match and not match[2])):
+        found.append(hub_cache.note(repo_id, directory))
+    return tuple(note for note in found if note)
 
 
 def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
@@ -79,6 +80,8 @@ def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
         yield locate(model)
     if home_path and not {"/", ".."} & {*Path(home_path).parts} and _is_model(Path.home() / home_path):
         yield Path.home() / home_path
+    if known := known_models.find(model):
+        yield from _copies(known)
     match = REPO_ID.fullmatch(model)
     repo_id = match[1] if match else hub_cache.repo_of(Path(model))
     name = Path(repo_id or model).name
@@ -90,11 +93,18 @@ def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
     yield from (path.parent for path in _hub_cache().glob(f"models--*--{glob.escape(name)}/snapshots/*/config.json"))
 
 
+def names() -> Iterator[str]:
+    """Yield the names by which `locate` finds models in the cache and in the folders of FOLDERS_VARIABLE."""
+    for path in sorted(_hub_cache().glob("models--*/snapshots/*/config.json")):
+        yield hub_cache.repo_of(path.parent)
+    for folder in _folders():
+        yield from (str(path.relative_to(folder)) for path in _in_folder(folder))
+
+
 def in_folders() -> Iterator[Path]:
     """Yield all models in the folders of FOLDERS_VARIABLE: FOLDER/name and FOLDER/org/name."""
     for folder in _folders():
-        for pattern in ("*/config.json", "*/*/config.json"):
-            yield from (path.parent for path in sorted(folder.glob(pattern)))
+        yield from _in_folder(folder)
 
 
 def _in_hub_cache(repo_id: str, revision: str) -> Path:
@@ -106,9 +116,43 @@ def _in_hub_cache(repo_id: str, revision: str) -> Path:
         raise
 
 
+def _known(name: str, known: known_models.KnownModel) -> Path:
+    """Return the directory of a known model: of its conversions before the original, and of complete ones first."""
+    copies = _copies(known)
+    if copies:
+        return next(filter(hub_cache.is_complete, copies), copies[0])
+    if not known.config:
+        raise UnsupportedModelError(known_models.refusal(name))
+    raise InvalidRequestError(
+        f"{name} is not on this machine (looked for {' and '.join(known.repositories)} in {_hub_cache()}): download "
+        f"it with `{hub_cache.pull_command(name)}`"
+    )
+
+
+def _copies(known: known_models.KnownModel) -> list[Path]:
+    in_cache = [hub_cache.find(repo_id) for repo_id in known.repositories if hub_cache.snapshots(repo_id)]
+    return in_cache + [path for repo_id in known.repositories for path in _in_folders(repo_id)]
+
+
+def _unknown(name: str) -> InvalidRequestError | UnsupportedModelError:
+    if known_models.unsupported(name):
+        return UnsupportedModelError(known_models.refusal(name))
+    near = difflib.get_close_matches(name, [DEMO]) or known_models.suggestions(name)
+    if near:
+        hint = f"did you mean {near[0]}?" if len(near) == 1 else f"did you mean one of {', '.join(near)}?"
+    else:
+        hint = f"give a directory, org/name, or one of {', '.join((DEMO, *known_models.KNOWN_MODELS))}"
+    return InvalidRequestError(f"no model {name!r} here; {hint}")
+
+
 def _in_folders(name: str) -> Iterator[Path]:
     if _NAME.fullmatch(name):
         yield from (folder / name for folder in _folders() if _is_model(folder / name))
+
+
+def _in_folder(folder: Path) -> Iterator[Path]:
+    for pattern in ("*/config.json", "*/*/config.json"):
+        yield from (path.parent for path in sorted(folder.glob(pattern)))
 
 
 def _folders() -> list[Path]:

@@ -34,7 +34,7 @@ def beside(directory: Path) -> str:
     if found:
         return (
             f"its weights are in GGUF ({found[0]}), which is not read: download the original that it was made from, or "
-            f"a conversion of it for MLX, as its model card names them: `hf download OWNER/NAME`"
+            f"a conversion of it for MLX, as its model card names them: `moe-cluster pull OWNER/NAME`"
         )
     return ""
 

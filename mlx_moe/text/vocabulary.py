@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_moe.checkpoint import json_file
-from mlx_moe.checkpoint.hub_cache import download_command
+from mlx_moe.checkpoint.hub_cache import hf_command
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.text import rank_file
 from mlx_moe.text.stated_tokens import StatedTokens, optional
@@ -97,7 +97,7 @@ def _find(directory: Path, config: Mapping[str, Any], model_config: Mapping[str,
         why = ", and only the publisher's code says how it splits texts" if name == rank_file.NAME else ""
         raise UnsupportedModelError(
             f"{directory} has {name} but no tokenizer.json{why}. Take that of a converted copy of the model: "
-            + download_command("mlx-community/NAME", "tokenizer.json", "--local-dir", str(directory))
+            + hf_command("mlx-community/NAME", "tokenizer.json", "--local-dir", str(directory))
         )
     raise CheckpointError(
         f"{directory} has no tokenizer.json: download it again; run --input-ids works without a tokenizer"

@@ -15,7 +15,7 @@ from cluster.placement.chips import parse_nodes
 from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
-from mlx_moe.known_models import DEEPSEEK_V3
+from mlx_moe.published_configs import DEEPSEEK_V3
 
 
 def test_the_table_fits_a_terminal_and_says_all(

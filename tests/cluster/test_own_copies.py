@@ -117,7 +117,7 @@ def test_all_nodes_that_lack_a_model_are_named_with_the_cure(cluster: Cluster, m
     machines[0].download("1234")
     with pytest.raises(CheckpointError) as caught:
         load(cluster, REPO)
-    command = hub_cache.download_command("org/tiny", "--revision", "1234")
+    command = hub_cache.pull_command("org/tiny", "1234")
     assert str(caught.value) == f"org/tiny is missing on mac-2 and mac-3: run `{command}` there"
     copied(machines[0].folder / "mine")
     copied(machines[2].folder / "mine")

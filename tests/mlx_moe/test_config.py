@@ -8,8 +8,8 @@ import transformers
 from mlx_moe.config import GQAConfig, MLAConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.families import cache_costs, read_config
-from mlx_moe.known_models import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
 from mlx_moe.layers.cache_costs import CacheCosts
+from mlx_moe.published_configs import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
 from mlx_moe.summary import model_parameters, parameter_count
 
 pytestmark = pytest.mark.oracle

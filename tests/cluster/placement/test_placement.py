@@ -15,7 +15,7 @@ from cluster.placement.stages import make_stage
 from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
-from mlx_moe.known_models import QWEN3_30B
+from mlx_moe.published_configs import QWEN3_30B
 from tests.cluster.placement.small import all_placements, clusters, models, node
 
 CONFIG = read_config(QWEN3_30B)

@@ -88,7 +88,7 @@ def test_numbers_are_said_in_units_that_do_not_round_to_nothing() -> None:
 
 
 KNOWN = [read_costs(name, float_bytes=2) for name in ("deepseek-v3", "qwen3-30b-a3b", "demo")]
-CONFIGS = {model.name: families.read_config(KNOWN_MODELS[model.name]) for model in KNOWN[:2]}
+CONFIGS = {model.name: families.read_config(KNOWN_MODELS[model.name].config) for model in KNOWN[:2]}
 gigabytes = st.floats(0.1, 512).map(lambda count: int(count * 1e9))
 
 

@@ -171,7 +171,7 @@ def test_a_damaged_file_that_holds_all_there_is_is_refused(tmp_path: Path, damag
     ("file", "cure"),
     [
         ("pytorch_model.bin", r"PyTorch files \(pytorch_model.bin\), .* python3 -c .*save_pretrained"),
-        ("model.Q4_K_M.gguf", r"GGUF \(model.Q4_K_M.gguf\), .*`hf download OWNER/NAME`"),
+        ("model.Q4_K_M.gguf", r"GGUF \(model.Q4_K_M.gguf\), .*`moe-cluster pull OWNER/NAME`"),
     ],
 )
 def test_weights_in_another_format_are_told_with_how_to_convert_them(tmp_path: Path, file: str, cure: str) -> None:
@@ -293,7 +293,7 @@ def test_an_absent_tensor_of_a_snapshot_is_told_with_the_command_that_downloads_
     snapshot = make(tmp_path / "models--org--name" / "snapshots" / "0123", TWO_FILES)
     (snapshot / SECOND).unlink()
     with Checkpoint.open(snapshot) as checkpoint:
-        assert str(checkpoint.absence("c")).endswith("hf download org/name --revision 0123`")
+        assert str(checkpoint.absence("c")).endswith("moe-cluster pull org/name --revision 0123`")
 
 
 def test_an_absent_tensor_says_where_the_index_has_it(tmp_path: Path) -> None:

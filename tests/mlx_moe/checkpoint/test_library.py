@@ -102,16 +102,16 @@ def test_the_newest_complete_snapshot_stands_in_for_a_partial_main(repo: Path, p
 def test_a_partial_snapshot_alone_is_opened_to_say_what_it_lacks(repo: Path) -> None:
     main = add(repo, COMMITS[0], "main", files=())
     assert library.locate("org/name") == main
-    assert hub_cache.cure(main).endswith("hf download org/name`")
+    assert hub_cache.cure(main).endswith("moe-cluster pull org/name`")
     tagged = add(repo, COMMITS[1], "v2", files=())
-    assert hub_cache.cure(tagged).endswith("hf download org/name --revision v2`")
+    assert hub_cache.cure(tagged).endswith("moe-cluster pull org/name --revision v2`")
 
 
 def test_a_model_that_is_not_there_is_told_with_the_command_that_downloads_it(repo: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="hf download org/name`"):
+    with pytest.raises(InvalidRequestError, match="moe-cluster pull org/name`"):
         library.locate("org/name")
     add(repo, COMMITS[0])
-    with pytest.raises(InvalidRequestError, match=f"{COMMITS[0]}.*hf download org/name --revision v3`"):
+    with pytest.raises(InvalidRequestError, match=f"{COMMITS[0]}.*moe-cluster pull org/name --revision v3`"):
         library.locate("org/name@v3")
     with pytest.raises(InvalidRequestError, match="no model"):
         library.locate("org/name@../../x")
@@ -131,9 +131,9 @@ def test_the_program_that_downloads_is_named_where_it_is(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", python.format(home=tmp_path))
-    assert hub_cache.download_command("org/name") == f"{program} download org/name"
+    assert hub_cache.hf_command("org/name") == f"{program} download org/name"
     (tmp_path / "hf").touch(0o755)
-    assert hub_cache.download_command("org/name") == "hf download org/name"
+    assert hub_cache.hf_command("org/name") == "hf download org/name"
 
 
 def test_the_program_that_downloads_comes_with_the_package() -> None:
@@ -142,7 +142,7 @@ def test_the_program_that_downloads_comes_with_the_package() -> None:
 
 def test_a_checkpoint_that_lies_elsewhere_in_a_cache_is_completed_there(tmp_path: Path, repo: Path) -> None:
     elsewhere = add(tmp_path / "other disk" / repo.name, COMMITS[0], "main", files=())
-    assert hub_cache.cure(elsewhere).endswith(f"hf download org/name --cache-dir '{tmp_path}/other disk'`")
+    assert hub_cache.cure(elsewhere).endswith(f"HF_HUB_CACHE='{tmp_path}/other disk' moe-cluster pull org/name`")
     assert hub_cache.cure(tmp_path / "model") == "copy or download its files again"
 
 
@@ -183,9 +183,38 @@ def test_namesakes_are_looked_for_where_another_machine_may_have_none(folders: t
     assert next(library.namesakes(theirs, "hub/models--org--q3/snapshots/x")) == in_cache
 
 
-def test_a_name_that_only_plans_know_is_told_so() -> None:
-    with pytest.raises(InvalidRequestError, match=r"moe-cluster plan deepseek-v3\): give a directory"):
-        library.locate("deepseek-v3")
+def test_a_short_name_finds_its_conversion_or_its_original_whichever_is_here(repo: Path) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        library.locate("DeepSeek-V3")
+    assert str(refused.value) == (
+        f"DeepSeek-V3 is not on this machine (looked for mlx-community/DeepSeek-V3-4bit and deepseek-ai/DeepSeek-V3 in "
+        f"{repo.parent}): download it with `moe-cluster pull DeepSeek-V3`"
+    )
+    original = add(repo.parent / "models--deepseek-ai--DeepSeek-V3", COMMITS[0])
+    assert library.locate("deepseek-v3") == original
+    assert library.notes("deepseek-v3", original) == ()
+    partial = add(repo.parent / "models--mlx-community--DeepSeek-V3-4bit", COMMITS[1], files=())
+    assert library.locate("deepseek-v3") == original
+    (partial / "model.safetensors").write_text("{}")
+    assert library.locate("deepseek-v3") == partial
+    assert library.notes("deepseek-v3", partial) == (
+        "deepseek-v3: mlx-community/DeepSeek-V3-4bit is used; deepseek-ai/DeepSeek-V3 is on this machine too",
+    )
+    assert [*library.namesakes("deepseek-v3")] == [partial, partial, original]
+
+
+def test_a_short_name_finds_its_files_in_a_named_folder(folders: tuple[Path, Path]) -> None:
+    copy = model_in(folders[0] / "Qwen" / "Qwen3-30B-A3B")
+    assert library.locate("qwen3:30b") == copy
+    own = model_in(folders[1] / "qwen3:30b")
+    assert library.locate("qwen3:30b") == own
+
+
+def test_a_name_that_may_mean_several_models_is_refused_with_them() -> None:
+    with pytest.raises(InvalidRequestError, match=r"no model 'kimi' here; did you mean one of kimi-k2, kimi-k2-0905,"):
+        library.locate("kimi")
+    with pytest.raises(InvalidRequestError, match=r"no model 'dmo' here; did you mean demo\?"):
+        library.locate("dmo")
 
 
 @pytest.mark.parametrize("home_path", ["../../etc", "/etc", "a/../../../etc"])

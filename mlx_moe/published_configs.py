@@ -1,0 +1,106 @@
+"""Published configs: config.json of well-known models, which can be planned without their files.
+
+Source: config.json of the repositories in `known_models`, read 2026-11-23 and 26; only the keys that the families read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+DEEPSEEK_V3: dict[str, Any] = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 129280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "n_shared_experts": 1,
+    "n_routed_experts": 256,
+    "routed_scaling_factor": 2.5,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "topk_method": "noaux_tc",
+    "n_group": 8,
+    "topk_group": 4,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "norm_topk_prob": True,
+    "scoring_func": "sigmoid",
+    "max_position_embeddings": 163840,
+    "num_nextn_predict_layers": 1,
+    "rope_theta": 10000,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 40,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+}
+
+KIMI_K2: dict[str, Any] = DEEPSEEK_V3 | {
+    "model_type": "kimi_k2",
+    "vocab_size": 163840,
+    "num_attention_heads": 64,
+    "n_routed_experts": 384,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.827,
+    "num_nextn_predict_layers": 0,
+    "max_position_embeddings": 131072,
+    "rope_theta": 50000,
+    "rope_scaling": DEEPSEEK_V3["rope_scaling"] | {"factor": 32, "beta_fast": 1},
+}
+
+QWEN3_235B: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 1536,
+    "num_hidden_layers": 94,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000.0,
+}
+
+QWEN3_30B: dict[str, Any] = QWEN3_235B | {
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+}
+
+KIMI_K2_0905: dict[str, Any] = KIMI_K2 | {
+    "max_position_embeddings": 262144,
+    "rope_scaling": KIMI_K2["rope_scaling"] | {"factor": 64},
+}
+
+QWEN3_235B_2507: dict[str, Any] = QWEN3_235B | {"max_position_embeddings": 262144, "rope_theta": 5000000.0}
+
+QWEN3_30B_2507: dict[str, Any] = QWEN3_30B | {"max_position_embeddings": 262144, "rope_theta": 10000000.0}
+
+QWEN3_CODER_480B: dict[str, Any] = QWEN3_235B_2507 | {
+    "hidden_size": 6144,
+    "intermediate_size": 8192,
+    "moe_intermediate_size": 2560,
+    "num_hidden_layers": 62,
+    "num_attention_heads": 96,
+    "num_key_value_heads": 8,
+    "num_experts": 160,
+    "rope_theta": 10000000.0,
+}
