@@ -18,6 +18,7 @@ from typing import Any
 
 from mlx_moe.checkpoint import conversion_record, hub_cache, json_file, other_formats, tensor_file
 from mlx_moe.checkpoint.disk import Disk
+from mlx_moe.checkpoint.share import Share, has_parts
 from mlx_moe.checkpoint.source import Sources, WeightSource
 from mlx_moe.checkpoint.tensor_file import TensorFile, TensorInfo
 from mlx_moe.checkpoint.weight_files import INDEX_NAME, WeightFiles
@@ -58,7 +59,7 @@ class Checkpoint:
         self._tensors, self._twice = _by_name(headers)
         self._take_others()
         self._compare_with_index()
-        self._source = Sources([Disk(self._headers), *sources])
+        self._source = Sources([Disk(self._headers), *self._parts(sources), *sources])
 
     @classmethod
     def open(cls, directory: str | Path, sources: Sequence[WeightSource] = ()) -> Checkpoint:
@@ -173,6 +174,12 @@ class Checkpoint:
         self._headers |= {header.path: header for header in headers}
         self._twice |= twice
         self._tensors |= tensors
+
+    def _parts(self, sources: Sequence[WeightSource]) -> list[WeightSource]:
+        """Return a source for the weight files that are here in part, unless the caller has given one."""
+        if any(isinstance(source, Share) for source in sources) or not has_parts(self.directory):
+            return []
+        return [Share(self.directory, self._headers.values())]
 
     def _compare_with_index(self) -> None:
         weight_map = self._files.weight_map
