@@ -1,12 +1,13 @@
-"""Content: identifies a model by digests of its configuration and of samples of its tensors.
+"""Content: identifies a model by digests of its configuration and of samples of its parameters.
 
-Two copies have the same content if they compute the same: equal fields of ModelConfig, and equal name, dtype, shape and
-bytes of every tensor that the engine reads. The number and names of files, other tensors in them, and the spelling of
-config.json do not matter. Imports no MLX.
+Two copies have the same content if they compute the same: equal fields of ModelConfig, and equal dtype, shape and bytes
+of every parameter that the engine reads. Names and number of files, the layout of the experts (stacked, a tensor each,
+or fused), other tensors, and the spelling of config.json do not matter. The same numbers with other bytes, transposed
+or quantized, are another content. Imports no MLX.
 
-Samples of a tensor's bytes are read at positions that depend only on its size. So another training run, quantization or
-merge is detected in every tensor that it changed. Not detected are changed bytes between the samples, such as a few
-edited rows of a large matrix.
+Samples of a parameter's bytes are read at positions that depend only on its size and number of experts. So another
+training run, quantization or merge is detected in every parameter that it changed. Not detected are changed bytes
+between the samples, such as a few edited rows of a large matrix.
 """
 
 from __future__ import annotations
@@ -15,72 +16,99 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.checkpoint.quantization import is_readable, sibling, unreadable
-from mlx_moe.checkpoint.tensor_file import TensorInfo
+from mlx_moe.checkpoint.stored_parameter import StoredArray, StoredParameter, find
 from mlx_moe.config import ModelConfig
+from mlx_moe.manifest import Entry, Manifest, Run, digest_of, field_names
 
 WHOLE_BYTES = 64 << 10
-"""Tensors up to this size are read completely: vectors, scales of single experts."""
+"""Arrays up to this size are read completely: vectors, small scales."""
 
 SAMPLE_BYTES = 4096
 BYTES_A_SAMPLE = 16 << 20
-"""Larger tensors are sampled at both ends, in the middle, in every stacked matrix, and in every 16 MiB."""
+"""Larger arrays are sampled at both ends, in the middle, in every expert's matrix, and in every 16 MiB."""
 
-CONFIG = "config.json"
 AT_ONCE = 16
-BATCH = 64
+BATCH = 16
 
 
-@dataclass(frozen=True)
-class Content:
-    """The digests of a model, by part (the configuration, the ends, each layer) and by name."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An array of a parameter that a checkpoint stores, and the part of the model that it belongs to."""
 
-    parts: Mapping[str, Mapping[str, str]]
+    part: str
+    stored: StoredParameter
+    array: StoredArray
 
-    @cached_property
-    def part_hashes(self) -> dict[str, str]:
-        """A hash for each part."""
-        return {part: _hash(digests) for part, digests in self.parts.items()}
+    @property
+    def n_experts(self) -> int:
+        """How many matrices of experts it stacks; 1 for other arrays."""
+        return self.array.shape[0] if self.stored.parameter.routed else 1
 
-    @cached_property
-    def hash(self) -> str:
-        """A hash of all parts."""
-        return _hash(self.part_hashes)
-
-
-def read_content(checkpoint: Checkpoint, config: ModelConfig) -> Content:
-    """Read the content of a checkpoint. Raises CheckpointError if a tensor that the model needs is missing."""
-    tensors = {part: _stored_names(checkpoint, found) for part, found in _parameters(checkpoint, config).items()}
-    digests = _digests(checkpoint, {name for names in tensors.values() for name in names})
-    parts = {part: {name: digests[name] for name in names} for part, names in tensors.items()}
-    return Content({CONFIG: _fields(config), **parts})
+    @property
+    def outline(self) -> str:
+        """What its headers say."""
+        return f"{self.array.dtype}{list(self.array.shape)}{' transposed' if self.stored.transposed else ''}"
 
 
-def read_part(checkpoint: Checkpoint, config: ModelConfig, part: str) -> dict[str, str]:
-    """Read the digests of one part; empty for an unknown part. Raises as `read_content`."""
-    if part == CONFIG:
-        return _fields(config)
-    names = _stored_names(checkpoint, _parameters(checkpoint, config).get(part, ()))
-    digests = _digests(checkpoint, names)
-    return {name: digests[name] for name in names}
+def read_content(checkpoint: Checkpoint, config: ModelConfig) -> Manifest:
+    """Read the content of a checkpoint whose data are on this machine; of others only the `outline_hash` is known.
+
+    Raises:
+        CheckpointError: a parameter is missing, or its bytes cannot be read.
+        UnsupportedModelError: a parameter is stored in a form that is not supported.
+    """
+    found = list(_arrays(checkpoint, config))
+    digests = _digests(checkpoint, found)
+    entries = tuple(
+        Entry(f.stored.parameter.name, f.part, f.array.dtype, f.array.shape, digest, _runs(checkpoint, f.array))
+        for f, digest in zip(found, digests, strict=True)
+    )
+    return Manifest(_fields(config), entries)
+
+
+def read_tensors(checkpoint: Checkpoint, config: ModelConfig, parameter: str) -> list[tuple[str, str]]:
+    """Read what the stored tensors of one parameter are, by their names: dtype, shape and digest.
+
+    A stack of experts has one for each expert, whatever its layout, with the shape of the stack. Two copies have them
+    in the same order. An unknown parameter has none. Raises as `read_content`.
+    """
+    found = [f for f in _arrays(checkpoint, config, parameter) if f.stored.parameter.name == parameter]
+    return [pair for f in found for pair in _expert_digests(checkpoint, f)]
+
+
+def outline_hash(checkpoint: Checkpoint, config: ModelConfig) -> str:
+    """Return a hash of the configuration and of every parameter's dtypes and shape, which reads only headers.
+
+    Copies with the same content have the same outline, and so have all fine-tunes of a model in the same form: it can
+    exclude a copy whose data are elsewhere, never identify it. Raises as `read_content`.
+    """
+    arrays = [f"{f.stored.parameter.name} {f.outline}" for f in _arrays(checkpoint, config)]
+    return digest_of([config_hash(config), *sorted(arrays)], size=16)
 
 
 def config_hash(config: ModelConfig) -> str:
-    """Return the hash of the configuration, the part that needs no tensors."""
-    return _hash(_fields(config))
+    """Return a hash of the configuration, which needs no tensors."""
+    return digest_of([f"{name} {value}" for name, value in sorted(field_names(_fields(config)).items())], size=16)
 
 
-def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
-    """Return the first name whose values differ or that is in only one of the mappings; None if they are equal."""
-    return next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)
+def samples(nbytes: int, n_experts: int) -> list[range]:
+    """Return the samples of an array of `n_experts` matrices, as ranges of its bytes.
+
+    They are evenly spread from its first byte to its last. Each is within one expert's matrix, unless all is read.
+    """
+    n_samples = n_experts * math.ceil(max(3, nbytes / BYTES_A_SAMPLE) / n_experts)
+    if nbytes <= max(WHOLE_BYTES, n_samples * SAMPLE_BYTES):
+        return [range(nbytes)]
+    last = nbytes - SAMPLE_BYTES
+    starts = (i * last // (n_samples - 1) for i in range(n_samples))
+    return [range(start, start + SAMPLE_BYTES) for start in starts]
 
 
 def _fields(config: ModelConfig) -> dict[str, str]:
@@ -89,62 +117,77 @@ def _fields(config: ModelConfig) -> dict[str, str]:
     return {name: json.dumps(value, sort_keys=True, default=sorted) for name, value in fields.items()}
 
 
-def _parameters(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[Parameter]]:
+def _parameters(checkpoint: Checkpoint, config: ModelConfig) -> Iterator[tuple[str, list[Parameter]]]:
+    """Yield the parameters of each part of the model."""
     experts = range(config.moe.n_routed_experts)
-    parts = {"embedding, final norm and lm_head": families.head_parameters(config)}
+    yield "embedding, final norm and lm_head", families.head_parameters(config)
     for index in range(config.num_hidden_layers):
-        parts[f"layer {index}"] = families.layer(config, index).parameters(experts)
+        yield f"layer {index}", families.layer(config, index).parameters(experts)
     if families.has_mtp(checkpoint, config):
-        parts["multi-token prediction"] = families.mtp_parameters(config)
-    return parts
+        yield "multi-token prediction", families.mtp_parameters(config)
 
 
-def _stored_names(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> dict[str, None]:
-    """Return the names of the tensors from which parameters are read, each once, in order."""
-    names: dict[str, None] = {}
-    for parameter in parameters:
-        layout = next((layout for layout in parameter.layouts if is_readable(checkpoint, layout)), None)
-        if layout is None:
-            raise unreadable(checkpoint, parameter)
-        for source in layout.sources:
-            names[source.tensor] = None
-            if parameter.matrix:
-                parts = sibling(source.tensor, "scales"), sibling(source.tensor, "biases")
-                names |= dict.fromkeys(name for name in parts if name in checkpoint)
-    return names
+def _arrays(checkpoint: Checkpoint, config: ModelConfig, name: str | None = None) -> Iterator[_Found]:
+    """Yield the arrays of all parameters, or of the one with a name, in the model's order."""
+    for part, parameters in _parameters(checkpoint, config):
+        for stored in find(checkpoint, [p for p in parameters if name in (None, p.name)]):
+            yield from (_Found(part, stored, array) for array in stored.arrays)
 
 
-def _digests(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
-    """Return the digests of tensors, which are read in the order of the files by AT_ONCE threads."""
-    infos = sorted((checkpoint.info(name) for name in names), key=lambda info: (str(info.path), info.offset))
-    batches = [infos[i : i + BATCH] for i in range(0, len(infos), BATCH)]
+def _digests(checkpoint: Checkpoint, found: Sequence[_Found]) -> list[str]:
+    """Return the digests of arrays, which are read in the order of the files by AT_ONCE threads."""
 
-    def read(batch: list[TensorInfo]) -> list[tuple[str, str]]:
-        return [(info.name, _digest(checkpoint, info)) for info in batch]
+    def place(index: int) -> tuple[str, int]:
+        info = checkpoint.info(found[index].array.pieces[0].name)
+        return str(info.path), info.offset
 
+    def read(indices: Sequence[int]) -> list[tuple[int, str]]:
+        return [(index, _digest(checkpoint, found[index], range(found[index].array.nbytes))) for index in indices]
+
+    order = sorted(range(len(found)), key=place)
+    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return dict(pair for pairs in threads.map(read, batches) for pair in pairs)
+        digests = dict(pair for pairs in threads.map(read, batches) for pair in pairs)
+    return [digests[index] for index in range(len(found))]
 
 
-def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
-    pieces = [Piece(info.name, start, nbytes) for start, nbytes in samples(info)]
+def _expert_digests(checkpoint: Checkpoint, found: _Found) -> Iterator[tuple[str, str]]:
+    """Yield the stored tensor's name, and the outline and digest, of each expert's matrix; of other arrays one."""
+    matrix_bytes = found.array.nbytes // found.n_experts
+    for start in range(0, found.array.nbytes, matrix_bytes):
+        (first,) = _pieces(found.array, [range(start, start + 1)])
+        digest = _digest(checkpoint, found, range(start, start + matrix_bytes))
+        yield first.name, f"{found.outline} {digest}"
+
+
+def _digest(checkpoint: Checkpoint, found: _Found, span: range) -> str:
+    """Return the digest of the samples within a span of an array's bytes."""
+    taken = samples(found.array.nbytes, found.n_experts)
+    within = (range(max(sample.start, span.start), min(sample.stop, span.stop)) for sample in taken)
+    pieces = list(_pieces(found.array, within))
     data = bytearray(sum(piece.nbytes for piece in pieces))
     checkpoint.read_into(pieces, data)
-    digest = hashlib.blake2b(f"{info.dtype}{list(info.shape)}".encode(), digest_size=8)
+    digest = hashlib.blake2b(found.outline.encode(), digest_size=8)
     digest.update(data)
     return digest.hexdigest()
 
 
-def samples(info: TensorInfo) -> list[tuple[int, int]]:
-    """Return the samples of a tensor as (start, number of bytes), evenly spread from its first byte to its last."""
-    if info.nbytes <= WHOLE_BYTES:
-        return [(0, info.nbytes)]
-    n_samples = max(3, math.prod(info.shape[:-2]), math.ceil(info.nbytes / BYTES_A_SAMPLE))
-    if n_samples * SAMPLE_BYTES >= info.nbytes:
-        return [(0, info.nbytes)]
-    last = info.nbytes - SAMPLE_BYTES
-    return [(i * last // (n_samples - 1), SAMPLE_BYTES) for i in range(n_samples)]
+def _pieces(array: StoredArray, spans: Iterable[range]) -> Iterator[Piece]:
+    """Yield the pieces of tensors in which spans of an array's bytes are stored; spans are in order, or empty."""
+    stored = iter(array.pieces)
+    piece, begin = next(stored), 0
+    for span in spans:
+        start = span.start
+        while start < span.stop:
+            while start >= begin + piece.nbytes:
+                begin += piece.nbytes
+                piece = next(stored)
+            stop = min(span.stop, begin + piece.nbytes)
+            yield Piece(piece.name, piece.start_byte + start - begin, stop - start)
+            start = stop
 
 
-def _hash(values: Mapping[str, str]) -> str:
-    return hashlib.blake2b(json.dumps(sorted(values.items())).encode(), digest_size=16).hexdigest()
+def _runs(checkpoint: Checkpoint, array: StoredArray) -> tuple[Run, ...]:
+    return tuple(
+        Run(path.name, span.start, len(span)) for path, spans in checkpoint.ranges(array.pieces) for span in spans
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from mlx_moe import families
 from mlx_moe.checkpoint import json_file, library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
-from mlx_moe.content import config_hash, read_content, read_part
+from mlx_moe.content import config_hash, read_content, read_tensors
 from mlx_moe.errors import CheckpointError, MoeClusterError
 
 log = logging.getLogger(__name__)
@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy whose content was read. `stamp` identifies its files at that time; `parts` has a hash for each part."""
+    """A copy whose content was read. `stamp` identifies its files at that time; `digests` are those of its manifest."""
 
     directory: Path
     stamp: str
     content_hash: str
-    parts: Mapping[str, str]
+    config_hash: str
+    digests: Mapping[str, str]
 
     def to_message(self) -> pb.ModelCopy:
-        """Return the copy as a message."""
-        return pb.ModelCopy(content_hash=self.content_hash, path=str(self.directory), parts=to_digests(self.parts))
+        """Return the copy as a message, without its digests."""
+        return pb.ModelCopy(content_hash=self.content_hash, path=str(self.directory))
 
 
 class Copies:
@@ -41,8 +42,9 @@ class Copies:
 
     def read(self, checkpoint: Checkpoint, config: ModelConfig) -> Copy:
         """Read the content of an open checkpoint. Raises CheckpointError."""
-        content = read_content(checkpoint, config)
-        copy = Copy(checkpoint.directory.absolute(), checkpoint.stamp(), content.hash, content.part_hashes)
+        manifest = read_content(checkpoint, config)
+        directory, stamp = checkpoint.directory.absolute(), checkpoint.stamp()
+        copy = Copy(directory, stamp, manifest.hash, config_hash(config), manifest.digests)
         self._seen[copy.content_hash] = copy
         return copy
 
@@ -78,24 +80,27 @@ class Copies:
             raise CheckpointError(f"no copy with the content {content_hash} was found here: load the model again")
         return self._seen[content_hash]
 
-    def digests(self, part: pb.ModelPart) -> dict[str, str]:
-        """Return the digests of one part of a copy that was found. Raises CheckpointError."""
-        with Checkpoint.open(self.known(part.content_hash).directory) as checkpoint:
-            return read_part(checkpoint, _config(checkpoint), part.part)
+    def digests(self, part: pb.ModelPart) -> list[tuple[str, str]]:
+        """Return the digests of a copy that was found, or those of one parameter's tensors. Raises CheckpointError."""
+        copy = self.known(part.content_hash)
+        if not part.parameter:
+            return [*copy.digests.items()]
+        with Checkpoint.open(copy.directory) as checkpoint:
+            return read_tensors(checkpoint, _config(checkpoint), part.parameter)
 
     def _read(self, directory: Path) -> Copy:
         with Checkpoint.open(directory) as checkpoint:
             return self.read(checkpoint, _config(checkpoint))
 
 
-def to_digests(values: Mapping[str, str]) -> pb.Digests:
-    """Return hashes by name as a message, in the same order."""
-    return pb.Digests(digests=[pb.Digest(name=name, value=value) for name, value in values.items()])
+def to_digests(values: Iterable[tuple[str, str]]) -> pb.Digests:
+    """Return digests with their names as a message, in the same order."""
+    return pb.Digests(digests=[pb.Digest(name=name, value=value) for name, value in values])
 
 
-def from_digests(message: pb.Digests) -> dict[str, str]:
-    """Return the hashes by name in a message of `to_digests`."""
-    return {digest.name: digest.value for digest in message.digests}
+def from_digests(message: pb.Digests) -> list[tuple[str, str]]:
+    """Return the digests, with their names, in a message of `to_digests`."""
+    return [(digest.name, digest.value) for digest in message.digests]
 
 
 def home_path(directory: Path) -> str:

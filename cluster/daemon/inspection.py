@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from cluster.daemon.copies import Copy, from_digests, home_path
 from cluster.daemon.state import NodeState
@@ -12,11 +13,13 @@ from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe.checkpoint import hub_cache, library
-from mlx_moe.content import CONFIG, first_difference
 from mlx_moe.errors import CheckpointError
+from mlx_moe.manifest import differences
 
 INSPECT_S = 300.0
 """Reading samples of the largest checkpoint takes seconds, or minutes from a slow disk."""
+
+ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Inspection:
             model=self._model,
             home_path=home_path(self._own.directory),
             content_hash=content_hash,
-            config_hash=self._own.parts[CONFIG],
+            config_hash=self._own.config_hash,
         )
         found = await asyncio.gather(*(self._ask(node_id, wanted) for node_id in node_ids))
         own = _Found(self._state.own.node_id, self._own.to_message())
@@ -76,22 +79,25 @@ class Inspection:
     async def _difference(self, one: _Found, others: Sequence[_Found]) -> CheckpointError:
         """Return the error that names the first difference between a copy and the first one of `others`."""
         other = others[0]
-        part = first_difference(from_digests(one.copy.parts), from_digests(other.copy.parts))
-        assert part is not None  # their content is made of their parts
-        one_digests, other_digests = await asyncio.gather(self._digests(one, part), self._digests(other, part))
-        name = first_difference(one_digests, other_digests) or ""  # "" if a copy has changed since
+        digests = await asyncio.gather(self._digests(one), self._digests(other))
+        name, *more = differences(*map(dict, digests))  # not empty: their contents are made of them
+        tensors = await asyncio.gather(self._digests(one, name), self._digests(other, name))
+        pairs = zip_longest(*tensors, fillvalue=(name, ABSENT))
+        # A field of config.json has no tensors; those of a parameter are equal if a copy has changed since.
+        same = [(name, dict(found).get(name, ABSENT)) for found in digests]
+        of_one, of_other = next((pair for pair in pairs if pair[0][1] != pair[1][1]), same)
         return CheckpointError(
             f"{self._have(others)} another {self._model} than {self._state.name(one.node_id)}. "
-            f"The first difference is {'field' if part == CONFIG else 'tensor'} {name} of {part}: "
-            f"{self._told(one, one_digests, name)}, {self._told(other, other_digests, name)}. "
+            f"The first difference is {name}{f' (and {len(more)} more)' if more else ''}: "
+            f"{self._told(one, *of_one)}, {self._told(other, *of_other)}. "
             f"Their contents are {one.copy.content_hash} and {other.copy.content_hash}; give all nodes the same files"
         )
 
-    def _told(self, found: _Found, digests: dict[str, str], name: str) -> str:
-        return f"{digests.get(name, 'absent')} in {found.copy.path} on {self._state.name(found.node_id)}"
+    def _told(self, found: _Found, name: str, digest: str) -> str:
+        return f"{name} is {digest} in {found.copy.path} on {self._state.name(found.node_id)}"
 
-    async def _digests(self, found: _Found, part: str) -> dict[str, str]:
-        asked = pb.ModelPart(content_hash=found.copy.content_hash, part=part)
+    async def _digests(self, found: _Found, parameter: str = "") -> list[tuple[str, str]]:
+        asked = pb.ModelPart(content_hash=found.copy.content_hash, parameter=parameter)
         with translated(f"node {self._state.name(found.node_id)}"):
             return from_digests(await self._stub(found.node_id).InspectPart(asked, timeout=INSPECT_S))
 

@@ -187,22 +187,20 @@ class WantedModel(_message.Message):
     def __init__(self, model: _Optional[str] = ..., home_path: _Optional[str] = ..., content_hash: _Optional[str] = ..., config_hash: _Optional[str] = ...) -> None: ...
 
 class ModelCopy(_message.Message):
-    __slots__ = ("content_hash", "path", "parts")
+    __slots__ = ("content_hash", "path")
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
-    PARTS_FIELD_NUMBER: _ClassVar[int]
     content_hash: str
     path: str
-    parts: Digests
-    def __init__(self, content_hash: _Optional[str] = ..., path: _Optional[str] = ..., parts: _Optional[_Union[Digests, _Mapping]] = ...) -> None: ...
+    def __init__(self, content_hash: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class ModelPart(_message.Message):
-    __slots__ = ("content_hash", "part")
+    __slots__ = ("content_hash", "parameter")
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
-    PART_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_FIELD_NUMBER: _ClassVar[int]
     content_hash: str
-    part: str
-    def __init__(self, content_hash: _Optional[str] = ..., part: _Optional[str] = ...) -> None: ...
+    parameter: str
+    def __init__(self, content_hash: _Optional[str] = ..., parameter: _Optional[str] = ...) -> None: ...
 
 class Digests(_message.Message):
     __slots__ = ("digests",)

@@ -103,7 +103,7 @@ class NodeServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def InspectPart(self, request, context):
-        """Returns the digests of a part, to find where two copies differ.
+        """Returns the digests of a copy, to find where two copies differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,11 +1,11 @@
 """Copies: each node finds its own by content; which nodes lack it, and where two differ, is told before loading."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
 
 from cluster.placement import Placement
@@ -14,12 +14,14 @@ from mlx_moe.decoding.request import Request, Token
 from mlx_moe.errors import CheckpointError
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
+from tests.layouts import fused, per_expert, read_arrays, rewrite
 
 pytestmark = pytest.mark.slow
 
 DEMO = library.locate("demo")
 REPO = "org/tiny"
 TENSOR = "model.layers.3.mlp.switch_mlp.up_proj.scales"
+LATER = "model.layers.4.self_attn.o_proj.scales", "model.layers.6.eh_proj.scales"
 REQUEST = Request((5, 6, 7), max_tokens=8, ignore_eos=True, sampling=SamplingParams(temperature=0))
 
 
@@ -50,12 +52,10 @@ def copied(directory: Path) -> Path:
     return Path(shutil.copytree(DEMO, directory))
 
 
-def fine_tune(directory: Path) -> None:
-    """Change all values of one tensor."""
-    tensors = mx.load(str(directory / "model.safetensors"))
-    assert isinstance(tensors, dict)
-    tensors[TENSOR] = tensors[TENSOR] * 1.05
-    mx.save_safetensors(str(directory / "model.safetensors"), tensors, metadata={"format": "mlx"})
+def fine_tune(directory: Path, *tensors: str) -> None:
+    """Change all values of some tensors."""
+    arrays = read_arrays(directory)
+    rewrite(directory, arrays | {name: arrays[name] * 1.05 for name in tensors})
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +91,16 @@ def load(cluster: Cluster, model: str) -> list[Token]:
     return answer(cluster.load(model, cluster.place(model, (2, 2, 2))), REQUEST)
 
 
-def test_each_node_finds_its_own_copy_wherever_it_is(
+def test_each_node_finds_its_own_copy_wherever_it_is_and_however_it_is_stored(
     cluster: Cluster, machines: list[Machine], wanted: list[Token]
 ) -> None:
     first, second, third = machines
     first.download("1234")
-    copied(second.folder / "named otherwise")
-    third.download("0000")
+    arrays = read_arrays(DEMO)
+    for layer in (1, 2, 3):
+        arrays = per_expert(arrays, layer)
+    rewrite(copied(second.folder / "named otherwise"), arrays, lambda name: len(name) % 5)
+    rewrite(third.download("0000"), fused(arrays, 5), lambda name: len(name) % 2)
     assert load(cluster, REPO) == wanted
 
 
@@ -128,15 +131,17 @@ def test_all_nodes_that_lack_a_model_are_named_with_the_cure(cluster: Cluster, m
 def test_two_fine_tunes_are_told_apart_by_the_tensor_that_differs(cluster: Cluster, machines: list[Machine]) -> None:
     snapshots = [machine.download("1234") for machine in machines]
     for tuned in snapshots[1:]:
-        fine_tune(tuned)
+        fine_tune(tuned, TENSOR, *LATER)
+    rewrite(snapshots[1], per_expert(read_arrays(snapshots[1]), 3))
     with pytest.raises(CheckpointError) as caught:
         load(cluster, REPO)
-    said = str(caught.value)
-    assert said.startswith(
-        f"mac-2 and mac-3 have another {REPO} than mac-1. The first difference is tensor {TENSOR} of"
+    parameter, expert = "model.layers.3.mlp.experts.up_proj", "model.layers.3.mlp.experts.0.up_proj.scales"
+    assert re.match(
+        rf"mac-2 and mac-3 have another {REPO} than mac-1\. The first difference is {parameter} \(and 2 more\): "
+        rf"{TENSOR} is BF16\[16, 64, 6\] \w{{16}} in {snapshots[0]} on mac-1, "
+        rf"{expert} is BF16\[16, 64, 6\] \w{{16}} in {snapshots[1]} on mac-2\. Their contents are",
+        str(caught.value),
     )
-    assert f"in {snapshots[0]} on mac-1" in said
-    assert f"in {snapshots[1]} on mac-2" in said
 
 
 def test_a_plan_for_another_content_is_told_as_that(cluster: Cluster, machines: list[Machine]) -> None:
@@ -151,7 +156,8 @@ def test_another_configuration_is_told_by_its_field(cluster: Cluster, machines: 
         path = machine.download("1234") / "config.json"
         if machine is machines[2]:
             path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": 0.5}))
-    with pytest.raises(CheckpointError, match=r"mac-3 has another .* is field rms_norm_eps of config\.json"):
+    told = r"mac-3 has another .* is rms_norm_eps of config\.json: .* is 0\.5 in .* on mac-3\."
+    with pytest.raises(CheckpointError, match=told):
         load(cluster, REPO)
 
 
@@ -166,6 +172,6 @@ def test_a_copy_that_changes_after_it_was_compared_is_not_loaded(cluster: Cluste
         stamp = checkpoint.stamp()
     role = Role.read(json.dumps(cluster.place("changing", (6,)).to_json()), cluster.nodes[0].node_id)
     assert load_shard(str(directory), role, lambda _done, _total: None, "none", stamp).weights_bytes
-    fine_tune(directory)
+    fine_tune(directory, TENSOR)
     with pytest.raises(CheckpointError, match="has changed since it was compared"):
         load_shard(str(directory), role, lambda _done, _total: None, "none", stamp)

@@ -11,7 +11,6 @@ from cluster.daemon import copies as module
 from cluster.daemon.copies import Copies, Copy
 from cluster.wire import node_pb2 as pb
 from mlx_moe.checkpoint import library
-from mlx_moe.content import CONFIG
 from mlx_moe.errors import CheckpointError
 
 DEMO = library.locate("demo")
@@ -49,7 +48,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def wanted(demo: Copy, model: str = "/Users/else/q3") -> pb.WantedModel:
-    return pb.WantedModel(model=model, content_hash=demo.content_hash, config_hash=demo.parts[CONFIG])
+    return pb.WantedModel(model=model, content_hash=demo.content_hash, config_hash=demo.config_hash)
 
 
 def change_config(directory: Path, **changes: Any) -> None:
@@ -100,10 +99,11 @@ def test_what_is_nowhere_is_not_found(demo: Copy) -> None:
         copies.known(demo.content_hash)
 
 
-def test_a_part_of_a_copy_that_was_found_is_read_on_request(folder: Path, demo: Copy) -> None:
+def test_the_tensors_of_a_copy_that_was_found_are_read_on_request(folder: Path, demo: Copy) -> None:
     shutil.copytree(DEMO, folder / "q3")
     copies = Copies()
     copies.find(wanted(demo))
-    digests = copies.digests(pb.ModelPart(content_hash=demo.content_hash, part="layer 1"))
-    assert "model.layers.1.input_layernorm.weight" in digests
-    assert copies.digests(pb.ModelPart(content_hash=demo.content_hash, part="layer 99")) == {}
+    norm = "model.layers.1.input_layernorm.weight"
+    assert copies.digests(pb.ModelPart(content_hash=demo.content_hash)) == [*demo.digests.items()]
+    assert [name for name, _ in copies.digests(pb.ModelPart(content_hash=demo.content_hash, parameter=norm))] == [norm]
+    assert copies.digests(pb.ModelPart(content_hash=demo.content_hash, parameter="model.layers.99")) == []
