@@ -33,6 +33,7 @@ from cluster.trust import SERVER_OPTIONS, Authority, Insecure, MutualTLS, NodeId
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.connections import DATA_OPTIONS, Connections
 from cluster.worker.loading import LoadedShard, load
+from cluster.worker.node_files import NodeFiles
 from cluster.worker.parts import CoordinatorPart
 from cluster.worker.process import SWITCH_S
 from cluster.worker.role import Role
@@ -147,7 +148,7 @@ async def ring(
         role = Role.of(placement, first_id)
         connections = Connections(credentials, addresses, _raise)
         stack.push_async_callback(connections.close)
-        loaded = load(checkpoint, role, lambda _done, _total: None)
+        loaded = load(NodeFiles(checkpoint), role, lambda _done, _total: None)
         assert isinstance(loaded, LoadedShard)  # it leads a stage
         first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections)
         first.serve(server)

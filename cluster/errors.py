@@ -4,6 +4,7 @@
     ├── InvalidRequestError          the request is invalid, or cannot be served
     ├── CheckpointError              the model's files are missing, damaged or contradict each other
     │   ├── UnsupportedModelError    sound files of a kind this version does not run
+    │   ├── SourceError              bytes of weights that no source delivers (mlx_moe.checkpoint.source)
     │   └── TemplateError            the chat template failed, or would not stop
     ├── InsufficientMemoryError      the shard or the KV cache does not fit the memory budget
     │   ├── TooLargeError            one request needs more KV cache than exists
@@ -20,7 +21,8 @@
         ├── MovedError               the model is being placed in another way; its answers end      retryable
         ├── NoClusterError           no node runs on this machine, or it serves no model
         ├── HeldError                another process holds a lock and does not release it           retryable
-        └── OccupiedError            the cluster serves another, idle model; asks before replacing it
+        ├── OccupiedError            the cluster serves another, idle model; asks before replacing it
+        └── DownloadError            weights would be downloaded, which nobody agreed to yet
 
 Each carries `node_id`, `sequence_id` and `request_id` where they are known, and travels over gRPC as it is: see
 `cluster.rpc_errors`. Retryable means that the same request, sent again unchanged, may succeed.
@@ -80,3 +82,9 @@ class OccupiedError(ClusterError):
     """The cluster serves another model, which is idle."""
 
     code = "occupied"
+
+
+class DownloadError(ClusterError):
+    """Weights have to be downloaded first, which nobody has agreed to; the message says how much, and to where."""
+
+    code = "download"

@@ -76,6 +76,16 @@ class Home:
         return self.path / "daemon.lock"
 
     @property
+    def models(self) -> Path:
+        """Checkpoints in whole or in part that this node has downloaded: org--name/commit."""
+        return self.path / "models"
+
+    @property
+    def outlines(self) -> Path:
+        """Configurations, tokenizers and headers of models whose weights are read from other nodes, while they run."""
+        return self.path / "outlines"
+
+    @property
     def logs(self) -> Path:
         """The log files of daemon and workers."""
         return self.path / "logs"

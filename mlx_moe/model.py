@@ -30,7 +30,7 @@ from mlx_moe.node_placement import NodePlacement
 from mlx_moe.notes import notes
 from mlx_moe.pipeline.holding import Holding, load_holding
 from mlx_moe.pipeline.link import LocalLink
-from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.generation_defaults import GenerationDefaults

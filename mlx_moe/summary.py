@@ -16,7 +16,7 @@ from mlx_moe.checkpoint.stored_parameter import find, quantization_of_most
 from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
 from mlx_moe.families import has_mtp, head_parameters, missing_mtp, mtp_parameters
-from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.frame import Frame, FrameKind, Refused
 from mlx_moe.pipeline.link import LocalLink
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
-from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
+from mlx_moe.pipeline.shard import ExpertShard, Shard
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.daemon.outline import Record
+from cluster.home import Home
 from cluster.wire import node_pb2 as pb
 from mlx_moe import families
 from mlx_moe.checkpoint import json_file, library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.source import WeightSource
 from mlx_moe.config import ModelConfig
 from mlx_moe.content import config_hash, read_content, read_tensors
 from mlx_moe.errors import CheckpointError, MoeClusterError
@@ -21,35 +25,51 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy whose content was read. `stamp` identifies its files at that time; `digests` are those of its manifest."""
+    """A copy whose content is known. `stamp` identifies its files at that time; `digests` are those of its manifest.
+
+    Of an outline only the headers are sure to be here; its content is what the node with the whole copy has read.
+    """
 
     directory: Path
     stamp: str
     content_hash: str
     config_hash: str
     digests: Mapping[str, str]
+    is_outline: bool = False
 
     def to_message(self) -> pb.ModelCopy:
         """Return the copy as a message, without its digests."""
-        return pb.ModelCopy(content_hash=self.content_hash, path=str(self.directory))
+        return pb.ModelCopy(content_hash=self.content_hash, path=str(self.directory), is_outline=self.is_outline)
 
 
 class Copies:
     """Finds copies and remembers their directories; the content of a path is read again each time."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Home) -> None:
+        self._home = home
         self._seen: dict[str, Copy] = {}
+        self._open: dict[str, Checkpoint] = {}
+        self._opening = threading.Lock()
 
     def read(self, checkpoint: Checkpoint, config: ModelConfig) -> Copy:
-        """Read the content of an open checkpoint. Raises CheckpointError."""
-        manifest = read_content(checkpoint, config)
+        """Return the copy of an open checkpoint; the content of a whole one is read. Raises CheckpointError."""
         directory, stamp = checkpoint.directory.absolute(), checkpoint.stamp()
-        copy = Copy(directory, stamp, manifest.hash, config_hash(config), manifest.digests)
+        record = Record.of(directory)
+        fields = config_hash(config)
+        if record is not None:
+            copy = Copy(directory, stamp, record.content_hash, fields, record.digests, not checkpoint.is_whole)
+        elif checkpoint.is_whole:
+            manifest = read_content(checkpoint, config)
+            copy = Copy(directory, stamp, manifest.hash, fields, manifest.digests)
+        else:
+            raise CheckpointError(f"{directory} has only a part of its weights, and no record of their content")
         self._seen[copy.content_hash] = copy
         return copy
 
     def find(self, wanted: pb.WantedModel) -> Copy | None:
         """Return the copy with the wanted content; if there is none, the first one with the model's name.
+
+        Whole copies come first, then outlines. Without a wanted content, it is the first one with the name.
 
         Raises:
             CheckpointError: there is none with the content, and the first one with the name is damaged.
@@ -61,7 +81,7 @@ class Copies:
             except CheckpointError as error:
                 others.append(error)
                 continue
-            if copy.content_hash == wanted.content_hash:
+            if copy.content_hash == wanted.content_hash or not wanted.content_hash:
                 return copy
             others.append(copy)
         for directory in _distinct(library.in_folders()):
@@ -70,15 +90,41 @@ class Copies:
                     copy = self._read(directory)
                     if copy.content_hash == wanted.content_hash:
                         return copy
+        for directory in (*self._home.models.glob("*/*"), *self._home.outlines.glob("[!.]*")):
+            record = Record.of(directory)
+            if record is not None and record.content_hash == wanted.content_hash:
+                return self._read(directory)
         if others and isinstance(others[0], CheckpointError):
             raise others[0]
         return next((other for other in others if isinstance(other, Copy)), None)
+
+    def local(self, model: str) -> Copy:
+        """Return the copy that this node calls `model`. Raises as `library.locate`, and CheckpointError."""
+        return self._read(library.locate(model))
 
     def known(self, content_hash: str) -> Copy:
         """Return the copy that was last found with a content. Raises CheckpointError if there was none."""
         if content_hash not in self._seen:
             raise CheckpointError(f"no copy with the content {content_hash} was found here: load the model again")
         return self._seen[content_hash]
+
+    def source(self, content_hash: str) -> WeightSource:
+        """Return the source that reads a copy that was found. Raises CheckpointError if its files have changed."""
+        copy = self.known(content_hash)
+        with self._opening:
+            checkpoint = self._open.get(content_hash)
+            if checkpoint is None or checkpoint.directory != copy.directory:
+                self.close()  # one model is loaded at a time
+                checkpoint = self._open[content_hash] = Checkpoint.open(copy.directory)
+            if checkpoint.stamp() != copy.stamp:
+                raise CheckpointError(f"{copy.directory} has changed since its content was read: load the model again")
+        return checkpoint.source
+
+    def close(self) -> None:
+        """Close the files that `source` has opened."""
+        for checkpoint in self._open.values():
+            checkpoint.close()
+        self._open.clear()
 
     def digests(self, part: pb.ModelPart) -> list[tuple[str, str]]:
         """Return the digests of a copy that was found, or those of one parameter's tensors. Raises CheckpointError."""

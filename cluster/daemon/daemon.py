@@ -32,6 +32,8 @@ from cluster.membership.listening import Listening
 from cluster.membership.membership import Announced, Change, Hinted, Moved
 from cluster.membership.node_info import NodeInfo
 from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment, private_file
+from cluster.weights.pacer import Pacer
+from cluster.weights.weights_service import WeightsService
 from cluster.wire import node_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -103,10 +105,14 @@ class Daemon:
             channels = Channels(credentials)
             stack.push_async_callback(channels.close)
             greeter = Greeter(self.state, channels)
-            self.serving = Serving(self.state, greeter, channels)
+            self.serving = Serving(self.state, greeter, channels, self.home)
+            self.serving.acquiring.forget()  # a daemon that was killed leaves its outlines
+            stack.callback(self.serving.acquiring.forget)
+            stack.callback(self.serving.copies.close)
+            weights = WeightsService(self.serving.copies.source, Pacer(self.state.is_answering))
             node_service = NodeService(self.state, greeter, self.serving, credentials, self.home, listening)
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
-            server.add_generic_rpc_handlers((EchoService(),))
+            server.add_generic_rpc_handlers((EchoService(), weights))
             control = ControlService(self.state, self.serving, credentials, self.admission.cluster_id, self.stopped)
             node_pb2_grpc.add_ControlServicer_to_server(control, server)
             await server.start()

@@ -99,13 +99,18 @@ class Deploying:
     @property
     def load_status(self) -> node_pb2.LoadStatus:
         """The progress of loading."""
-        workers = ((i, self._deployment.workers.get(i)) for i in self.placement.node_ids)
-        progress = {i: worker.progress for i, worker in workers if worker is not None and worker.progress is not None}
+        workers = (self._deployment.workers.get(node_id) for node_id in self.placement.node_ids)
+        progress = [worker.progress for worker in workers if worker is not None and worker.progress is not None]
         return node_pb2.LoadStatus(
             serving=self.serving,
             nodes=[
-                node_pb2.NodeProgress(name=self._state.name(i), done_bytes=done, total_bytes=total)
-                for i, (done, total) in progress.items()
+                node_pb2.NodeProgress(
+                    name=self._state.name(p.node_id),
+                    done_bytes=p.done_bytes,
+                    total_bytes=p.total_bytes,
+                    source=p.source,
+                )
+                for p in progress
             ],
             placement=json.dumps(self.placement.to_json()),
         )
@@ -200,6 +205,8 @@ class Deploying:
             epoch=self._deployment.epoch,
             placement=json.dumps(self.placement.to_json()),
             draft=self._deploy.draft,
+            peers=[pb.WeightPeer(node_id=i, name=self._state.name(i)) for i in self._deploy.holders],
+            keep=self._deploy.keep,
         )
 
 
@@ -207,7 +214,9 @@ def _told(event: pb.WorkerEvent, node_id: str, name: str) -> fold.Event | None:
     """Return the deployment's event for a worker's event; None if there is none."""
     match event.WhichOneof("event"):
         case "progress":
-            return fold.Progressed(node_id, event.progress.done_bytes, event.progress.total_bytes)
+            return fold.Progressed(
+                node_id, event.progress.done_bytes, event.progress.total_bytes, event.progress.source
+            )
         case "loaded":
             return fold.Loaded(node_id, event.loaded.epoch, event.loaded.port)
         case "connected":

@@ -22,11 +22,12 @@ ROOT_CAUSE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A worker has read `done_bytes` of the `total_bytes` that it has to read."""
+    """A worker has read `done_bytes` of the `total_bytes` that it has to read, from `source` ("": its own disk)."""
 
     node_id: str
     done_bytes: int
     total_bytes: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class NodeWorker:
     """
 
     epoch: int
-    progress: tuple[int, int] | None = None
+    progress: Progressed | None = None
     port: int | None = None
     is_connected: bool = False
     is_stopped: bool = False
@@ -200,8 +201,8 @@ class Deployment:
                 return self._tick(now)
             case CallEnded(node_id, error) if node_id in self.workers:
                 return self._call_ended(node_id, error, now)
-            case Progressed(node_id, done_bytes, total_bytes) if node_id in self.workers:
-                return self._with(node_id, progress=(done_bytes, total_bytes)), ()
+            case Progressed(node_id) if node_id in self.workers:
+                return self._with(node_id, progress=event), ()
             case Loaded(node_id, epoch, port) if self._counts(node_id, epoch):
                 return self._with(node_id, port=port)._connect()
             case Connected(node_id, epoch) if self._counts(node_id, epoch):

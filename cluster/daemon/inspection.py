@@ -1,4 +1,4 @@
-"""Inspection: checks, before anything is loaded, that all nodes of a placement have the same copy of the model."""
+"""Inspection: checks, before anything is loaded, that no node of a placement has another copy of the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from cluster.daemon.state import NodeState
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
-from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.errors import CheckpointError
 from mlx_moe.manifest import differences
 
@@ -39,11 +38,12 @@ class Inspection:
         self._model = model
         self._own = own
 
-    async def require(self, node_ids: Sequence[str], content_hash: str) -> None:
-        """Check that nodes have copies with a content.
+    async def holders(self, node_ids: Sequence[str], content_hash: str) -> list[str]:
+        """Return which nodes have whole copies with a content; the others have none.
 
         Raises:
-            CheckpointError: some do not; the message names them all, or the first tensor in which two copies differ.
+            CheckpointError: a node has another content, and no copy with this one; the message names the first tensor
+                in which two copies differ.
             NodeLostError: a node does not answer.
         """
         wanted = pb.WantedModel(
@@ -54,17 +54,16 @@ class Inspection:
         )
         found = await asyncio.gather(*(self._ask(node_id, wanted) for node_id in node_ids))
         own = _Found(self._state.own.node_id, self._own.to_message())
-        same = [f for f in (*found, own) if f.copy.content_hash == content_hash]
+        same = {f.node_id: f for f in (*found, own) if f.copy.content_hash == content_hash}
         if not same:
             raise CheckpointError(
                 f"the plan is for another {self._model}, with the content {content_hash}; {self._have([own])} "
                 f"{own.copy.content_hash} in {own.copy.path}: make the plan again with `moe-cluster plan --json`, "
                 f"or give the nodes the files that it was made for"
             )
-        if missing := [f.node_id for f in found if not f.copy.content_hash]:
-            raise CheckpointError(f"{self._model} is missing on {self._names(missing)}: {self._cure(missing)}")
-        if others := [f for f in found if f.copy.content_hash != content_hash]:
-            raise await self._difference(same[0], others)
+        if others := [f for f in found if f.copy.content_hash not in ("", content_hash)]:
+            raise await self._difference(next(iter(same.values())), others)
+        return [node_id for node_id, f in same.items() if not f.copy.is_outline]
 
     async def _ask(self, node_id: str, wanted: pb.WantedModel) -> _Found:
         if node_id == self._state.own.node_id and wanted.content_hash == self._own.content_hash:
@@ -107,16 +106,3 @@ class Inspection:
     def _names(self, node_ids: Sequence[str]) -> str:
         *first, last = sorted(self._state.name(node_id) for node_id in node_ids)
         return f"{', '.join(first)} and {last}" if first else last
-
-    def _cure(self, missing: Sequence[str]) -> str:
-        """Return how to give a model to nodes that lack it."""
-        match = library.REPO_ID.fullmatch(self._model)
-        if repo_id := match[1] if match else hub_cache.repo_of(self._own.directory):
-            there = "there" if len(missing) > 1 else "on it"
-            return f"run `{hub_cache.pull_command(repo_id, self._own.directory.name)}` {there}"
-        directory = self._own.directory
-        target = home_path(directory) or directory
-        return (
-            f"copy it there (`rsync -a {directory}/ {self._state.name(missing[0])}:{target}/`), or start the node with "
-            f"{library.FOLDERS_VARIABLE} set to the folder that has it"
-        )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
+from cluster.daemon import outline
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
+from cluster.daemon.outline import Record
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
@@ -51,6 +54,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._home = home
         self._listening = listening
         self._worker: WorkerProcess | None = None
+        self._held_at = 0.0
         self._no_worker_ends = asyncio.Event()
         self._no_worker_ends.set()
 
@@ -82,6 +86,22 @@ class NodeService(node_pb2_grpc.NodeServicer):
         async with reported(context):
             return to_digests(await asyncio.to_thread(self._serving.copies.digests, request))
 
+    async def Outline(  # noqa: N802
+        self, request: node_pb2.OutlineRequest, context: Context
+    ) -> AsyncIterator[node_pb2.OutlinePart]:
+        """Yield the outline of a copy that was found."""
+        async with reported(context):
+            copy = self._serving.copies.known(request.content_hash)
+            record = Record(copy.directory.name, copy.content_hash, copy.digests)
+            parts = outline.parts(copy.directory, record)
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                yield part
+
+    async def Adopt(self, request: node_pb2.AdoptRequest, context: Context) -> node_pb2.AdoptReply:  # noqa: N802
+        """Take the outline of a model."""
+        async with reported(context):
+            return await self._serving.acquiring.adopt(request)
+
     async def RunWorker(  # noqa: N802
         self, commands: AsyncIterator[pb.WorkerCommand], context: Context
     ) -> AsyncIterator[pb.WorkerEvent]:
@@ -92,7 +112,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
             await self._no_worker_ends.wait()
             if self._state.holding.epoch:
                 raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
-            self._hold(first.load)
+            await self._hold(first.load)
             try:
                 async with worker_process(
                     self._home.path,
@@ -115,6 +135,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
                         self._no_worker_ends.clear()
             finally:
                 self._worker = None
+                self._serving.acquiring.forget(taken_before=self._held_at)
                 self._state.holding = node_pb2.Holding()
                 self._no_worker_ends.set()
 
@@ -153,17 +174,26 @@ class NodeService(node_pb2_grpc.NodeServicer):
                 for other in command.connect.workers:
                     other.target = await self._state.meet(other.node_id, other.port)
                 if command.HasField("reconfigure"):
-                    self._hold(command.reconfigure)
+                    await self._hold(command.reconfigure)
             except MoeClusterError as error:
                 await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
                 raise
             await worker.tell(command)
 
-    def _hold(self, load: pb.LoadShard) -> None:
-        """Record what the worker will hold, and add the directory of this node's copy. Raises MoeClusterError."""
+    async def _hold(self, load: pb.LoadShard) -> None:
+        """Record what the worker will hold, and add the directory of this node's copy and the targets of its peers.
+
+        Raises:
+            MoeClusterError: there is no copy, or a peer is unknown.
+        """
+        self._held_at = time.monotonic()
         role = Role.read(load.placement, self._state.own.node_id)
         copy = self._serving.copies.known(role.placement.content_hash)
         load.directory, load.stamp = str(copy.directory), copy.stamp
+        if not copy.is_outline:
+            del load.peers[:]
+        for peer in load.peers:
+            peer.target = await self._state.meet(peer.node_id)
         self._state.holding = node_pb2.Holding(
             model=load.model,
             epoch=load.epoch,
@@ -175,7 +205,10 @@ class NodeService(node_pb2_grpc.NodeServicer):
         )
 
     def _note(self, event: pb.WorkerEvent) -> None:
-        if event.HasField("loaded"):
+        if event.HasField("progress"):
+            self._state.holding.progress.CopyFrom(event.progress)
+        elif event.HasField("loaded"):
+            self._state.holding.ClearField("progress")
             self._state.holding.weights_bytes = event.loaded.weights_bytes
             self._state.holding.experts = event.loaded.experts
         elif event.HasField("stats"):

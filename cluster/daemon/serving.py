@@ -12,23 +12,24 @@ from dataclasses import replace
 
 from cluster.cost_reader import checkpoint_costs
 from cluster.daemon import placing
+from cluster.daemon.acquiring import Acquiring
 from cluster.daemon.copies import Copies, Copy
 from cluster.daemon.deploying import Deploying
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, OccupiedError
+from cluster.home import Home
 from cluster.placement import Placement, validate
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe import families
-from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.decoding.draft import wants_mtp
-from mlx_moe.errors import InvalidRequestError, MoeClusterError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError, UnsupportedModelError
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,10 @@ LOOKS = 4
 class Serving:
     """Loads at most one model at a time. `deployment` is the one that this node coordinates."""
 
-    def __init__(self, state: NodeState, greeter: Greeter, channels: Channels) -> None:
+    def __init__(self, state: NodeState, greeter: Greeter, channels: Channels, home: Home) -> None:
         self.deployment: Deploying | None = None
-        self.copies = Copies()
+        self.copies = Copies(home)
+        self.acquiring = Acquiring(state, self._stub, self.copies, home)
         self._state = state
         self._greeter = greeter
         self._channels = channels
@@ -169,16 +171,22 @@ class Serving:
 
     async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
         """Place a model and have its coordinator's node deploy it; return that node and the placement's epoch."""
-        placement, own, context_tokens = await asyncio.to_thread(self._placement, request)
+        own = await self._own_copy(request.model)
+        placement, context_tokens = await asyncio.to_thread(self._placement, request, own)
         await self._require_room(request)  # after the placement: a missing or too large model is refused first
         for node_id in placement.node_ids:
             await self._state.meet(node_id)  # before any node is called
-        await Inspection(self._state, self._stub, request.model, own).require(
-            placement.node_ids, placement.content_hash
-        )
+        inspection = Inspection(self._state, self._stub, request.model, own)
+        holders = await inspection.holders(placement.node_ids, placement.content_hash)
+        await self.acquiring.give(request, placement, holders)
         coordinator, epoch = placement.coordinator, self._state.newest_epoch + 1
         deploy = pb.DeployRequest(
-            placement=json.dumps(placement.to_json()), epoch=epoch, draft=request.draft, context_tokens=context_tokens
+            placement=json.dumps(placement.to_json()),
+            epoch=epoch,
+            draft=request.draft,
+            context_tokens=context_tokens,
+            holders=holders,
+            keep=request.keep,
         )
         with translated(f"node {self._state.name(coordinator)}"):
             await self._stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
@@ -203,21 +211,27 @@ class Serving:
                 f"when it is done"
             )
 
-    def _placement(self, request: pb.LoadRequest) -> tuple[Placement, Copy, int]:
-        """Return a model's placement, this node's own copy of it, and the most tokens of a request.
+    async def _own_copy(self, model: str) -> Copy:
+        """Return this node's copy of a model, or the outline of another node's. Raises as `library.locate`."""
+        try:
+            return await asyncio.to_thread(self.copies.local, model)
+        except (InvalidRequestError, UnsupportedModelError):
+            found = await self.acquiring.from_others(model)
+            if found is None:
+                raise
+            return found
 
-        The copy is opened only once.
-        """
-        with Checkpoint.open(library.locate(request.model)) as checkpoint:
+    def _placement(self, request: pb.LoadRequest, own: Copy) -> tuple[Placement, int]:
+        """Return a model's placement, and the most tokens of a request."""
+        with Checkpoint.open(own.directory) as checkpoint:
             config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
             if request.placement:
                 placement = _placement_of(request.placement)
                 validate(placement, config)
             else:
                 placement = self._best_placement(request, checkpoint, config)
-            own = self.copies.read(checkpoint, config)
         context_tokens = min(max(config.context.tokens, placement.context_tokens), placement.kv_positions)
-        return replace(placement, content_hash=placement.content_hash or own.content_hash), own, context_tokens
+        return replace(placement, content_hash=placement.content_hash or own.content_hash), context_tokens
 
     def _best_placement(self, request: pb.LoadRequest, checkpoint: Checkpoint, config: ModelConfig) -> Placement:
         float_bytes = placing.float_bytes(self._state)

@@ -88,6 +88,11 @@ class NodeState:
         node_id, serving = max(offers.items(), key=lambda offer: (offer[1].epoch, offer[0]))
         return (node_id, serving) if serving.epoch else ("", pb.Serving())
 
+    def is_answering(self) -> bool:
+        """Whether the cluster answers requests, as last heard."""
+        coordinator, _ = self.serving
+        return self.holding_of(coordinator).stats.active_requests > 0
+
     @property
     def newest_epoch(self) -> int:
         """The highest epoch of any known placement."""

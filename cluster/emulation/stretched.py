@@ -12,6 +12,7 @@ from cluster.emulation.stage import Clock
 from cluster.errors import ClusterError
 from cluster.worker import loading
 from cluster.worker.loading import LoadedExperts, LoadedShard
+from cluster.worker.node_files import NodeFiles
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
@@ -44,7 +45,7 @@ def load(
         stage_s = float(seconds)
     except ValueError as exc:
         raise ClusterError(f"{named!r} is not a stretched model's name, such as {name('demo', 0.02)}") from exc
-    real = loading.load(model, role, progress, "none" if draft == WRONG else draft, held=held)
+    real = loading.load(NodeFiles(model), role, progress, "none" if draft == WRONG else draft, held)
     if isinstance(real, LoadedExperts):
         return real
     new_drafter = (lambda: WrongDrafter(PADDING_ID)) if draft == WRONG else real.new_drafter

@@ -5,21 +5,22 @@ from __future__ import annotations
 from cluster.emulation import emulated, scenario, stretched
 from cluster.worker import loading
 from cluster.worker.loading import Loaded
+from cluster.worker.node_files import NodeFiles
 from cluster.worker.process import main
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
 
 
-def load(model: str, role: Role, progress: Progress, draft: str, stamp: str, held: Held) -> Loaded:
+def load(files: NodeFiles, role: Role, progress: Progress, draft: str, held: Held) -> Loaded:
     """Load a role's part of a model; the prefix of the name tells an emulated, a stretched or a real one."""
-    match model.partition(":")[0]:
+    match files.model.partition(":")[0]:
         case scenario.KIND:
-            return emulated.load(model, role)
+            return emulated.load(files.model, role)
         case stretched.KIND:
-            return stretched.load(model, role, progress, draft, held)
+            return stretched.load(files.model, role, progress, draft, held)
         case _:
-            return loading.load(model, role, progress, draft, stamp, held)
+            return loading.load(files, role, progress, draft, held)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from mlx_moe.config import ModelConfig
+from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
+from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.errors import InvalidRequestError
 
@@ -52,7 +53,8 @@ class Placement:
 
     `content_hash` identifies the checkpoint, "" if it is unknown. `kv_positions` is the number of positions, of all
     requests together, for which every stage has KV room. `node_bytes` has the bytes of weights by node id. `chunks` is
-    the rule by which prompts are cut: placements with the same rule compute bit-identical results.
+    the rule by which prompts are cut: placements with the same rule compute bit-identical results. `recipe` says how
+    weights are quantized while they are loaded.
     """
 
     model: str
@@ -63,6 +65,7 @@ class Placement:
     kv_positions: int
     node_bytes: Mapping[str, int]
     chunks: ChunkRule = DEFAULT_RULE
+    recipe: Recipe = AS_STORED
 
     @property
     def coordinator(self) -> str:
@@ -84,6 +87,7 @@ class Placement:
             "kv_positions": self.kv_positions,
             "node_bytes": dict(self.node_bytes),
             "chunks": asdict(self.chunks),
+            "recipe": asdict(self.recipe),
             "stages": [
                 {
                     "node_id": stage.node_id,
@@ -115,6 +119,7 @@ class Placement:
             kv_positions=plan.count("kv_positions", 0),
             node_bytes=plan.section("node_bytes").counts(),
             chunks=_chunks(plan.section("chunks")) if "chunks" in plan else DEFAULT_RULE,
+            recipe=_recipe(plan.section("recipe")) if "recipe" in plan else AS_STORED,
         )
         plan.end()
         if not placement.stages:
@@ -179,6 +184,13 @@ class _Fields:
             raise InvalidRequestError(f"{self._source}: {key} must be {kind.__name__}, got {_shown(value)}")
         return value
 
+    def is_null(self, key: str) -> bool:
+        """Return whether a field is null; take it if so."""
+        is_null = key in self._values and self._values[key] is None
+        if is_null:
+            del self._values[key]
+        return is_null
+
     def count(self, key: str, minimum: int) -> int:
         value = self.take(key, int)
         if value < minimum:
@@ -218,6 +230,21 @@ def _chunks(fields: _Fields) -> ChunkRule:
     rule = ChunkRule(fields.count("wanted", 1), fields.count("shortest", 1), fields.count("longest", 1))
     fields.end()
     return rule
+
+
+def _recipe(fields: _Fields) -> Recipe:
+    recipe = Recipe(_quantization(fields, "experts"), _quantization(fields, "others"))
+    fields.end()
+    return recipe
+
+
+def _quantization(fields: _Fields, key: str) -> QuantizationConfig | None:
+    if fields.is_null(key):
+        return None
+    section = fields.section(key)
+    found = QuantizationConfig(section.count("group_size", 1), section.count("bits", 1), section.take("mode", str))
+    section.end()
+    return found
 
 
 def _peer(value: object, source: str) -> ExpertPeer:

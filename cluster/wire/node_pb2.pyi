@@ -87,7 +87,7 @@ class Acquaintance(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Holding(_message.Message):
-    __slots__ = ("model", "epoch", "stage", "first_layer", "end_layer", "experts", "leads", "coordinates", "weights_bytes", "stats")
+    __slots__ = ("model", "epoch", "stage", "first_layer", "end_layer", "experts", "leads", "coordinates", "weights_bytes", "stats", "progress")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class Holding(_message.Message):
     COORDINATES_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     stage: int
@@ -108,7 +109,8 @@ class Holding(_message.Message):
     coordinates: bool
     weights_bytes: int
     stats: _worker_pb2.WorkerStats
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ...) -> None: ...
+    progress: _worker_pb2.LoadProgress
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ..., progress: _Optional[_Union[_worker_pb2.LoadProgress, _Mapping]] = ...) -> None: ...
 
 class Serving(_message.Message):
     __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s", "context_tokens", "chunk_length")
@@ -145,16 +147,20 @@ class Serving(_message.Message):
     def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., chunk_length: _Optional[int] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
-    __slots__ = ("placement", "epoch", "draft", "context_tokens")
+    __slots__ = ("placement", "epoch", "draft", "context_tokens", "holders", "keep")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     placement: str
     epoch: int
     draft: str
     context_tokens: int
-    def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ..., context_tokens: _Optional[int] = ...) -> None: ...
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    keep: bool
+    def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ..., context_tokens: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., keep: bool = ...) -> None: ...
 
 class DeployReply(_message.Message):
     __slots__ = ()
@@ -187,12 +193,64 @@ class WantedModel(_message.Message):
     def __init__(self, model: _Optional[str] = ..., home_path: _Optional[str] = ..., content_hash: _Optional[str] = ..., config_hash: _Optional[str] = ...) -> None: ...
 
 class ModelCopy(_message.Message):
-    __slots__ = ("content_hash", "path")
+    __slots__ = ("content_hash", "path", "is_outline")
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    IS_OUTLINE_FIELD_NUMBER: _ClassVar[int]
     content_hash: str
     path: str
-    def __init__(self, content_hash: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    is_outline: bool
+    def __init__(self, content_hash: _Optional[str] = ..., path: _Optional[str] = ..., is_outline: bool = ...) -> None: ...
+
+class OutlineRequest(_message.Message):
+    __slots__ = ("content_hash",)
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    content_hash: str
+    def __init__(self, content_hash: _Optional[str] = ...) -> None: ...
+
+class OutlinePart(_message.Message):
+    __slots__ = ("name", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class AdoptRequest(_message.Message):
+    __slots__ = ("model", "content_hash", "holders", "placement", "draft", "keep")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    content_hash: str
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    placement: str
+    draft: str
+    keep: bool
+    def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., holders: _Optional[_Iterable[str]] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., keep: bool = ...) -> None: ...
+
+class AdoptReply(_message.Message):
+    __slots__ = ("missing_bytes", "free_bytes")
+    MISSING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    missing_bytes: int
+    free_bytes: int
+    def __init__(self, missing_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ...) -> None: ...
+
+class ReadWeights(_message.Message):
+    __slots__ = ("content_hash", "file", "starts", "sizes")
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    content_hash: str
+    file: str
+    starts: _containers.RepeatedScalarFieldContainer[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, content_hash: _Optional[str] = ..., file: _Optional[str] = ..., starts: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ModelPart(_message.Message):
     __slots__ = ("content_hash", "parameter")
@@ -257,7 +315,7 @@ class NodeStatus(_message.Message):
     def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length")
+    __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +323,10 @@ class LoadRequest(_message.Message):
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     model: str
     placement: str
     context_tokens: int
@@ -272,7 +334,11 @@ class LoadRequest(_message.Message):
     draft: str
     replace: bool
     chunk_length: int
-    def __init__(self, model: _Optional[str] = ..., placement: _Optional[str] = ..., context_tokens: _Optional[int] = ..., concurrency: _Optional[int] = ..., draft: _Optional[str] = ..., replace: bool = ..., chunk_length: _Optional[int] = ...) -> None: ...
+    download: bool
+    keep: bool
+    bits: int
+    mode: str
+    def __init__(self, model: _Optional[str] = ..., placement: _Optional[str] = ..., context_tokens: _Optional[int] = ..., concurrency: _Optional[int] = ..., draft: _Optional[str] = ..., replace: bool = ..., chunk_length: _Optional[int] = ..., download: bool = ..., keep: bool = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class LoadStatus(_message.Message):
     __slots__ = ("serving", "nodes", "placement")
@@ -285,14 +351,16 @@ class LoadStatus(_message.Message):
     def __init__(self, serving: _Optional[_Union[Serving, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeProgress, _Mapping]]] = ..., placement: _Optional[str] = ...) -> None: ...
 
 class NodeProgress(_message.Message):
-    __slots__ = ("name", "done_bytes", "total_bytes")
+    __slots__ = ("name", "done_bytes", "total_bytes", "source")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     done_bytes: int
     total_bytes: int
-    def __init__(self, name: _Optional[str] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+    source: str
+    def __init__(self, name: _Optional[str] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class UnloadRequest(_message.Message):
     __slots__ = ("reason",)

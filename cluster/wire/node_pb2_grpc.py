@@ -56,6 +56,16 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.ModelPart.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.Digests.FromString,
                 _registered_method=True)
+        self.Outline = channel.unary_stream(
+                '/moe_cluster.v1.Node/Outline',
+                request_serializer=cluster_dot_wire_dot_node__pb2.OutlineRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.OutlinePart.FromString,
+                _registered_method=True)
+        self.Adopt = channel.unary_unary(
+                '/moe_cluster.v1.Node/Adopt',
+                request_serializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.AdoptReply.FromString,
+                _registered_method=True)
         self.RunWorker = channel.stream_stream(
                 '/moe_cluster.v1.Node/RunWorker',
                 request_serializer=cluster_dot_wire_dot_worker__pb2.WorkerCommand.SerializeToString,
@@ -104,6 +114,20 @@ class NodeServicer(object):
 
     def InspectPart(self, request, context):
         """Returns the digests of a copy, to find where two copies differ.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Outline(self, request, context):
+        """Streams config.json, the tokenizer's files and the headers of the weights of a copy that was inspected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Adopt(self, request, context):
+        """Asks a node without a copy to take the outline of one, so that it can load its part from other nodes or the hub.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +182,16 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.InspectPart,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.ModelPart.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.Digests.SerializeToString,
+            ),
+            'Outline': grpc.unary_stream_rpc_method_handler(
+                    servicer.Outline,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.OutlineRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.OutlinePart.SerializeToString,
+            ),
+            'Adopt': grpc.unary_unary_rpc_method_handler(
+                    servicer.Adopt,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.AdoptReply.SerializeToString,
             ),
             'RunWorker': grpc.stream_stream_rpc_method_handler(
                     servicer.RunWorker,
@@ -300,6 +334,60 @@ class Node(object):
             _registered_method=True)
 
     @staticmethod
+    def Outline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moe_cluster.v1.Node/Outline',
+            cluster_dot_wire_dot_node__pb2.OutlineRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.OutlinePart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Adopt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/Adopt',
+            cluster_dot_wire_dot_node__pb2.AdoptRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.AdoptReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RunWorker(request_iterator,
             target,
             options=(),
@@ -409,7 +497,9 @@ class Node(object):
 
 
 class ControlStub(object):
-    """For this node's own command line, which uses the node's certificate.
+    """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
+
+    For this node's own command line, which uses the node's certificate.
     """
 
     def __init__(self, channel):
@@ -441,7 +531,9 @@ class ControlStub(object):
 
 
 class ControlServicer(object):
-    """For this node's own command line, which uses the node's certificate.
+    """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
+
+    For this node's own command line, which uses the node's certificate.
     """
 
     def Status(self, request, context):
@@ -501,7 +593,9 @@ def add_ControlServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Control(object):
-    """For this node's own command line, which uses the node's certificate.
+    """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
+
+    For this node's own command line, which uses the node's certificate.
     """
 
     @staticmethod

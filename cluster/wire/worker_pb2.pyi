@@ -19,20 +19,34 @@ class WorkerCommand(_message.Message):
     def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ..., reconfigure: _Optional[_Union[LoadShard, _Mapping]] = ...) -> None: ...
 
 class LoadShard(_message.Message):
-    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp")
+    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     STAMP_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     placement: str
     draft: str
     directory: str
     stamp: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ...) -> None: ...
+    peers: _containers.RepeatedCompositeFieldContainer[WeightPeer]
+    keep: bool
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., keep: bool = ...) -> None: ...
+
+class WeightPeer(_message.Message):
+    __slots__ = ("node_id", "name", "target")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    name: str
+    target: str
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class StopWorker(_message.Message):
     __slots__ = ("reason",)
@@ -75,12 +89,14 @@ class WorkerEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[ShardLoaded, _Mapping]] = ..., connected: _Optional[_Union[WorkersConnected, _Mapping]] = ..., stats: _Optional[_Union[WorkerStats, _Mapping]] = ..., failure: _Optional[_Union[WorkerFailure, _Mapping]] = ..., disconnected: _Optional[_Union[WorkerDisconnected, _Mapping]] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
-    __slots__ = ("done_bytes", "total_bytes")
+    __slots__ = ("done_bytes", "total_bytes", "source")
     DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     done_bytes: int
     total_bytes: int
-    def __init__(self, done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+    source: str
+    def __init__(self, done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ShardLoaded(_message.Message):
     __slots__ = ("port", "weights_bytes", "experts", "epoch")

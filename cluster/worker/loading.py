@@ -1,4 +1,4 @@
-"""Loading: loads the byte ranges of a role from this node's own copy of the checkpoint."""
+"""Loading: loads the byte ranges of a role from this node's disk, or from other nodes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from cluster.worker.node_files import NodeFiles
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe import families, memory
-from mlx_moe.checkpoint import library
-from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.config import ModelConfig
-from mlx_moe.decoding.draft import wants_mtp
 from mlx_moe.decoding.drafting import Drafter, choose_drafter
-from mlx_moe.errors import CheckpointError
 from mlx_moe.notes import notes
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
 from mlx_moe.pipeline.holding import ExpertHolding, Holding, load_experts, load_holding
@@ -147,24 +144,19 @@ class LoadedShard:
 
 
 def load(
-    model: str, role: Role, progress: Progress, draft: str = "", stamp: str = "", held: Held | None = None
+    files: NodeFiles, role: Role, progress: Progress, draft: str = "", held: Held | None = None
 ) -> LoadedShard | LoadedExperts:
     """Load the part of a role, and its drafter if other stages would be idle: see `choose_drafter`.
 
-    `held` has the arrays that an earlier role of the same model left in memory, see `loader.load`. `stamp` identifies
-    the copy's files at the time when its content was compared with the other nodes'; "" if it was not.
+    `held` has the arrays that an earlier role of the same model left in memory, see `loader.load`.
 
     Raises:
-        CheckpointError: the copy has changed since, or is damaged.
+        CheckpointError: the files have changed since they were compared, are damaged, or no source delivers them.
         InsufficientMemoryError: the weights do not fit; raised before anything is read.
         InvalidRequestError: the model cannot draft in the requested way.
     """
     mx.set_cache_limit(FREED_BYTES)
-    with Checkpoint.open(library.locate(model)) as checkpoint:
-        if stamp and checkpoint.stamp() != stamp:
-            raise CheckpointError(
-                f"{checkpoint.directory} has changed since it was compared with the other nodes' copies: try again"
-            )
+    with files.open() as checkpoint:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         memory_share = memory.HARD_LIMIT  # the placement has counted KV caches and temporaries
         if not role.leads:
@@ -176,19 +168,18 @@ def load(
         defaults = GenerationDefaults.read(checkpoint.directory)
         defaults = replace(defaults, notes=notes(role.placement.model, checkpoint, defaults))
         remote_experts = RemoteExperts(role.owners(config))
-        has_idle_stages = len(role.placement.stages) > 1
         holding = load_holding(
             checkpoint,
             config,
             role.shard_spec(),
             coordinates=role.coordinates,
-            with_mtp=has_idle_stages and wants_mtp(draft),
+            with_mtp=role.loads_mtp(draft),
             peers=remote_experts,
             memory_share=memory_share,
             progress=progress,
             held=held,
         )
     new_drafter = None
-    if tokenizer is not None and has_idle_stages:
+    if tokenizer is not None and len(role.placement.stages) > 1:
         new_drafter = choose_drafter(draft, holding, config, tokenizer)
     return LoadedShard(config, holding, tokenizer, defaults, new_drafter, remote_experts)

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cluster.errors import MovedError, NodeLostError
@@ -20,10 +21,12 @@ from cluster.home import Home
 from cluster.membership.listening import Listening
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
 from cluster.trust.credentials import Credentials
+from cluster.weights.peer_source import PeerSource, PeerSources
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
 from cluster.worker.epoch import Epoch
 from cluster.worker.loading import Loaded
+from cluster.worker.node_files import NodeFiles
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.loader import Progress
@@ -36,7 +39,7 @@ STATS_S = 1.0
 SWITCH_S = 5e-5
 """The interpreter's switch interval: with the default of 5 ms a waking thread may delay a hop by that much."""
 
-Load = Callable[[str, Role, Progress, str, str, Held], Loaded]
+Load = Callable[[NodeFiles, Role, Progress, str, Held], Loaded]
 """Loads a role's part of a model: `loading.load`, or an emulated one."""
 
 
@@ -103,7 +106,9 @@ class Worker:
         """Load a part, reusing the arrays in `held`, and open a port for it."""
         self._done_bytes = 0
         role = Role.read(told.placement, self._node_id)
-        loaded = self._load(told.directory or told.model, role, self._progress, told.draft, told.stamp, held)
+        peers = tuple(PeerSource(self._credentials, peer, role.placement.content_hash) for peer in told.peers)
+        files = NodeFiles(told.directory or told.model, told.stamp, (PeerSources(peers),) if peers else ())
+        loaded = self._load(files, role, partial(self._progress, files.source_name), told.draft, held)
         epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials)
         held_now = pb.ShardLoaded(
             port=epoch.port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts, epoch=epoch.number
@@ -133,10 +138,11 @@ class Worker:
             disconnected = pb.WorkerDisconnected(epoch=self._epoch.number, cause=cause)
             await self._epoch.close(error, lambda: self._report(pb.WorkerEvent(disconnected=disconnected)))
 
-    def _progress(self, done: int, total: int) -> None:
+    def _progress(self, source: str, done: int, total: int) -> None:
         if done == total or done - self._done_bytes >= total // 200:
             self._done_bytes = done
-            self._report(pb.WorkerEvent(progress=pb.LoadProgress(done_bytes=done, total_bytes=total)))
+            progress = pb.LoadProgress(done_bytes=done, total_bytes=total, source=source)
+            self._report(pb.WorkerEvent(progress=progress))
 
     def _report(self, event: pb.WorkerEvent) -> None:
         os.write(self._events, pipe.framed(event))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cluster.errors import PlacementError
 from cluster.placement.placement import Placement, StagePlacement
+from mlx_moe import families
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import ModelConfig
+from mlx_moe.decoding.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,27 @@ class Role:
 
     def shard_spec(self) -> ShardSpec:
         """Return the layers and experts to hold."""
-        from mlx_moe.pipeline.shard import ShardSpec  # imports MLX, and daemons use roles too
-
         if self.leads:
             return ShardSpec(self.stage.layers, self.stage.owned_experts)
         (peer,) = (peer for peer in self.stage.peers if peer.node_id == self.node_id)
         owned = {layer: peer.owned_experts.get(layer, ()) for layer in self.stage.layers}
         return ShardSpec(self.stage.layers, owned)
+
+    def loads_mtp(self, draft: str) -> bool:
+        """Whether the multi-token prediction layer, if there is one, drafts here, while other stages would be idle."""
+        return self.coordinates and len(self.placement.stages) > 1 and wants_mtp(draft)
+
+    def parameters(self, checkpoint: Checkpoint, config: ModelConfig, draft: str) -> list[Parameter]:
+        """Return the parameters that are loaded for this role."""
+        spec = self.shard_spec()
+        if not self.leads:
+            return spec.expert_parameters(config)
+        parameters = spec.parameters(config)
+        if self.coordinates:
+            parameters += families.head_parameters(config)
+        if self.loads_mtp(draft) and families.has_mtp(checkpoint, config):
+            parameters += families.mtp_parameters(config)
+        return parameters
 
     def owners(self, config: ModelConfig) -> dict[int, dict[int, tuple[int, ...]]]:
         """Return, for each layer with split experts, those of the leader (0) and of each peer (1, ...)."""

@@ -88,6 +88,16 @@ class Checkpoint:
         """The names of all tensors."""
         return frozenset(self._tensors)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the data of all weight files are in the directory, not only their headers."""
+        return all(header.is_whole for header in self._headers.values())
+
+    @property
+    def source(self) -> Sources:
+        """Where it reads from, in order of preference."""
+        return self._source
+
     def __contains__(self, name: str) -> bool:
         """Whether a tensor with this name is stored."""
         return name in self._tensors

@@ -15,6 +15,8 @@ from mlx_moe.errors import CheckpointError
 class SourceError(CheckpointError):
     """A source cannot deliver bytes that it should have; another source may."""
 
+    code = "source"
+
 
 class WeightSource(Protocol):
     """A place that has some or all bytes of a checkpoint's weight files. Threads may read at the same time."""

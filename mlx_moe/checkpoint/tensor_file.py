@@ -78,6 +78,12 @@ def read(path: Path) -> TensorFile:
     return TensorFile(path, tensors, file_identity, end, is_whole)
 
 
+def header_bytes(path: Path) -> int:
+    """Return how many bytes of a file its header takes, with its length. Raises CheckpointError."""
+    with open_regular(path) as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
 def header_path(path: Path) -> Path:
     """Return the path of the file that has only the header of a weight file."""
     return path.with_name(path.name + HEADER_SUFFIX)

@@ -19,7 +19,8 @@ from mlx_moe.layers.experts import NO_PEERS, ExpertPeers
 from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.mtp import MultiTokenPrediction
-from mlx_moe.pipeline.shard import ExpertShard, Shard, ShardSpec
+from mlx_moe.pipeline.shard import ExpertShard, Shard
+from mlx_moe.pipeline.shard_spec import ShardSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from mlx_moe import families
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.stored_parameter import find
-from mlx_moe.pipeline.shard import Shard, ShardSpec
+from mlx_moe.pipeline.shard import Shard
+from mlx_moe.pipeline.shard_spec import ShardSpec
 
 class Elsewhere:
     bind = staticmethod(lambda layer, own: own)  # nobody asks for an expert

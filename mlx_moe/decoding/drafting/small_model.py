@@ -15,7 +15,7 @@ from mlx_moe.errors import InvalidRequestError
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.holding import load_holding
-from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.text.tokenizer import Tokenizer
 

@@ -9,11 +9,13 @@ import pytest
 
 from cluster.daemon import copies as module
 from cluster.daemon.copies import Copies, Copy
+from cluster.home import Home
 from cluster.wire import node_pb2 as pb
 from mlx_moe.checkpoint import library
 from mlx_moe.errors import CheckpointError
 
 DEMO = library.locate("demo")
+HOME = Home(Path("/nowhere"))
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def demo() -> Copy:
-    copy = Copies().find(pb.WantedModel(model="demo"))
+    copy = Copies(HOME).find(pb.WantedModel(model="demo"))
     assert copy is not None
     return copy
 
@@ -63,7 +65,7 @@ def test_a_copy_is_found_under_any_name_and_other_models_are_not_read(
         shutil.copytree(DEMO, folder / name)
     change_config(folder / "a", rms_norm_eps=0.5)
     (folder / "z" / "config.json").write_text("no JSON")
-    copy = Copies().find(wanted(demo))
+    copy = Copies(HOME).find(wanted(demo))
     assert copy is not None
     assert (copy.directory, copy.content_hash) == (folder / "org" / "b", demo.content_hash)
     assert opened == [folder / "org" / "b"]
@@ -73,7 +75,7 @@ def test_a_directory_that_several_names_lead_to_is_read_once(folder: Path, demo:
     shutil.copytree(DEMO, folder / "q3")
     (folder / "link").symlink_to(folder / "q3")
     change_config(folder / "q3", rms_norm_eps=0.5)
-    copy = Copies().find(wanted(demo, str(folder / "link")))
+    copy = Copies(HOME).find(wanted(demo, str(folder / "link")))
     assert copy is not None
     assert copy.content_hash != demo.content_hash  # nothing else goes by the name: it tells where they differ
     assert opened == [folder / "link"]
@@ -82,7 +84,7 @@ def test_a_directory_that_several_names_lead_to_is_read_once(folder: Path, demo:
 def test_a_damaged_copy_is_told_only_where_no_other_is_whole(folder: Path, demo: Copy) -> None:
     shutil.copytree(DEMO, folder / "q3")
     (folder / "q3" / "model.safetensors").unlink()
-    copies = Copies()
+    copies = Copies(HOME)
     with pytest.raises(CheckpointError, match="files are missing"):
         copies.find(wanted(demo))
     shutil.copytree(DEMO, folder / "whole")
@@ -93,7 +95,7 @@ def test_a_damaged_copy_is_told_only_where_no_other_is_whole(folder: Path, demo:
 
 @pytest.mark.usefixtures("folder")
 def test_what_is_nowhere_is_not_found(demo: Copy) -> None:
-    copies = Copies()
+    copies = Copies(HOME)
     assert copies.find(wanted(demo)) is None
     with pytest.raises(CheckpointError, match="no copy with the content"):
         copies.known(demo.content_hash)
@@ -101,7 +103,7 @@ def test_what_is_nowhere_is_not_found(demo: Copy) -> None:
 
 def test_the_tensors_of_a_copy_that_was_found_are_read_on_request(folder: Path, demo: Copy) -> None:
     shutil.copytree(DEMO, folder / "q3")
-    copies = Copies()
+    copies = Copies(HOME)
     copies.find(wanted(demo))
     norm = "model.layers.1.input_layernorm.weight"
     assert copies.digests(pb.ModelPart(content_hash=demo.content_hash)) == [*demo.digests.items()]

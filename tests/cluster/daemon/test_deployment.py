@@ -72,7 +72,7 @@ def test_workers_hear_of_each_other_when_all_are_loaded() -> None:
     deployment, _ = Deployment.begin(placed("a", "b"), 1, 0.0)
     deployment, told = applied(deployment, Progressed("a", 3, 4), Loaded("a", 1, 7000))
     assert told == []
-    assert deployment.workers["a"].progress == (3, 4)
+    assert deployment.workers["a"].progress == Progressed("a", 3, 4)
     ports = {"a": 7000, "b": 7001}
     deployment, told = applied(deployment, Loaded("b", 1, 7001))
     assert told == [Connect("a", ports), Connect("b", ports)]

@@ -19,7 +19,7 @@ from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.content import read_content
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.families import head_parameters, mtp_parameters
-from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from tests import checkpoints
 from tests.checkpoints import Shape
 

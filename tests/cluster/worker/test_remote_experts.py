@@ -25,7 +25,8 @@ from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import Pairs
 from mlx_moe.layers.steps import finish
 from mlx_moe.pipeline.holding import load_experts
-from mlx_moe.pipeline.shard import ExpertShard, ShardSpec
+from mlx_moe.pipeline.shard import ExpertShard
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from tests.patience import PATIENCE_S
 
 LAYER = 2

@@ -35,7 +35,7 @@ from mlx_moe.decoding.session import Session
 from mlx_moe.errors import NumericsError, RewindError
 from mlx_moe.model import LocalModel
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, FrameKind, Outgoing, Refused, Release, Returned
-from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles

@@ -14,7 +14,7 @@ from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.layers.experts import Experts, RoutedExperts
 from mlx_moe.pipeline.holding import ExpertHolding, Holding, load_experts, load_holding
-from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 
 
 def experts(*owned: int) -> dict[int, tuple[int, ...]]:

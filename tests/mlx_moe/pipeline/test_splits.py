@@ -16,7 +16,7 @@ from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.layers.expert_dispatch import Pairs
 from mlx_moe.layers.latent_attention import absorb_up_to
 from mlx_moe.pipeline.frame import Fork, Frame, FrameKind, Refused, Release
-from mlx_moe.pipeline.shard import ShardSpec
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import Engine, OwnedExperts, load_engine, load_peers

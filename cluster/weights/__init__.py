@@ -1,0 +1,1 @@
+"""Weights: bytes of weight files that travel between nodes."""
