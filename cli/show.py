@@ -51,7 +51,7 @@ def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
         ("parameters", f"{count_text(s.parameters)} ({s.parameters:,})"),
         ("multi-token prediction", mtp_text(s)),
         ("weights", f"{bytes_text(s.weights_bytes)} ({s.weights_bytes:,} bytes)"),
-        ("quantization", quantization_text(s)),
+        ("stored as", s.form),
         ("layers", f"{s.num_hidden_layers}: {dense} dense, {s.moe_layers} with experts"),
         ("experts", experts),
         ("hidden size", f"{s.hidden_size:,}"),
@@ -79,11 +79,3 @@ def context_text(tokens: int, longest: int, rope_type: str) -> str:
     rope = "" if rope_type == "default" else f", {rope_type}"
     more = f"; up to {longest:,} with --context" if longest > tokens else ""
     return f"{tokens_text(tokens)} ({tokens:,} tokens{rope}){more}"
-
-
-def quantization_text(summary: ModelSummary) -> str:
-    """Return "4 bits, groups of 64", or "none"."""
-    q = summary.quantization
-    if q is None:
-        return "none"
-    return f"{q.bits} bits in groups of {q.group_size}" + ("" if q.mode == "affine" else f" ({q.mode})")

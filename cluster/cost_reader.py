@@ -11,6 +11,7 @@ from mlx_moe import families, known_models
 from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
 from mlx_moe.checkpoint.stored_parameter import find, stored_dtype
 from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
@@ -50,10 +51,14 @@ class CostReader:
             self._config = families.read_config(self._checkpoint.config, str(source))
 
     def at(self, bits: int | None = None) -> ModelCosts:
-        """Return the costs as stored (4 bits for known models), or with `bits` in affine groups of 64."""
+        """Return the costs as stored (4 bits for known models), or with `bits` in affine groups of 64.
+
+        What is stored in no more bits stays as it is stored.
+        """
         if self._checkpoint is not None:
+            how = None if bits is None else QuantizationConfig(GROUP_SIZE, bits)
             return checkpoint_costs(
-                self._model, self._checkpoint, self._config, float_bytes=self._float_bytes, bits=bits
+                self._model, self._checkpoint, self._config, float_bytes=self._float_bytes, recipe=Recipe(how, how)
             )
         size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), self._float_bytes)
         has_mtp = self._config.num_nextn_predict_layers > 0
@@ -68,16 +73,15 @@ class CostReader:
 
 
 def checkpoint_costs(
-    model: str, checkpoint: Checkpoint, config: ModelConfig, *, float_bytes: int, bits: int | None = None
+    model: str, checkpoint: Checkpoint, config: ModelConfig, *, float_bytes: int, recipe: Recipe = AS_STORED
 ) -> ModelCosts:
-    """Return the costs of an open checkpoint. Raises CheckpointError."""
+    """Return the costs of an open checkpoint that is quantized by `recipe` while loading. Raises CheckpointError."""
     ends = find(checkpoint, families.head_parameters(config))
     float_bytes = max(float_bytes, stored_dtype(ends).item_bytes)
 
-    def stored_size(parameter: Parameter) -> int:
-        return sum(stored.memory_bytes(float_bytes) for stored in find(checkpoint, [parameter]))
+    def size_of(parameter: Parameter) -> int:
+        return sum(stored.memory_bytes(float_bytes) for stored in find(checkpoint, [parameter], recipe))
 
-    size_of = stored_size if bits is None else assumed_sizes(QuantizationConfig(GROUP_SIZE, bits), float_bytes)
     has_mtp = families.has_mtp(checkpoint, config)
     return model_costs(model, config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
 

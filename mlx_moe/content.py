@@ -22,8 +22,9 @@ from dataclasses import dataclass
 
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
+from mlx_moe.checkpoint.form import StoredArray
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.checkpoint.stored_parameter import StoredArray, StoredParameter, find
+from mlx_moe.checkpoint.stored_parameter import StoredParameter, find
 from mlx_moe.config import ModelConfig
 from mlx_moe.manifest import Entry, Manifest, Run, digest_of, field_names
 

@@ -16,6 +16,7 @@ from typing import Any
 from mlx_moe import families, memory
 from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import ChunkRule, position_bytes
@@ -45,13 +46,14 @@ def load(
     context_tokens: int | None = None,
     needs_text: bool = False,
     chunks: ChunkRule | None = None,
+    recipe: Recipe = AS_STORED,
 ) -> LocalModel:
     """Load a model: a directory, the id of one in the Hugging Face cache, or "demo".
 
     `with_mtp` loads its MTP layer, if it has one; a single stage does not draft. A request may use `context_tokens`
     positions; None: as many as its settings allow. Without a usable tokenizer it answers token ids; with `needs_text`
     this is an error before anything is read. `chunks` is the rule that cuts prompts; None: chunks as long as memory
-    allows.
+    allows. `recipe` quantizes while loading.
 
     Raises:
         InvalidRequestError: the model's context is shorter than `context_tokens`.
@@ -66,7 +68,9 @@ def load(
         defaults = GenerationDefaults.read(checkpoint.directory)
         defaults = replace(defaults, notes=notes(str(name_or_path), checkpoint, defaults))
         spec = ShardSpec(range(config.num_hidden_layers))
-        holding = load_holding(checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress)
+        holding = load_holding(
+            checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress, recipe=recipe
+        )
     load_s = time.perf_counter() - started
     return LocalModel(str(name_or_path), config, tokenizer, defaults, holding, load_s, context, chunks)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from mlx_moe import families
 from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.form import Floats
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.checkpoint.stored_parameter import find, quantization_of_most
+from mlx_moe.checkpoint.stored_parameter import find, form_of_most
 from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
 from mlx_moe.families import has_mtp, head_parameters, missing_mtp, mtp_parameters
@@ -26,7 +27,8 @@ class ModelSummary:
     """What `show` prints. Bytes are those stored; `parameters` leaves out the MTP layer, `mtp_parameters` is it.
 
     `mtp_missing` counts the parameters that the promised MTP layer lacks: it does not draft then. KV caches are counted
-    in the numbers that this machine computes with.
+    in the numbers that this machine computes with. `form` is how most of the weights are stored, `quantization` what
+    they are in memory; None: floats.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class ModelSummary:
     mtp_missing: int
     weights_bytes: int
     quantization: QuantizationConfig | None
+    form: str
     num_hidden_layers: int
     moe_layers: int
     n_routed_experts: int
@@ -57,10 +60,10 @@ def describe(name_or_path: str | Path) -> ModelSummary:
         main = model_parameters(config)
         mtp = mtp_parameters(config) if has_mtp(checkpoint, config) else []
         stored = find(checkpoint, [*main, *mtp])
-        quantization = quantization_of_most(stored)
+        form = form_of_most(stored)
         float_bytes = loader.compute_dtype(stored).size
         section = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
-        if section and quantization is None:
+        if section and isinstance(form, Floats):
             log.debug("event=quantization_section_ignored section=%.200s reason=tensors_are_plain", section)
         return ModelSummary(
             path=checkpoint.directory,
@@ -69,7 +72,8 @@ def describe(name_or_path: str | Path) -> ModelSummary:
             mtp_parameters=parameter_count(mtp),
             mtp_missing=len(missing_mtp(checkpoint, config)),
             weights_bytes=sum(s.nbytes for s in stored),
-            quantization=quantization,
+            quantization=form.quantization,
+            form=form.text,
             num_hidden_layers=config.num_hidden_layers,
             moe_layers=sum(layer < config.num_hidden_layers for layer in config.moe_layers),
             n_routed_experts=config.moe.n_routed_experts,

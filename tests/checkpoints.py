@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import numpy as np
 
 from bench.synthetic import write_byte_tokenizer
 
@@ -235,4 +236,17 @@ def save_with_mtp(shape: Shape, directory: Path) -> Path:
     tensors[f"{prefix}.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors[f"{prefix}.shared_head.head.weight"] = tensors["lm_head.weight"].clone()
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def write_tensors(directory: Path, tensors: Mapping[str, tuple[str, np.ndarray[Any, Any]]], **config: Any) -> Path:
+    """Write a checkpoint of arrays with any dtype of the format, whether numpy has it or not."""
+    directory.mkdir(parents=True, exist_ok=True)
+    header, end = {}, 0
+    for name, (dtype, array) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (end, end := end + array.nbytes)}
+    text = json.dumps(header).encode()
+    data = b"".join(array.tobytes() for _, array in tensors.values())
+    (directory / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (directory / "config.json").write_text(json.dumps(config))
     return directory

@@ -1,6 +1,7 @@
 """Loading: reads byte ranges of a checkpoint into arrays in MLX memory.
 
 Only the tensors of a shard are read, directly into the arrays that keep them: peak memory is the shard and one tensor.
+What must be decoded or quantized is read a few rows at a time: peak memory is the shard and one matrix as it is kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from threading import Semaphore
 from types import TracebackType
 from typing import cast
@@ -19,10 +21,12 @@ import mlx.core as mx
 
 from mlx_moe import memory
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.decoded import in_memory
 from mlx_moe.checkpoint.dtype import Dtype
-from mlx_moe.checkpoint.held import Held, release
+from mlx_moe.checkpoint.form import StoredArray
+from mlx_moe.checkpoint.held import Arrays, Held, release
 from mlx_moe.checkpoint.pages import populate
-from mlx_moe.checkpoint.stored_parameter import StoredArray, StoredParameter, stored_dtype
+from mlx_moe.checkpoint.stored_parameter import Origin, StoredParameter, stored_dtype
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.layers.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
 
@@ -47,43 +51,80 @@ def load(
     progress: Progress | None = None,
     held: Held | None = None,
 ) -> LoadedParameters:
-    """Read parameters into memory and cast floats to `dtype` (float32 parameters stay float32).
+    """Read parameters into memory, decode and quantize them, and cast floats to `dtype` (or float32: see Parameter).
 
     `held` has the arrays of the same files that are in memory already; they are not read again. Unneeded ones are freed
     before anything is read, and changed stacks are built one by one, shrinking ones first. So the peak is the larger of
-    the old and the new arrays, plus one stack with its missing rows. Afterwards `held` has all loaded arrays.
+    the old and the new arrays, plus one stack with its missing matrices. Afterwards `held` has all loaded arrays.
 
     Raises:
-        CheckpointError: a file cannot be read, or changed since its header was checked.
+        CheckpointError: a file cannot be read, changed since its header was checked, or has numbers that are not finite
+            where they are decoded or quantized.
     """
     held = {} if held is None else held
-    dtypes = {array: mx.float32 if s.parameter.float32 else dtype for s in stored for array in s.arrays}
+    dtypes = {s.origin: mx.float32 if s.parameter.float32 else dtype for s in stored}
     restacked = release(held, dtypes)
-    grown = {r.missing: r for r in restacked if r.missing.pieces}
+    grown = {r.missing: r for r in restacked if r.missing is not None}
     for r in restacked:
-        if r.missing not in grown:
+        if r.missing is None:
             held[r.wanted] = r.stack(held.pop(r.source), None)
     lacking = dtypes.keys() - held.keys() - {r.wanted for r in restacked}
-    reads = [*((missing, dtypes[r.wanted]) for missing, r in grown.items())]
-    reads += [(array, kept) for array, kept in dtypes.items() if array in lacking]
-    with _Reader(checkpoint, sum(array.nbytes for array, _ in reads), progress) as reader:
-        for (array, _), read in zip(reads, reader.read(reads), strict=True):
-            if (stack := grown.get(array)) is not None:
-                held[stack.wanted] = stack.stack(held.pop(stack.source), read)
-            else:
-                held[array] = read
+    reads = [(missing, dtypes[r.wanted]) for missing, r in grown.items()]
+    reads += [(origin, kept) for origin, kept in dtypes.items() if origin in lacking]
+    for (origin, _), arrays in zip(reads, _read(checkpoint, reads, progress), strict=True):
+        if (stack := grown.get(origin)) is not None:
+            held[stack.wanted] = stack.stack(held.pop(stack.source), arrays)
+        else:
+            held[origin] = arrays
+    return _parameters(stored, held)
+
+
+def _parameters(stored: Sequence[StoredParameter], held: Held) -> LoadedParameters:
+    """Return loaded parameters by name."""
     weights: dict[str, tuple[Weight, bool]] = {}
     vectors: dict[str, mx.array] = {}
     for s in stored:
-        name, loaded = s.parameter.name, held[s.weight]
+        array, *others = held[s.origin]
         if not s.parameter.matrix:
-            vectors[name] = loaded
-        elif s.quantization is None or s.scales is None:
-            weights[name] = (DenseWeight(loaded), s.transposed)
+            vectors[s.parameter.name] = array
+        elif s.quantization is None:
+            weights[s.parameter.name] = (DenseWeight(array), s.transposed)
         else:
-            biases = None if s.biases is None else held[s.biases]
-            weights[name] = (QuantizedWeight(loaded, held[s.scales], biases, s.quantization), s.transposed)
+            scales, biases = (*others, None)[:2]
+            assert scales is not None  # every quantization has scales
+            weights[s.parameter.name] = (QuantizedWeight(array, scales, biases, s.quantization), s.transposed)
     return LoadedParameters(weights, vectors)
+
+
+def _read(
+    checkpoint: Checkpoint, wanted: Sequence[tuple[Origin, mx.Dtype]], progress: Progress | None
+) -> Iterator[Arrays]:
+    """Yield the arrays of origins in order. What is derived exists twice, and once more as floats, a cut at a time."""
+
+    def reads() -> Iterator[StoredArray]:
+        return (array for origin, _ in wanted for cut in origin.cut() for array in cut.arrays)
+
+    with _Reader(checkpoint, sum(array.nbytes for array in reads()), progress) as reader:
+        stored = reader.read(reads())
+        for origin, dtype in wanted:
+            cuts: list[Arrays] = []
+            for cut in origin.cut():
+                cuts.append(in_memory(checkpoint, cut, list(islice(stored, len(cut.arrays))), dtype))
+                mx.eval(cuts[-1])
+            yield _joined(cuts, origin.layout.shape[:-1])
+
+
+def _joined(cuts: list[Arrays], rows: tuple[int, ...]) -> Arrays:
+    """Return arrays with the rows of all cuts in order. An array's cuts are freed before the next one is joined."""
+    if len(cuts) == 1:
+        return tuple(array.reshape(*rows, -1) for array in cuts[0])
+    columns = [list(column) for column in zip(*cuts, strict=True)]
+    cuts.clear()
+    arrays = []
+    while columns:
+        arrays.append(mx.concatenate(columns.pop(0)).reshape(*rows, -1))
+        mx.eval(arrays[-1])
+    return tuple(arrays)
 
 
 class _Reader:
@@ -104,16 +145,16 @@ class _Reader:
         self._released = Semaphore(0)
         self._n_files = 0
 
-    def read(self, wanted: Iterable[tuple[StoredArray, mx.Dtype]]) -> Iterator[mx.array]:
-        """Yield arrays in order, with floats cast to the given dtype. At most one tensor exists twice at a time."""
-        reading: deque[tuple[Future[mx.array], mx.Dtype]] = deque()
+    def read(self, wanted: Iterable[StoredArray]) -> Iterator[mx.array]:
+        """Yield arrays in order."""
+        reading: deque[Future[mx.array]] = deque()
         with ThreadPoolExecutor(self.AT_ONCE, thread_name_prefix="read") as pool:
-            for stored, dtype in wanted:
-                reading.append((pool.submit(self._filled, self._file(stored)), dtype))
+            for stored in wanted:
+                reading.append(pool.submit(self._filled, self._file(stored)))
                 if len(reading) > self.AT_ONCE:
-                    yield self._settled(*reading.popleft())
+                    yield self._settled(reading.popleft())
             while reading:
-                yield self._settled(*reading.popleft())
+                yield self._settled(reading.popleft())
 
     def __enter__(self) -> _Reader:
         return self
@@ -137,12 +178,9 @@ class _Reader:
             raise file.error
         return array
 
-    def _settled(self, reading: Future[mx.array], dtype: mx.Dtype) -> mx.array:
+    def _settled(self, reading: Future[mx.array]) -> mx.array:
         array = reading.result()
         self._done_bytes += array.nbytes
-        if array.dtype in _MX_FLOATS.values() and array.dtype != dtype:
-            array = array.astype(dtype)
-            mx.eval(array)
         if self._progress is not None:
             self._progress(self._done_bytes, self._total_bytes)
         return array

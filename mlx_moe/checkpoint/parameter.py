@@ -7,8 +7,9 @@ form the parameter, so that loading reads a list of byte ranges. Knows nothing a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,33 @@ class Layout:
     shape: tuple[int, ...]
     sources: tuple[Source, ...]
     transposed: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def runs(self) -> list[tuple[Source, range]]:
+        """Its ranges of rows, each with its source."""
+        return [(source, rows) for source in self.sources for rows in source.rows]
+
+    def cut(self, n_rows: int) -> Iterator[Layout]:
+        """Yield its rows in order as matrices of `n_rows` rows, the last one of fewer."""
+        sources: list[Source] = []
+        room = n_rows
+        for source, rows in self.runs:
+            start = rows.start
+            while start < rows.stop:
+                end = min(start + room, rows.stop)
+                sources.append(replace(source, rows=(range(start, end),)))
+                room -= end - start
+                start = end
+                if not room:
+                    yield Layout((n_rows, self.shape[-1]), tuple(sources))
+                    sources, room = [], n_rows
+        if sources:
+            yield Layout((n_rows - room, self.shape[-1]), tuple(sources))
 
 
 @dataclass(frozen=True, slots=True)

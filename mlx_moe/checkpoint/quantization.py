@@ -1,56 +1,128 @@
-"""Quantization: how a checkpoint's matrices are quantized, derived from their headers.
+"""Quantization: recognises the form in which a checkpoint stores its matrices, by names, dtypes and shapes.
 
-config.json's quantization section is not used: some conversions leave a wrong one, others omit it, and the shapes of
-packed words and scales determine the quantization completely. Reads only headers.
+config.json's quantization section is not used where headers suffice: some conversions leave a wrong one, others omit
+it. Only the size of FP8's blocks is taken from it, and compared with the shapes. Reads only headers.
 """
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Sequence
 
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.dtype import FLOATS, Dtype
+from mlx_moe.checkpoint.form import BLOCKS, Float8Blocks, Floats, Form, MXFP4Blocks, Packed, PackedInt4, sibling
+from mlx_moe.checkpoint.modes import SUPPORTED, WORD_BITS, float_mode, is_supported
 from mlx_moe.checkpoint.parameter import Layout, Parameter, Source
 from mlx_moe.config import QuantizationConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 
-WORD_BITS = 32
+FP8_BLOCK = [128, 128]
+"""Rows and columns of a block where config.json has no `weight_block_size`."""
 
-_FOREIGN = {
-    ".weight_scale_inv": "FP8",
-    ".weight_packed": "compressed-tensors",
+MAX_BLOCK = 1 << 20
+
+_VARIANTS = {
+    ".weight_zero_point": "asymmetric compressed-tensors",
+    ".weight_g_idx": "reordered compressed-tensors",
+    ".global_scale": "nvfp4 with a global scale",
+}
+"""Variants of supported forms that are not read, by the suffix of a tensor that tells them apart."""
+
+_FOREIGN = _VARIANTS | {
     ".weight_scale": "compressed-tensors",
+    ".weight_packed": "compressed-tensors",
     ".qweight": "GPTQ or AWQ",
     ".weight.absmax": "bitsandbytes",
     ".SCB": "bitsandbytes",
 }
-"""Quantizations of other libraries, by the suffix of a tensor that is stored beside or instead of a matrix."""
-
-
-def sibling(tensor: str, name: str) -> str:
-    """Return the name of the tensor with a matrix's `scales` or `biases`."""
-    return f"{tensor.removesuffix('.weight')}.{name}"
-
-
-def is_packed(checkpoint: Checkpoint, tensor: str) -> bool:
-    """Whether a matrix is stored in one of MLX's quantized forms."""
-    return (
-        sibling(tensor, "scales") in checkpoint and tensor in checkpoint and checkpoint.info(tensor).dtype == Dtype.U32
-    )
+"""Quantizations that are not read, by the suffix of a tensor that is stored beside or instead of a matrix."""
 
 
 def is_readable(checkpoint: Checkpoint, layout: Layout) -> bool:
-    """Whether all tensors of a layout are stored, in a supported format."""
+    """Whether all tensors of a layout are stored, in a supported form."""
     return all(_is_readable(checkpoint, source) for source in layout.sources)
 
 
-def quantization_of(checkpoint: Checkpoint, source: Source) -> QuantizationConfig:
-    """Return the quantization of a packed matrix.
+def stored_names(checkpoint: Checkpoint, parameter: Parameter) -> list[str]:
+    """Return the names of all tensors that make a parameter, its scales included. Raises as `form_of`."""
+    layout = layout_of(checkpoint, parameter)
+    parts = (part for source in layout.sources for part in form_of(checkpoint, parameter, source).parts(source))
+    return list(dict.fromkeys(part.name for part in parts))
+
+
+def layout_of(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
+    """Return the layout in which a parameter is stored. Raises as `unreadable` says if it is stored in none."""
+    for layout in parameter.layouts:
+        if _scales(checkpoint, layout.sources[0].tensor) is not None:
+            return layout
+    raise unreadable(checkpoint, parameter)
+
+
+def form_of(checkpoint: Checkpoint, parameter: Parameter, source: Source) -> Form:
+    """Return the form in which a source of a parameter is stored. All its tensors are checked.
 
     Raises:
-        CheckpointError: the numbers of its words and scales do not match its number of inputs.
-        UnsupportedModelError: the quantization is not supported.
+        CheckpointError: a tensor is missing, or its dtype or shape contradicts config.json.
+        UnsupportedModelError: the form is not supported.
     """
+    scales = _scales(checkpoint, source.tensor)
+    if scales is None or (scales and not parameter.matrix):
+        raise _refusal(checkpoint, [source.tensor])
+    form = _form(checkpoint, source, scales) if scales else Floats(Dtype[checkpoint.info(source.tensor).dtype])
+    for part in form.parts(source):
+        info = checkpoint.info(part.name)
+        if info.dtype != part.dtype or info.shape != part.shape:
+            raise CheckpointError(
+                f"{info.path}: tensor {part.name} is {info.dtype} {list(info.shape)}, config.json asks for "
+                f"{part.dtype} {list(part.shape)}" + (f" ({form.text})" if scales else "")
+            )
+    return form
+
+
+def unreadable(checkpoint: Checkpoint, parameter: Parameter) -> CheckpointError:
+    """Return the error for a parameter that is missing or stored in an unsupported form.
+
+    Its message has the cure, as a command if there is one.
+    """
+    return _refusal(checkpoint, [layout.sources[0].tensor for layout in parameter.layouts])
+
+
+def _is_readable(checkpoint: Checkpoint, source: Source) -> bool:
+    scales = _scales(checkpoint, source.tensor)
+    return scales in checkpoint if scales else scales == "" and checkpoint.info(source.tensor).shape == source.shape
+
+
+def _scales(checkpoint: Checkpoint, tensor: str) -> str | None:
+    """Return the name of a matrix' scales, "" for plain floats; None: it is not stored, or in no supported form."""
+    if any(tensor.removesuffix(".weight") + end in checkpoint for end in _VARIANTS):
+        return None
+    if f"{tensor}_packed" in checkpoint:
+        return f"{tensor}_scale"
+    if tensor not in checkpoint:
+        return None
+    dtype = checkpoint.info(tensor).dtype
+    named = {Dtype.U32: sibling(tensor, "scales")} | dict.fromkeys(FLOATS, "")
+    if tensor.endswith(BLOCKS):
+        named[Dtype.U8] = f"{tensor.removesuffix(BLOCKS)}_scales"
+    if f"{tensor}_scale" not in checkpoint:
+        named[Dtype.F8_E4M3] = f"{tensor}_scale_inv"
+    return next((name for known, name in named.items() if known == dtype), None)
+
+
+def _form(checkpoint: Checkpoint, source: Source, scales: str) -> Form:
+    """Return the form of a matrix that has scales."""
+    if f"{source.tensor}_packed" in checkpoint:
+        return PackedInt4(_int4_group(checkpoint, source), _float(checkpoint, scales))
+    dtype = checkpoint.info(source.tensor).dtype
+    if dtype == Dtype.U8:
+        return MXFP4Blocks()
+    if dtype == Dtype.F8_E4M3:
+        return Float8Blocks(*_fp8_block(checkpoint), _float(checkpoint, scales))
+    return Packed(_quantization(checkpoint, source), Dtype[checkpoint.info(scales).dtype])
+
+
+def _quantization(checkpoint: Checkpoint, source: Source) -> QuantizationConfig:
+    """Return the quantization of a matrix that MLX packed."""
     scales = checkpoint.info(sibling(source.tensor, "scales"))
     inputs, words, groups = source.shape[-1], checkpoint.info(source.tensor).shape[-1:], scales.shape[-1:]
     n_words, n_groups = (words or (0,))[0], (groups or (0,))[0]
@@ -59,63 +131,75 @@ def quantization_of(checkpoint: Checkpoint, source: Source) -> QuantizationConfi
             f"{checkpoint.directory}: {source.tensor} has {n_words} words and {n_groups} scales for a row of {inputs} "
             f"inputs, which no number of bits makes; download it again"
         )
-    found = QuantizationConfig(inputs // n_groups, n_words * WORD_BITS // inputs, _mode(checkpoint, source.tensor))
-    if found.mode == "affine":
-        is_run = found.bits in (2, 3, 4, 5, 6, 8) and found.group_size in (32, 64, 128)
-    else:
-        is_run = (found.mode, found.bits, found.group_size) == ("mxfp4", 4, 32)
-    if not is_run:
+    group_size, bits = inputs // n_groups, n_words * WORD_BITS // inputs
+    found = QuantizationConfig(group_size, bits, _mode(checkpoint, source.tensor, group_size, bits))
+    if not is_supported(found):
         raise UnsupportedModelError(
             f"{checkpoint.directory}: {source.tensor} is quantized to {found.bits} bits in groups of "
-            f"{found.group_size} ({found.mode}); supported are affine (2, 3, 4, 5, 6, 8 bits in groups of 32, 64, 128) "
-            f"and mxfp4"
+            f"{found.group_size} ({found.mode}); supported are {SUPPORTED}"
         )
     return found
 
 
-def unreadable(checkpoint: Checkpoint, parameter: Parameter) -> CheckpointError:
-    """Return the error for a parameter that is missing or stored in an unsupported format.
-
-    Its message has the cure, as a command if there is one.
-    """
-    tensors = [source.tensor for layout in parameter.layouts for source in layout.sources]
-    stored = next((tensor for tensor in tensors if tensor in checkpoint), None)
-    paths = [tensor.removesuffix(".weight") for tensor in tensors]
-    foreign = next((name for end, name in _FOREIGN.items() for path in paths if path + end in checkpoint), None)
-    if foreign is None and stored is None:
-        return checkpoint.absence(*(layout.sources[0].tensor for layout in parameter.layouts))
-    if foreign is None and stored is not None and checkpoint.info(stored).dtype == Dtype.U32:
-        return checkpoint.absence(sibling(stored, "scales"))
-    what = f"tensor {stored or tensors[0]}" + ("" if stored is None else f" has dtype {checkpoint.info(stored).dtype}")
-    how = "" if foreign is None else f": {foreign} quantization"
-    return UnsupportedModelError(
-        f"{checkpoint.directory}: {what}{how}, which is not run; supported are {', '.join(FLOATS)} and MLX's affine "
-        f"and mxfp4; {_cure(checkpoint, foreign)}"
-    )
-
-
-def _is_readable(checkpoint: Checkpoint, source: Source) -> bool:
-    if source.tensor not in checkpoint:
-        return False
-    info = checkpoint.info(source.tensor)
-    return (info.dtype in FLOATS and info.shape == source.shape) or is_packed(checkpoint, source.tensor)
-
-
-def _mode(checkpoint: Checkpoint, tensor: str) -> str:
+def _mode(checkpoint: Checkpoint, tensor: str, group_size: int, bits: int) -> str:
     dtype = checkpoint.info(sibling(tensor, "scales")).dtype
     if sibling(tensor, "biases") in checkpoint:
         return "affine" if dtype in FLOATS else dtype
     if dtype in FLOATS:
         raise checkpoint.absence(sibling(tensor, "biases"))
-    return "mxfp4" if dtype == Dtype.U8 else dtype
+    return (float_mode(group_size, bits) if dtype == Dtype.U8 else None) or dtype
 
 
-def _cure(checkpoint: Checkpoint, foreign: str | None) -> str:
-    if foreign == "bitsandbytes":
-        return "take the unquantized original, or a conversion of it for MLX"
-    source = checkpoint.directory
-    fewer_bits = "" if foreign in ("GPTQ or AWQ", "compressed-tensors") else " -q"
+def _int4_group(checkpoint: Checkpoint, source: Source) -> int:
+    """Return the group size of a matrix that compressed-tensors packed. Its bits and groups follow from its shapes."""
+    words, scales = checkpoint.info(f"{source.tensor}_packed"), checkpoint.info(f"{source.tensor}_scale")
+    inputs, n_words, n_groups = source.shape[-1], (words.shape or (0,))[-1], (scales.shape or (0,))[-1]
+    if n_words * WORD_BITS != 4 * inputs or not n_groups or inputs % n_groups:
+        raise UnsupportedModelError(
+            f"{checkpoint.directory}: {words.name} has {n_words} words and {n_groups} scales for a row of {inputs} "
+            f"inputs; of compressed-tensors, 4 bits in equal groups are supported; {_cure()}"
+        )
+    return inputs // n_groups
+
+
+def _fp8_block(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Return the rows and columns of FP8's blocks."""
+    section = checkpoint.config.get("quantization_config")
+    block = section.get("weight_block_size", FP8_BLOCK) if isinstance(section, dict) else FP8_BLOCK
+    is_pair = isinstance(block, list) and len(block) == 2
+    if not is_pair or not all(type(size) is int and 1 <= size <= MAX_BLOCK for size in block):
+        raise CheckpointError(
+            f"{checkpoint.directory / 'config.json'}: quantization_config.weight_block_size must be two integers from "
+            f"1 to {MAX_BLOCK}, got {str(block)[:80]}"
+        )
+    return block[0], block[1]
+
+
+def _float(checkpoint: Checkpoint, scales: str) -> Dtype:
+    """Return the dtype of scales that must be floats."""
+    info = checkpoint.info(scales)
+    if info.dtype not in FLOATS:
+        raise CheckpointError(f"{info.path}: tensor {scales} has dtype {info.dtype}, wanted {' or '.join(FLOATS)}")
+    return Dtype[info.dtype]
+
+
+def _refusal(checkpoint: Checkpoint, tensors: Sequence[str]) -> CheckpointError:
+    """Return the error for a matrix that is stored as none of `tensors`, or as one that is not supported."""
+    stored = next((tensor for tensor in tensors if tensor in checkpoint), None)
+    ends = ((path, end) for path in (tensor.removesuffix(".weight") for tensor in tensors) for end in _FOREIGN)
+    foreign = next((_FOREIGN[end] for path, end in ends if path + end in checkpoint), None)
+    if foreign is None and stored is None:
+        return checkpoint.absence(*tensors)
+    what = f"tensor {stored or tensors[0]}" + ("" if stored is None else f" has dtype {checkpoint.info(stored).dtype}")
+    how = "" if foreign is None else f": {foreign} quantization"
+    return UnsupportedModelError(
+        f"{checkpoint.directory}: {what}{how}, which is not supported; supported are {', '.join(FLOATS)}, DeepSeek's "
+        f"FP8, compressed-tensors' symmetric int4, gpt-oss' MXFP4, and of MLX {SUPPORTED}; {_cure()}"
+    )
+
+
+def _cure() -> str:
     return (
-        f"convert it (pip install mlx-lm): mlx_lm.convert --hf-path {shlex.quote(str(source))}{fewer_bits} "
-        f"--mlx-path {shlex.quote(f'{source.name}-mlx')}"
+        "take the original model, which is quantized while it is loaded: moe-cluster up ORIGINAL --bits 4 "
+        "(ORIGINAL is the repository that this one was made from)"
     )

@@ -1,4 +1,4 @@
-"""StoredParameter: where a checkpoint stores a parameter, as pieces of tensors, found by reading only headers.
+"""StoredParameter: where a checkpoint stores a parameter and what it becomes in memory, found by reading only headers.
 
 Imports no MLX.
 """
@@ -6,46 +6,84 @@ Imports no MLX.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
-from mlx_moe.checkpoint.dtype import FLOATS, Dtype
+from mlx_moe.checkpoint.dtype import Dtype
+from mlx_moe.checkpoint.form import Form, StoredArray
+from mlx_moe.checkpoint.modes import quantized_bytes
 from mlx_moe.checkpoint.parameter import Layout, Parameter
-from mlx_moe.checkpoint.quantization import is_packed, quantization_of, sibling, unreadable
+from mlx_moe.checkpoint.quantization import form_of, layout_of
+from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
 from mlx_moe.config import QuantizationConfig
-from mlx_moe.errors import CheckpointError, UnsupportedModelError
+from mlx_moe.errors import UnsupportedModelError
+
+CUT_NUMBERS = 4 << 20
+"""Matrices that are decoded or quantized are read in runs of rows of about so many numbers (16 MiB in float32)."""
 
 
 @dataclass(frozen=True, slots=True)
-class StoredArray:
-    """One array as stored in the files: the pieces, in order, fill an array of `shape` and `dtype`."""
+class Origin:
+    """Rows in a checkpoint's files, and the quantization that they get while they are loaded.
 
-    dtype: Dtype
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
+    Equal origins of one checkpoint are equal in memory. `target` None: as they are stored.
+    """
+
+    layout: Layout
+    form: Form
+    target: QuantizationConfig | None = None
 
     @property
-    def nbytes(self) -> int:
-        """Bytes to read."""
-        return sum(piece.nbytes for piece in self.pieces)
+    def quantization(self) -> QuantizationConfig | None:
+        """The quantization in memory; None: floats."""
+        return self.target or self.form.quantization
+
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """What must be read."""
+        return self.form.arrays(self.layout)
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The pieces of all arrays."""
+        return tuple(piece for array in self.arrays for piece in array.pieces)
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether the arrays in memory are computed from those in the files, other than by casting floats."""
+        return self.form.is_decoded or self.target is not None
+
+    def cut(self) -> Iterator[Origin]:
+        """Yield runs of rows that can be read and derived one after the other; all of it if nothing is derived."""
+        if not self.is_derived:
+            yield self
+            return
+        for layout in self.layout.cut(max(1, CUT_NUMBERS // self.layout.shape[-1])):
+            yield replace(self, layout=layout)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredParameter:
-    """A parameter found in a checkpoint: a plain array, or a quantized matrix with its scales and biases."""
+    """A parameter found in a checkpoint."""
 
     parameter: Parameter
-    transposed: bool
-    weight: StoredArray
-    scales: StoredArray | None = None
-    biases: StoredArray | None = None
-    quantization: QuantizationConfig | None = None
+    origin: Origin
 
     @property
-    def arrays(self) -> list[StoredArray]:
-        """Its weight, and scales and biases if it has them."""
-        return [array for array in (self.weight, self.scales, self.biases) if array is not None]
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """What must be read."""
+        return self.origin.arrays
+
+    @property
+    def quantization(self) -> QuantizationConfig | None:
+        """The quantization in memory; None: floats."""
+        return self.origin.quantization
+
+    @property
+    def transposed(self) -> bool:
+        """Whether its last two axes must be swapped."""
+        return self.origin.layout.transposed
 
     @property
     def nbytes(self) -> int:
@@ -55,90 +93,55 @@ class StoredParameter:
     def memory_bytes(self, float_bytes: int) -> int:
         """Return its bytes in memory if floats of `float_bytes` are used for computing."""
         kept_bytes = Dtype.F32.item_bytes if self.parameter.float32 else float_bytes
-        return sum(
-            array.nbytes // array.dtype.item_bytes * kept_bytes if array.dtype in FLOATS else array.nbytes
-            for array in self.arrays
-        )
+        return quantized_bytes(self.origin.layout.count, self.quantization, kept_bytes)
 
 
-def find(checkpoint: Checkpoint, parameters: Iterable[Parameter]) -> list[StoredParameter]:
+def find(checkpoint: Checkpoint, parameters: Iterable[Parameter], recipe: Recipe = AS_STORED) -> list[StoredParameter]:
     """Find parameters in a checkpoint by reading only its headers.
+
+    The `recipe` quantizes floats, FP8, and matrices that are stored in more bits than it asks for; others stay as they
+    are stored.
 
     Raises:
         CheckpointError: a parameter is missing, or its shape contradicts config.json.
         UnsupportedModelError: a parameter's quantization or dtype is not supported.
     """
-    return [_find(checkpoint, parameter) for parameter in parameters]
+    return [_find(checkpoint, parameter, recipe) for parameter in parameters]
 
 
-def quantization_of_most(stored: Iterable[StoredParameter]) -> QuantizationConfig | None:
-    """Return the quantization of the matrices that has the most bytes; None: not quantized."""
-    nbytes: Counter[QuantizationConfig | None] = Counter()
+def form_of_most(stored: Iterable[StoredParameter]) -> Form:
+    """Return the form of the matrices that has the most bytes."""
+    nbytes: Counter[Form] = Counter()
     for s in stored:
         if s.parameter.matrix:
-            nbytes[s.quantization] += s.nbytes
-    return max(nbytes, key=lambda how: nbytes[how], default=None)
+            nbytes[s.origin.form] += s.nbytes
+    return max(nbytes, key=lambda form: nbytes[form])
 
 
 def stored_dtype(stored: Iterable[StoredParameter]) -> Dtype:
     """Return the dtype of a checkpoint's norms, in which it is computed unless another one is faster."""
     for s in stored:
         if not s.parameter.matrix and not s.parameter.float32:
-            return s.weight.dtype
+            return s.origin.form.float_dtype or Dtype.F32
     return Dtype.F32
 
 
-def _find(checkpoint: Checkpoint, parameter: Parameter) -> StoredParameter:
-    layout = next((lo for lo in parameter.layouts if lo.sources[0].tensor in checkpoint), None)
-    if layout is None:
-        raise unreadable(checkpoint, parameter)
-    first = layout.sources[0].tensor
-    if parameter.matrix and is_packed(checkpoint, first):
-        return _find_quantized(checkpoint, parameter, layout)
-    dtype = checkpoint.info(first).dtype
-    if dtype not in FLOATS:
-        raise unreadable(checkpoint, parameter)
-    weight = _stack(checkpoint, layout, layout.shape[-1], Dtype[dtype], None)
-    return StoredParameter(parameter, layout.transposed, weight)
-
-
-def _find_quantized(checkpoint: Checkpoint, parameter: Parameter, layout: Layout) -> StoredParameter:
-    first = layout.sources[0].tensor
-    quantization = quantization_of(checkpoint, layout.sources[0])
-    for source in layout.sources[1:]:
-        if source.tensor not in checkpoint:
-            raise unreadable(checkpoint, parameter)
-        if not is_packed(checkpoint, source.tensor) or quantization_of(checkpoint, source) != quantization:
+def _find(checkpoint: Checkpoint, parameter: Parameter, recipe: Recipe) -> StoredParameter:
+    layout = layout_of(checkpoint, parameter)
+    first, *others = layout.sources
+    form = form_of(checkpoint, parameter, first)
+    for source in others:
+        if (other := form_of(checkpoint, parameter, source)) != form:
             raise UnsupportedModelError(
-                f"{checkpoint.directory}: {source.tensor} is not quantized as {first}, {quantization}; "
-                f"experts of one stack must agree"
+                f"{checkpoint.directory}: {source.tensor} is not stored as {first.tensor}: {other.text} and "
+                f"{form.text}; experts of one stack must agree"
             )
-    in_features = layout.shape[-1]
-    n_groups = in_features // quantization.group_size
-    scales_dtype = Dtype[checkpoint.info(sibling(first, "scales")).dtype]
-    return StoredParameter(
-        parameter,
-        layout.transposed,
-        _stack(checkpoint, layout, in_features * quantization.bits // 32, Dtype.U32, None),
-        _stack(checkpoint, layout, n_groups, scales_dtype, "scales"),
-        _stack(checkpoint, layout, n_groups, scales_dtype, "biases") if quantization.mode == "affine" else None,
-        quantization,
-    )
+    return StoredParameter(parameter, Origin(layout, form, _target(parameter, layout, form, recipe)))
 
 
-def _stack(checkpoint: Checkpoint, layout: Layout, width: int, dtype: Dtype, part: str | None) -> StoredArray:
-    """Return the array that a layout's sources (or their scales or biases) make, rows of `width` numbers."""
-    pieces: list[Piece] = []
-    for source in layout.sources:
-        name = source.tensor if part is None else sibling(source.tensor, part)
-        if name not in checkpoint:
-            raise checkpoint.absence(name)
-        info = checkpoint.info(name)
-        if info.dtype != dtype or info.shape != (*source.shape[:-1], width):
-            raise CheckpointError(
-                f"{info.path}: tensor {name} is {info.dtype} {list(info.shape)}, config.json asks for "
-                f"{dtype} {[*source.shape[:-1], width]}"
-            )
-        row_bytes = width * dtype.item_bytes
-        pieces += [Piece(name, rows.start * row_bytes, len(rows) * row_bytes) for rows in source.rows]
-    return StoredArray(dtype, (*layout.shape[:-1], width), tuple(pieces))
+def _target(parameter: Parameter, layout: Layout, form: Form, recipe: Recipe) -> QuantizationConfig | None:
+    """Return the quantization that a recipe asks for; None if the matrix stays as it is stored."""
+    wanted = recipe.of(parameter)
+    if wanted is None or layout.shape[-1] % wanted.group_size:
+        return None
+    return None if form.quantization is not None and form.quantization.bits <= wanted.bits else wanted

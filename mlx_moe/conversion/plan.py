@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.dtype import FLOATS, Dtype
+from mlx_moe.checkpoint.dtype import Dtype
+from mlx_moe.checkpoint.form import sibling
+from mlx_moe.checkpoint.modes import WORD_BITS
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.checkpoint.quantization import WORD_BITS, sibling
 from mlx_moe.checkpoint.recipe import Recipe
 from mlx_moe.checkpoint.stored_parameter import StoredParameter, find, stored_dtype
 from mlx_moe.config import ModelConfig, QuantizationConfig
@@ -191,8 +192,7 @@ def _planned(checkpoint: Checkpoint, slabs: _Slabs, recipe: Recipe, floats: Dtyp
             f"{checkpoint.directory}: {whole.name} has {stored_bits} bits already; {quantization.bits} bits would not "
             f"bring back what is lost: convert the model that it was made from, or ask for {stored_bits} bits"
         )
-    like = first.weight.dtype if first.scales is None else first.scales.dtype
-    float_dtype = like if like in FLOATS else floats
+    float_dtype = first.origin.form.float_dtype or floats
     tensors = tuple(_tensors(layout.sources[0].tensor, layout.shape, quantization, float_dtype))
     return PlannedParameter(whole, tuple(stored), float_dtype, quantization, tensors)
 

@@ -57,8 +57,7 @@ def _read(checkpoint: Checkpoint, slab: StoredParameter, float_dtype: mx.Dtype) 
     """Return a slab's arrays as stored. The loader widens routers, which loses nothing."""
     held: Held = {}
     loader.load(checkpoint, [slab], float_dtype, held=held)
-    arrays = [held[array] for array in slab.arrays]
-    return [array.astype(float_dtype) if array.dtype in _MX_FLOATS.values() else array for array in arrays]
+    return [array.astype(float_dtype) if array.dtype in _MX_FLOATS.values() else array for array in held[slab.origin]]
 
 
 def _dequantized(slab: StoredParameter, arrays: list[mx.array], float_dtype: mx.Dtype) -> mx.array:

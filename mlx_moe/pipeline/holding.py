@@ -11,8 +11,8 @@ from mlx_moe import memory
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.held import Held
-from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.checkpoint.stored_parameter import find
+from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
+from mlx_moe.checkpoint.stored_parameter import StoredParameter, find
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
 from mlx_moe.layers.experts import NO_PEERS, ExpertPeers
@@ -55,11 +55,13 @@ def load_holding(
     memory_share: float = memory.SOFT_LIMIT,
     progress: loader.Progress | None = None,
     held: Held | None = None,
+    recipe: Recipe = AS_STORED,
 ) -> Holding:
     """Load a shard; with embedding and lm_head if it `coordinates`. Weights may use `memory_share` of the budget.
 
     `peers` own the experts that the shard does not. `with_mtp` adds the MTP layer if the shard coordinates and the
     checkpoint has one. `held` is what another shard of the same checkpoint has left in memory, see `loader.load`.
+    `recipe` quantizes while loading.
 
     Raises:
         CheckpointError: files are damaged or contradict each other.
@@ -72,7 +74,7 @@ def load_holding(
     if with_mtp := coordinates and with_mtp and has_mtp(checkpoint, config):
         parameters += mtp_parameters(config)
     arrays = {} if held is None else held
-    loaded = _load(checkpoint, parameters, dtype, memory_share, progress, arrays)
+    loaded = _load(checkpoint, find(checkpoint, parameters, recipe), dtype, memory_share, progress, arrays)
     head = LoadedEmbeddingAndLMHead.build(config, loaded, dtype) if coordinates else None
     mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None
     shard = Shard.build(spec, config, loaded, dtype, peers)
@@ -87,11 +89,13 @@ def load_experts(
     memory_share: float = memory.SOFT_LIMIT,
     progress: loader.Progress | None = None,
     held: Held | None = None,
+    recipe: Recipe = AS_STORED,
 ) -> ExpertHolding:
-    """Load only the owned experts of a shard. Raises as `load_holding`."""
+    """Load only the owned experts of a shard, quantized by `recipe`. Raises as `load_holding`."""
     dtype = _compute_dtype(checkpoint, config)
     arrays = {} if held is None else held
-    loaded = _load(checkpoint, spec.expert_parameters(config), dtype, memory_share, progress, arrays)
+    stored = find(checkpoint, spec.expert_parameters(config), recipe)
+    loaded = _load(checkpoint, stored, dtype, memory_share, progress, arrays)
     return ExpertHolding(ExpertShard.build(spec, config, loaded, dtype), loaded.nbytes, arrays)
 
 
@@ -101,12 +105,11 @@ def _compute_dtype(checkpoint: Checkpoint, config: ModelConfig) -> mx.Dtype:
 
 def _load(
     checkpoint: Checkpoint,
-    parameters: Sequence[Parameter],
+    stored: Sequence[StoredParameter],
     dtype: mx.Dtype,
     memory_share: float,
     progress: loader.Progress | None,
     held: Held,
 ) -> LoadedParameters:
-    stored = find(checkpoint, parameters)
     memory.require(sum(s.memory_bytes(dtype.size) for s in stored), f"model {checkpoint.directory}", memory_share)
     return loader.load(checkpoint, stored, dtype, progress, held)
