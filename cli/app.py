@@ -343,6 +343,31 @@ def chat(
         start(_models(local, replace, context, chunk), model, continue_, system, answer_options)
 
 
+@app.command(short_help="List the models on this machine's disk.")
+def ls(json: o.Json = False, debug: o.Debug = False) -> None:
+    """List the models on this machine's disk: whole, in part or damaged, and their bytes."""
+    with reported(debug):
+        from cli.ls import show_models
+
+        show_models(json)
+
+
+@app.command(cls=WordyCommand, short_help="Delete a model from this machine.")
+def rm(
+    model: o.StoredModel,
+    yes: o.Yes = False,
+    debug: o.Debug = False,
+) -> None:
+    """Delete a model's copies from this machine: from the Hugging Face cache, and parts that were kept.
+
+    Directories of your own are never deleted.
+    """
+    with reported(debug):
+        from cli.rm import remove
+
+        remove(model, yes)
+
+
 @app.command(cls=WordyCommand, short_help="Describe a model.")
 def show(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
     """Describe a model: family, parameters, bytes, layers, experts, context."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from cli.backend import Answer, Backend, Conversation
 from cli.progress import OnProgress, progress_bar
 from cli.visible import short_name, visible
+from cluster.home import Home
+from cluster.uses import Uses
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
@@ -38,15 +40,16 @@ class LocalModels:
 
         chunks = None if self._chunk is None else mlx_moe.ChunkRule.fixed(self._chunk)
         with progress_bar(f"loading {visible(model)}", "bytes") as progress:
-            return LocalBackend(
-                mlx_moe.load(
-                    model,
-                    progress=progress,
-                    context_tokens=self._context_tokens,
-                    needs_text=needs_text,
-                    chunks=chunks,
-                )
+            loaded = mlx_moe.load(
+                model,
+                progress=progress,
+                context_tokens=self._context_tokens,
+                needs_text=needs_text,
+                chunks=chunks,
             )
+        if model != mlx_moe.library.DEMO:
+            Uses(Home.default().uses).note(mlx_moe.library.locate(model))
+        return LocalBackend(loaded)
 
 
 class LocalBackend:

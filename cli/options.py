@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.model_names import complete
+from cli.model_names import complete, complete_here
 from cli.usage import within
 from mlx_moe.known_models import KNOWN_MODELS
 
@@ -35,6 +35,15 @@ PlannedModel = Annotated[
         help=f"As for run; or, without its files, one of {', '.join(KNOWN_MODELS)}.",
         show_default=False,
         autocompletion=complete,
+    ),
+]
+StoredModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model that ls lists: org/name, org/name@commit or a short name.",
+        show_default=False,
+        autocompletion=complete_here,
     ),
 ]
 MaxTokens = Annotated[
@@ -81,6 +90,7 @@ Context = Annotated[
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the model that the cluster serves, if it is idle.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Log everything; show the traceback of an error.")]
 

@@ -41,6 +41,14 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
 
 
+def age_text(seconds: float) -> str:
+    """Return how long ago something was: "just now", "5 min ago", "3 h ago", "12 d ago"."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"
+
+
 def span_text(numbers: range) -> str:
     """Return consecutive numbers, such as layers, as "0-8" or "4"."""
     return str(numbers.start) if len(numbers) == 1 else f"{numbers.start}-{numbers.stop - 1}"

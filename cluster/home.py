@@ -86,6 +86,11 @@ class Home:
         return self.path / "outlines"
 
     @property
+    def uses(self) -> Path:
+        """When each model of this machine was last loaded."""
+        return self.path / "uses.json"
+
+    @property
     def logs(self) -> Path:
         """The log files of daemon and workers."""
         return self.path / "logs"

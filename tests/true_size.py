@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mlx_moe.checkpoint.dtype import Dtype
-from mlx_moe.known_models import DEEPSEEK_V3, KIMI_K2
+from mlx_moe.published_configs import DEEPSEEK_V3, KIMI_K2
 
 Config = dict[str, Any]
 

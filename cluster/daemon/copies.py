@@ -84,7 +84,7 @@ class Copies:
             if copy.content_hash == wanted.content_hash or not wanted.content_hash:
                 return copy
             others.append(copy)
-        for directory in _distinct(library.in_folders()):
+        for directory in _distinct(directory for _, directory in library.in_folders()):
             with suppress(MoeClusterError):
                 if _config_hash(directory) == wanted.config_hash:
                     copy = self._read(directory)

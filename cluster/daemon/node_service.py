@@ -25,6 +25,7 @@ from cluster.membership.membership import Greeted, Left
 from cluster.membership.node_message import from_message
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
+from cluster.uses import Uses
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.role import Role
@@ -190,6 +191,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         role = Role.read(load.placement, self._state.own.node_id)
         copy = self._serving.copies.known(role.placement.content_hash)
         load.directory, load.stamp = str(copy.directory), copy.stamp
+        Uses(self._home.uses).note(copy.directory)
         if not copy.is_outline:
             del load.peers[:]
         for peer in load.peers:

@@ -29,9 +29,9 @@ def find(repo_id: str, revision: str = "") -> Path:
         InvalidRequestError: there is none; the message lists the others and says how to download it.
     """
     repo = _repo(repo_id)
-    commits, found = _refs(repo), snapshots(repo_id)
+    refs, found = _refs(repo), snapshots(repo_id)
     if revision:
-        commit = commits.get(revision, revision)
+        commit = refs.get(revision, revision)
         named = [path for path in found if path.name.startswith(commit)]
         if len(named) == 1:
             return named[0]
@@ -44,7 +44,7 @@ def find(repo_id: str, revision: str = "") -> Path:
         raise InvalidRequestError(
             f"{repo_id} is not on this machine (looked for {repo}): download it with `{pull_command(repo_id)}`"
         )
-    main = [path for path in found if path.name == commits.get(MAIN)]
+    main = [path for path in found if path.name == refs.get(MAIN)]
     complete = [path for path in (*main, *found) if is_complete(path)]
     return (complete or main or found)[0]
 
@@ -69,6 +69,11 @@ def is_complete(directory: Path) -> bool:
     except CheckpointError:
         return False
     return bool(files.own) and not files.missing
+
+
+def commits(repo_id: str) -> dict[str, str]:
+    """Return the commits of a repo's downloaded branches and tags, by their names."""
+    return _refs(_repo(repo_id))
 
 
 def repo_of(path: Path) -> str:

@@ -97,14 +97,15 @@ def names() -> Iterator[str]:
     """Yield the names by which `locate` finds models in the cache and in the folders of FOLDERS_VARIABLE."""
     for path in sorted(_hub_cache().glob("models--*/snapshots/*/config.json")):
         yield hub_cache.repo_of(path.parent)
-    for folder in _folders():
-        yield from (str(path.relative_to(folder)) for path in _in_folder(folder))
+    yield from (name for name, _ in in_folders())
 
 
-def in_folders() -> Iterator[Path]:
-    """Yield all models in the folders of FOLDERS_VARIABLE: FOLDER/name and FOLDER/org/name."""
+def in_folders() -> Iterator[tuple[str, Path]]:
+    """Yield name and directory of all models in the folders of FOLDERS_VARIABLE: FOLDER/name and FOLDER/org/name."""
     for folder in _folders():
-        yield from _in_folder(folder)
+        for pattern in ("*/config.json", "*/*/config.json"):
+            for path in sorted(folder.glob(pattern)):
+                yield str(path.parent.relative_to(folder)), path.parent
 
 
 def _in_hub_cache(repo_id: str, revision: str) -> Path:
@@ -148,11 +149,6 @@ def _unknown(name: str) -> InvalidRequestError | UnsupportedModelError:
 def _in_folders(name: str) -> Iterator[Path]:
     if _NAME.fullmatch(name):
         yield from (folder / name for folder in _folders() if _is_model(folder / name))
-
-
-def _in_folder(folder: Path) -> Iterator[Path]:
-    for pattern in ("*/config.json", "*/*/config.json"):
-        yield from (path.parent for path in sorted(folder.glob(pattern)))
 
 
 def _folders() -> list[Path]:

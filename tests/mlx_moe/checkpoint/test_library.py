@@ -169,7 +169,7 @@ def test_a_model_in_a_named_folder_is_found_by_its_name(folders: tuple[Path, Pat
     for name in ("../first/one", "org", "other", ".", ""):
         with pytest.raises(InvalidRequestError):
             library.locate(name)
-    assert list(library.in_folders()) == [one, other]
+    assert list(library.in_folders()) == [("one", one), ("org/other", other)]
 
 
 def test_namesakes_are_looked_for_where_another_machine_may_have_none(folders: tuple[Path, Path]) -> None:
