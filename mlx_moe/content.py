@@ -35,7 +35,7 @@ SAMPLE_BYTES = 4096
 BYTES_A_SAMPLE = 16 << 20
 """Larger arrays are sampled at both ends, in the middle, in every expert's matrix, and in every 16 MiB."""
 
-AT_ONCE = 16
+AT_ONCE = 4
 BATCH = 16
 
 

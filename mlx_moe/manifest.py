@@ -41,6 +41,11 @@ class Entry:
     digest: str
     runs: tuple[Run, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the files."""
+        return sum(run.nbytes for run in self.runs)
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -65,13 +65,14 @@ def describe(name_or_path: str | Path) -> ModelSummary:
         section = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
         if section and isinstance(form, Floats):
             log.debug("event=quantization_section_ignored section=%.200s reason=tensors_are_plain", section)
+        manifest = read_content(checkpoint, config)
         return ModelSummary(
             path=checkpoint.directory,
             model_type=config.model_type,
             parameters=parameter_count(main),
             mtp_parameters=parameter_count(mtp),
             mtp_missing=len(missing_mtp(checkpoint, config)),
-            weights_bytes=sum(s.nbytes for s in stored),
+            weights_bytes=sum(entry.nbytes for entry in manifest.entries),
             quantization=form.quantization,
             form=form.text,
             num_hidden_layers=config.num_hidden_layers,
@@ -85,7 +86,7 @@ def describe(name_or_path: str | Path) -> ModelSummary:
             rope_type=config.rope.rope_type,
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
-            content_hash=read_content(checkpoint, config).hash,
+            content_hash=manifest.hash,
         )
 
 

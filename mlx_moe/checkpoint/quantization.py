@@ -94,19 +94,24 @@ def _is_readable(checkpoint: Checkpoint, source: Source) -> bool:
 
 def _scales(checkpoint: Checkpoint, tensor: str) -> str | None:
     """Return the name of a matrix' scales, "" for plain floats; None: it is not stored, or in no supported form."""
-    if any(tensor.removesuffix(".weight") + end in checkpoint for end in _VARIANTS):
-        return None
+    path = tensor.removesuffix(".weight")
+    for end in _VARIANTS:
+        if path + end in checkpoint:
+            return None
     if f"{tensor}_packed" in checkpoint:
         return f"{tensor}_scale"
     if tensor not in checkpoint:
         return None
     dtype = checkpoint.info(tensor).dtype
-    named = {Dtype.U32: sibling(tensor, "scales")} | dict.fromkeys(FLOATS, "")
-    if tensor.endswith(BLOCKS):
-        named[Dtype.U8] = f"{tensor.removesuffix(BLOCKS)}_scales"
-    if f"{tensor}_scale" not in checkpoint:
-        named[Dtype.F8_E4M3] = f"{tensor}_scale_inv"
-    return next((name for known, name in named.items() if known == dtype), None)
+    if dtype in FLOATS:
+        return ""
+    if dtype == Dtype.U32:
+        return sibling(tensor, "scales")
+    if dtype == Dtype.U8 and tensor.endswith(BLOCKS):
+        return f"{tensor.removesuffix(BLOCKS)}_scales"
+    if dtype == Dtype.F8_E4M3 and f"{tensor}_scale" not in checkpoint:
+        return f"{tensor}_scale_inv"
+    return None
 
 
 def _form(checkpoint: Checkpoint, source: Source, scales: str) -> Form:

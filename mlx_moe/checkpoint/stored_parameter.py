@@ -110,12 +110,12 @@ def find(checkpoint: Checkpoint, parameters: Iterable[Parameter], recipe: Recipe
 
 
 def form_of_most(stored: Iterable[StoredParameter]) -> Form:
-    """Return the form of the matrices that has the most bytes."""
-    nbytes: Counter[Form] = Counter()
+    """Return the form in which most numbers of matrices are stored."""
+    counts: Counter[Form] = Counter()
     for s in stored:
         if s.parameter.matrix:
-            nbytes[s.origin.form] += s.nbytes
-    return max(nbytes, key=lambda form: nbytes[form])
+            counts[s.origin.form] += s.origin.layout.count
+    return max(counts, key=lambda form: counts[form])
 
 
 def stored_dtype(stored: Iterable[StoredParameter]) -> Dtype:
