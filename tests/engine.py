@@ -13,6 +13,7 @@ import numpy as np
 from mlx_moe import families
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
 from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import ModelConfig
 from mlx_moe.families import has_mtp, head_parameters, mtp_parameters
@@ -80,8 +81,9 @@ def load_engine(
     layers: Sequence[range] | None = None,
     owned_experts: Mapping[int, tuple[int, ...]] | None = None,
     peers: ExpertPeers = NO_PEERS,
+    recipe: Recipe = AS_STORED,
 ) -> Engine:
-    """Load a checkpoint in float32, its layers in as many stages as there are ranges."""
+    """Load a checkpoint in float32, quantized by `recipe`, its layers in as many stages as there are ranges."""
     with Checkpoint.open(directory) as checkpoint:
         config = families.read_config(checkpoint.config)
         specs = [ShardSpec(r, owned_experts or {}) for r in layers or [range(config.num_hidden_layers)]]
@@ -89,11 +91,11 @@ def load_engine(
         with_mtp = has_mtp(checkpoint, config)
         if with_mtp:
             parameters += mtp_parameters(config)
-        loaded = loader.load(checkpoint, find(checkpoint, parameters), mx.float32)
+        loaded = loader.load(checkpoint, find(checkpoint, parameters, recipe), mx.float32)
         head = LoadedEmbeddingAndLMHead.build(config, loaded, mx.float32)
         stages = []
         for number, spec in enumerate(specs):
-            shard = loader.load(checkpoint, find(checkpoint, spec.parameters(config)), mx.float32)
+            shard = loader.load(checkpoint, find(checkpoint, spec.parameters(config), recipe), mx.float32)
             stages.append(Stage(Shard.build(spec, config, shard, mx.float32, peers), f"node-{number}"))
         mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
         return Engine(config, head, LocalLink(stages, slice_s=math.inf), mtp)  # every frame whole, however slow

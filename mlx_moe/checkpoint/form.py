@@ -92,7 +92,7 @@ class Floats:
     @property
     def text(self) -> str:
         """See Form."""
-        return self.dtype
+        return str(self.dtype)
 
     def parts(self, source: Source) -> tuple[Part, ...]:
         """See Form."""
