@@ -20,6 +20,7 @@ FP8_BLOCK = [128, 128]
 """Rows and columns of a block where config.json has no `weight_block_size`."""
 
 MAX_BLOCK = 1 << 20
+"""Most rows or columns of a block."""
 
 _VARIANTS = {
     ".weight_zero_point": "asymmetric compressed-tensors",
@@ -43,19 +44,12 @@ def is_readable(checkpoint: Checkpoint, layout: Layout) -> bool:
     return all(_is_readable(checkpoint, source) for source in layout.sources)
 
 
-def stored_names(checkpoint: Checkpoint, parameter: Parameter) -> list[str]:
-    """Return the names of all tensors that make a parameter, its scales included. Raises as `form_of`."""
-    layout = layout_of(checkpoint, parameter)
-    parts = (part for source in layout.sources for part in form_of(checkpoint, parameter, source).parts(source))
-    return list(dict.fromkeys(part.name for part in parts))
-
-
 def layout_of(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
-    """Return the layout in which a parameter is stored. Raises as `unreadable` says if it is stored in none."""
+    """Return the layout in which a parameter is stored. Raises as `form_of` if it is stored in none."""
     for layout in parameter.layouts:
         if _scales(checkpoint, layout.sources[0].tensor) is not None:
             return layout
-    raise unreadable(checkpoint, parameter)
+    raise _refusal(checkpoint, [layout.sources[0].tensor for layout in parameter.layouts])
 
 
 def form_of(checkpoint: Checkpoint, parameter: Parameter, source: Source) -> Form:
@@ -77,14 +71,6 @@ def form_of(checkpoint: Checkpoint, parameter: Parameter, source: Source) -> For
                 f"{part.dtype} {list(part.shape)}" + (f" ({form.text})" if scales else "")
             )
     return form
-
-
-def unreadable(checkpoint: Checkpoint, parameter: Parameter) -> CheckpointError:
-    """Return the error for a parameter that is missing or stored in an unsupported form.
-
-    Its message has the cure, as a command if there is one.
-    """
-    return _refusal(checkpoint, [layout.sources[0].tensor for layout in parameter.layouts])
 
 
 def _is_readable(checkpoint: Checkpoint, source: Source) -> bool:
@@ -189,7 +175,7 @@ def _float(checkpoint: Checkpoint, scales: str) -> Dtype:
 
 
 def _refusal(checkpoint: Checkpoint, tensors: Sequence[str]) -> CheckpointError:
-    """Return the error for a matrix that is stored as none of `tensors`, or as one that is not supported."""
+    """Return the error for a matrix that is stored as none of `tensors`, or in an unsupported form, with the cure."""
     stored = next((tensor for tensor in tensors if tensor in checkpoint), None)
     ends = ((path, end) for path in (tensor.removesuffix(".weight") for tensor in tensors) for end in _FOREIGN)
     foreign = next((_FOREIGN[end] for path, end in ends if path + end in checkpoint), None)

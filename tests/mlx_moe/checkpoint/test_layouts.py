@@ -95,6 +95,8 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
     "4 bit, f16": {"bits": 4, "group_size": 64, "dtype": "float16"},
     "3 bit": {"bits": 3, "group_size": 64},
     "mxfp4": {"bits": 4, "group_size": 32, "mode": "mxfp4"},
+    "nvfp4": {"bits": 4, "group_size": 16, "mode": "nvfp4"},
+    "mxfp8": {"bits": 8, "group_size": 32, "mode": "mxfp8"},
     "mxfp4, bf16": {"bits": 4, "group_size": 32, "mode": "mxfp4", "dtype": "bfloat16"},
 }
 

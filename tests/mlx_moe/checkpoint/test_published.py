@@ -14,7 +14,12 @@ import pytest
 
 import mlx_moe
 from cluster.cost_reader import CostReader
+from mlx_moe import families
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.recipe import AS_STORED, Recipe, uniform
+from mlx_moe.config import QuantizationConfig
+from mlx_moe.conversion.conversion import Conversion
+from mlx_moe.conversion.plan import plan
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine
@@ -138,3 +143,24 @@ def test_quantized_while_loading_it_computes_what_a_conversion_of_its_copy_does(
     converted = checkpoints.convert_with_mlx_lm(plain, tmp_path / "mlx", bits=4, group_size=64)
     got = load_engine(packed, recipe=uniform(4)).logits(PROMPT)
     assert relative_difference(got, load_engine(converted).logits(PROMPT)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form.startswith("FP8")])
+def test_a_conversion_of_it_is_a_conversion_of_its_copy(form: str, models: Models, tmp_path: Path) -> None:
+    got, wanted = (convert(directory, tmp_path / directory.name) for directory in models(form))
+    assert relative_difference(got, wanted) <= TOLERANCE
+
+
+def test_a_conversion_of_packed_int4_keeps_its_words(models: Models, tmp_path: Path) -> None:
+    packed, plain = models("int4 in groups of 32 (compressed-tensors)")
+    got, wanted = convert(packed, tmp_path / "converted"), load_engine(plain).logits(PROMPT)
+    assert relative_difference(got, wanted) <= TOLERANCE
+
+
+def convert(source: Path, directory: Path) -> oracles.Logits:
+    """Return the logits of a conversion to 4 bits in groups of 32, of the experts alone."""
+    with Checkpoint.open(source) as checkpoint:
+        config = families.read_config(checkpoint.config)
+        planned = plan(checkpoint, config, Recipe(QuantizationConfig(32, 4)))
+        Conversion(checkpoint, planned, directory, "model").run()
+    return load_engine(directory).logits(PROMPT)
