@@ -13,9 +13,9 @@ from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.form import Floats
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.checkpoint.stored_parameter import find, form_of_most
+from mlx_moe.checkpoint.stored_parameter import form_of_most
 from mlx_moe.config import ModelConfig, QuantizationConfig
-from mlx_moe.content import read_content
+from mlx_moe.content import find_all, read_content
 from mlx_moe.families import has_mtp, head_parameters, missing_mtp, mtp_parameters
 from mlx_moe.pipeline.shard_spec import ShardSpec
 
@@ -59,13 +59,14 @@ def describe(name_or_path: str | Path) -> ModelSummary:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         main = model_parameters(config)
         mtp = mtp_parameters(config) if has_mtp(checkpoint, config) else []
-        stored = find(checkpoint, [*main, *mtp])
+        parts = find_all(checkpoint, config)
+        stored = [parameter for part in parts.values() for parameter in part]
         form = form_of_most(stored)
         float_bytes = loader.compute_dtype(stored).size
         section = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
         if section and isinstance(form, Floats):
             log.debug("event=quantization_section_ignored section=%.200s reason=tensors_are_plain", section)
-        manifest = read_content(checkpoint, config)
+        manifest = read_content(checkpoint, config, parts)
         return ModelSummary(
             path=checkpoint.directory,
             model_type=config.model_type,

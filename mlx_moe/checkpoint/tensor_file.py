@@ -24,6 +24,9 @@ MAX_RANK = 8
 MAX_DTYPE_LETTERS = 16
 MAX_SIZE = 1 << 40
 
+_KEYS = {"dtype", "shape", "data_offsets"}
+_ITEM_BYTES = {str(dtype): dtype.item_bytes for dtype in Dtype}
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
@@ -114,17 +117,17 @@ def parse(path: Path, header: bytes, data_bytes: int | None) -> dict[str, Tensor
 
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _KEYS:
         raise CheckpointError(f"{path}: tensor {name} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or len(dtype) > MAX_DTYPE_LETTERS:
         raise CheckpointError(f"{path}: tensor {name} has the dtype {str(dtype)[:40]!r}")
-    if not _sizes(shape) or len(shape) > MAX_RANK or math.prod(shape) > MAX_SIZE:
+    if not _sizes(shape) or len(shape) > MAX_RANK or (count := math.prod(shape)) > MAX_SIZE:
         raise CheckpointError(f"{path}: tensor {name} has the shape {str(shape)[:80]}")
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(f"{path}: tensor {name} has the data_offsets {str(offsets)[:80]}")
     nbytes = offsets[1] - offsets[0]
-    if dtype in Dtype.__members__ and nbytes != (expected := math.prod(shape) * Dtype[dtype].item_bytes):
+    if dtype in _ITEM_BYTES and nbytes != (expected := count * _ITEM_BYTES[dtype]):
         raise CheckpointError(
             f"{path}: tensor {name} is {dtype} {shape}, {expected} bytes, but its offsets span {nbytes}"
         )
