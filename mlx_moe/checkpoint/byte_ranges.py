@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from operator import attrgetter
 
 _START, _STOP = attrgetter("start"), attrgetter("stop")
@@ -55,6 +56,15 @@ class ByteRanges:
             if part
         ]
         self._ranges[overlapping] = kept
+
+    def bridge(self, max_gap: int, max_bytes: int) -> None:
+        """Add gaps between ranges, the smallest first: each of at most `max_gap` bytes, together `max_bytes`."""
+        gaps = sorted((range(one.stop, other.start) for one, other in pairwise(self._ranges)), key=len)
+        for gap in gaps:
+            max_bytes -= len(gap)
+            if len(gap) > max_gap or max_bytes < 0:
+                return
+            self.add(gap)
 
     def within(self, span: range) -> list[range]:
         """Return the parts of a span that are in the set, in order."""

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
+from mlx_moe.checkpoint import durable_file
 from mlx_moe.checkpoint.weight_files import WeightFiles
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 
 MAIN = "main"
+REVISION = re.compile(r"\w[\w./-]*")
+"""A branch, a tag, or a commit."""
 
 
 def directory() -> Path:
     """Return the cache's directory, as huggingface_hub derives it from the current environment."""
     return Path(_constants().HF_HUB_CACHE)
+
+
+def endpoint() -> str:
+    """Return the address of the hub: HF_ENDPOINT, or https://huggingface.co."""
+    return str(_constants().ENDPOINT)
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the hub."""
+    return bool(_constants().HF_HUB_OFFLINE)
 
 
 def find(repo_id: str, revision: str = "") -> Path:
@@ -74,6 +88,26 @@ def is_complete(directory: Path) -> bool:
 def commits(repo_id: str) -> dict[str, str]:
     """Return the commits of a repo's downloaded branches and tags, by their names."""
     return _refs(_repo(repo_id))
+
+
+def snapshot(repo_id: str, commit: str) -> Path:
+    """Return the directory of a commit's files, which may not exist yet."""
+    return _repo(repo_id) / "snapshots" / commit
+
+
+def staging(repo_id: str, commit: str) -> Path:
+    """Return the directory where the files of a commit are collected before they become its snapshot."""
+    return _repo(repo_id) / "partial" / commit
+
+
+def note_revision(repo_id: str, revision: str, commit: str) -> None:
+    """Record to which commit a branch or tag leads. Raises CheckpointError if the disk fails."""
+    path = _repo(repo_id) / "refs" / revision
+    if not REVISION.fullmatch(revision) or ".." in revision:
+        raise InvalidRequestError(f"{revision!r} is not the name of a branch or tag")
+    with durable_file.written(path, len(commit)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable_file.write(path, commit.encode())
 
 
 def repo_of(path: Path) -> str:

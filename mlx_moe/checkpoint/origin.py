@@ -48,10 +48,11 @@ class Origin:
         return _parse(path) if path.exists() else cls()
 
     def store(self, directory: Path) -> None:
-        """Store it in a directory. Raises CheckpointError if it cannot be written."""
+        """Store it in a directory, which is created. Raises CheckpointError if it cannot be written."""
         files = {name: {"size": file.size, "sha256": file.sha256} for name, file in sorted(self.files.items())}
         text = json.dumps({"repo_id": self.repo_id, "commit": self.commit, "files": files}, indent=1)
         with durable_file.written(directory / NAME, len(text)):
+            directory.mkdir(parents=True, exist_ok=True)
             durable_file.write(directory / NAME, text.encode())
 
     @property
