@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from mlx_moe.checkpoint.checkpoint import Piece
 from mlx_moe.checkpoint.dtype import FLOATS, Dtype
@@ -74,15 +74,8 @@ class Floats:
 
     dtype: Dtype
 
-    @property
-    def quantization(self) -> None:
-        """See Form."""
-        return
-
-    @property
-    def is_decoded(self) -> bool:
-        """See Form."""
-        return False
+    quantization: ClassVar[None] = None
+    is_decoded: ClassVar[bool] = False
 
     @property
     def float_dtype(self) -> Dtype:
@@ -110,10 +103,7 @@ class Packed:
     quantization: QuantizationConfig
     scales_dtype: Dtype
 
-    @property
-    def is_decoded(self) -> bool:
-        """See Form."""
-        return False
+    is_decoded: ClassVar[bool] = False
 
     @property
     def float_dtype(self) -> Dtype | None:
@@ -147,20 +137,9 @@ class MXFP4Blocks:
     In `gate_up_proj` the rows of gate and up alternate, gate first.
     """
 
-    @property
-    def quantization(self) -> QuantizationConfig:
-        """See Form."""
-        return QuantizationConfig(32, 4, "mxfp4")
-
-    @property
-    def is_decoded(self) -> bool:
-        """See Form."""
-        return False
-
-    @property
-    def float_dtype(self) -> None:
-        """See Form."""
-        return
+    quantization: ClassVar[QuantizationConfig] = QuantizationConfig(32, 4, "mxfp4")
+    is_decoded: ClassVar[bool] = False
+    float_dtype: ClassVar[None] = None
 
     @property
     def text(self) -> str:
@@ -191,16 +170,13 @@ class PackedInt4:
     group_size: int
     scales_dtype: Dtype
 
+    is_decoded: ClassVar[bool] = True
+
     @property
     def quantization(self) -> QuantizationConfig | None:
         """See Form."""
         affine = QuantizationConfig(self.group_size, 4)
         return affine if is_supported(affine) else None
-
-    @property
-    def is_decoded(self) -> bool:
-        """See Form."""
-        return True
 
     @property
     def float_dtype(self) -> Dtype:
@@ -237,20 +213,9 @@ class Float8Blocks:
     columns: int
     scales_dtype: Dtype
 
-    @property
-    def quantization(self) -> None:
-        """See Form."""
-        return
-
-    @property
-    def is_decoded(self) -> bool:
-        """See Form."""
-        return True
-
-    @property
-    def float_dtype(self) -> None:
-        """See Form."""
-        return
+    quantization: ClassVar[None] = None
+    is_decoded: ClassVar[bool] = True
+    float_dtype: ClassVar[None] = None
 
     @property
     def text(self) -> str:
