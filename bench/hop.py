@@ -148,7 +148,7 @@ async def ring(
         role = Role.of(placement, first_id)
         connections = Connections(credentials, addresses, _raise)
         stack.push_async_callback(connections.close)
-        loaded = load(NodeFiles(checkpoint), role, lambda _done, _total: None)
+        loaded = load(NodeFiles(checkpoint), role, lambda *_: None)
         assert isinstance(loaded, LoadedShard)  # it leads a stage
         first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections)
         first.serve(server)

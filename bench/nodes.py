@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -25,7 +26,7 @@ from cluster.daemon.admission import admit
 from cluster.daemon.daemon import Daemon, Settings
 from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.placement import spread
+from cluster.placement import Placement, spread
 from cluster.trust import Authority, TokenStore
 from mlx_moe.decoding.request import Request
 
@@ -40,35 +41,44 @@ CONCURRENCY = 8
 class Nodes:
     """Running nodes, accessed through the first one."""
 
-    def __init__(self, own: OwnNode, daemons: Sequence[psutil.Process], stack: ExitStack) -> None:
-        self._own = own
+    def __init__(
+        self, own: OwnNode, daemons: Sequence[psutil.Process], homes: Sequence[Home], stack: ExitStack
+    ) -> None:
+        self.own = own
         self.daemons = daemons
+        self.homes = homes
         self._stack = stack
 
     def load(self, checkpoint: str, layer_splits: Sequence[int], expert_peers: Sequence[int] = ()) -> RemoteModel:
         """Load a model, replacing the previous one; the lists have the layers and expert peers of each stage."""
-        placement = spread(
+        placement = self.placement(checkpoint, layer_splits, expert_peers)
+        self.unload()  # asked for first: an answer just read still counts as running
+        for _ in self.own.load(Wanted(checkpoint, placement)):
+            pass
+        return self.model()
+
+    def placement(self, checkpoint: str, layer_splits: Sequence[int], expert_peers: Sequence[int] = ()) -> Placement:
+        """Return a placement with the layers and expert peers of each stage."""
+        return spread(
             read_costs(checkpoint, float_bytes=4),
-            sorted(self._own.status().capacities(), key=lambda node: node.name),
+            sorted(self.own.status().capacities(), key=lambda node: node.name),
             layer_splits=layer_splits,
             expert_peers=expert_peers,
             context_tokens=CONTEXT_TOKENS,
             concurrency=CONCURRENCY,
         )
-        self._own.unload(
-            "the next placement is measured"
-        )  # asked for first: an answer just read still counts as running
-        for _ in self._own.load(Wanted(checkpoint, placement)):
-            pass
-        return self._stack.enter_context(closing(self._own.model(self._own.status())))
+
+    def model(self) -> RemoteModel:
+        """Return the loaded model; it is closed at the end."""
+        return self._stack.enter_context(closing(self.own.model(self.own.status())))
 
     def unload(self) -> None:
         """Unload the model."""
-        self._own.unload("the measurement is over")
+        self.own.unload("the next placement is measured")
 
     def status(self) -> list[NodeStatus]:
         """Return the status of the nodes, the first one first."""
-        return sorted(self._own.status().nodes, key=lambda node: node.shown_name)
+        return sorted(self.own.status().nodes, key=lambda node: node.shown_name)
 
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes, in the order of their nodes."""
@@ -76,12 +86,15 @@ class Nodes:
 
 
 @contextmanager
-def running_nodes(cores: Sequence[set[int]]) -> Iterator[Nodes]:
-    """Start a node for each set of cores, all in one cluster; stop them after the block."""
+def running_nodes(cores: Sequence[set[int]], first_environment: Mapping[str, str] | None = None) -> Iterator[Nodes]:
+    """Start a node for each set of cores, all in one cluster; stop them after the block.
+
+    `first_environment` are variables that only the first node has.
+    """
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         first = Home(base / "1")
-        processes = [stack.enter_context(_node(first, cores[0]))]
+        processes = [stack.enter_context(_node(first, cores[0], environment=first_environment or {}))]
         _wait(first.daemon.exists, "the first node")
         own = stack.enter_context(OwnNode.connect(first))
         address = own.status().nodes[0].info.addresses[0]
@@ -92,7 +105,8 @@ def running_nodes(cores: Sequence[set[int]]) -> Iterator[Nodes]:
             shutil.copy(first.hardware, home.hardware)  # the same machine, and measuring it takes seconds
             processes.append(stack.enter_context(_node(home, its_cores, token, address)))
         own.wait_for_nodes(len(cores))
-        yield Nodes(own, [psutil.Process(process.pid) for process in processes], stack)
+        homes = [Home(base / str(number)) for number in range(1, len(cores) + 1)]
+        yield Nodes(own, [psutil.Process(process.pid) for process in processes], homes, stack)
 
 
 def greedy(prompt_tokens: int, answer_tokens: int, seed: int = 1) -> Request:
@@ -101,11 +115,13 @@ def greedy(prompt_tokens: int, answer_tokens: int, seed: int = 1) -> Request:
 
 
 @contextmanager
-def _node(home: Home, cores: set[int], *joining: str) -> Iterator[subprocess.Popen[bytes]]:
+def _node(
+    home: Home, cores: set[int], *joining: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[subprocess.Popen[bytes]]:
     listed = ",".join(map(str, sorted(cores)))
     command = [sys.executable, "-m", "bench.nodes", str(home.path), listed, *joining]
     with (home.path.parent / f"{home.path.name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
     try:
         yield process
     finally:

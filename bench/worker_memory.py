@@ -34,7 +34,7 @@ def main(path: str) -> None:
             assert written == ANSWER_TOKENS
             holding = [(node.shown_name, node.holding) for node in nodes.status() if node.holding]
             for (node, held), worker in zip(holding, nodes.workers(), strict=True):
-                shard, peak = held.weights_bytes, _peak_bytes(worker)
+                shard, peak = held.weights_bytes, peak_bytes(worker)
                 bound = 1.15 * shard + 150e6
                 print(
                     f"{name:22} {node:8} {shard / 1e6:9.0f} {peak / 1e6:8.0f} {bound / 1e6:9.0f} {peak / bound:13.2f}",
@@ -42,7 +42,8 @@ def main(path: str) -> None:
                 )
 
 
-def _peak_bytes(process: psutil.Process) -> int:
+def peak_bytes(process: psutil.Process) -> int:
+    """Return the largest resident memory of a process so far."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

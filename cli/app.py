@@ -129,6 +129,10 @@ def up(
         ),
     ] = None,
     chunk: o.Chunk = None,
+    bits: o.Bits = None,
+    mode: o.Mode = None,
+    keep: o.Keep = False,
+    yes: o.Yes = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background.")] = False,
     silent: Annotated[bool, typer.Option("--silent", hidden=True)] = False,
     leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
@@ -145,7 +149,9 @@ def up(
         options = up_command.options(name, host, port, memory, peer)
         token = tokens.read_token(join, or_environment=not new and not insecure)
         start = up_command.StartOptions(options, token, new, insecure, defaults)
-        wanted = up_command.wanted(model, plan, context, users, draft, chunk)
+        wanted = up_command.wanted(
+            model, plan, users, draft, o.LoadOptions(context, chunk, True, yes, keep, bits, mode)
+        )
         if detach:
             up_command.up_detached(start, wanted)
         else:
@@ -268,6 +274,10 @@ def run(
     ignore_eos: o.IgnoreEos = False,
     no_loop_detection: o.NoLoopDetection = False,
     chunk: o.Chunk = None,
+    bits: o.Bits = None,
+    mode: o.Mode = None,
+    keep: o.Keep = False,
+    yes: o.Yes = False,
     debug: o.Debug = False,
 ) -> None:
     """Answer one prompt on stdout."""
@@ -289,7 +299,13 @@ def run(
             seed=seed,
         )
         asked = run_command.read_prompt(prompt, input_ids, raw, system)
-        code = run_command.run(_models(local, replace, context, chunk), model, asked, answer_options, json)
+        code = run_command.run(
+            _models(local, o.LoadOptions(context, chunk, replace, yes, keep, bits, mode)),
+            model,
+            asked,
+            answer_options,
+            json,
+        )
         raise typer.Exit(code)
 
 
@@ -320,6 +336,10 @@ def chat(
     stop: o.Stop = None,
     no_loop_detection: o.NoLoopDetection = False,
     chunk: o.Chunk = None,
+    bits: o.Bits = None,
+    mode: o.Mode = None,
+    keep: o.Keep = False,
+    yes: o.Yes = False,
     debug: o.Debug = False,
 ) -> None:
     """Chat with a model. /help in the chat lists the commands."""
@@ -340,7 +360,13 @@ def chat(
             frequency_penalty=frequency_penalty,
             seed=seed,
         )
-        start(_models(local, replace, context, chunk), model, continue_, system, answer_options)
+        start(
+            _models(local, o.LoadOptions(context, chunk, replace, yes, keep, bits, mode)),
+            model,
+            continue_,
+            system,
+            answer_options,
+        )
 
 
 @app.command(short_help="List the models on this machine's disk.")

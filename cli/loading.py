@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ from cli.asking import ask
 from cli.news import News
 from cli.progress import BAR_COLUMNS
 from cli.visible import short_name, visible
-from cluster.client import LoadStatus, NodeClient, OwnNode, Wanted
-from cluster.errors import OccupiedError, PlacementError
+from cluster.client import LoadStatus, NodeClient, NodeProgress, OwnNode, Wanted
+from cluster.errors import DownloadError, OccupiedError, PlacementError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,27 +22,32 @@ if TYPE_CHECKING:
 def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> LoadStatus:
     """Load a model unless it is loaded; return the load status. Bars are drawn on `console` or on stderr.
 
-    Asks the person before another model is replaced.
+    Asks the person before another model is replaced, and before weights are downloaded.
 
     Raises:
         DeclinedError: the person said no.
         MoeClusterError: the model cannot be loaded.
     """
-    try:
-        return _load(node, wanted, console)
-    except OccupiedError:
-        serving = node.status().serving
-        served = short_name(serving.model) if serving else "another model"
-        question = f"The cluster serves {served}. Load {short_name(wanted.model)} in its place?"
-        if not ask(question, f"{served} stays loaded"):
-            raise
-    return _load(node, replace(wanted, replace=True), console)
+    while True:
+        try:
+            return _load(node, wanted, console)
+        except OccupiedError:
+            serving = node.status().serving
+            served = short_name(serving.model) if serving else "another model"
+            question = f"The cluster serves {served}. Load {short_name(wanted.model)} in its place?"
+            if not ask(question, f"{served} stays loaded"):
+                raise
+            wanted = replace(wanted, replace=True)
+        except DownloadError as needed:
+            if not ask(f"{needed.what}. Download it?", "nothing was downloaded"):
+                raise
+            wanted = replace(wanted, download=True)
 
 
 def _load(node: OwnNode, wanted: Wanted, console: Console | None) -> LoadStatus:
-    with _bars(console) as show:
+    with node_bars(console) as show:
         for status in node.load(wanted):
-            show(status)
+            show(status.nodes)
     return status
 
 
@@ -50,10 +56,16 @@ async def load_when_it_fits(node: NodeClient, wanted: Wanted, news: News) -> Non
     while True:
         here = (await node.status()).here
         try:
-            with _bars(news.console) as show:
+            with node_bars(news.console) as show:
                 async for status in node.load(wanted):
-                    show(status)
+                    show(status.nodes)
             return
+        except DownloadError as needed:
+            question = f"{needed.what}. Download it?"
+            if not await asyncio.to_thread(ask, question, "nothing was downloaded"):
+                raise
+            wanted = replace(wanted, download=True)
+            continue
         except PlacementError as error:
             news.say(str(error), "yellow")
             news.say("waiting for more nodes; Ctrl-C stops this node", "bright_black")
@@ -62,7 +74,9 @@ async def load_when_it_fits(node: NodeClient, wanted: Wanted, news: News) -> Non
 
 
 @contextmanager
-def _bars(console: Console | None) -> Iterator[Callable[[LoadStatus], None]]:
+def node_bars(
+    console: Console | None, waiting_for: str = "starting the workers"
+) -> Iterator[Callable[[Sequence[NodeProgress]], None]]:
     """Yield a function that draws the progress of each node; it draws nothing unless on a terminal."""
     from rich.console import Console
     from rich.progress import (
@@ -77,22 +91,23 @@ def _bars(console: Console | None) -> Iterator[Callable[[LoadStatus], None]]:
 
     console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
-        yield lambda _status: None
+        yield lambda _nodes: None
         return
     tasks: dict[str, TaskID] = {}
     name, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=BAR_COLUMNS)
     amounts = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True)
     progress = Progress(name, bar, *amounts, console=console, transient=True)
-    waiting = console.status("starting the workers")
+    waiting = console.status(waiting_for)
 
-    def show(status: LoadStatus) -> None:
-        if status.nodes and not tasks:
+    def show(nodes: Sequence[NodeProgress]) -> None:
+        if nodes and not tasks:
             waiting.stop()
             progress.start()
-        for node in status.nodes:
+        for node in nodes:
             if node.name not in tasks:
                 tasks[node.name] = progress.add_task(visible(node.name))
-            progress.update(tasks[node.name], completed=node.done_bytes, total=node.total_bytes)
+            name = visible(node.name) + (f" from {visible(node.source)}" if node.source else "")
+            progress.update(tasks[node.name], description=name, completed=node.done_bytes, total=node.total_bytes)
 
     waiting.start()
     try:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.backend import Answer, Backend, Conversation
+from cli.options import LoadOptions
 from cli.progress import OnProgress, progress_bar
 from cli.visible import short_name, visible
 from cluster.home import Home
 from cluster.uses import Uses
+from mlx_moe.checkpoint.recipe import AS_STORED, uniform
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
@@ -20,13 +22,12 @@ if TYPE_CHECKING:
 
 
 class LocalModels:
-    """Opens models in this process. `chunk` is the chunk length; None: as memory allows."""
+    """Opens models in this process."""
 
     served: str | None = None
 
-    def __init__(self, context_tokens: int | None = None, chunk: int | None = None) -> None:
-        self._context_tokens = context_tokens
-        self._chunk = chunk
+    def __init__(self, options: LoadOptions) -> None:
+        self._options = options
 
     def check(self, model: str) -> None:
         """Read config and headers."""
@@ -38,12 +39,15 @@ class LocalModels:
         """Load a model into this process."""
         import mlx_moe
 
-        chunks = None if self._chunk is None else mlx_moe.ChunkRule.fixed(self._chunk)
+        asked = self._options
+        chunks = None if asked.chunk is None else mlx_moe.ChunkRule.fixed(asked.chunk)
+        recipe = uniform(asked.bits, asked.mode) if asked.bits or asked.mode else AS_STORED
         with progress_bar(f"loading {visible(model)}", "bytes") as progress:
             loaded = mlx_moe.load(
                 model,
                 progress=progress,
-                context_tokens=self._context_tokens,
+                context_tokens=asked.context_tokens,
+                recipe=recipe,
                 needs_text=needs_text,
                 chunks=chunks,
             )

@@ -5,15 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 
 from cli.backend import Models
+from cli.options import LoadOptions
 
 
-def choose_models(
-    local: bool, replace: bool = False, context_tokens: int | None = None, chunk: int | None = None
-) -> Models:
+def choose_models(local: bool, options: LoadOptions) -> Models:
     """Return the cluster's models if a node runs in this home and `local` is False, else this machine's.
 
-    `replace` allows replacing the loaded model. `context_tokens` and `chunk`: None is the default. MLX is imported
-    here to keep `--help` fast.
+    MLX is imported here to keep `--help` fast.
     """
     if not local:
         from cluster.home import Home
@@ -24,7 +22,7 @@ def choose_models(
             from cluster.errors import NoClusterError
 
             with suppress(NoClusterError):  # the node was killed and left its file
-                return ClusterModels.of(home, replace, context_tokens or 0, chunk or 0)
+                return ClusterModels.of(home, options)
     from cli.local import LocalModels
 
-    return LocalModels(context_tokens, chunk)
+    return LocalModels(options)

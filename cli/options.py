@@ -13,6 +13,7 @@ import typer
 
 from cli.model_names import complete, complete_here
 from cli.usage import within
+from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.known_models import KNOWN_MODELS
 
 if TYPE_CHECKING:
@@ -91,8 +92,40 @@ Context = Annotated[
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the model that the cluster serves, if it is idle.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Bits = Annotated[
+    int | None,
+    typer.Option(metavar="N", callback=within(2, 8), help="Quantize to N bits while loading; default: as stored."),
+]
+Mode = Annotated[
+    str | None, typer.Option(metavar="HOW", help="Quantize while loading as affine (default), mxfp4, nvfp4 or mxfp8.")
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Each node keeps on its disk what it reads from other nodes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Log everything; show the traceback of an error.")]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is loaded; None: the default.
+
+    `replace` replaces a loaded model. `download` allows downloads; `keep` keeps what is read from other nodes. `bits`
+    and `mode` are its quantization while it is loaded.
+
+    Raises:
+        InvalidRequestError: there is no such quantization.
+    """
+
+    context_tokens: int | None = None
+    chunk: int | None = None
+    replace: bool = False
+    download: bool = False
+    keep: bool = False
+    bits: int | None = None
+    mode: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.bits or self.mode:
+            uniform(self.bits, self.mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from cli.backend import Answer, Backend, Conversation, lasting
 from cli.loading import load
 from cli.nodes import cluster_table, holders, holders_table, node_rows
+from cli.options import LoadOptions
 from cli.progress import OnProgress
 from cli.units import rate_text, tokens_text
 from cluster.client import OwnNode, RemoteConversation, RemoteModel, Wanted
 from cluster.cost_reader import read_costs
 from cluster.home import Home
 from cluster.placement import predict
+from mlx_moe.checkpoint import library
 from mlx_moe.decoding.request import Request
-from mlx_moe.errors import UnsupportedModelError
+from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 from mlx_moe.node_placement import NodePlacement
 
 if TYPE_CHECKING:
@@ -24,22 +26,17 @@ if TYPE_CHECKING:
 
 
 class ClusterModels:
-    """Opens models on the cluster of a home's node. `replace` allows replacing an idle model.
+    """Opens models on the cluster of a home's node."""
 
-    `chunk` is the chunk length; 0: chosen by the placement.
-    """
-
-    def __init__(self, home: Home, replace: bool = False, context_tokens: int = 0, chunk: int = 0) -> None:
+    def __init__(self, home: Home, options: LoadOptions | None = None) -> None:
         self._home = home
-        self._chunk = chunk
-        self._replace = replace
-        self._context_tokens = context_tokens
+        self._options = options or LoadOptions()
 
     @classmethod
-    def of(cls, home: Home, replace: bool, context_tokens: int, chunk: int) -> ClusterModels:
+    def of(cls, home: Home, options: LoadOptions) -> ClusterModels:
         """Return the models of a home's cluster. Raises NoClusterError if no node runs."""
         OwnNode.connect(home).close()
-        return cls(home, replace, context_tokens, chunk)
+        return cls(home, options)
 
     @property
     def served(self) -> str | None:
@@ -49,17 +46,17 @@ class ClusterModels:
         return ready.model if ready else None
 
     def check(self, model: str) -> None:
-        """Read config and headers, as the node that places the model does."""
-        read_costs(lasting(model), float_bytes=2)
+        """Read config and headers, as the node that places the model does. Other nodes or the hub may have more."""
+        try:
+            read_costs(lasting(model), float_bytes=2)
+        except InvalidRequestError:
+            library.on_hub(model)
 
     def open(self, model: str, *, needs_text: bool = True) -> Backend:
         """Load a model on the cluster unless it is loaded."""
         node = OwnNode.connect(self._home)
         try:
-            wanted = Wanted(
-                lasting(model), context_tokens=self._context_tokens, replace=self._replace, chunk=self._chunk
-            )
-            backend = ClusterBackend(self._home, node, wanted)
+            backend = ClusterBackend(self._home, node, wanted(lasting(model), self._options))
             if needs_text and (failure := backend.remote.description.text_failure):
                 backend.remote.close()
                 raise UnsupportedModelError(failure)
@@ -67,6 +64,20 @@ class ClusterModels:
         except BaseException:
             node.close()
             raise
+
+
+def wanted(model: str, options: LoadOptions) -> Wanted:
+    """Return what to ask of the cluster."""
+    return Wanted(
+        model,
+        context_tokens=options.context_tokens or 0,
+        chunk=options.chunk or 0,
+        replace=options.replace,
+        download=options.download,
+        keep=options.keep,
+        bits=options.bits or 0,
+        mode=options.mode or "",
+    )
 
 
 class ClusterBackend:

@@ -91,6 +91,7 @@ def _rendered(status: ClusterStatus) -> RenderableType:
         _cluster_line(status, rows[0]),
         Text(f"{len(here)} {offer} {bytes_text(sum(row.offered_bytes for row in here))}"),
         _model_line(status),
+        *_progress_lines(status),
         *_options_lines(),
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),
@@ -119,6 +120,19 @@ def _model_line(status: ClusterStatus) -> Text:
         line += f", answers {active} request{'s' * (active != 1)}"
         line += f", loaded in {duration_text(serving.load_s)}" if serving.load_s else ""
     return Text(line)
+
+
+def _progress_lines(status: ClusterStatus) -> list[Text]:
+    """Return how far each node is with loading, and where its bytes come from."""
+    progress = [node.holding.progress for node in status.nodes if node.holding and node.holding.progress]
+    return [
+        Text(
+            f"  {visible(p.name)}: {bytes_text(p.done_bytes)} of {bytes_text(p.total_bytes)}"
+            + (f" from {visible(p.source)}" if p.source else ""),
+            style="bright_black",
+        )
+        for p in progress
+    ]
 
 
 def _options_lines() -> list[Text]:

@@ -8,17 +8,19 @@ import re
 import shlex
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from cli import remote
 from cli.backend import lasting
 from cli.background import BackgroundNode
 from cli.foreground import ForegroundNode
 from cli.interrupt import Interrupt
 from cli.loading import load
 from cli.news import News
+from cli.options import LoadOptions
 from cli.status import print_status
 from cluster.client import OwnNode, Wanted
 from cluster.errors import NoClusterError
@@ -110,12 +112,11 @@ def _own_name() -> str:
 def wanted(
     model: str | None,
     plan: str | None,
-    context: int | None,
     users: int | None,
     draft: str | None,
-    chunk: int | None = None,
+    options: LoadOptions,
 ) -> Wanted | None:
-    """Return the model to load, if any, after checking that it exists.
+    """Return the model to load, if any, after checking that it exists, or may exist on another node or the hub.
 
     Raises:
         InvalidRequestError: the model or plan does not exist, or the plan is for another model.
@@ -123,19 +124,27 @@ def wanted(
     placement = None if plan is None else _read_plan(plan)
     named = model if model is not None or placement is None else placement.model
     if named is None:
-        if any(option is not None for option in (context, users, draft, chunk)):
-            raise InvalidRequestError("--context, --users, --draft and --chunk need a MODEL")
+        if (users, draft) != (None, None) or options != LoadOptions(replace=True):
+            raise InvalidRequestError(
+                "--context, --users, --draft, --chunk, --bits, --mode, --keep and --yes need a MODEL"
+            )
         return None
-    if placement is not None and chunk is not None:
+    if placement is not None and options.chunk is not None:
         raise InvalidRequestError(
             f"the plan in {plan} already sets the chunks; make a new plan: moe-cluster plan "
-            f"{shlex.quote(placement.model)} --chunk {chunk} --json"
+            f"{shlex.quote(placement.model)} --chunk {options.chunk} --json"
         )
     name = lasting(named)
     if placement is not None and lasting(placement.model) != name:
         raise InvalidRequestError(f"the plan in {plan} is for {placement.model}, not for {model}")
-    library.locate(name)
-    return Wanted(name, placement, context or 0, users or 0, draft or "", replace=True, chunk=chunk or 0)
+    try:
+        library.locate(name)
+    except InvalidRequestError as missing:
+        try:
+            library.on_hub(name)
+        except InvalidRequestError:
+            raise missing from None
+    return replace(remote.wanted(name, options), plan=placement, users=users or 0, draft=draft or "")
 
 
 def up(start: StartOptions, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:

@@ -7,11 +7,11 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 
 from cluster.client.model import ModelClient
-from cluster.client.status import ClusterStatus, LoadStatus, ServingState
-from cluster.client.status_message import cluster_status, load_status
+from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress, ServingState
+from cluster.client.status_message import cluster_status, load_status, pull_status
 from cluster.client.wanted import Wanted
 from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
@@ -74,22 +74,32 @@ class NodeClient:
 
         Raises:
             OccupiedError: another model is served, and `wanted.replace` is not set.
+            DownloadError: weights must be downloaded, and `wanted.download` is not set.
             MoeClusterError: it cannot be loaded, or loading failed.
         """
-        request = pb.LoadRequest(
-            model=wanted.model,
-            placement="" if wanted.plan is None else json.dumps(wanted.plan.to_json()),
-            context_tokens=wanted.context_tokens,
-            concurrency=wanted.users,
-            draft=wanted.draft,
-            replace=wanted.replace,
-            chunk_length=wanted.chunk,
-        )
-        call = self._stub.Load(request)
+        call = self._stub.Load(_load_request(wanted))
         try:
             with self._called():
                 async for message in call:
                     yield load_status(message)
+        finally:
+            call.cancel()
+
+    async def pull(
+        self, wanted: Wanted, nodes: Sequence[str] = (), *, dry_run: bool = False
+    ) -> AsyncGenerator[tuple[NodeProgress, ...], None]:
+        """Copy a model to the disks of nodes: each its part, or the whole one to `nodes`; yield their progress.
+
+        It continues if the caller stops iterating. `dry_run` yields once what is missing.
+
+        Raises:
+            MoeClusterError: there is no such model or node, no room on a disk, or the sources do not deliver.
+        """
+        call = self._stub.Pull(pb.PullRequest(load=_load_request(wanted), nodes=nodes, dry_run=dry_run))
+        try:
+            with self._called():
+                async for message in call:
+                    yield pull_status(message)
         finally:
             call.cancel()
 
@@ -197,6 +207,22 @@ class NodeClient:
                 if _announced(self._home)[1] == self._address:
                     raise
             raise NoClusterError("this machine's node has ended: moe-cluster up starts it again") from error
+
+
+def _load_request(wanted: Wanted) -> pb.LoadRequest:
+    return pb.LoadRequest(
+        model=wanted.model,
+        placement="" if wanted.plan is None else json.dumps(wanted.plan.to_json()),
+        context_tokens=wanted.context_tokens,
+        concurrency=wanted.users,
+        draft=wanted.draft,
+        replace=wanted.replace,
+        chunk_length=wanted.chunk,
+        download=wanted.download,
+        keep=wanted.keep,
+        bits=wanted.bits,
+        mode=wanted.mode,
+    )
 
 
 def is_running(home: Home) -> bool:

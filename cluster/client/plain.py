@@ -9,14 +9,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from cluster.client.loop_thread import shared_loop
 from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Written
 from cluster.client.node import CALL_S, NodeClient
-from cluster.client.status import ClusterStatus, LoadStatus
+from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress
 from cluster.client.wanted import Wanted
 from cluster.home import Home
 from cluster.timeline import Timeline
@@ -26,6 +26,8 @@ from mlx_moe.errors import MoeClusterError
 
 GLANCE_S = 1.0
 """Cache lifetime of `glance`, and the timeout of the call that refreshes it."""
+
+T = TypeVar("T")
 
 WAIT_S = 0.1
 """How often `progress` is called while no event arrives."""
@@ -52,6 +54,17 @@ class OwnNode:
     def load(self, wanted: Wanted) -> Iterator[LoadStatus]:
         """Load a model; yield the progress until it is ready. Loading continues if the caller stops iterating."""
         steps = self._node.load(wanted)
+        try:
+            while (step := self._loop.run(_next(steps))) is not None:
+                yield step
+        finally:
+            self._loop.run(steps.aclose())
+
+    def pull(
+        self, wanted: Wanted, nodes: Sequence[str] = (), *, dry_run: bool = False
+    ) -> Iterator[tuple[NodeProgress, ...]]:
+        """Copy a model to the disks of nodes, see `NodeClient.pull`; yield their progress."""
+        steps = self._node.pull(wanted, nodes, dry_run=dry_run)
         try:
             while (step := self._loop.run(_next(steps))) is not None:
                 yield step
@@ -242,7 +255,7 @@ class RemoteAnswer:
         self._loop.soon(self._stream.cancel)
 
 
-async def _next(steps: AsyncIterator[LoadStatus]) -> LoadStatus | None:
+async def _next(steps: AsyncIterator[T]) -> T | None:
     return await anext(steps, None)
 
 

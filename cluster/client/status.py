@@ -37,10 +37,25 @@ class WorkerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """How much of its part of the model a node has loaded, from `source` ("": its own disk).
+
+    `free_bytes` are those of the disk that keeps it; 0 if it is not kept.
+    """
+
+    name: str
+    done_bytes: int
+    total_bytes: int
+    source: str = ""
+    free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """What a node's worker holds of a model. `experts` is the number of its experts in all layers together.
 
-    `leads`: it has attention and KV caches, not only experts. `coordinates`: it is the coordinator too.
+    `leads`: it has attention and KV caches, not only experts. `coordinates`: it is the coordinator too. `progress` is
+    how much is loaded; None if all is.
     """
 
     model: str
@@ -52,6 +67,7 @@ class Holding:
     coordinates: bool
     weights_bytes: int
     stats: WorkerStats = field(default_factory=WorkerStats)
+    progress: NodeProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +153,6 @@ class ClusterStatus:
     def links(self) -> Links:
         """Return the links between the present nodes, as they measured them."""
         return links_from(self.own.info.node_id, {node_id: node.links for node_id, node in self.here.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class NodeProgress:
-    """How much of its part of the model a node has loaded."""
-
-    name: str
-    done_bytes: int
-    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

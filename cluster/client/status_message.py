@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 
 from cluster.client.status import (
     ClusterStatus,
@@ -45,9 +46,18 @@ def load_status(message: pb.LoadStatus) -> LoadStatus:
     """Return the load status of a message."""
     return LoadStatus(
         serving=serving_status(message.serving),
-        nodes=tuple(NodeProgress(node.name, node.done_bytes, node.total_bytes) for node in message.nodes),
+        nodes=_progress(message.nodes),
         placement=Placement.from_json(json.loads(message.placement)) if message.placement else None,
     )
+
+
+def pull_status(message: pb.PullStatus) -> tuple[NodeProgress, ...]:
+    """Return the nodes that lack a part of a pulled model."""
+    return _progress(message.nodes)
+
+
+def _progress(nodes: Iterable[pb.NodeProgress]) -> tuple[NodeProgress, ...]:
+    return tuple(NodeProgress(n.name, n.done_bytes, n.total_bytes, n.source, n.free_bytes) for n in nodes)
 
 
 def serving_status(message: pb.Serving) -> ServingStatus | None:
@@ -73,14 +83,15 @@ def _node(message: pb.NodeStatus) -> NodeStatus:
         shown_name=message.shown_name,
         state=NodeState(message.state),
         link=LinkSpeed(message.latency_s, message.bytes_per_s) if message.latency_s else None,
-        holding=_holding(message.holding),
+        holding=_holding(message.holding, message.shown_name),
         links=links_from_messages(message.links),
     )
 
 
-def _holding(message: pb.Holding) -> Holding | None:
+def _holding(message: pb.Holding, node: str) -> Holding | None:
     if not message.epoch:
         return None
+    told = message.progress
     return Holding(
         model=message.model,
         epoch=message.epoch,
@@ -91,6 +102,7 @@ def _holding(message: pb.Holding) -> Holding | None:
         coordinates=message.coordinates,
         weights_bytes=message.weights_bytes,
         stats=_stats(message.stats),
+        progress=NodeProgress(node, told.done_bytes, told.total_bytes, told.source) if told.total_bytes else None,
     )
 
 

@@ -12,7 +12,9 @@ class Wanted:
     """A model, and how to place it: by a plan, or by the cluster's choice. 0 means that the cluster chooses.
 
     `draft` is "mtp", "ngram", "none" or a small model with the same vocabulary; "" is the best that the model supports.
-    With `replace` it replaces another idle model. `chunk` is the length of every prompt's chunks.
+    With `replace` it replaces another idle model. `chunk` is the length of every prompt's chunks. `download` allows
+    downloads to the nodes' disks, `keep` keeps there what is read from other nodes. `bits` and `mode` ("": affine) are
+    the quantization of its weights while they are loaded; 0 is as stored.
     """
 
     model: str
@@ -22,3 +24,7 @@ class Wanted:
     draft: str = ""
     replace: bool = False
     chunk: int = 0
+    download: bool = False
+    keep: bool = False
+    bits: int = 0
+    mode: str = ""

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from cluster.daemon import outline
+from cluster.daemon import outline, own_part
 from cluster.daemon.copies import Copies, Copy
 from cluster.daemon.state import NodeState
-from cluster.errors import ClusterError, NodeLostError
+from cluster.errors import ClusterError, DownloadError, NodeLostError
 from cluster.home import Home
 from cluster.placement import Placement
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
-from cluster.worker.role import Role
-from mlx_moe import families
-from mlx_moe.checkpoint import library
-from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.stored_parameter import find
+from mlx_moe.checkpoint import hub_cache, library
+from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 
 log = logging.getLogger(__name__)
@@ -60,55 +59,74 @@ class Acquiring:
         return None
 
     async def give(self, request: pb.LoadRequest, placement: Placement, holders: Sequence[str]) -> None:
-        """Give the outline of a model to all nodes of a placement without a copy, one after the other.
-
-        Each one takes it from the one before, so that it leaves the node with the copy only once.
+        """Give the outline of a model to all nodes of a placement without a copy, before it is loaded.
 
         Raises:
             ClusterError: a disk has too little room for what is kept.
+            DownloadError: weights must be downloaded, and the request does not allow it yet.
         """
-        sources = [*holders, self._state.own.node_id]
-        for node_id in placement.node_ids:
-            if node_id in holders:
-                continue
-            asked = pb.AdoptRequest(
-                model=request.model,
-                content_hash=placement.content_hash,
-                holders=sources,
-                placement=json.dumps(placement.to_json()),
-                draft=request.draft,
-                keep=request.keep,
+        keep = request.keep or not holders
+        asked = self.part(request, placement, holders, keep=keep)
+        parts = await self.adopted(asked, [node_id for node_id in placement.node_ids if node_id not in holders])
+        if keep:
+            require_room(request.model, parts)
+        if not holders and not request.download and (total := sum(part.missing_bytes for part in parts.values())):
+            raise DownloadError(
+                f"{request.model} is on no node: {_gigabytes(total)} would be downloaded ({_rooms(parts)}); --yes "
+                f"allows it"
             )
-            with translated(f"node {self._state.name(node_id)}"):
-                found = await self._stub(node_id).Adopt(asked, timeout=OUTLINE_S)
-            if request.keep and found.missing_bytes > found.free_bytes:
-                raise ClusterError(
-                    f"node {self._state.name(node_id)} has {found.free_bytes / 1e9:.1f} GB free on its disk, and its "
-                    f"part of {request.model} needs {found.missing_bytes / 1e9:.1f} GB; load without --keep"
-                )
+
+    def part(
+        self, request: pb.LoadRequest, placement: Placement, holders: Sequence[str], *, keep: bool
+    ) -> pb.AdoptRequest:
+        """Return what to ask a node to adopt for its part in a placement."""
+        return pb.AdoptRequest(
+            model=request.model,
+            content_hash=placement.content_hash,
+            holders=holders,
+            placement=json.dumps(placement.to_json()),
+            draft=request.draft,
+            keep=keep,
+        )
+
+    async def adopted(self, asked: pb.AdoptRequest, node_ids: Sequence[str]) -> dict[str, pb.AdoptReply]:
+        """Give an outline to nodes, one after the other; return what each one needs, by name.
+
+        Each one takes it from the one before, so that it leaves the node with the copy only once.
+        """
+        parts: dict[str, pb.AdoptReply] = {}
+        sources = [self._state.own.node_id, *asked.holders]
+        for node_id in node_ids:
+            asked_here = pb.AdoptRequest()
+            asked_here.CopyFrom(asked)
+            asked_here.holders[:] = sources
+            name = self._state.name(node_id)
+            with translated(f"node {name}"):
+                parts[name] = await self._stub(node_id).Adopt(asked_here, timeout=OUTLINE_S)
             sources.insert(0, node_id)
+        return parts
 
     async def adopt(self, request: pb.AdoptRequest) -> pb.AdoptReply:
-        """Take the outline of a model, for this node's role in a placement; return what its part needs."""
+        """Take the outline of a model; return what this node's part of it needs."""
         copy = await self.take(request.model, request.content_hash, list(request.holders), keep=request.keep)
-        role = Role.read(request.placement, self._state.own.node_id)
-        with Checkpoint.open(copy.directory) as checkpoint:
-            config = families.read_config(checkpoint.config, str(copy.directory / "config.json"))
-            stored = find(checkpoint, role.parameters(checkpoint, config, request.draft))
-            ranges = checkpoint.ranges(piece for s in stored for array in s.arrays for piece in array.pieces)
-            missing = sum(
-                len(span) - sum(map(len, checkpoint.source.present(path.name, span)))
-                for path, spans in ranges
-                for span in spans
-            )
-        return pb.AdoptReply(missing_bytes=missing, free_bytes=shutil.disk_usage(copy.directory).free)
+        return await asyncio.to_thread(own_part.needs, request, copy, self._state.own.node_id)
+
+    async def from_hub(self, repo_id: str, revision: str) -> Copy:
+        """Return the outline of a model's files on the hub.
+
+        Raises:
+            CheckpointError: the hub does not answer and no earlier outline is here, or the files are damaged.
+        """
+        return await asyncio.to_thread(self._from_hub, repo_id, revision)
 
     async def take(self, model: str, content_hash: str, holders: Sequence[str], *, keep: bool) -> Copy:
-        """Return the outline of a content, taken from the first of the holders that delivers it.
+        """Return what this node keeps of a content, or its outline, from the first of the holders that delivers it.
 
         Raises:
             ClusterError: none does; the error is that of the last one.
         """
+        if (kept := await asyncio.to_thread(self._copies.kept, content_hash)) is not None:
+            return kept
         directory = self._directory(model, content_hash, keep=keep)
         self._taken_at[content_hash] = time.monotonic()
         error: ClusterError = ClusterError(f"no node has the outline of {model}")
@@ -124,6 +142,23 @@ class Acquiring:
                 error = exc
         raise error
 
+    def _from_hub(self, repo_id: str, revision: str) -> Copy:
+        from mlx_moe.checkpoint import hub  # its import takes half a second
+        from mlx_moe.checkpoint.hub_source import HubSource
+
+        folder = self._home.models / folder_name(repo_id)
+        try:
+            origin = hub.resolve(repo_id, revision)
+        except SourceError:
+            earlier = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+            if not earlier or revision != hub_cache.MAIN:
+                raise
+            return self._copies.local(str(earlier[0].parent))
+        directory = folder / origin.identity
+        with closing(HubSource(origin)) as source:
+            hub.fetch_outline(origin, directory, source)
+        return self._copies.local(str(directory))
+
     def forget(self, taken_before: float = math.inf) -> None:
         """Delete the outlines that are not kept, except those that were taken later, for a load that comes next."""
         for directory in self._home.outlines.glob("*"):
@@ -134,6 +169,26 @@ class Acquiring:
         if not _HASH.fullmatch(content_hash):
             raise InvalidRequestError(f"{content_hash[:80]!r} is not the hash of a content")
         return self._home.models / folder_name(model) / content_hash if keep else self._home.outlines / content_hash
+
+
+def require_room(model: str, parts: Mapping[str, pb.AdoptReply]) -> None:
+    """Raise ClusterError if a disk has too little room for a node's part; `parts` by the names of the nodes."""
+    full = {name: part for name, part in parts.items() if part.missing_bytes > part.free_bytes}
+    if full:
+        raise ClusterError(
+            f"{model} does not fit the disks of these nodes: {_rooms(full)}; delete files there "
+            f"(`moe-cluster rm MODEL` deletes a model), or add a node"
+        )
+
+
+def _rooms(parts: Mapping[str, pb.AdoptReply]) -> str:
+    return "; ".join(
+        f"{name} {_gigabytes(part.missing_bytes)}, {_gigabytes(part.free_bytes)} free" for name, part in parts.items()
+    )
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"
 
 
 def folder_name(model: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from cluster.daemon.pulling import Pulling
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import TrustError
@@ -24,10 +25,17 @@ class ControlService(node_pb2_grpc.ControlServicer):
     """Status and commands. `stop` ends the daemon."""
 
     def __init__(
-        self, state: NodeState, serving: Serving, credentials: Credentials, cluster_id: str, stop: asyncio.Event
+        self,
+        state: NodeState,
+        serving: Serving,
+        pulling: Pulling,
+        credentials: Credentials,
+        cluster_id: str,
+        stop: asyncio.Event,
     ) -> None:
         self._state = state
         self._serving = serving
+        self._pulling = pulling
         self._credentials = credentials
         self._cluster_id = cluster_id
         self._stop = stop
@@ -46,10 +54,18 @@ class ControlService(node_pb2_grpc.ControlServicer):
                 yield status
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadReply:  # noqa: N802
-        """Unload the cluster's model."""
+        """Unload the cluster's model, and end a pull that this node runs."""
         async with reported(context):
             self._require_own(context)
-            return pb.UnloadReply(model=await self._serving.unload(request.reason))
+            pulled = await self._pulling.end()
+            return pb.UnloadReply(model=await self._serving.unload(request.reason) or pulled)
+
+    async def Pull(self, request: pb.PullRequest, context: Context) -> AsyncIterator[pb.PullStatus]:  # noqa: N802
+        """Copy a model to the disks of the cluster; it continues if the caller disconnects."""
+        async with reported(context):
+            self._require_own(context)
+            async for status in self._pulling.pull(request):
+                yield status
 
     async def Stop(self, _request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """Stop this node."""

@@ -6,15 +6,16 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.daemon.outline import Record
 from cluster.home import Home
 from cluster.wire import node_pb2 as pb
 from mlx_moe import families
-from mlx_moe.checkpoint import json_file, library
+from mlx_moe.checkpoint import hub_cache, json_file, library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.origin import Origin
 from mlx_moe.checkpoint.source import WeightSource
 from mlx_moe.config import ModelConfig
 from mlx_moe.content import config_hash, read_content, read_tensors
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 class Copy:
     """A copy whose content is known. `stamp` identifies its files at that time; `digests` are those of its manifest.
 
-    Of an outline only the headers are sure to be here; its content is what the node with the whole copy has read.
+    Of an outline only the headers are sure to be here; its content is what the node with the whole copy has read, or
+    the identity that the hub's repository `repo_id` gives it.
     """
 
     directory: Path
@@ -36,6 +38,7 @@ class Copy:
     config_hash: str
     digests: Mapping[str, str]
     is_outline: bool = False
+    repo_id: str = ""
 
     def to_message(self) -> pb.ModelCopy:
         """Return the copy as a message, without its digests."""
@@ -56,8 +59,12 @@ class Copies:
         directory, stamp = checkpoint.directory.absolute(), checkpoint.stamp()
         record = Record.of(directory)
         fields = config_hash(config)
+        origin = Origin.of(directory)
         if record is not None:
-            copy = Copy(directory, stamp, record.content_hash, fields, record.digests, not checkpoint.is_whole)
+            is_outline = not checkpoint.is_whole
+            copy = Copy(directory, stamp, record.content_hash, fields, record.digests, is_outline, origin.repo_id)
+        elif origin.identity:
+            copy = Copy(directory, stamp, origin.identity, fields, {}, not checkpoint.is_whole, origin.repo_id)
         elif checkpoint.is_whole:
             manifest = read_content(checkpoint, config)
             copy = Copy(directory, stamp, manifest.hash, fields, manifest.digests)
@@ -69,7 +76,8 @@ class Copies:
     def find(self, wanted: pb.WantedModel) -> Copy | None:
         """Return the copy with the wanted content; if there is none, the first one with the model's name.
 
-        Whole copies come first, then outlines. Without a wanted content, it is the first one with the name.
+        Whole copies come first, then parts that were downloaded. Without a wanted content, it is the first one with the
+        name.
 
         Raises:
             CheckpointError: there is none with the content, and the first one with the name is damaged.
@@ -83,6 +91,9 @@ class Copies:
                 continue
             if copy.content_hash == wanted.content_hash or not wanted.content_hash:
                 return copy
+            if hub_cache.origin(directory).identity == wanted.content_hash:
+                copy = self._seen[wanted.content_hash] = replace(copy, content_hash=wanted.content_hash)
+                return copy
             others.append(copy)
         for directory in _distinct(directory for _, directory in library.in_folders()):
             with suppress(MoeClusterError):
@@ -90,13 +101,20 @@ class Copies:
                     copy = self._read(directory)
                     if copy.content_hash == wanted.content_hash:
                         return copy
-        for directory in (*self._home.models.glob("*/*"), *self._home.outlines.glob("[!.]*")):
-            record = Record.of(directory)
-            if record is not None and record.content_hash == wanted.content_hash:
-                return self._read(directory)
+        if wanted.content_hash and (kept := self.kept(wanted.content_hash)) is not None:
+            return kept
         if others and isinstance(others[0], CheckpointError):
             raise others[0]
         return next((other for other in others if isinstance(other, Copy)), None)
+
+    def kept(self, content_hash: str) -> Copy | None:
+        """Return the copy, or the part of one, with a content that this node has downloaded; None if there is none."""
+        for directory in self._home.models.glob("*/*"):
+            record = Record.of(directory)
+            identity = Origin.of(directory).identity if record is None else record.content_hash
+            if identity == content_hash:
+                return self._read(directory)
+        return None
 
     def local(self, model: str) -> Copy:
         """Return the copy that this node calls `model`. Raises as `library.locate`, and CheckpointError."""
@@ -113,7 +131,7 @@ class Copies:
         copy = self.known(content_hash)
         with self._opening:
             checkpoint = self._open.get(content_hash)
-            if checkpoint is None or checkpoint.directory != copy.directory:
+            if checkpoint is None or checkpoint.stamp() != copy.stamp:
                 self.close()  # one model is loaded at a time
                 checkpoint = self._open[content_hash] = Checkpoint.open(copy.directory)
             if checkpoint.stamp() != copy.stamp:

@@ -19,6 +19,7 @@ from cluster.daemon.admission import Admission
 from cluster.daemon.control_service import ControlService
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.node_service import EchoService, NodeService
+from cluster.daemon.pulling import Pulling
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, HeldError
@@ -113,7 +114,10 @@ class Daemon:
             node_service = NodeService(self.state, greeter, self.serving, credentials, self.home, listening)
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(), weights))
-            control = ControlService(self.state, self.serving, credentials, self.admission.cluster_id, self.stopped)
+            pulling = Pulling(self.state, self.serving)
+            control = ControlService(
+                self.state, self.serving, pulling, credentials, self.admission.cluster_id, self.stopped
+            )
             node_pb2_grpc.add_ControlServicer_to_server(control, server)
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)
@@ -132,6 +136,7 @@ class Daemon:
                 self._on_up(self)
                 await self.stopped.wait()
                 reason = f"node {self.settings.name} was stopped"
+                await pulling.end()
                 await self.serving.unload_own(reason)
                 await node_service.end_worker(reason)
                 await greeter.leave()

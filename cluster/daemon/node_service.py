@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from cluster.daemon import outline
+from cluster.daemon import outline, own_part
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
 from cluster.daemon.outline import Record
@@ -26,6 +26,7 @@ from cluster.membership.node_message import from_message
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
 from cluster.uses import Uses
+from cluster.weights.sources import sources_of
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.role import Role
@@ -102,6 +103,26 @@ class NodeService(node_pb2_grpc.NodeServicer):
         """Take the outline of a model."""
         async with reported(context):
             return await self._serving.acquiring.adopt(request)
+
+    async def Fetch(  # noqa: N802
+        self, request: node_pb2.AdoptRequest, context: Context
+    ) -> AsyncIterator[pb.LoadProgress]:
+        """Copy this node's part of an adopted model to its disk."""
+        async with reported(context):
+            copy = self._serving.copies.known(request.content_hash)
+            peers = [
+                pb.WeightPeer(node_id=i, name=self._state.name(i), target=await self._state.meet(i))
+                for i in request.holders
+            ]
+            sources = await asyncio.to_thread(
+                sources_of, copy.directory, peers, request.content_hash, self._credentials
+            )
+            try:
+                async for progress in own_part.fetch(request, copy, self._state.own.node_id, sources):
+                    self._state.holding.progress.CopyFrom(progress)
+                    yield progress
+            finally:
+                self._state.holding.ClearField("progress")
 
     async def RunWorker(  # noqa: N802
         self, commands: AsyncIterator[pb.WorkerCommand], context: Context
@@ -192,8 +213,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
         copy = self._serving.copies.known(role.placement.content_hash)
         load.directory, load.stamp = str(copy.directory), copy.stamp
         Uses(self._home.uses).note(copy.directory)
-        if not copy.is_outline:
-            del load.peers[:]
+        load.is_outline = copy.is_outline
+        load.keep |= copy.directory.is_relative_to(self._home.models)  # it was pulled, or is from the hub
         for peer in load.peers:
             peer.target = await self._state.meet(peer.node_id)
         self._state.holding = node_pb2.Holding(

@@ -8,7 +8,7 @@ import logging
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cluster.cost_reader import checkpoint_costs
 from cluster.daemon import placing
@@ -25,11 +25,13 @@ from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe import families
+from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.recipe import AS_STORED, uniform
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.decoding.draft import wants_mtp
-from mlx_moe.errors import InvalidRequestError, MoeClusterError, UnsupportedModelError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +47,23 @@ LOOKS = 4
 """How often to check for active requests: a worker reports once a second, also those that have just ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A model's placement; the most tokens of a request, the nodes with whole copies, and this node's own copy."""
+
+    placement: Placement
+    context_tokens: int
+    holders: list[str]
+    own: Copy
+
+
 class Serving:
     """Loads at most one model at a time. `deployment` is the one that this node coordinates."""
 
     def __init__(self, state: NodeState, greeter: Greeter, channels: Channels, home: Home) -> None:
         self.deployment: Deploying | None = None
         self.copies = Copies(home)
-        self.acquiring = Acquiring(state, self._stub, self.copies, home)
+        self.acquiring = Acquiring(state, self.stub, self.copies, home)
         self._state = state
         self._greeter = greeter
         self._channels = channels
@@ -75,7 +87,7 @@ class Serving:
         async with self._one_placement_at_a_time:
             await self._greeter.ask_all()
             coordinator, epoch = self._served(request) or await self._place(request)
-        call = self._stub(coordinator).FollowLoad(pb.FollowRequest(epoch=epoch))
+        call = self.stub(coordinator).FollowLoad(pb.FollowRequest(epoch=epoch))
         try:
             with translated(f"node {self._state.name(coordinator)}"):
                 async for status in call:
@@ -126,7 +138,7 @@ class Serving:
         if coordinator in ("", self._state.own.node_id):
             return await self.unload_own(reason)
         with translated(f"node {self._state.name(coordinator)}"):
-            await self._stub(coordinator).Unload(pb.UnloadRequest(reason=reason), timeout=UNLOAD_S)
+            await self.stub(coordinator).Unload(pb.UnloadRequest(reason=reason), timeout=UNLOAD_S)
         await self._greeter.ask_all()  # so that this node's status says it too
         return serving.model
 
@@ -169,30 +181,37 @@ class Serving:
                 f"place, and so does moe-cluster up {shlex.quote(request.model)}"
             )
 
-    async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
-        """Place a model and have its coordinator's node deploy it; return that node and the placement's epoch."""
-        own = await self._own_copy(request.model)
+    async def placed(self, request: pb.LoadRequest) -> Placed:
+        """Return where a model would be, and which nodes have it. Raises as `load`, before it starts."""
+        own = await self._own_copy(request)
         placement, context_tokens = await asyncio.to_thread(self._placement, request, own)
-        await self._require_room(request)  # after the placement: a missing or too large model is refused first
         for node_id in placement.node_ids:
             await self._state.meet(node_id)  # before any node is called
-        inspection = Inspection(self._state, self._stub, request.model, own)
+        inspection = Inspection(self._state, self.stub, request.model, own)
         holders = await inspection.holders(placement.node_ids, placement.content_hash)
+        return Placed(placement, context_tokens, holders, own)
+
+    async def _place(self, request: pb.LoadRequest) -> tuple[str, int]:
+        """Place a model and have its coordinator's node deploy it; return that node and the placement's epoch."""
+        placed = await self.placed(request)
+        placement, holders = placed.placement, placed.holders
+        await self._require_room(request)  # after the placement: a missing or too large model is refused first
         await self.acquiring.give(request, placement, holders)
         coordinator, epoch = placement.coordinator, self._state.newest_epoch + 1
         deploy = pb.DeployRequest(
             placement=json.dumps(placement.to_json()),
             epoch=epoch,
             draft=request.draft,
-            context_tokens=context_tokens,
+            context_tokens=placed.context_tokens,
             holders=holders,
             keep=request.keep,
         )
         with translated(f"node {self._state.name(coordinator)}"):
-            await self._stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
+            await self.stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
         return coordinator, epoch
 
-    def _stub(self, node_id: str) -> node_pb2_grpc.NodeStub:
+    def stub(self, node_id: str) -> node_pb2_grpc.NodeStub:
+        """Return the gRPC stub of a node. Raises NodeLostError if its address is unknown."""
         return node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
 
     async def _require_idle(self, serving: pb.Serving) -> None:
@@ -211,15 +230,23 @@ class Serving:
                 f"when it is done"
             )
 
-    async def _own_copy(self, model: str) -> Copy:
-        """Return this node's copy of a model, or the outline of another node's. Raises as `library.locate`."""
+    async def _own_copy(self, request: pb.LoadRequest) -> Copy:
+        """Return this node's copy of a model, or the outline of another node's, or of the hub's.
+
+        Raises:
+            InvalidRequestError: there is none.
+            CheckpointError: it is damaged, or the hub does not answer.
+        """
         try:
-            return await asyncio.to_thread(self.copies.local, model)
-        except (InvalidRequestError, UnsupportedModelError):
-            found = await self.acquiring.from_others(model)
-            if found is None:
-                raise
-            return found
+            return await asyncio.to_thread(self.copies.local, request.model)
+        except InvalidRequestError as missing:
+            if (found := await self.acquiring.from_others(request.model)) is not None:
+                return found
+            try:
+                repo_id, revision = library.on_hub(request.model, original=request.bits > 0)
+            except InvalidRequestError:
+                raise missing from None
+        return await self.acquiring.from_hub(repo_id, revision)
 
     def _placement(self, request: pb.LoadRequest, own: Copy) -> tuple[Placement, int]:
         """Return a model's placement, and the most tokens of a request."""
@@ -235,10 +262,11 @@ class Serving:
 
     def _best_placement(self, request: pb.LoadRequest, checkpoint: Checkpoint, config: ModelConfig) -> Placement:
         float_bytes = placing.float_bytes(self._state)
-        model = checkpoint_costs(request.model, checkpoint, config, float_bytes=float_bytes)
+        recipe = uniform(request.bits or None, request.mode or None) if request.bits or request.mode else AS_STORED
+        model = checkpoint_costs(request.model, checkpoint, config, float_bytes=float_bytes, recipe=recipe)
         if not wants_mtp(request.draft):
             model = replace(model, mtp=None)
-        return placing.place(
+        placement = placing.place(
             model,
             placing.capacities(self._state),
             placing.links(self._state),
@@ -246,6 +274,7 @@ class Serving:
             request.concurrency or 1,
             ChunkRule.fixed(request.chunk_length) if request.chunk_length else None,
         )
+        return replace(placement, recipe=recipe)
 
 
 def _has_failed(serving: pb.Serving) -> bool:

@@ -12,10 +12,9 @@ from cluster.emulation.stage import Clock
 from cluster.errors import ClusterError
 from cluster.worker import loading
 from cluster.worker.loading import LoadedExperts, LoadedShard
-from cluster.worker.node_files import NodeFiles
+from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
-from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.frame import Frame
 from mlx_moe.pipeline.shard import Shard

@@ -5,11 +5,10 @@ from __future__ import annotations
 from cluster.emulation import emulated, scenario, stretched
 from cluster.worker import loading
 from cluster.worker.loading import Loaded
-from cluster.worker.node_files import NodeFiles
+from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.process import main
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
-from mlx_moe.checkpoint.loader import Progress
 
 
 def load(files: NodeFiles, role: Role, progress: Progress, draft: str, held: Held) -> Loaded:

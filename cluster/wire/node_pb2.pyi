@@ -351,16 +351,36 @@ class LoadStatus(_message.Message):
     def __init__(self, serving: _Optional[_Union[Serving, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeProgress, _Mapping]]] = ..., placement: _Optional[str] = ...) -> None: ...
 
 class NodeProgress(_message.Message):
-    __slots__ = ("name", "done_bytes", "total_bytes", "source")
+    __slots__ = ("name", "done_bytes", "total_bytes", "source", "free_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     done_bytes: int
     total_bytes: int
     source: str
-    def __init__(self, name: _Optional[str] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
+    free_bytes: int
+    def __init__(self, name: _Optional[str] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., source: _Optional[str] = ..., free_bytes: _Optional[int] = ...) -> None: ...
+
+class PullRequest(_message.Message):
+    __slots__ = ("load", "nodes", "dry_run")
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    load: LoadRequest
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    def __init__(self, load: _Optional[_Union[LoadRequest, _Mapping]] = ..., nodes: _Optional[_Iterable[str]] = ..., dry_run: bool = ...) -> None: ...
+
+class PullStatus(_message.Message):
+    __slots__ = ("model", "nodes")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeProgress]
+    def __init__(self, model: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeProgress, _Mapping]]] = ...) -> None: ...
 
 class UnloadRequest(_message.Message):
     __slots__ = ("reason",)

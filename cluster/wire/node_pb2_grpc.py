@@ -66,6 +66,11 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.AdoptReply.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_stream(
+                '/moe_cluster.v1.Node/Fetch',
+                request_serializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_worker__pb2.LoadProgress.FromString,
+                _registered_method=True)
         self.RunWorker = channel.stream_stream(
                 '/moe_cluster.v1.Node/RunWorker',
                 request_serializer=cluster_dot_wire_dot_worker__pb2.WorkerCommand.SerializeToString,
@@ -133,6 +138,13 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fetch(self, request, context):
+        """Copies the node's part of a model to its disk, from other nodes or the hub, while this call lasts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunWorker(self, request_iterator, context):
         """Runs a worker while this call lasts: commands in, events out.
         """
@@ -192,6 +204,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Adopt,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.AdoptReply.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_worker__pb2.LoadProgress.SerializeToString,
             ),
             'RunWorker': grpc.stream_stream_rpc_method_handler(
                     servicer.RunWorker,
@@ -388,6 +405,33 @@ class Node(object):
             _registered_method=True)
 
     @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moe_cluster.v1.Node/Fetch',
+            cluster_dot_wire_dot_node__pb2.AdoptRequest.SerializeToString,
+            cluster_dot_wire_dot_worker__pb2.LoadProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RunWorker(request_iterator,
             target,
             options=(),
@@ -523,6 +567,11 @@ class ControlStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.UnloadReply.FromString,
                 _registered_method=True)
+        self.Pull = channel.unary_stream(
+                '/moe_cluster.v1.Control/Pull',
+                request_serializer=cluster_dot_wire_dot_node__pb2.PullRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.PullStatus.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/moe_cluster.v1.Control/Stop',
                 request_serializer=cluster_dot_wire_dot_node__pb2.StopRequest.SerializeToString,
@@ -555,6 +604,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pull(self, request, context):
+        """Copies a model to the disks of the cluster; streams the progress. It continues if the caller exits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -578,6 +634,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Unload,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.UnloadReply.SerializeToString,
+            ),
+            'Pull': grpc.unary_stream_rpc_method_handler(
+                    servicer.Pull,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.PullRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.PullStatus.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -669,6 +730,33 @@ class Control(object):
             '/moe_cluster.v1.Control/Unload',
             cluster_dot_wire_dot_node__pb2.UnloadRequest.SerializeToString,
             cluster_dot_wire_dot_node__pb2.UnloadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pull(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moe_cluster.v1.Control/Pull',
+            cluster_dot_wire_dot_node__pb2.PullRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.PullStatus.FromString,
             options,
             channel_credentials,
             insecure,

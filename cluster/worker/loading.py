@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import mlx.core as mx
 
-from cluster.worker.node_files import NodeFiles
+from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.remote_experts import RemoteExperts
 from cluster.worker.role import Role
 from mlx_moe import families, memory
 from mlx_moe.checkpoint.held import Held
-from mlx_moe.checkpoint.loader import Progress
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, choose_drafter
 from mlx_moe.notes import notes
@@ -156,12 +156,19 @@ def load(
         InvalidRequestError: the model cannot draft in the requested way.
     """
     mx.set_cache_limit(FREED_BYTES)
-    with files.open() as checkpoint:
+    source_name = "" if files.keep else files.source_name
+    with files.open_for(role, draft, progress) as checkpoint:
         config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
         memory_share = memory.HARD_LIMIT  # the placement has counted KV caches and temporaries
         if not role.leads:
             experts = load_experts(
-                checkpoint, config, role.shard_spec(), memory_share=memory_share, progress=progress, held=held
+                checkpoint,
+                config,
+                role.shard_spec(),
+                recipe=role.placement.recipe,
+                memory_share=memory_share,
+                progress=partial(progress, source_name),
+                held=held,
             )
             return LoadedExperts(config, experts)
         tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
@@ -173,10 +180,11 @@ def load(
             config,
             role.shard_spec(),
             coordinates=role.coordinates,
+            recipe=role.placement.recipe,
             with_mtp=role.loads_mtp(draft),
             peers=remote_experts,
             memory_share=memory_share,
-            progress=progress,
+            progress=partial(progress, source_name),
             held=held,
         )
     new_drafter = None

@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 from cluster.errors import MovedError, NodeLostError
@@ -21,15 +20,15 @@ from cluster.home import Home
 from cluster.membership.listening import Listening
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
 from cluster.trust.credentials import Credentials
-from cluster.weights.peer_source import PeerSource, PeerSources
+from cluster.weights.sources import sources_of
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
 from cluster.worker.epoch import Epoch
 from cluster.worker.loading import Loaded
-from cluster.worker.node_files import NodeFiles
+from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
-from mlx_moe.checkpoint.loader import Progress
+from mlx_moe.checkpoint.source import WeightSource
 from mlx_moe.errors import MoeClusterError
 
 log = logging.getLogger("cluster.worker")
@@ -106,14 +105,20 @@ class Worker:
         """Load a part, reusing the arrays in `held`, and open a port for it."""
         self._done_bytes = 0
         role = Role.read(told.placement, self._node_id)
-        peers = tuple(PeerSource(self._credentials, peer, role.placement.content_hash) for peer in told.peers)
-        files = NodeFiles(told.directory or told.model, told.stamp, (PeerSources(peers),) if peers else ())
-        loaded = self._load(files, role, partial(self._progress, files.source_name), told.draft, held)
+        loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
         epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials)
         held_now = pb.ShardLoaded(
             port=epoch.port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts, epoch=epoch.number
         )
         self._report(pb.WorkerEvent(loaded=held_now))
+
+    def _files(self, told: pb.LoadShard, role: Role) -> NodeFiles:
+        """Return what to read a part from."""
+        sources: list[WeightSource] = []
+        if told.is_outline:
+            content_hash = role.placement.content_hash
+            sources = sources_of(Path(told.directory), told.peers, content_hash, self._credentials)
+        return NodeFiles(told.directory or told.model, told.stamp, sources, keep=told.keep and bool(sources))
 
     def _release(self) -> Held:
         """Release the part; return its arrays for reuse."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -214,6 +214,18 @@ class Checkpoint:
             else:
                 ranges.append(range(start, stop))
         return runs
+
+    def by_file(self, pieces: Iterable[Piece]) -> dict[str, list[range]]:
+        """Return the ranges of bytes that pieces are in, by the names of their files."""
+        found: dict[str, list[range]] = {}
+        for path, ranges in self.ranges(pieces):
+            found.setdefault(path.name, []).extend(ranges)
+        return found
+
+    @property
+    def all_pieces(self) -> Iterator[Piece]:
+        """All tensors."""
+        return (Piece(name, 0, self.info(name).nbytes) for name in self._tensors)
 
 
 def _read_headers(paths: Iterable[Path]) -> tuple[list[TensorFile], CheckpointError | None]:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from mlx_moe.checkpoint.checkpoint import Piece
 from mlx_moe.checkpoint.dtype import FLOATS, Dtype
@@ -74,8 +74,15 @@ class Floats:
 
     dtype: Dtype
 
-    quantization: ClassVar[None] = None
-    is_decoded: ClassVar[bool] = False
+    @property
+    def quantization(self) -> None:
+        """See Form."""
+        return
+
+    @property
+    def is_decoded(self) -> bool:
+        """See Form."""
+        return False
 
     @property
     def float_dtype(self) -> Dtype:
@@ -103,7 +110,10 @@ class Packed:
     quantization: QuantizationConfig
     scales_dtype: Dtype
 
-    is_decoded: ClassVar[bool] = False
+    @property
+    def is_decoded(self) -> bool:
+        """See Form."""
+        return False
 
     @property
     def float_dtype(self) -> Dtype | None:
@@ -137,9 +147,20 @@ class MXFP4Blocks:
     In `gate_up_proj` the rows of gate and up alternate, gate first.
     """
 
-    quantization: ClassVar[QuantizationConfig] = QuantizationConfig(32, 4, "mxfp4")
-    is_decoded: ClassVar[bool] = False
-    float_dtype: ClassVar[None] = None
+    @property
+    def quantization(self) -> QuantizationConfig:
+        """See Form."""
+        return QuantizationConfig(32, 4, "mxfp4")
+
+    @property
+    def is_decoded(self) -> bool:
+        """See Form."""
+        return False
+
+    @property
+    def float_dtype(self) -> None:
+        """See Form."""
+        return
 
     @property
     def text(self) -> str:
@@ -170,13 +191,16 @@ class PackedInt4:
     group_size: int
     scales_dtype: Dtype
 
-    is_decoded: ClassVar[bool] = True
-
     @property
     def quantization(self) -> QuantizationConfig | None:
         """See Form."""
         affine = QuantizationConfig(self.group_size, 4)
         return affine if is_supported(affine) else None
+
+    @property
+    def is_decoded(self) -> bool:
+        """See Form."""
+        return True
 
     @property
     def float_dtype(self) -> Dtype:
@@ -213,9 +237,20 @@ class Float8Blocks:
     columns: int
     scales_dtype: Dtype
 
-    quantization: ClassVar[None] = None
-    is_decoded: ClassVar[bool] = True
-    float_dtype: ClassVar[None] = None
+    @property
+    def quantization(self) -> None:
+        """See Form."""
+        return
+
+    @property
+    def is_decoded(self) -> bool:
+        """See Form."""
+        return True
+
+    @property
+    def float_dtype(self) -> None:
+        """See Form."""
+        return
 
     @property
     def text(self) -> str:

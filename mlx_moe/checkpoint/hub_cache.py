@@ -11,12 +11,15 @@ from pathlib import Path
 from types import ModuleType
 
 from mlx_moe.checkpoint import durable_file
+from mlx_moe.checkpoint.origin import Origin, OriginFile
 from mlx_moe.checkpoint.weight_files import WeightFiles
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 
 MAIN = "main"
 REVISION = re.compile(r"\w[\w./-]*")
 """A branch, a tag, or a commit."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def directory() -> Path:
@@ -115,6 +118,23 @@ def repo_of(path: Path) -> str:
     separator = _constants().REPO_ID_SEPARATOR
     kind, _, name = path.parent.parent.name.partition(separator)
     return name.replace(separator, "/") if path.parent.name == "snapshots" and kind == "models" else ""
+
+
+def origin(snapshot: Path) -> Origin:
+    """Return the origin of a snapshot; the digests are the names of the blobs that its links lead to.
+
+    It is empty for other directories, and has no digests of files that were copied in place of links.
+    """
+    repo_id = repo_of(snapshot)
+    if not repo_id:
+        return Origin()
+    links = {path.name: path.resolve() for path in snapshot.glob("*.safetensors")}
+    files = {
+        name: OriginFile(blob.stat().st_size, blob.name if _SHA256.fullmatch(blob.name) else "")
+        for name, blob in links.items()
+        if blob.exists()
+    }
+    return Origin(repo_id, snapshot.name, files)
 
 
 def cure(path: Path) -> str:

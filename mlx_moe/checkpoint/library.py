@@ -57,6 +57,19 @@ def locate(model: str | Path) -> Path:
     raise _unknown(str(model))
 
 
+def on_hub(model: str, *, original: bool = False) -> tuple[str, str]:
+    """Return the repo id and the revision of a model by its name; of a known one the conversion, or the `original`.
+
+    Raises:
+        InvalidRequestError: it is not such a name.
+    """
+    if match := REPO_ID.fullmatch(model):
+        return match[1], match[2] or hub_cache.MAIN
+    if (known := known_models.find(model)) is None:
+        raise InvalidRequestError(f"{model} is neither org/name nor the short name of a known model")
+    return known.original if original else known.repository, hub_cache.MAIN
+
+
 def notes(model: str, directory: Path) -> tuple[str, ...]:
     """Return notes for people about the directory that `locate` chose for a model."""
     repo_id = hub_cache.repo_of(directory)

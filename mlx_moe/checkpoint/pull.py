@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from threading import Lock
 
 from mlx_moe.checkpoint.byte_ranges import ByteRanges
 from mlx_moe.checkpoint.share import Share
@@ -56,6 +57,19 @@ def pull(
         finally:
             threads.shutdown(cancel_futures=True)
             share.sync()
+
+
+def counted(progress: Callable[[int, int], None], total_bytes: int) -> Callable[[int], None]:
+    """Return an `on_stored` that calls `progress` with the bytes that are stored so far, and the total."""
+    done_bytes, counting = 0, Lock()
+
+    def on_stored(nbytes: int) -> None:
+        nonlocal done_bytes
+        with counting:
+            done_bytes = min(done_bytes + nbytes, total_bytes)  # gaps that are fetched too are not counted
+            progress(done_bytes, total_bytes)
+
+    return on_stored
 
 
 def _chunks(share: Share, wanted: Mapping[str, Sequence[range]]) -> list[tuple[str, range]]:

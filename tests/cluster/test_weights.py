@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.client import Wanted
+from cluster.placement import Placement
 from mlx_moe.checkpoint import library
 from mlx_moe.decoding.request import Request, Token
+from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
 
@@ -45,6 +48,8 @@ def _no_model_stays(cluster: Cluster, folders: list[Path]) -> Iterator[None]:
     cluster.unload()
     for folder in folders:
         shutil.rmtree(folder / "mine", ignore_errors=True)
+    for node in cluster.nodes:
+        shutil.rmtree(node.home.models, ignore_errors=True)
 
 
 @pytest.mark.parametrize("holder", [0, 1, 2])
@@ -52,8 +57,62 @@ def test_one_node_with_the_files_serves_all(
     cluster: Cluster, folders: list[Path], wanted: list[Token], holder: int
 ) -> None:
     shutil.copytree(DEMO, folders[holder] / "mine")
-    placement = cluster.place("demo", (2, 2, 2)).to_json() | {"model": "mine"}
-    model = cluster.load("mine", type(cluster.place("demo", (6,))).from_json(placement))
+    plan = Placement.from_json(cluster.place("demo", (2, 2, 2)).to_json() | {"model": "mine"})
+    model = cluster.load("mine", plan)
     assert answer(model, REQUEST) == wanted
     cluster.unload()
     assert not any(list(node.home.outlines.glob("*")) for node in cluster.nodes)
+    assert not any(node.home.models.exists() for node in cluster.nodes)
+
+
+def test_what_is_kept_is_on_the_nodes_disks_and_not_read_again(
+    cluster: Cluster, folders: list[Path], wanted: list[Token]
+) -> None:
+    shutil.copytree(DEMO, folders[0] / "mine")
+    plan = Placement.from_json(cluster.place("demo", (2, 2, 2)).to_json() | {"model": "mine"})
+    asked = Wanted("mine", plan, replace=True, keep=True)
+    sources(cluster, asked)
+    cluster.unload()
+    assert sources(cluster, asked) == {"": {"mac-1", "mac-2", "mac-3"}}
+    assert answer(cluster.own.model(cluster.own.status()), REQUEST) == wanted
+    total = sum(path.stat().st_size for path in DEMO.glob("*.safetensors"))
+    for node in cluster.nodes[1:]:
+        (part,) = node.home.models.rglob("*.part")
+        assert 0 < part.stat().st_blocks * 512 < total
+
+
+def sources(cluster: Cluster, wanted: Wanted) -> dict[str, set[str]]:
+    """Load a model; return which nodes read bytes from where."""
+    found: dict[str, set[str]] = {}
+    for status in cluster.own.load(wanted):
+        for node in status.nodes:
+            if node.total_bytes:
+                found.setdefault(node.source, set()).add(node.name)
+    return found
+
+
+def test_a_pull_copies_each_nodes_part_to_its_disk(cluster: Cluster, folders: list[Path], wanted: list[Token]) -> None:
+    shutil.copytree(DEMO, folders[1] / "mine")
+    plan = Placement.from_json(cluster.place("demo", (2, 2, 2)).to_json() | {"model": "mine"})
+    (needed,) = cluster.own.pull(Wanted("mine", plan), dry_run=True)
+    assert [node.name for node in needed] == ["mac-1", "mac-3"]
+    assert all(node.source == "mac-2" and node.done_bytes == 0 < node.total_bytes < node.free_bytes for node in needed)
+    *_, last = cluster.own.pull(Wanted("mine", plan))
+    assert [node.done_bytes for node in last] == [node.total_bytes for node in needed]
+    assert sources(cluster, Wanted("mine", plan, replace=True)) == {"": {"mac-1", "mac-2", "mac-3"}}
+    assert answer(cluster.own.model(cluster.own.status()), REQUEST) == wanted
+
+
+def test_a_node_that_pulls_the_whole_model_serves_it(cluster: Cluster, folders: list[Path]) -> None:
+    shutil.copytree(DEMO, folders[0] / "mine")
+    plan = Placement.from_json(cluster.place("demo", (2, 2, 2)).to_json() | {"model": "mine"})
+    for _ in cluster.own.pull(Wanted("mine", plan), ["mac-3"]):
+        pass
+    whole = next(cluster.nodes[2].home.models.glob("*/*/model.safetensors"))
+    assert whole.read_bytes() == (DEMO / "model.safetensors").read_bytes()
+    assert sources(cluster, Wanted("mine", plan, replace=True)) == {"": {"mac-1", "mac-3"}, "mac-1, mac-3": {"mac-2"}}
+
+
+def test_a_pull_to_a_node_that_is_not_there_names_those_that_are(cluster: Cluster) -> None:
+    with pytest.raises(InvalidRequestError, match="no node 'mac-9' here; present are mac-1, mac-2, mac-3"):
+        list(cluster.own.pull(Wanted("demo"), ["mac-9"]))

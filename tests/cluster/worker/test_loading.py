@@ -23,5 +23,5 @@ from cluster.worker.role import Role
 def test_the_mtp_layer_is_loaded_only_where_it_drafts(draft: str, stages: list[range], is_loaded: bool) -> None:
     placed = tuple(StagePlacement(f"node-{i}", layers) for i, layers in enumerate(stages))
     role = Role.of(Placement("demo", "", placed, 512, 1, 1024, {}), "node-0")
-    loaded = load(NodeFiles("demo"), role, lambda _done, _total: None, draft)
+    loaded = load(NodeFiles("demo"), role, lambda *_: None, draft)
     assert (loaded.holding.mtp is not None) == is_loaded

@@ -1,0 +1,69 @@
+"""Own part: what this node lacks of its part of a model, or of the whole, and the copying of it to this node's disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from cluster.daemon.copies import Copy
+from cluster.wire import node_pb2 as pb
+from cluster.wire import worker_pb2
+from cluster.worker.role import Role
+from mlx_moe import families
+from mlx_moe.checkpoint import durable_file, pull
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.share import Share
+from mlx_moe.checkpoint.source import Sources, WeightSource
+from mlx_moe.checkpoint.stored_parameter import find
+
+PROGRESS_S = 0.2
+
+
+def needs(request: pb.AdoptRequest, copy: Copy, node_id: str) -> pb.AdoptReply:
+    """Return how many bytes of the node's part are not on its disk, and how many are free there."""
+    with closing(Share(copy.directory)) as share:
+        missing = pull.missing_bytes(share, _wanted(request, copy.directory, node_id))
+    return pb.AdoptReply(missing_bytes=missing, free_bytes=durable_file.free_bytes(copy.directory))
+
+
+async def fetch(
+    request: pb.AdoptRequest, copy: Copy, node_id: str, sources: Sequence[WeightSource]
+) -> AsyncIterator[worker_pb2.LoadProgress]:
+    """Copy the node's part to its disk; yield the progress.
+
+    Raises:
+        CheckpointError: the sources do not deliver, or the disk is full; what was fetched is kept.
+    """
+    told = worker_pb2.LoadProgress(source=", ".join(source.name for source in sources))
+
+    def progress(done_bytes: int, total_bytes: int) -> None:
+        told.done_bytes, told.total_bytes = done_bytes, total_bytes
+
+    def run() -> None:
+        wanted = _wanted(request, copy.directory, node_id)
+        with closing(Share(copy.directory)) as share:
+            pull.pull(share, Sources(sources), wanted, pull.counted(progress, pull.missing_bytes(share, wanted)))
+
+    running = asyncio.create_task(asyncio.to_thread(run))
+    try:
+        while not running.done():
+            await asyncio.wait((running,), timeout=PROGRESS_S)
+            yield told
+        running.result()
+    finally:
+        for source in sources:  # what the thread of a cancelled call reads next fails
+            source.close()
+        await asyncio.wait((running,))
+
+
+def _wanted(request: pb.AdoptRequest, directory: Path, node_id: str) -> dict[str, list[range]]:
+    """Return the ranges of the node's part, or of the whole model, by file."""
+    with Checkpoint.open(directory) as checkpoint:
+        if not request.placement:
+            return checkpoint.by_file(checkpoint.all_pieces)
+        role = Role.read(request.placement, node_id)
+        config = families.read_config(checkpoint.config, str(directory / "config.json"))
+        stored = find(checkpoint, role.parameters(checkpoint, config, request.draft))
+        return checkpoint.by_file(piece for s in stored for array in s.arrays for piece in array.pieces)

@@ -1,0 +1,80 @@
+"""A model that no node has: each node downloads its share from a stand-in for the hub, over real HTTP, once."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.client import Wanted
+from cluster.errors import DownloadError
+from cluster.placement import Placement
+from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.decoding.request import Request
+from mlx_moe.sampling_params import SamplingParams
+from tests.cluster.running import Cluster, answer, running_cluster
+from tests.hub import Fault, Hub
+
+pytestmark = pytest.mark.slow
+
+DEMO = library.locate("demo")
+REPO = "org/tiny"
+REQUEST = Request((5, 6, 7), max_tokens=8, ignore_eos=True, sampling=SamplingParams(temperature=0))
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    directory = tmp_path_factory.mktemp("hub")
+    shutil.copytree(DEMO, directory / REPO)
+    with Hub(directory) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, hub: Hub, measured_hardware: Path) -> Iterator[Cluster]:
+    empty = tmp_path_factory.mktemp("cache")
+    prefixes = [("env", f"HF_ENDPOINT={hub.endpoint}", f"HF_HUB_CACHE={empty / str(n)}") for n in range(3)]
+    with running_cluster(tmp_path_factory.mktemp("nodes"), 3, measured_hardware, prefixes) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def plan(cluster: Cluster) -> Placement:
+    cluster.unload()
+    return Placement.from_json(cluster.place("demo", (2, 2, 2)).to_json() | {"model": REPO})
+
+
+def test_each_node_downloads_its_share_once(cluster: Cluster, hub: Hub, plan: Placement) -> None:
+    with pytest.raises(DownloadError, match=r"org/tiny is on no node: .* MB would be downloaded \(mac-1 .* free; "):
+        list(cluster.own.load(Wanted(REPO, plan)))
+    hub.faults.append(Fault("busy", file="*.safetensors", times=2, retry_after_s=0))
+    hub.faults.append(Fault("cut", file="*.safetensors", times=2))
+    list(cluster.own.load(Wanted(REPO, plan, download=True)))
+    tokens = answer(cluster.own.model(cluster.own.status()), REQUEST)
+    weights = DEMO / "model.safetensors"
+    assert hub.total_sent() < 1.1 * (weights.stat().st_size + small_bytes())
+    sent = hub.total_sent()
+    cluster.unload()
+    list(cluster.own.load(Wanted(REPO, plan)))
+    assert hub.total_sent() == sent
+    assert answer(cluster.load("demo", cluster.place("demo", (2, 2, 2))), REQUEST) == tokens
+
+
+def test_a_refused_download_ends_in_one_error_and_goes_on_later(cluster: Cluster, hub: Hub, plan: Placement) -> None:
+    for node in cluster.nodes:
+        shutil.rmtree(node.home.models, ignore_errors=True)
+    list_parts = Wanted(REPO, plan)
+    hub.faults.append(Fault("gated", at="resolve"))
+    with pytest.raises(Exception, match="hf auth login"):
+        list(cluster.own.pull(list_parts))
+    hub.faults.clear()
+    *_, last = cluster.own.pull(list_parts)
+    assert all(node.done_bytes == node.total_bytes > 0 for node in last)
+
+
+def small_bytes() -> int:
+    """Return the bytes of the files that every node gets: all but weights, and the headers of these."""
+    with Checkpoint.open(DEMO) as checkpoint:
+        header = min(checkpoint.info(name).offset for name in checkpoint.names)
+    return 3 * header + sum(path.stat().st_size for path in DEMO.iterdir() if path.suffix != ".safetensors")
