@@ -56,7 +56,7 @@ class _Found:
     @property
     def n_experts(self) -> int:
         """How many matrices of experts it stacks; 1 for other arrays."""
-        return self.array.shape[0] if self.stored.parameter.routed else 1
+        return self.stored.origin.layout.shape[0] if self.stored.parameter.routed else 1
 
     @property
     def outline(self) -> str:
