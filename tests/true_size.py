@@ -5,8 +5,10 @@ as zeros. fp8: DeepSeek-V3 as its authors published it, a tensor per expert, wit
 bf16: the same in 1.37 TB. 4bit: its conversion by mlx-lm, stacked experts, without the MTP layer, 378 GB in 88 files.
 int4: Kimi-K2-Thinking, experts in compressed-tensors, 594 GB in 62 files. With LAYERS: only the first ones.
 
-Source: README_WEIGHTS.md and config.json of deepseek-ai/DeepSeek-V3, whose headers have these 91,991 tensors; the
-model card of moonshotai/Kimi-K2-Thinking; `mlx_lm.convert` for the names of the conversion and the sizes of its files.
+Source: README_WEIGHTS.md and config.json of deepseek-ai/DeepSeek-V3, of which all numbers of each dtype are compared
+with the hub's count; which tensors are in which file is not known, so they are divided evenly. `mlx_lm.convert` for
+the names of the conversion and the sizes of its files. int4 follows the compressed-tensors format with Kimi-K2's
+configuration, and is not compared with a published count.
 """
 
 from __future__ import annotations
