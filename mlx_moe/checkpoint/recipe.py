@@ -46,8 +46,8 @@ MODES = {
 }
 """Source: the documentation of `mlx.core.quantize`; affine without 1 bit."""
 
-MIXED_OTHERS = QuantizationConfig(64, 6)
-"""The matrices of a mixed recipe that are no routed experts: few bytes, and every token uses them all."""
+MIXED_BITS = 6
+"""Bits of the matrices of a mixed recipe that are no routed experts: few bytes, and every token uses them all."""
 
 
 def uniform(bits: int | None, mode: str | None = None, group_size: int | None = None) -> Recipe:
@@ -61,18 +61,18 @@ def uniform(bits: int | None, mode: str | None = None, group_size: int | None = 
 
 
 def mixed(bits: int | None, mode: str | None = None, group_size: int | None = None) -> Recipe:
-    """Return the recipe that quantizes routed experts as asked, and all other matrices by MIXED_OTHERS.
+    """Return the recipe that quantizes routed experts as asked, and all other matrices to MIXED_BITS, affine.
 
     Raises:
         InvalidRequestError: as `uniform`; or the experts would not get fewer bits than the rest.
     """
     how = _quantization(bits, mode or "affine", group_size)
-    if how.bits >= MIXED_OTHERS.bits:
+    if how.bits >= MIXED_BITS:
         raise InvalidRequestError(
-            f"the recipe mixed gives all but the routed experts {MIXED_OTHERS.bits} bits: ask for fewer than "
-            f"{MIXED_OTHERS.bits} bits for the experts, got {how.bits}; without this recipe all have {how.bits}"
+            f"the recipe mixed gives all but the routed experts {MIXED_BITS} bits: ask for fewer than {MIXED_BITS} "
+            f"bits for the experts, got {how.bits}; without this recipe all have {how.bits}"
         )
-    return Recipe(how, MIXED_OTHERS)
+    return Recipe(how, _quantization(MIXED_BITS, "affine", how.group_size if how.mode == "affine" else None))
 
 
 def _quantization(bits: int | None, mode: str, group_size: int | None) -> QuantizationConfig:
