@@ -59,7 +59,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Perplexity; the mean KL divergence, in nats a token, from the source's predictions; how often the likeliest agree.
+    """Perplexity, mean KL divergence from the source's predictions in nats a token, and how often the likeliest agree.
 
     `bits_per_weight` is what was written.
     """
@@ -102,9 +102,7 @@ def _blocks() -> list[Text]:
     return [Text(list(block), [True] * len(block)) for block in trained.blocks()[1][:N_BLOCKS]]
 
 
-def _quality(
-    source: Path, recipe: Recipe, texts: Sequence[Text], wanted: Sequence[npt.NDArray[np.float32]]
-) -> Quality:
+def _quality(source: Path, recipe: Recipe, texts: Sequence[Text], wanted: Sequence[npt.NDArray[np.float32]]) -> Quality:
     with tempfile.TemporaryDirectory() as scratch, Checkpoint.open(source) as checkpoint:
         planned = plan(checkpoint, families.read_config(checkpoint.config), recipe)
         directory = Path(scratch, "model")

@@ -82,7 +82,6 @@ def rows(model: str, directory: Path, plan: ConversionPlan, promises_mtp: bool) 
     if experts != others:
         how = [("routed experts", _quantization_text(experts)), ("other matrices", _quantization_text(others))]
     mtp = "kept" if plan.has_mtp else "left out" if promises_mtp else "none"
-    notes = [("note", _requantized_text(plan))] if plan.requantized else []
     return [
         ("from", visible(model)),
         ("to", visible(str(directory))),
@@ -91,7 +90,7 @@ def rows(model: str, directory: Path, plan: ConversionPlan, promises_mtp: bool) 
         ("multi-token prediction", mtp),
         ("writes", f"{bytes_text(plan.nbytes)} in {len(plan.files)} files"),
         ("weights", f"{count_text(plan.n_weights)}, {plan.bits_per_weight:.2f} bits each"),
-        *notes,
+        *(("note", note) for note in _notes(plan)),
     ]
 
 
@@ -109,11 +108,18 @@ def _print_plan(labelled: list[tuple[str, str]]) -> None:
 
 
 def _quantization_text(how: QuantizationConfig | None) -> str:
-    if how is None:
-        return "as stored"
-    return f"{how.bits} bits in groups of {how.group_size}" + ("" if how.mode == "affine" else f" ({how.mode})")
+    from mlx_moe.checkpoint.modes import quantization_text
+
+    return "as stored" if how is None else quantization_text(how)
 
 
-def _requantized_text(plan: ConversionPlan) -> str:
-    stored = _quantization_text(plan.requantized[0].slabs[0].quantization)
-    return f"{len(plan.requantized)} matrices are quantized already ({stored}): converting the original loses less"
+def _notes(plan: ConversionPlan) -> list[str]:
+    """Return what is said of matrices that are quantized already."""
+    notes = []
+    if plan.requantized:
+        stored = plan.requantized[0].stored.origin.form.text
+        notes.append(f"{len(plan.requantized)} matrices lose twice: they are quantized already ({stored})")
+    if plan.kept:
+        stored = _quantization_text(plan.kept[0].quantization)
+        notes.append(f"{len(plan.kept)} matrices stay as they are: more bits would not help ({stored})")
+    return notes

@@ -142,19 +142,17 @@ class Conversion:
             )
 
     def _write_weights(self, scratch: Path, progress: Progress) -> None:
-        remaining, total, done = self.remaining, self.remaining_bytes, 0
-
-        def advance(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            progress(done, total)
-
-        progress(0, total)
-        for file in remaining:
+        total, done = self.remaining_bytes, 0
+        for file in self.remaining:
             tensors: dict[PlannedTensor, Bytes] = {}
             for planned in file.parameters:
-                arrays = tensor_bytes(self._checkpoint, planned, advance)
+
+                def report(share: float, start: int = done, nbytes: int = planned.nbytes) -> None:
+                    progress(start + int(share * nbytes), total)
+
+                arrays = tensor_bytes(self._checkpoint, planned, report)
                 tensors |= dict(zip(planned.tensors, arrays, strict=True))
+                done += planned.nbytes
             written = tensor_writer.write(self._directory / file.name, tensors, scratch)
             self._record = replace(self._record, written={**self._record.written, **written})
             self._record.write(self._directory)

@@ -14,7 +14,7 @@ from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.dtype import Dtype
 from mlx_moe.checkpoint.form import sibling
-from mlx_moe.checkpoint.modes import WORD_BITS
+from mlx_moe.checkpoint.modes import WORD_BITS, quantization_text
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.recipe import Recipe
 from mlx_moe.checkpoint.stored_parameter import StoredParameter, find, stored_dtype
@@ -23,9 +23,6 @@ from mlx_moe.errors import InvalidRequestError
 
 MAX_FILE_BYTES = 5 * 10**9
 """Largest file, unless a single matrix is larger. A file is written from memory: this bounds the peak."""
-
-SLAB_BYTES = 64 << 20
-"""Experts are converted this many bytes at a time, counted as float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +43,19 @@ class PlannedTensor:
 class PlannedParameter:
     """A parameter that will be written as `tensors` (weight, and scales and biases if it is quantized).
 
-    `slabs` are what is read for it, each a run of its rows over the first axis.
+    `stored` is what is read for it, quantized unless it `is_turned`: then its last two axes are swapped first.
     """
 
-    parameter: Parameter
-    slabs: tuple[StoredParameter, ...]
+    stored: StoredParameter
+    is_turned: bool
     float_dtype: Dtype
     quantization: QuantizationConfig | None
     tensors: tuple[PlannedTensor, ...]
+
+    @property
+    def parameter(self) -> Parameter:
+        """The parameter."""
+        return self.stored.parameter
 
     @property
     def nbytes(self) -> int:
@@ -61,14 +63,17 @@ class PlannedParameter:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
-    def is_turned(self) -> bool:
-        """Whether the last two axes must be swapped."""
-        return self.slabs[0].transposed != self.parameter.layouts[0].transposed
+    def is_computed(self) -> bool:
+        """Whether other bytes are written than those that are stored."""
+        return self.is_turned or self.stored.origin.is_derived
 
     @property
-    def is_copied(self) -> bool:
-        """Whether the stored bytes are written as they are."""
-        return self.slabs[0].quantization == self.quantization and not self.is_turned
+    def is_requantized(self) -> bool:
+        """Whether it loses numbers twice: quantized before, and quantized otherwise now."""
+        is_quantized = self.stored.origin.form.quantization is not None
+        return (
+            is_quantized and self.quantization is not None and (self.is_turned or self.stored.origin.target is not None)
+        )
 
     @property
     def module(self) -> str:
@@ -125,8 +130,15 @@ class ConversionPlan:
 
     @property
     def requantized(self) -> list[PlannedParameter]:
-        """The matrices that lose numbers twice: quantized before, and quantized otherwise now."""
-        return [p for p in self.parameters if p.quantization and p.slabs[0].quantization not in (None, p.quantization)]
+        """The matrices that were quantized to more bits, and lose numbers once more."""
+        return [p for p in self.parameters if p.is_requantized]
+
+    @property
+    def kept(self) -> list[PlannedParameter]:
+        """The matrices that are quantized already, to as many bits as asked for or fewer, in another form."""
+        return [
+            p for p in self.parameters if p.quantization and self.recipe.of(p.parameter) not in (None, p.quantization)
+        ]
 
 
 ENDS, MTP = "embedding, final norm and lm_head", "multi-token prediction"
@@ -138,7 +150,7 @@ def plan(checkpoint: Checkpoint, config: ModelConfig, recipe: Recipe, *, keep_mt
     Raises:
         CheckpointError: a parameter is missing, or its shape contradicts config.json.
         UnsupportedModelError: a parameter is stored in a form that is not read.
-        InvalidRequestError: a matrix is stored with fewer bits than it would get.
+        InvalidRequestError: all matrices are quantized already, to as many bits or fewer.
     """
     has_mtp = keep_mtp and families.has_mtp(checkpoint, config)
     floats = stored_dtype(find(checkpoint, families.head_parameters(config)))
@@ -149,52 +161,35 @@ def plan(checkpoint: Checkpoint, config: ModelConfig, recipe: Recipe, *, keep_mt
     count = sum(len(files) for _, files in parts)
     numbered = enumerate(((name, file) for name, files in parts for file in files), start=1)
     files = [PlannedFile(f"model-{i:05}-of-{count:05}.safetensors", name, file) for i, (name, file) in numbered]
-    return ConversionPlan(tuple(files), recipe, has_mtp)
-
-
-_Slabs = list[Parameter]
-"""A parameter whole, then its slabs if it is read in several."""
-
-
-def _parts(config: ModelConfig, has_mtp: bool) -> Iterator[tuple[str, list[_Slabs]]]:
-    yield ENDS, [[parameter] for parameter in families.head_parameters(config)]
-    for index in range(config.num_hidden_layers):
-        yield f"layer {index}", _of_layer(config, index)
-    if has_mtp:
-        index = config.num_hidden_layers
-        layer = _of_layer(config, index)
-        names = {slabs[0].name for slabs in layer}
-        yield MTP, layer + [[p] for p in families.mtp_parameters(config) if p.name not in names]
-
-
-def _of_layer(config: ModelConfig, index: int) -> list[_Slabs]:
-    """Return a layer's parameters; stacks of experts with slabs of consecutive experts."""
-    spec, n_experts = families.layer(config, index), config.moe.n_routed_experts
-    whole = spec.expert_parameters(range(n_experts))
-    largest = max((math.prod(p.layouts[0].shape[1:]) for p in whole), default=1)
-    at_once = max(1, SLAB_BYTES // (largest * Dtype.F32.item_bytes))
-    runs = [range(first, min(first + at_once, n_experts)) for first in range(0, n_experts, at_once)]
-    slabs = zip(*(spec.expert_parameters(run) for run in runs), strict=True)
-    stacks = [[stack, *parts] for stack, parts in zip(whole, slabs, strict=True)] if whole else []
-    return [[p] for p in spec.fixed_parameters()] + stacks
-
-
-def _planned(checkpoint: Checkpoint, slabs: _Slabs, recipe: Recipe, floats: Dtype) -> PlannedParameter:
-    whole, *parts = slabs
-    stored = find(checkpoint, parts or [whole])
-    first, layout = stored[0], whole.layouts[0]
-    quantization = recipe.of(whole)
-    if quantization is None and first.transposed == layout.transposed:
-        quantization = first.quantization
-    if first.quantization and quantization and first.quantization.bits < quantization.bits:
-        stored_bits = first.quantization.bits
+    planned = ConversionPlan(tuple(files), recipe, has_mtp)
+    if planned.kept and not any(p.is_computed for p in planned.parameters):
+        first = planned.kept[0]
+        assert first.quantization is not None
         raise InvalidRequestError(
-            f"{checkpoint.directory}: {whole.name} has {stored_bits} bits already; {quantization.bits} bits would not "
-            f"bring back what is lost: convert the model that it was made from, or ask for {stored_bits} bits"
+            f"{checkpoint.directory} is quantized already ({first.module}: {quantization_text(first.quantization)}): "
+            f"more bits would not bring back what is lost; ask for fewer, or convert the model that it was made from"
         )
-    float_dtype = first.origin.form.float_dtype or floats
+    return planned
+
+
+def _parts(config: ModelConfig, has_mtp: bool) -> Iterator[tuple[str, list[Parameter]]]:
+    yield ENDS, families.head_parameters(config)
+    for index in range(config.num_hidden_layers):
+        yield f"layer {index}", families.layer(config, index).parameters(range(config.moe.n_routed_experts))
+    if has_mtp:
+        yield MTP, families.mtp_parameters(config)
+
+
+def _planned(checkpoint: Checkpoint, parameter: Parameter, recipe: Recipe, floats: Dtype) -> PlannedParameter:
+    layout = parameter.layouts[0]
+    (stored,) = find(checkpoint, [parameter], recipe)
+    quantization = stored.quantization
+    if is_turned := stored.transposed != layout.transposed:
+        (stored,) = find(checkpoint, [parameter])
+        quantization = recipe.of(parameter)
+    float_dtype = stored.origin.form.float_dtype or floats
     tensors = tuple(_tensors(layout.sources[0].tensor, layout.shape, quantization, float_dtype))
-    return PlannedParameter(whole, tuple(stored), float_dtype, quantization, tensors)
+    return PlannedParameter(stored, is_turned, float_dtype, quantization, tensors)
 
 
 def _tensors(

@@ -1,4 +1,4 @@
-"""Quantizing: reads a planned parameter slab by slab and returns the bytes of its tensors."""
+"""Quantizing: reads a planned parameter and returns the bytes of its tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy.typing as npt
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.dtype import Dtype
-from mlx_moe.checkpoint.held import Held
-from mlx_moe.checkpoint.stored_parameter import StoredParameter
+from mlx_moe.checkpoint.held import Arrays, Held
 from mlx_moe.conversion.plan import PlannedParameter
 
 Bytes = npt.NDArray[np.uint8]
@@ -20,50 +19,39 @@ Bytes = npt.NDArray[np.uint8]
 _MX_FLOATS = {Dtype.F32: mx.float32, Dtype.F16: mx.float16, Dtype.BF16: mx.bfloat16}
 
 
-def tensor_bytes(checkpoint: Checkpoint, planned: PlannedParameter, advance: Callable[[int], None]) -> list[Bytes]:
-    """Return the bytes of each of a parameter's tensors; `advance` is called with the bytes of each slab.
+def tensor_bytes(checkpoint: Checkpoint, planned: PlannedParameter, progress: Callable[[float], None]) -> list[Bytes]:
+    """Return the bytes of each of a parameter's tensors; `progress` is called with the share that is done.
 
     Raises:
         CheckpointError: as `loader.load`.
     """
-    tensors = [np.empty(tensor.nbytes, np.uint8) for tensor in planned.tensors]
-    filled = [0] * len(tensors)
-    for slab in planned.slabs:
-        done = 0
-        for number, array in enumerate(_converted(checkpoint, planned, slab)):
-            part = np.frombuffer(memoryview(mx.contiguous(array)).cast("B"), np.uint8)  # type: ignore[arg-type]
-            tensors[number][filled[number] : filled[number] + part.nbytes] = part
-            filled[number] += part.nbytes
-            done += part.nbytes
-        advance(done)
-    assert filled == [tensor.nbytes for tensor in planned.tensors]
-    return tensors
-
-
-def _converted(checkpoint: Checkpoint, planned: PlannedParameter, slab: StoredParameter) -> list[mx.array]:
     float_dtype = _MX_FLOATS[planned.float_dtype]
-    arrays = _read(checkpoint, slab, float_dtype)
-    if planned.is_copied:
-        return arrays
-    (array,) = arrays if slab.quantization is None else [_dequantized(slab, arrays, float_dtype)]
-    if planned.is_turned:
-        array = mx.contiguous(array.swapaxes(-1, -2))
-    if (how := planned.quantization) is None:
-        return [array]
-    return list(mx.quantize(array, how.group_size, how.bits, how.mode))
-
-
-def _read(checkpoint: Checkpoint, slab: StoredParameter, float_dtype: mx.Dtype) -> list[mx.array]:
-    """Return a slab's arrays as stored. The loader widens routers, which loses nothing."""
     held: Held = {}
-    loader.load(checkpoint, [slab], float_dtype, held=held)
-    return [array.astype(float_dtype) if array.dtype in _MX_FLOATS.values() else array for array in held[slab.origin]]
+    loader.load(checkpoint, [planned.stored], float_dtype, lambda done, total: progress(done / total), held)
+    arrays = held.pop(planned.stored.origin)
+    if planned.is_turned:
+        arrays = _turned(planned, arrays, float_dtype)
+    return [_bytes(_narrowed(array, float_dtype)) for array in arrays]
 
 
-def _dequantized(slab: StoredParameter, arrays: list[mx.array], float_dtype: mx.Dtype) -> mx.array:
-    how = slab.quantization
-    assert how is not None
-    packed, scales, *biases = arrays
-    return mx.dequantize(
-        packed, scales, biases[0] if biases else None, how.group_size, how.bits, how.mode, dtype=float_dtype
-    )
+def _turned(planned: PlannedParameter, arrays: Arrays, float_dtype: mx.Dtype) -> Arrays:
+    """Return a matrix with its last two axes swapped, quantized along the new last one."""
+    array, *others = arrays
+    if (q := planned.stored.quantization) is not None:
+        scales, biases = (*others, None)[:2]
+        assert scales is not None  # every quantization has scales
+        array = mx.dequantize(array, scales, biases, q.group_size, q.bits, q.mode, dtype=float_dtype)
+    array = mx.contiguous(array.swapaxes(-1, -2))
+    if (q := planned.quantization) is None:
+        return (array,)
+    return tuple(mx.quantize(array, q.group_size, q.bits, q.mode))
+
+
+def _narrowed(array: mx.array, float_dtype: mx.Dtype) -> mx.array:
+    """Return floats in the dtype in which they are stored; the loader widens routers, which loses nothing."""
+    return array.astype(float_dtype) if mx.issubdtype(array.dtype, mx.floating) else array
+
+
+def _bytes(array: mx.array) -> Bytes:
+    """Return an array's bytes, without copying them."""
+    return np.frombuffer(memoryview(mx.contiguous(array)).cast("B"), np.uint8)  # type: ignore[arg-type]

@@ -80,13 +80,6 @@ def test_a_layer_larger_than_a_file_may_be_is_split(
     assert tensor_digests(directory) == tensor_digests(undisturbed)
 
 
-def test_experts_are_converted_alike_however_many_at_once(
-    source: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan_module, "SLAB_BYTES", 3 * 256 * 128 * 4)
-    assert contents(converted(source, tmp_path / "slabs")) == contents(undisturbed)
-
-
 def test_digests_are_of_the_bytes_that_were_written(undisturbed: Path) -> None:
     digests = json.loads((undisturbed / "digests.json").read_text())["tensors"]
     with Checkpoint.open(undisturbed) as checkpoint:
@@ -138,7 +131,7 @@ def test_a_quantized_model_gets_fewer_bits_and_never_more(tmp_path: Path, source
     tensors, sources = stored(four), stored(eight)
     floats = mx.dequantize(*(sources[f"{name}.{part}"] for part in ("weight", "scales", "biases")), 64, 8)
     assert mx.array_equal(tensors[f"{name}.weight"], mx.quantize(floats, 64, 4)[0])
-    with pytest.raises(InvalidRequestError, match="has 4 bits already; 6 bits would not bring back"):
+    with pytest.raises(InvalidRequestError, match=r"is quantized already .*more bits would not bring back"):
         converted(four, tmp_path / "six", uniform(6))
 
 
