@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from cluster.daemon.copies import Copy, from_digests, home_path
 from cluster.daemon.state import NodeState
+from cluster.errors import NodeLostError
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
@@ -39,7 +41,7 @@ class Inspection:
         self._own = own
 
     async def holders(self, node_ids: Sequence[str], content_hash: str) -> list[str]:
-        """Return which nodes have whole copies with a content; the others have none.
+        """Return which nodes have whole copies with a content, also nodes without a part if one of `node_ids` has none.
 
         Raises:
             CheckpointError: a node has another content, and no copy with this one; the message names the first tensor
@@ -63,7 +65,19 @@ class Inspection:
             )
         if others := [f for f in found if f.copy.content_hash not in ("", content_hash)]:
             raise await self._difference(next(iter(same.values())), others)
-        return [node_id for node_id, f in same.items() if not f.copy.is_outline]
+        whole = [node_id for node_id, f in same.items() if not f.copy.is_outline]
+        if set(node_ids) <= set(whole):
+            return whole
+        return whole + await self._others(set(self._state.present) - {*node_ids, *whole}, wanted)
+
+    async def _others(self, node_ids: Collection[str], wanted: pb.WantedModel) -> list[str]:
+        """Return which nodes without a part have whole copies too; of those that do not answer, none."""
+        found = []
+        for node_id in node_ids:
+            with suppress(CheckpointError, NodeLostError):
+                found.append(await self._ask(node_id, wanted))
+        same = [f for f in found if f.copy.content_hash == wanted.content_hash and not f.copy.is_outline]
+        return [f.node_id for f in same]
 
     async def _ask(self, node_id: str, wanted: pb.WantedModel) -> _Found:
         if node_id == self._state.own.node_id and wanted.content_hash == self._own.content_hash:

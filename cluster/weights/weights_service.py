@@ -17,6 +17,9 @@ from mlx_moe.errors import CheckpointError, InvalidRequestError
 
 READ_METHOD = "/moe_cluster.v1.Weights/Read"
 
+BLOCK_BYTES = 8 << 20
+"""Bytes that a thread reads at once; for each read, two threads wait for each other."""
+
 MAX_RANGES = 1 << 16
 """Most ranges of one request: as many as fit gRPC's limit of 4 MiB for a message, with room."""
 
@@ -51,12 +54,14 @@ class WeightsService(grpc.GenericRpcHandler):
                     yield data
 
     async def _sent(self, source: WeightSource, file: str, span: range) -> AsyncIterator[bytes]:
-        start = span.start
-        while start < span.stop:
-            chunk = range(start, min(start + self._pacer.chunk_bytes, span.stop))
-            await self._pacer.wait(len(chunk))
-            yield await asyncio.to_thread(_bytes, source, file, chunk)
-            start = chunk.stop
+        for start in range(span.start, span.stop, BLOCK_BYTES):
+            block = range(start, min(start + BLOCK_BYTES, span.stop))
+            memory = memoryview(bytearray(len(block)))
+            await asyncio.to_thread(source.read_into, file, [block], memory)
+            while memory:
+                data, memory = memory[: self._pacer.chunk_bytes], memory[self._pacer.chunk_bytes :]
+                await self._pacer.wait(len(data))
+                yield bytes(data)
 
 
 def _asked(request: bytes) -> tuple[pb.ReadWeights, Iterator[range]]:
@@ -70,9 +75,3 @@ def _asked(request: bytes) -> tuple[pb.ReadWeights, Iterator[range]]:
             f"{len(asked.starts)} starts and {len(asked.sizes)} sizes are not 1 to {MAX_RANGES} ranges of bytes"
         )
     return asked, (range(start, start + size) for start, size in zip(asked.starts, asked.sizes, strict=True))
-
-
-def _bytes(source: WeightSource, file: str, chunk: range) -> bytes:
-    buffer = bytearray(len(chunk))
-    source.read_into(file, [chunk], memoryview(buffer))
-    return bytes(buffer)

@@ -2,13 +2,17 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+import mlx_moe
+from bench.synthetic import TINY_DEEPSEEK, write_checkpoint
 from cluster.client import Wanted
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
@@ -116,3 +120,14 @@ def test_a_node_that_pulls_the_whole_model_serves_it(cluster: Cluster, folders: 
 def test_a_pull_to_a_node_that_is_not_there_names_those_that_are(cluster: Cluster) -> None:
     with pytest.raises(InvalidRequestError, match="no node 'mac-9' here; present are mac-1, mac-2, mac-3"):
         list(cluster.own.pull(Wanted("demo"), ["mac-9"]))
+
+
+def test_shares_quantized_while_they_are_read_equal_one_machines(cluster: Cluster, folders: list[Path]) -> None:
+    write_checkpoint(folders[1] / "mine", TINY_DEEPSEEK, bits=None)
+    with closing(mlx_moe.load(folders[1] / "mine", recipe=uniform(4))) as model:
+        wanted = list(model.generate(REQUEST))
+        held = model.placement[0].weights_bytes
+    list(cluster.own.load(Wanted("mine", bits=4)))
+    status = cluster.own.settled()
+    assert answer(cluster.own.model(status), REQUEST) == wanted
+    assert sum(node.holding.weights_bytes for node in status.nodes if node.holding) == held
