@@ -28,6 +28,7 @@ from mlx_moe import families
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.recipe import AS_STORED, uniform
+from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.decoding.draft import wants_mtp
@@ -246,7 +247,10 @@ class Serving:
                 repo_id, revision = library.on_hub(request.model, original=request.bits > 0)
             except InvalidRequestError:
                 raise missing from None
-        return await self.acquiring.from_hub(repo_id, revision)
+        try:
+            return await self.acquiring.from_hub(repo_id, revision)
+        except SourceError as error:
+            raise SourceError(f"{request.model} is on no node, and {error}") from error
 
     def _placement(self, request: pb.LoadRequest, own: Copy) -> tuple[Placement, int]:
         """Return a model's placement, and the most tokens of a request."""

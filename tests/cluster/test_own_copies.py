@@ -10,8 +10,9 @@ import pytest
 
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.errors import CheckpointError
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
 from tests.layouts import fused, per_expert, read_arrays, rewrite
@@ -37,7 +38,13 @@ class Machine:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        return ("env", f"HF_HUB_CACHE={self.cache}", f"HOME={self.home}", f"MOE_CLUSTER_MODELS={self.folder}")
+        return (
+            "env",
+            "HF_HUB_OFFLINE=1",
+            f"HF_HUB_CACHE={self.cache}",
+            f"HOME={self.home}",
+            f"MOE_CLUSTER_MODELS={self.folder}",
+        )
 
     def download(self, commit: str) -> Path:
         return copied(self.cache / "models--org--tiny" / "snapshots" / commit)
@@ -124,7 +131,7 @@ def test_nodes_that_lack_a_model_read_it_from_one_that_has_it(
 
 
 def test_a_model_that_no_node_has_is_told_with_the_cure(cluster: Cluster) -> None:
-    with pytest.raises(InvalidRequestError, match="org/tiny is not on this machine"):
+    with pytest.raises(SourceError, match="org/tiny is on no node, and .* HF_HUB_OFFLINE"):
         cluster.load(REPO)
 
 
