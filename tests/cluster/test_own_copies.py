@@ -131,7 +131,7 @@ def test_nodes_that_lack_a_model_read_it_from_one_that_has_it(
 
 
 def test_a_model_that_no_node_has_is_told_with_the_cure(cluster: Cluster) -> None:
-    with pytest.raises(SourceError, match="org/tiny is on no node, and .* HF_HUB_OFFLINE"):
+    with pytest.raises(SourceError, match=r"org/tiny is on no node, and .* HF_HUB_OFFLINE"):
         cluster.load(REPO)
 
 
