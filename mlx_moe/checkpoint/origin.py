@@ -57,13 +57,16 @@ class Origin:
 
     @property
     def identity(self) -> str:
-        """A digest that is equal for equal weight files; "" if the hub does not tell the digests of all.
+        """A digest that is equal for equal weight files; "" for a directory that does not come from a hub.
 
-        Another commit, or another repository, with the same weight files has the same identity.
+        Another commit, or another repository, with the same weight files has the same identity, unless the hub does not
+        tell the digests of all: then it is that of the commit.
         """
         digests = sorted((name, file.sha256) for name, file in self.files.items() if name.endswith(".safetensors"))
-        if not digests or not all(sha256 for _, sha256 in digests):
+        if not self.repo_id:
             return ""
+        if not digests or not all(sha256 for _, sha256 in digests):
+            digests = [(self.repo_id, self.commit)]
         return hashlib.blake2b(json.dumps(digests).encode(), digest_size=16).hexdigest()
 
 

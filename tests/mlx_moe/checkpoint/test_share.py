@@ -515,7 +515,10 @@ def test_the_identity_is_that_of_the_weight_files() -> None:
     origin = Origin("org/name", "c" * 40, weights | {"config.json": OriginFile(3)})
     assert origin.identity == Origin("other/name", "d" * 40, weights).identity != ""
     assert origin.identity != Origin("org/name", "c" * 40, weights | {TWO: OriginFile(2, "c" * 64)}).identity
-    assert Origin("org/name", "c" * 40, weights | {TWO: OriginFile(2)}).identity == ""
+    untold = weights | {TWO: OriginFile(2)}
+    assert Origin("org/name", "c" * 40, untold).identity == Origin("org/name", "c" * 40, {}).identity
+    assert Origin("org/name", "c" * 40, untold).identity != Origin("org/name", "d" * 40, untold).identity
+    assert Origin().identity == ""
 
 
 @pytest.mark.parametrize(
