@@ -92,4 +92,4 @@ class DownloadError(ClusterError):
     @property
     def what(self) -> str:
         """The message without its cure."""
-        return str(self).partition("; ")[0]
+        return str(self).rpartition("; ")[0]
