@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cli.show import context_text
@@ -24,12 +24,16 @@ PROMPTS = (128, 1024, 8192)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The nodes to plan for. `float_bytes` is 2 if nodes compute in 16 bit, 4 on the CPU backend."""
+    """The nodes to plan for. `float_bytes` is 2 if nodes compute in 16 bit, 4 on the CPU backend.
+
+    `free_disk_bytes` by node id, as far as it is known.
+    """
 
     nodes: Sequence[NodeCapacity]
     links: Links
     float_bytes: int
     assumptions: Mapping[str, str]
+    free_disk_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ def around() -> Target:
         status = node.status()
     nodes = status.capacities()
     texts = {n.name: f"{n.bandwidth_gbps:.0f} GB/s and {n.tflops:.2g} TFLOPS, as it measured itself" for n in nodes}
-    return Target(nodes, status.links(), status.float_bytes, texts)
+    disks = {node_id: node.free_disk_bytes for node_id, node in status.here.items()}
+    return Target(nodes, status.links(), status.float_bytes, texts, disks)
 
 
 def this_machine() -> Target:
@@ -100,13 +105,15 @@ def this_machine() -> Target:
     from cluster.membership.hardware import hardware
     from cluster.placement import Links
     from cluster.placement.chips import measured
+    from mlx_moe.checkpoint import durable_file
 
     home = Home.default()
     home.create()
     machine = asyncio.run(hardware(home.path / "hardware.json"))
     node = measured("this-machine", "this machine", machine)
     text = f"{machine.bandwidth_gbps:.0f} GB/s and {machine.matmul_tflops:.2g} TFLOPS, as measured here"
-    return Target([node], Links(), 4 if machine.dtype == "float32" else 2, {machine.chip: text})
+    disks = {node.node_id: durable_file.free_bytes(home.path)}
+    return Target([node], Links(), 4 if machine.dtype == "float32" else 2, {machine.chip: text}, disks)
 
 
 def make(
@@ -126,6 +133,7 @@ def make(
     """
     from cluster.cost_reader import CostReader
     from cluster.placement import fit, predict
+    from mlx_moe.checkpoint.recipe import AS_STORED, MODES, uniform
     from mlx_moe.decoding.chunking import ChunkRule
 
     reader = CostReader(model, float_bytes=target.float_bytes)
@@ -141,8 +149,10 @@ def make(
         at_bits=reader.at,
         chunks=None if chunk is None else ChunkRule.fixed(chunk),
     )
-    if with_content and bits is None:
-        found = replace(found, placement=replace(found.placement, content_hash=reader.content_hash()))
+    if with_content:
+        recipe = uniform(bits) if bits in MODES["affine"].bits else AS_STORED
+        placement = replace(found.placement, content_hash=reader.content_hash(), recipe=recipe)
+        found = replace(found, placement=placement)
     prompts = [n for n in PROMPTS if n <= context_tokens]
     return Plan(costs, target, found, predict(found.placement, costs, found.nodes, target.links, prompts=prompts))
 
@@ -191,12 +201,13 @@ def _nodes_table(made: Plan) -> HeadedTable:
     from cluster.placement.accounting import budget
 
     table = HeadedTable(
-        *("node", "holds", "weights", "KV room", "GPU limit", "a token"),
+        *("node", "holds", "weights", "disk free", "KV room", "GPU limit", "a token"),
         texts=("node", "holds"),
         wrapped="holds",
-        optional=("GPU limit", "KV room", "a token"),
+        optional=("disk free", "GPU limit", "KV room", "a token"),
     )
     nodes = {node.node_id: node for node in made.fit.nodes}
+    disks = made.target.free_disk_bytes
     held = loads(made.model, made.fit.placement.stages)
     for i, stage in enumerate(made.fit.placement.stages):
         first, seconds = i == 0, made.prediction.stage_s[i]
@@ -208,6 +219,7 @@ def _nodes_table(made: Plan) -> HeadedTable:
                 visible(node.name),
                 holds,
                 bytes_text(load.weights_bytes),
+                bytes_text(disks[node_id]) if node_id in disks else "",
                 bytes_text(room) if leads else "",
                 bytes_text(node.memory_bytes),
                 f"{(seconds + made.prediction.head_s * first) * 1000:.1f} ms" if leads else "",

@@ -95,6 +95,7 @@ class NodeStatus:
     link: LinkSpeed | None
     holding: Holding | None
     links: Mapping[str, LinkSpeed]
+    free_disk_bytes: int = 0
 
     @property
     def is_here(self) -> bool:

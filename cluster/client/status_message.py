@@ -85,6 +85,7 @@ def _node(message: pb.NodeStatus) -> NodeStatus:
         link=LinkSpeed(message.latency_s, message.bytes_per_s) if message.latency_s else None,
         holding=_holding(message.holding, message.shown_name),
         links=links_from_messages(message.links),
+        free_disk_bytes=message.free_disk_bytes,
     )
 
 

@@ -99,6 +99,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
             state=str(member.state) if member else "present",
             holding=state.holding_of(node_id),
             links=links_to_messages(state.links_of(node_id)),
+            free_disk_bytes=state.free_disk_of(node_id),
         )
         if member and member.link:
             status.latency_s, status.bytes_per_s = member.link.latency_s, member.link.bytes_per_s

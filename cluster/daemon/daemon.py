@@ -36,6 +36,7 @@ from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment, private_file
 from cluster.weights.pacer import Pacer
 from cluster.weights.weights_service import WeightsService
 from cluster.wire import node_pb2_grpc
+from mlx_moe.checkpoint import durable_file
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +145,9 @@ class Daemon:
                     task.cancel()
 
     async def _keep_addresses(self, listening: Listening, port: int) -> None:
-        """Apply `Moved` when this machine's addresses change, so that other nodes are told."""
+        """Apply `Moved` when this machine's addresses change, and read its free disk, so that other nodes are told."""
         while True:
+            self.state.free_disk_bytes = durable_file.free_bytes(self.home.path)
             await asyncio.sleep(ADDRESSES_S)
             addresses = tuple(join(ip, port) for ip in listening.announced())
             if addresses != self.state.own.addresses:

@@ -98,11 +98,13 @@ class Greeter:
             holding=state.holding,
             serving=state.own_serving,
             links=links_to_messages(state.links_of(state.own.node_id)),
+            free_disk_bytes=state.free_disk_bytes,
         )
 
     def hear(self, greeting: pb.Greeting, node_id: str) -> None:
         """Process a greeting of another node, or its answer to one."""
-        self._state.hear(node_id, Gossip(greeting.holding, greeting.serving, links_from_messages(greeting.links)))
+        links = links_from_messages(greeting.links)
+        self._state.hear(node_id, Gossip(greeting.holding, greeting.serving, links, greeting.free_disk_bytes))
         for other in greeting.known:
             addresses = tuple(a for a in other.addresses if is_address(a))[:16]
             if addresses and other.node_id != self._state.own.node_id:

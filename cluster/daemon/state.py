@@ -19,11 +19,12 @@ MEETING_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
-    """What a node's last greeting said about its worker, the model that it has placed, and its links."""
+    """What a node's last greeting said about its worker, the model that it has placed, its links, and its disk."""
 
     holding: pb.Holding
     serving: pb.Serving
     links: Mapping[str, LinkSpeed]
+    free_disk_bytes: int = 0
 
 
 class NodeState:
@@ -33,6 +34,7 @@ class NodeState:
         self.membership = Membership(own)
         self.holding = pb.Holding()
         self.own_serving = pb.Serving()
+        self.free_disk_bytes = 0
         self._gossip: dict[str, Gossip] = {}
         self._addresses: dict[str, str] = {}
         self._on_change = on_change
@@ -72,6 +74,13 @@ class NodeState:
             return self.holding
         gossip = self._gossip.get(node_id)
         return gossip.holding if gossip and node_id in self.present else pb.Holding()
+
+    def free_disk_of(self, node_id: str) -> int:
+        """Return the free bytes of the disk where a node keeps models, 0 if unknown."""
+        if node_id == self.own.node_id:
+            return self.free_disk_bytes
+        gossip = self._gossip.get(node_id)
+        return gossip.free_disk_bytes if gossip else 0
 
     def links_of(self, node_id: str) -> Mapping[str, LinkSpeed]:
         """Return the links to others that a node has measured, empty if unknown."""

@@ -53,20 +53,22 @@ class Hardware(_message.Message):
     def __init__(self, chip: _Optional[str] = ..., backend: _Optional[str] = ..., dtype: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., bandwidth_gbps: _Optional[float] = ..., matmul_tflops: _Optional[float] = ..., platform: _Optional[str] = ..., mlx_version: _Optional[str] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class Greeting(_message.Message):
-    __slots__ = ("info", "refusal", "known", "holding", "serving", "links")
+    __slots__ = ("info", "refusal", "known", "holding", "serving", "links", "free_disk_bytes")
     INFO_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
+    FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     refusal: str
     known: _containers.RepeatedCompositeFieldContainer[Acquaintance]
     holding: Holding
     serving: Serving
     links: _containers.RepeatedCompositeFieldContainer[MeasuredLink]
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ...) -> None: ...
+    free_disk_bytes: int
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
 
 class MeasuredLink(_message.Message):
     __slots__ = ("node_id", "latency_s", "bytes_per_s")
@@ -297,7 +299,7 @@ class ClusterStatus(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links")
+    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links", "free_disk_bytes")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SHOWN_NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +307,7 @@ class NodeStatus(_message.Message):
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
+    FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     shown_name: str
     state: str
@@ -312,7 +315,8 @@ class NodeStatus(_message.Message):
     bytes_per_s: float
     holding: Holding
     links: _containers.RepeatedCompositeFieldContainer[MeasuredLink]
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ...) -> None: ...
+    free_disk_bytes: int
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from cli.options import LoadOptions
 from cli.plan import Target, plan
 from cli.up import wanted
 from cluster.errors import PlacementError
 from cluster.placement import Links, Placement, validate
 from cluster.placement.chips import parse_nodes
+from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.decoding.chunking import ChunkRule
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.families import read_config
@@ -80,9 +82,20 @@ def test_a_plan_carries_the_chunks_asked_for_and_up_takes_no_others(
     plan("demo", "1xM4-Pro-64GB", as_json=True, chunk=256)
     file = tmp_path / "plan.json"
     file.write_text(capsys.readouterr().out)
-    taken = wanted(None, str(file), None, None, None)
+    taken = wanted(None, str(file), None, None, LoadOptions())
     assert taken is not None
     assert taken.plan is not None
     assert taken.plan.chunks == ChunkRule.fixed(256)
     with pytest.raises(InvalidRequestError, match="make a new plan: moe-cluster plan demo --chunk 64 --json"):
-        wanted(None, str(file), None, None, None, chunk=64)
+        wanted(None, str(file), None, None, LoadOptions(chunk=64))
+
+
+def test_a_plan_for_fewer_bits_says_how_up_quantizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plan("demo", "1xM4-Pro-64GB", as_json=True, bits=3)
+    file = tmp_path / "plan.json"
+    file.write_text(capsys.readouterr().out)
+    taken = wanted(None, str(file), None, None, LoadOptions())
+    assert taken is not None
+    assert taken.plan is not None
+    assert taken.plan.recipe == uniform(3)
+    assert taken.plan.content_hash
