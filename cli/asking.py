@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 
 from cli.keyboard import ordinary_keyboard
+from cli.terminal import columns
 from cli.visible import visible
 from cluster.errors import ClusterError
 
@@ -23,7 +25,7 @@ def ask(question: str, otherwise: str) -> bool:
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    sys.stderr.write(f"{visible(question)} [y/N] ")
+    sys.stderr.write(textwrap.fill(f"{visible(question)} [y/N]", columns(sys.stderr), break_long_words=False) + " ")
     sys.stderr.flush()
     with ordinary_keyboard():
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -188,7 +188,7 @@ def _rooms(parts: Mapping[str, pb.AdoptReply]) -> str:
 
 
 def _gigabytes(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def folder_name(model: str) -> str:
