@@ -11,8 +11,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_moe.checkpoint import loader
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.recipe import Recipe, mixed, uniform
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.families import read_config
+from mlx_moe.summary import model_parameters
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.conversions import converted, tensor_digests
@@ -155,3 +160,20 @@ def test_an_mtp_layer_is_kept_under_its_names(tmp_path: Path) -> None:
     without = converted(source, tmp_path / "without", uniform(8), keep_mtp=False)
     assert not any(name.startswith("model.layers.2.") for name in tensor_digests(without))
     assert oracles.mlx_lm_greedy(without, PROMPT, 8) == quantized.greedy(PROMPT, 8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_conversion_computes_what_quantizing_at_load_computes(family: str, tmp_path: Path) -> None:
+    plain = checkpoints.convert_with_mlx_lm(original(family), tmp_path / "plain")  # embed_q as it will be written
+    directory = converted(plain, tmp_path / "model", mixed(4))
+    with Checkpoint.open(plain) as source, Checkpoint.open(directory) as quantized:
+        parameters = model_parameters(read_config(source.config))
+        wanted, found = find(source, parameters, mixed(4)), find(quantized, parameters)
+        at_load: Held = {}
+        after: Held = {}
+        loader.load(source, wanted, mx.float32, held=at_load)
+        loader.load(quantized, found, mx.float32, held=after)
+    for one, other in zip(wanted, found, strict=True):
+        assert one.quantization == other.quantization
+        for a, b in zip(at_load[one.origin], after[other.origin], strict=True):
+            assert mx.array_equal(a, b), one.parameter.name
