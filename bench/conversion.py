@@ -1,14 +1,14 @@
 """Memory of a conversion, and going on after kill -9: python -m bench.conversion DIRECTORY [KILLS].
 
 Writes a checkpoint of 2 GB (float32, 12 layers) below DIRECTORY, converts it to 4 bits undisturbed, then again in
-processes that are killed after a part of that time, and compares both with each other and mlx-lm's answer with ours.
+processes that are killed when a part of the files is there, and compares both with each other and mlx-lm's answer with
+ours.
 """
 
 from __future__ import annotations
 
 import filecmp
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -64,11 +64,11 @@ def main(directory: str, kills: int = 2) -> None:
     written_bytes = sum(path.stat().st_size for path in whole.glob("*.safetensors"))
     print(f"source {source_bytes / 1e9:.2f} GB, converted {written_bytes / 1e9:.2f} GB")
     print(f"undisturbed: {undisturbed.seconds:.1f} s, peak {undisturbed.peak_bytes / 1e6:.0f} MB")
-    drawn = random.Random(0)
-    for _ in range(kills):
-        ended = _convert(source, killed, drawn.uniform(0.3, 0.6) * undisturbed.seconds)
-        n_files = len(list(killed.glob("model*.safetensors")))
-        print(f"killed ({ended.code}) after {ended.seconds:.1f} s: {n_files} files are there")
+    n_files = len(list(whole.glob("model*.safetensors")))
+    for kill in range(1, kills + 1):
+        ended = _convert(source, killed, kill * n_files // (kills + 1))
+        n_there = len(list(killed.glob("model*.safetensors")))
+        print(f"killed ({ended.code}) after {ended.seconds:.1f} s: {n_there} of {n_files} files are there")
     resumed = _convert(source, killed)
     print(f"resumed: {resumed.seconds:.1f} s, peak {resumed.peak_bytes / 1e6:.0f} MB")
     names = sorted(path.name for path in whole.iterdir())
@@ -79,12 +79,14 @@ def main(directory: str, kills: int = 2) -> None:
     print(f"greedy tokens of mlx-lm and of this engine: {answers.stdout.decode().strip()}")
 
 
-def _convert(source: Path, directory: Path, kill_after_s: float | None = None) -> Ended:
+def _convert(source: Path, directory: Path, kill_at_files: int | None = None) -> Ended:
+    """Convert in a process; kill it when the directory has a number of files, while it makes the next one."""
     command = [sys.executable, "-m", "cli", "convert", str(source), str(directory), "--bits", "4"]
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
+    if kill_at_files is not None:
+        while len(list(directory.glob("model*.safetensors"))) < kill_at_files:
+            time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
