@@ -32,13 +32,14 @@ def tensor_bytes(checkpoint: Checkpoint, planned: PlannedParameter, progress: Ca
     """
     tensors = [np.empty(tensor.nbytes, np.uint8) for tensor in planned.tensors]
     filled, done = [0] * len(tensors), 0
-    for cut in planned.stored.origin.cut():
+    origin = planned.stored.origin
+    for cut in [origin] if planned.is_turned else origin.cut():
         for number, array in enumerate(_converted(checkpoint, planned, cut)):
             data = _bytes(array)
             tensors[number][filled[number] : filled[number] + data.nbytes] = data
             filled[number] += data.nbytes
         done += cut.layout.count
-        progress(done / planned.stored.origin.layout.count)
+        progress(done / origin.layout.count)
     assert filled == [tensor.nbytes for tensor in planned.tensors]
     return tensors
 
