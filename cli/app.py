@@ -369,6 +369,29 @@ def chat(
         )
 
 
+@app.command(cls=WordyCommand, short_help="Download a model.")
+def pull(
+    model: o.Model,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="A branch, a tag or a commit; default: main.")
+    ] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="To this node's disk, the whole model. Repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be downloaded.")] = False,
+    yes: o.Yes = False,
+    debug: o.Debug = False,
+) -> None:
+    """Download a model: into the Hugging Face cache, or on a cluster to each node its part.
+
+    What is on the disks is kept, also after Ctrl-C. HF_TOKEN, HF_ENDPOINT and HF_HOME are followed.
+    """
+    with reported(debug):
+        from cli.pull import pull as pull_model
+
+        pull_model(model, revision, node or [], dry_run=dry_run, yes=yes)
+
+
 @app.command(short_help="List the models on this machine's disk.")
 def ls(json: o.Json = False, debug: o.Debug = False) -> None:
     """List the models on this machine's disk: whole, in part or damaged, and their bytes."""

@@ -11,7 +11,9 @@ from cli.progress import OnProgress, progress_bar
 from cli.visible import short_name, visible
 from cluster.home import Home
 from cluster.uses import Uses
+from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.checkpoint.recipe import AS_STORED, uniform
+from mlx_moe.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
@@ -36,10 +38,11 @@ class LocalModels:
         mlx_moe.describe(model)
 
     def open(self, model: str, *, needs_text: bool = True) -> Backend:
-        """Load a model into this process."""
+        """Load a model into this process; one that is not on the disk is downloaded first, if the person agrees."""
         import mlx_moe
 
         asked = self._options
+        _ensure_here(model, asked.download)
         chunks = None if asked.chunk is None else mlx_moe.ChunkRule.fixed(asked.chunk)
         recipe = uniform(asked.bits, asked.mode) if asked.bits or asked.mode else AS_STORED
         with progress_bar(f"loading {visible(model)}", "bytes") as progress:
@@ -51,9 +54,20 @@ class LocalModels:
                 needs_text=needs_text,
                 chunks=chunks,
             )
-        if model != mlx_moe.library.DEMO:
-            Uses(Home.default().uses).note(mlx_moe.library.locate(model))
+        if model != library.DEMO:
+            Uses(Home.default().uses).note(library.locate(model))
         return LocalBackend(loaded)
+
+
+def _ensure_here(model: str, may_download: bool) -> None:
+    try:
+        library.locate(model)
+    except InvalidRequestError:
+        if hub_cache.is_offline() or not library.is_on_hub(model):
+            raise
+        from cli.pull import pull_here  # asks the hub, whose library takes half a second to import
+
+        pull_here(model, dry_run=False, yes=may_download, explicit=False)
 
 
 class LocalBackend:

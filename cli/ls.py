@@ -13,7 +13,7 @@ from cli.visible import visible
 from cluster.home import Home
 from cluster.uses import Uses
 from mlx_moe.checkpoint import durable_file, hub_cache
-from mlx_moe.checkpoint.inventory import State, StoredModel, stored_models
+from mlx_moe.checkpoint.inventory import Place, State, StoredModel, stored_models
 from mlx_moe.families.registry import FAMILIES
 
 COMMIT_LETTERS = 8
@@ -103,8 +103,12 @@ def held_text(model: StoredModel) -> str:
 def _notes(listed: Sequence[Listed]) -> list[str]:
     """Return what is wrong with damaged models, and how models in part are completed."""
     damaged = [(row.model, row.model.damage) for row in listed if row.model.damage]
-    incomplete = [row.model for row in listed if row.is_supported and row.model.n_missing and not row.model.damage]
+    incomplete = [
+        row.model for row in listed if row.is_supported and row.model.n_missing and row.model.place is Place.CACHE
+    ]
     cures = [(model, f"{_missing(model.n_missing)}: {hub_cache.cure(model.path)}") for model in incomplete]
+    begun = [row.model for row in listed if row.model.place is Place.DOWNLOAD and not row.model.damage]
+    cures += [(model, f"its download goes on with `{hub_cache.pull_command(model.name)}`") for model in begun]
     return [visible(f"{model.name}: {text.replace(f'{model.path}/', '')}") for model, text in (*damaged, *cures)]
 
 

@@ -103,6 +103,15 @@ def staging(repo_id: str, commit: str) -> Path:
     return _repo(repo_id) / "partial" / commit
 
 
+def stagings() -> list[tuple[str, Path]]:
+    """Return repo id and directory of all downloads that were begun and are not complete."""
+    separator = _constants().REPO_ID_SEPARATOR
+    found = sorted(directory().glob(f"models{separator}*/partial/*"))
+    return [
+        (path.parent.parent.name.removeprefix(f"models{separator}").replace(separator, "/"), path) for path in found
+    ]
+
+
 def note_revision(repo_id: str, revision: str, commit: str) -> None:
     """Record to which commit a branch or tag leads. Raises CheckpointError if the disk fails."""
     path = _repo(repo_id) / "refs" / revision

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from mlx_moe.checkpoint import durable_file, hub, hub_cache, outline, tensor_file
@@ -34,12 +34,10 @@ def download(origin: Origin, revision: str = "", on_progress: Callable[[int, int
         CheckpointError: a file is damaged, another process downloads it too, or the disk has no room.
     """
     snapshot = hub_cache.snapshot(origin.repo_id, origin.commit)
-    if not _is_complete(origin, snapshot):
-        staging = hub_cache.staging(origin.repo_id, origin.commit)
-        _take_finished(origin, snapshot, staging)
+    staging = prepare(origin)
+    if staging != snapshot:
         source = HubSource(origin)
         try:
-            hub.fetch_outline(origin, staging, source)
             _pull_all(staging, source, on_progress)
         finally:
             source.close()
@@ -47,6 +45,36 @@ def download(origin: Origin, revision: str = "", on_progress: Callable[[int, int
     if revision and revision != origin.commit:
         hub_cache.note_revision(origin.repo_id, revision, origin.commit)
     return snapshot
+
+
+def prepare(origin: Origin) -> Path:
+    """Fetch all but the data of the weights; return the directory: the cache's snapshot if that is complete.
+
+    Raises:
+        SourceError: the hub does not deliver.
+        CheckpointError: a file is damaged, or the disk is full.
+    """
+    snapshot = hub_cache.snapshot(origin.repo_id, origin.commit)
+    if _is_complete(origin, snapshot):
+        return snapshot
+    staging = hub_cache.staging(origin.repo_id, origin.commit)
+    _take_finished(origin, snapshot, staging)
+    source = HubSource(origin)
+    try:
+        hub.fetch_outline(origin, staging, source)
+    finally:
+        source.close()
+    return staging
+
+
+def lacking(origin: Origin) -> tuple[int, int]:
+    """Return how many bytes of weights `download` would fetch of a commit that is prepared, and of how many."""
+    staging = hub_cache.staging(origin.repo_id, origin.commit)
+    if _is_complete(origin, hub_cache.snapshot(origin.repo_id, origin.commit)):
+        return 0, 0
+    with closing(Share(staging)) as share:
+        wanted = _wanted(staging)
+        return missing_bytes(share, wanted), sum(len(span) for spans in wanted.values() for span in spans)
 
 
 def _pull_all(staging: Path, source: HubSource, on_progress: Callable[[int, int], object]) -> None:

@@ -36,9 +36,10 @@ _BLOCK_BYTES = 512
 
 
 class Place(StrEnum):
-    """Where a model is: in the Hugging Face cache, in a folder of the user's, or kept by this program."""
+    """Where a model is: in the Hugging Face cache, begun there by `pull`, in a user's folder, or kept by a node."""
 
     CACHE = "cache"
+    DOWNLOAD = "download"
     FOLDER = "folder"
     SHARE = "share"
 
@@ -86,13 +87,18 @@ class StoredModel:
 
 def stored_models(shares: Path) -> list[StoredModel]:
     """Return the models in the cache, in the folders of `library.FOLDERS_VARIABLE`, and those kept below `shares`."""
-    return [_describe(*found) for found in (*_in_cache(), *_in_folders(), *_in_shares(shares))]
+    return [_describe(*found) for found in (*_in_cache(), *_downloads(), *_in_folders(), *_in_shares(shares))]
 
 
 def _in_cache() -> Iterator[tuple[str, str, Place, Path]]:
     for path in sorted(hub_cache.directory().glob("models--*/snapshots/*"), key=lambda path: str(path).lower()):
         if path.is_dir() and (repo_id := hub_cache.repo_of(path)) and _is_model(path):
             yield repo_id, path.name, Place.CACHE, path
+
+
+def _downloads() -> Iterator[tuple[str, str, Place, Path]]:
+    for repo_id, path in hub_cache.stagings():
+        yield repo_id, path.name, Place.DOWNLOAD, path
 
 
 def _in_folders() -> Iterator[tuple[str, str, Place, Path]]:

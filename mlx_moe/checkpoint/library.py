@@ -57,6 +57,11 @@ def locate(model: str | Path) -> Path:
     raise _unknown(str(model))
 
 
+def is_on_hub(model: str) -> bool:
+    """Whether a name is org/name or a known model's, which may be on the hub; it is not asked."""
+    return bool(REPO_ID.fullmatch(model) or known_models.find(model))
+
+
 def on_hub(model: str, *, original: bool = False) -> tuple[str, str]:
     """Return the repo id and the revision of a model by its name; of a known one the conversion, or the `original`.
 

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 from mlx_moe import known_models
 from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.checkpoint.inventory import Place, StoredModel
+from mlx_moe.checkpoint.share import require_no_writer
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 
 if TYPE_CHECKING:
     from huggingface_hub import DeleteCacheStrategy
+
+
+OWN = (Place.SHARE, Place.DOWNLOAD)
+"""Places with copies that only this program writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,14 @@ class Removal:
     def execute(self) -> None:
         """Delete the copies; files that other snapshots of the cache need stay. Raises CheckpointError."""
         strategy = _strategy(self.copies)
+        for copy in self.copies:
+            if copy.place in OWN:
+                require_no_writer(copy.path)
         try:
             if strategy is not None:
                 strategy.execute()
             for copy in self.copies:
-                if copy.place is Place.SHARE:
+                if copy.place in OWN and copy.path.exists():  # the cache deletes a whole repository with its downloads
                     shutil.rmtree(copy.path)
                     _remove_if_empty(copy.path.parent)
         except OSError as exc:
@@ -66,8 +74,8 @@ def removal(model: str, stored: Sequence[StoredModel]) -> Removal:
         commands = " or ".join(f"`moe-cluster rm {name}`" for name in found)
         raise InvalidRequestError(f"{model} is on this machine as {' and as '.join(found)}: type {commands}")
     strategy = _strategy(copies)
-    shares_bytes = sum(copy.disk_bytes for copy in copies if copy.place is Place.SHARE)
-    freed_bytes = shares_bytes + (0 if strategy is None else strategy.expected_freed_size)
+    own_bytes = sum(copy.disk_bytes for copy in copies if copy.place in OWN)
+    freed_bytes = own_bytes + (0 if strategy is None else strategy.expected_freed_size)
     return Removal(found[0], tuple(copies), freed_bytes)
 
 

@@ -208,6 +208,11 @@ def has_parts(directory: Path) -> bool:
     return any(directory.glob(f"*.safetensors{RECORD_SUFFIX}"))
 
 
+def require_no_writer(directory: Path) -> None:
+    """Raise CheckpointError if a process writes a share's directory; the message says which one."""
+    os.close(_lock(directory))
+
+
 def _headers(directory: Path) -> list[TensorFile]:
     files = WeightFiles.of(directory)
     return [tensor_file.read(path) for path in (*files.own, *files.others)]

@@ -138,7 +138,8 @@ def test_a_chat_without_a_model_takes_the_one_that_is_served() -> None:
     assert _choose_model(None, None, None, transcripts)[0] == "demo"
 
 
-def test_errors_are_wrapped_between_words(started: Started) -> None:
+def test_errors_are_wrapped_between_words(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for columns in (60, 100):
         with Terminal(started.home, ["-m", "cli", "run", "somebody/a-model", "hi", "--local"], columns) as terminal:
             assert terminal.end() == 2
