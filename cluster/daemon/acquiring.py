@@ -9,8 +9,8 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cluster.daemon import outline, own_part
@@ -44,6 +44,7 @@ class Acquiring:
         self._copies = copies
         self._home = home
         self._taken_at: dict[str, float] = {}
+        self._one_at_a_time = asyncio.Lock()
 
     async def from_others(self, model: str) -> Copy | None:
         """Return the outline of the copy that another node calls `model`; None if no node has one."""
@@ -101,7 +102,7 @@ class Acquiring:
             asked_here.CopyFrom(asked)
             asked_here.holders[:] = sources
             name = self._state.name(node_id)
-            with translated(f"node {name}"):
+            with of_node(name), translated(f"node {name}"):
                 parts[name] = await self._stub(node_id).Adopt(asked_here, timeout=OUTLINE_S)
             sources.insert(0, node_id)
         return parts
@@ -117,7 +118,8 @@ class Acquiring:
         Raises:
             CheckpointError: the hub does not answer and no earlier outline is here, or the files are damaged.
         """
-        return await asyncio.to_thread(self._from_hub, repo_id, revision)
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._from_hub, repo_id, revision)
 
     async def take(self, model: str, content_hash: str, holders: Sequence[str], *, keep: bool) -> Copy:
         """Return what this node keeps of a content, or its outline, from the first of the holders that delivers it.
@@ -125,8 +127,11 @@ class Acquiring:
         Raises:
             ClusterError: none does; the error is that of the last one.
         """
-        if (kept := await asyncio.to_thread(self._copies.kept, content_hash)) is not None:
-            return kept
+        async with self._one_at_a_time:
+            kept = await asyncio.to_thread(self._copies.kept, content_hash)
+            return kept or await self._taken(model, content_hash, holders, keep=keep)
+
+    async def _taken(self, model: str, content_hash: str, holders: Sequence[str], *, keep: bool) -> Copy:
         directory = self._directory(model, content_hash, keep=keep)
         self._taken_at[content_hash] = time.monotonic()
         error: ClusterError = ClusterError(f"no node has the outline of {model}")
@@ -161,7 +166,7 @@ class Acquiring:
 
     def forget(self, taken_before: float = math.inf) -> None:
         """Delete the outlines that are not kept, except those that were taken later, for a load that comes next."""
-        for directory in self._home.outlines.glob("*"):
+        for directory in (*self._home.outlines.glob("*"), *self._home.models.glob(f"*/{outline.ARRIVING}*")):
             if self._taken_at.get(directory.name, 0.0) < taken_before:
                 shutil.rmtree(directory, ignore_errors=True)
 
@@ -169,6 +174,15 @@ class Acquiring:
         if not _HASH.fullmatch(content_hash):
             raise InvalidRequestError(f"{content_hash[:80]!r} is not the hash of a content")
         return self._home.models / folder_name(model) / content_hash if keep else self._home.outlines / content_hash
+
+
+@contextmanager
+def of_node(name: str) -> Iterator[None]:
+    """Put the name of a node before the error of its files: paths are the same on all nodes."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(f"node {name}: {error}") from error
 
 
 def require_room(model: str, parts: Mapping[str, pb.AdoptReply]) -> None:

@@ -23,6 +23,9 @@ from mlx_moe.errors import CheckpointError, MoeClusterError
 
 log = logging.getLogger(__name__)
 
+MOST_OPEN = 2
+"""Models whose files stay open for other nodes: a process on macOS may open 256 files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -51,7 +54,7 @@ class Copies:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._seen: dict[str, Copy] = {}
-        self._open: dict[str, Checkpoint] = {}
+        self._open: dict[str, WeightSource] = {}
         self._opening = threading.Lock()
 
     def read(self, checkpoint: Checkpoint, config: ModelConfig) -> Copy:
@@ -109,10 +112,8 @@ class Copies:
 
     def kept(self, content_hash: str) -> Copy | None:
         """Return the copy, or the part of one, with a content that this node has downloaded; None if there is none."""
-        for directory in self._home.models.glob("*/*"):
-            record = Record.of(directory)
-            identity = Origin.of(directory).identity if record is None else record.content_hash
-            if identity == content_hash:
+        for directory in self._home.models.glob("[!.]*/[!.]*"):
+            if _identity(directory) == content_hash:
                 return self._read(directory)
         return None
 
@@ -130,18 +131,23 @@ class Copies:
         """Return the source that reads a copy that was found. Raises CheckpointError if its files have changed."""
         copy = self.known(content_hash)
         with self._opening:
-            checkpoint = self._open.get(content_hash)
-            if checkpoint is None or checkpoint.stamp() != copy.stamp:
-                self.close()  # one model is loaded at a time
-                checkpoint = self._open[content_hash] = Checkpoint.open(copy.directory)
-            if checkpoint.stamp() != copy.stamp:
-                raise CheckpointError(f"{copy.directory} has changed since its content was read: load the model again")
-        return checkpoint.source
+            source = self._open.pop(copy.stamp, None)
+            if source is None:
+                checkpoint = Checkpoint.open(copy.directory)
+                if checkpoint.stamp() != copy.stamp:
+                    raise CheckpointError(
+                        f"{copy.directory} has changed since its content was read: load the model again"
+                    )
+                source = checkpoint.source
+            self._open[copy.stamp] = source
+            while len(self._open) > MOST_OPEN:  # not closed here: a thread may be reading it
+                del self._open[next(iter(self._open))]
+        return source
 
     def close(self) -> None:
         """Close the files that `source` has opened."""
-        for checkpoint in self._open.values():
-            checkpoint.close()
+        for source in self._open.values():
+            source.close()
         self._open.clear()
 
     def digests(self, part: pb.ModelPart) -> list[tuple[str, str]]:
@@ -173,6 +179,16 @@ def home_path(directory: Path) -> str:
         if directory.is_relative_to(home):
             return str(directory.relative_to(home))
     return ""
+
+
+def _identity(directory: Path) -> str:
+    """Return the content of what was downloaded to a directory, by its record; "" if that is missing or damaged."""
+    try:
+        record = Record.of(directory)
+        return Origin.of(directory).identity if record is None else record.content_hash
+    except CheckpointError as error:
+        log.warning("event=record_damaged directory=%s error=%s", directory, error)
+        return ""
 
 
 def _config(checkpoint: Checkpoint) -> ModelConfig:

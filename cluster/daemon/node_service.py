@@ -57,6 +57,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._listening = listening
         self._worker: WorkerProcess | None = None
         self._held_at = 0.0
+        self._one_fetch_at_a_time = asyncio.Lock()
         self._no_worker_ends = asyncio.Event()
         self._no_worker_ends.set()
 
@@ -117,12 +118,13 @@ class NodeService(node_pb2_grpc.NodeServicer):
             sources = await asyncio.to_thread(
                 sources_of, copy.directory, peers, request.content_hash, self._credentials
             )
-            try:
-                async for progress in own_part.fetch(request, copy, self._state.own.node_id, sources):
-                    self._state.holding.progress.CopyFrom(progress)
-                    yield progress
-            finally:
-                self._state.holding.ClearField("progress")
+            async with self._one_fetch_at_a_time:  # one that was cancelled ends first
+                try:
+                    async for progress in own_part.fetch(request, copy, self._state.own.node_id, sources):
+                        self._state.holding.progress.CopyFrom(progress)
+                        yield progress
+                finally:
+                    self._state.holding.ClearField("progress")
 
     async def RunWorker(  # noqa: N802
         self, commands: AsyncIterator[pb.WorkerCommand], context: Context
@@ -131,6 +133,10 @@ class NodeService(node_pb2_grpc.NodeServicer):
         async with reported(context):
             first = await anext(commands, pb.WorkerCommand())
             name = self._state.name(self._state.own.node_id)
+            if self._one_fetch_at_a_time.locked():
+                raise ClusterError(
+                    f"node {name} is pulling a model: wait until it is there, or end that with moe-cluster unload"
+                )
             await self._no_worker_ends.wait()
             if self._state.holding.epoch:
                 raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")

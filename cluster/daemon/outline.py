@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
+import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.wire import node_pb2 as pb
-from mlx_moe.checkpoint import json_file, tensor_file
+from mlx_moe.checkpoint import json_file, origin, outline, tensor_file
 from mlx_moe.checkpoint.regular_file import open_regular
 from mlx_moe.checkpoint.weight_files import WeightFiles
 from mlx_moe.errors import CheckpointError
@@ -26,8 +26,10 @@ PART_BYTES = 1 << 20
 MAX_BYTES = 1 << 30
 """Most bytes of an outline. The headers of DeepSeek-V3's original files have 11 MB together, its tokenizer 8 MB."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
-_SMALL = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+MAX_FILES = 4096
+
+ARRIVING = ".arriving-"
+"""Prefix of the directories of outlines that have not arrived completely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def parts(directory: Path, record: Record) -> Iterator[pb.OutlinePart]:
     yield pb.OutlinePart(name=RECORD, data=record.to_json())
     files = WeightFiles.of(directory)
     for path in sorted(directory.iterdir()):
-        if path.suffix in _SMALL and _NAME.fullmatch(path.name) and path.name != RECORD and path.is_file():
+        if (outline.is_small(path.name) or path.name == origin.NAME) and path.is_file():
             yield from _parts(path.name, path, path.stat().st_size)
     for path in (*files.own, *files.others):
         header = path if path.exists() else tensor_file.header_path(path)
@@ -73,14 +75,14 @@ async def receive(stream: AsyncIterator[pb.OutlinePart], directory: Path, conten
     Raises:
         CheckpointError: a file's name or the size is not allowed, it is of another content, or the disk refuses.
     """
-    arriving = directory.with_name(f".{directory.name}-arriving-{os.getpid()}")
-    total = 0
+    arriving = directory.with_name(f"{ARRIVING}{uuid.uuid4().hex}")
+    total, names = 0, set()
     try:
-        shutil.rmtree(arriving, ignore_errors=True)
         arriving.mkdir(parents=True, mode=0o700)
         async for part in stream:
-            total += len(part.data)
-            if not _NAME.fullmatch(part.name) or total > MAX_BYTES:
+            total += len(part.data) + 1
+            names.add(part.name)
+            if not _belongs(part.name) or total > MAX_BYTES or len(names) > MAX_FILES:
                 raise CheckpointError(f"file {part.name[:80]!r} after {total:,} bytes is not a part of an outline")
             await asyncio.to_thread(_append, arriving / part.name, part.data)
         record = Record.of(arriving)
@@ -91,6 +93,14 @@ async def receive(stream: AsyncIterator[pb.OutlinePart], directory: Path, conten
         raise CheckpointError(f"{directory} cannot be written: {exc.strerror}") from exc
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file with this name may be in an outline: neither data of weights nor records of them."""
+    is_header = name.endswith(tensor_file.HEADER_SUFFIX) and outline.is_weights(
+        name.removesuffix(tensor_file.HEADER_SUFFIX)
+    )
+    return is_header or outline.is_small(name) or name in (RECORD, origin.NAME)
 
 
 def _parts(name: str, path: Path, nbytes: int) -> Iterator[pb.OutlinePart]:

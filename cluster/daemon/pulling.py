@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from cluster.daemon.acquiring import require_room
+from cluster.daemon.acquiring import of_node, require_room
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError
@@ -27,7 +27,9 @@ class Pulling:
         self._state = state
         self._serving = serving
         self._status = pb.PullStatus()
+        self._request = pb.PullRequest()
         self._running: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
 
     async def pull(self, request: pb.PullRequest) -> AsyncIterator[pb.PullStatus]:
         """Pull a model; yield the progress until all is there. It continues if the caller disconnects.
@@ -37,24 +39,26 @@ class Pulling:
             InvalidRequestError: there is no such model or node.
             MoeClusterError: a node failed; what the nodes have is kept.
         """
-        if self._running is not None and not self._running.done():
-            if self._status.model != request.load.model:
+        if request.dry_run:
+            yield (await self._parts(request))[1]
+            return
+        async with self._one_at_a_time:
+            if self._running is None or self._running.done():
+                parts, self._status = await self._parts(request)
+                self._request = request
+                self._running = asyncio.create_task(self._run(parts))
+                self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
+            elif request != self._request:
                 raise ClusterError(
                     f"{self._status.model} is being pulled: wait until it is there, or end that with moe-cluster unload"
                 )
-        else:
-            parts = await self._parts(request)
-            if request.dry_run:
-                yield self._status
-                return
-            self._running = asyncio.create_task(self._run(parts))
-            self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
-        while not self._running.done():
+            running = self._running
+        while not running.done():
             yield self._status
-            await asyncio.wait((self._running,), timeout=PROGRESS_S)
-        if self._running.cancelled():
+            await asyncio.wait((running,), timeout=PROGRESS_S)
+        if running.cancelled():
             raise ClusterError(f"the pull of {request.load.model} was ended; the same command goes on")
-        self._running.result()
+        running.result()
         yield self._status
 
     async def end(self) -> str:
@@ -66,8 +70,8 @@ class Pulling:
             await self._running
         return self._status.model
 
-    async def _parts(self, request: pb.PullRequest) -> dict[str, pb.AdoptRequest]:
-        """Return what each node is to fetch, by node id, and set the status. Raises as `pull`."""
+    async def _parts(self, request: pb.PullRequest) -> tuple[dict[str, pb.AdoptRequest], pb.PullStatus]:
+        """Return what each node is to fetch, by node id, and the status before that. Raises as `pull`."""
         placed = await self._serving.placed(request.load)
         placement, holders = placed.placement, placed.holders
         node_ids = [self._node_id(name) for name in request.nodes] or placement.node_ids
@@ -78,14 +82,14 @@ class Pulling:
         found = await self._serving.acquiring.adopted(asked, lacking)
         require_room(request.load.model, found)
         source = ", ".join(map(self._state.name, holders)) or placed.own.repo_id
-        self._status = pb.PullStatus(
+        status = pb.PullStatus(
             model=request.load.model,
             nodes=[
                 pb.NodeProgress(name=name, total_bytes=part.missing_bytes, free_bytes=part.free_bytes, source=source)
                 for name, part in found.items()
             ],
         )
-        return dict.fromkeys(lacking, asked)
+        return dict.fromkeys(lacking, asked), status
 
     async def _run(self, parts: dict[str, pb.AdoptRequest]) -> None:
         try:
@@ -100,7 +104,7 @@ class Pulling:
         shown = next(node for node in self._status.nodes if node.name == name)
         call = self._serving.stub(node_id).Fetch(asked)
         try:
-            with translated(f"node {name}", node_id):
+            with of_node(name), translated(f"node {name}", node_id):
                 async for progress in call:
                     if progress.total_bytes:
                         shown.done_bytes, shown.source = progress.done_bytes, progress.source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -17,11 +17,13 @@ from mlx_moe.errors import CheckpointError, InvalidRequestError
 
 READ_METHOD = "/moe_cluster.v1.Weights/Read"
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 """Bytes that a thread reads at once; for each read, two threads wait for each other."""
 
 MAX_RANGES = 1 << 16
 """Most ranges of one request: as many as fit gRPC's limit of 4 MiB for a message, with room."""
+
+MAX_FILE_BYTES = 1 << 50
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -47,21 +49,33 @@ class WeightsService(grpc.GenericRpcHandler):
         async with reported(context):
             asked, ranges = _asked(request)
             source = await asyncio.to_thread(self._source, asked.content_hash)
-            for span in ranges:
-                if source.present(asked.file, span) != [span]:
-                    raise CheckpointError(f"bytes {span.start} to {span.stop} of {asked.file[:80]!r} are not here")
-                async for data in self._sent(source, asked.file, span):
-                    yield data
+            for block in _blocks(ranges):
+                if any(source.present(asked.file, span) != [span] for span in block):
+                    first = block[0].start
+                    raise CheckpointError(f"bytes of {asked.file[:80]!r} from {first} on are not here, or do not exist")
+                memory = memoryview(bytearray(sum(map(len, block))))
+                await asyncio.to_thread(source.read_into, asked.file, block, memory)
+                while memory:
+                    data, memory = memory[: self._pacer.chunk_bytes], memory[self._pacer.chunk_bytes :]
+                    await self._pacer.wait(len(data))
+                    yield bytes(data)
 
-    async def _sent(self, source: WeightSource, file: str, span: range) -> AsyncIterator[bytes]:
-        for start in range(span.start, span.stop, BLOCK_BYTES):
-            block = range(start, min(start + BLOCK_BYTES, span.stop))
-            memory = memoryview(bytearray(len(block)))
-            await asyncio.to_thread(source.read_into, file, [block], memory)
-            while memory:
-                data, memory = memory[: self._pacer.chunk_bytes], memory[self._pacer.chunk_bytes :]
-                await self._pacer.wait(len(data))
-                yield bytes(data)
+
+def _blocks(ranges: Iterable[range]) -> Iterator[list[range]]:
+    """Yield ranges, cut and together, so that each block has at most BLOCK_BYTES."""
+    block: list[range] = []
+    room = BLOCK_BYTES
+    for span in ranges:
+        rest = span
+        while rest:
+            part, rest = rest[:room], rest[room:]
+            block.append(part)
+            room -= len(part)
+            if not room:
+                yield block
+                block, room = [], BLOCK_BYTES
+    if block:
+        yield block
 
 
 def _asked(request: bytes) -> tuple[pb.ReadWeights, Iterator[range]]:
@@ -74,4 +88,6 @@ def _asked(request: bytes) -> tuple[pb.ReadWeights, Iterator[range]]:
         raise InvalidRequestError(
             f"{len(asked.starts)} starts and {len(asked.sizes)} sizes are not 1 to {MAX_RANGES} ranges of bytes"
         )
+    if max(asked.starts) >= MAX_FILE_BYTES or max(asked.sizes) >= MAX_FILE_BYTES:
+        raise InvalidRequestError(f"no file has {MAX_FILE_BYTES:,} bytes")
     return asked, (range(start, start + size) for start, size in zip(asked.starts, asked.sizes, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -25,10 +26,12 @@ class Disk:
         self._headers = {path.name: header for path, header in headers.items() if header.is_whole}
         self._open_files: dict[str, BinaryIO] = {}
         self._opening = threading.Lock()
+        self._closing = weakref.finalize(self, _close, self._open_files)
 
     def present(self, file: str, span: range) -> list[range]:
-        """Return the whole span if the file is here."""
-        return [span] if file in self._headers and span else []
+        """Return the part of a span that is within the file, if the file is here."""
+        within = range(span.start, min(span.stop, self._headers[file].size)) if file in self._headers else range(0)
+        return [within] if within else []
 
     def read_into(self, file: str, ranges: Sequence[range], memory: memoryview) -> None:
         """See WeightSource."""
@@ -39,10 +42,8 @@ class Disk:
             done += len(span)
 
     def close(self) -> None:
-        """Close all files."""
-        for opened in self._open_files.values():
-            opened.close()
-        self._open_files.clear()
+        """Close all files. Without it they are closed when nobody refers to the source, so never under a reader."""
+        self._closing()
 
     def _open(self, file: str) -> int:
         header = self._headers[file]
@@ -54,6 +55,12 @@ class Disk:
                     raise SourceError(f"{header.path} changed while it was being loaded; load it again")
                 self._open_files[file] = opened
             return self._open_files[file].fileno()
+
+
+def _close(files: dict[str, BinaryIO]) -> None:
+    for opened in files.values():
+        opened.close()
+    files.clear()
 
 
 def read_fully(fd: int, path: Path, offset: int, memory: memoryview) -> None:

@@ -122,6 +122,8 @@ class HubSource:
             try:
                 with hub_errors.translated(self._origin.repo_id, self._host):
                     for data in self._answer(file, range(at, request.span.stop)):
+                        if self._closed.is_set():
+                            raise SourceError(f"{self._origin.repo_id}: the download of {file} was stopped")
                         request.receive(at, data)
                         at += len(data)
                         self._on_received(len(data))

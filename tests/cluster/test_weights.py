@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import mlx_moe
 from bench.synthetic import TINY_DEEPSEEK, write_checkpoint
 from cluster.client import Wanted
+from cluster.errors import ClusterError
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.recipe import uniform
@@ -131,3 +133,22 @@ def test_shares_quantized_while_they_are_read_equal_one_machines(cluster: Cluste
     status = cluster.own.settled()
     assert answer(cluster.own.model(status), REQUEST) == wanted
     assert sum(node.holding.weights_bytes for node in status.nodes if node.holding) == held
+
+
+def test_two_pulls_at_once_are_one_or_told_apart(cluster: Cluster, folders: list[Path]) -> None:
+    shutil.copytree(DEMO, folders[0] / "mine")
+    plan = Placement.from_json(cluster.place("demo", (2, 2, 2)).to_json() | {"model": "mine"})
+
+    def pull(nodes: list[str]) -> int | str:
+        try:
+            *_, last = cluster.own.pull(Wanted("mine", plan), nodes)
+        except ClusterError as error:
+            return str(error)
+        return sum(node.done_bytes for node in last)
+
+    with ThreadPoolExecutor(3) as threads:
+        found = set(threads.map(pull, [[], [], ["mac-3"]]))
+    told = {text for text in found if isinstance(text, str)}
+    assert len(found) == 2
+    (refusal,) = told
+    assert refusal.startswith("mine is being pulled: wait")

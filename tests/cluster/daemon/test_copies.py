@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.daemon import copies as module
-from cluster.daemon.copies import Copies, Copy
+from cluster.daemon.copies import MOST_OPEN, Copies, Copy
 from cluster.home import Home
 from cluster.wire import node_pb2 as pb
 from mlx_moe.checkpoint import library
@@ -109,3 +109,37 @@ def test_the_tensors_of_a_copy_that_was_found_are_read_on_request(folder: Path, 
     assert copies.digests(pb.ModelPart(content_hash=demo.content_hash)) == [*demo.digests.items()]
     assert [name for name, _ in copies.digests(pb.ModelPart(content_hash=demo.content_hash, parameter=norm))] == [norm]
     assert copies.digests(pb.ModelPart(content_hash=demo.content_hash, parameter="model.layers.99")) == []
+
+
+def test_the_files_of_a_copy_stay_open_while_another_ones_are_read(tmp_path: Path, folder: Path) -> None:
+    """A reader has only a descriptor: if it were closed, the number might be another file's."""
+    copies, found = Copies(Home(tmp_path)), []
+    for n in range(MOST_OPEN + 1):
+        directory = folder / f"model-{n}"
+        shutil.copytree(DEMO, directory)
+        config = json.loads((directory / "config.json").read_text()) | {"rope_theta": 10000.0 + n}
+        (directory / "config.json").write_text(json.dumps(config))
+        found.append(copies.local(str(directory)))
+    first, *_ = sources = [copies.source(copy.content_hash) for copy in found]
+    before, after = bytearray(64), bytearray(64)
+    first.read_into("model.safetensors", [range(64)], memoryview(before))
+    assert all(copies.source(copy.content_hash) is not first for copy in found[1:])
+    first.read_into("model.safetensors", [range(64)], memoryview(after))
+    assert before == after
+    for source in sources:
+        source.close()
+    copies.close()
+
+
+def test_a_damaged_record_hides_only_its_own_model(tmp_path: Path, demo: Copy) -> None:
+    for name, record in (("damaged", "{"), ("mine", "")):
+        directory = tmp_path / "models" / name / demo.content_hash
+        shutil.copytree(DEMO, directory)
+        text = json.dumps({"model": "mine", "content_hash": demo.content_hash, "digests": {}})
+        (directory / "content.json").write_text(record or text)
+    arriving = tmp_path / "models" / "mine" / ".arriving-1"
+    arriving.mkdir()
+    (arriving / "content.json").write_text(text)
+    kept = Copies(Home(tmp_path)).kept(demo.content_hash)
+    assert kept is not None
+    assert kept.directory == tmp_path / "models" / "mine" / demo.content_hash
