@@ -69,7 +69,6 @@ def models_table(listed: Sequence[Listed], now: float) -> HeadedTable:
     table = HeadedTable(
         *("node", "model", "commit", "here", "on disk", "form", "family", "last used"),
         texts=("node", "model", "commit", "here", "form", "family", "last used"),
-        wrapped="model",
         optional=("node", "commit", "family", "last used", "form"),
     )
     several = len({row.node for row in listed}) > 1
