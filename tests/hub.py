@@ -127,6 +127,10 @@ class Hub:
             server.shutdown()
             server.server_close()
 
+    def refresh(self) -> None:
+        """Look at the repositories' files again, which are new commits if they have changed."""
+        self._repositories.clear()
+
     def repository(self, repo_id: str) -> Repository | None:
         path = self.directory / repo_id
         if ".." in repo_id or repo_id.count("/") != 1 or not path.is_dir():

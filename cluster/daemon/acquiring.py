@@ -23,6 +23,7 @@ from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe.checkpoint import hub_cache, library
+from mlx_moe.checkpoint.origin import Origin
 from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 
@@ -47,16 +48,26 @@ class Acquiring:
         self._one_at_a_time = asyncio.Lock()
 
     async def from_others(self, model: str) -> Copy | None:
-        """Return the outline of the copy that another node calls `model`; None if no node has one."""
+        """Return the outline of the copy that another node calls `model`; None if no node has one.
+
+        Raises:
+            CheckpointError: two nodes have different ones.
+        """
+        found: dict[str, str] = {}
         for node_id in self._state.present:
             try:
                 with translated(f"node {self._state.name(node_id)}"):
-                    found = await self._stub(node_id).Inspect(pb.WantedModel(model=model), timeout=OUTLINE_S)
+                    copy = await self._stub(node_id).Inspect(pb.WantedModel(model=model), timeout=OUTLINE_S)
             except (NodeLostError, CheckpointError, InvalidRequestError) as error:
                 log.info("event=no_copy node=%s error=%s", node_id, error)
                 continue
-            if found.content_hash and not found.is_outline:
-                return await self.take(model, found.content_hash, [node_id], keep=False)
+            if copy.content_hash and not copy.is_outline:
+                found.setdefault(copy.content_hash, node_id)
+        if len(found) > 1:
+            named = ", ".join(f"{content} on {self._state.name(node_id)}" for content, node_id in found.items())
+            raise CheckpointError(f"the nodes have different models called {model} ({named}): keep one of them")
+        for content_hash, node_id in found.items():
+            return await self.take(model, content_hash, [node_id], keep=False)
         return None
 
     async def give(self, request: pb.LoadRequest, placement: Placement, holders: Sequence[str]) -> None:
@@ -160,6 +171,9 @@ class Acquiring:
                 raise
             return self._copies.local(str(earlier[0].parent))
         directory = folder / origin.identity
+        stored = Origin.of(directory)
+        if stored.identity == origin.identity:
+            origin = stored  # a later commit that changed no weights
         with closing(HubSource(origin)) as source:
             hub.fetch_outline(origin, directory, source)
         return self._copies.local(str(directory))

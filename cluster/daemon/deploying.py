@@ -90,6 +90,8 @@ class Deploying:
             context_tokens=self._deploy.context_tokens,
             chunk_length=placed.chunks.fixed_length,
         )
+        if (quantized := placed.recipe.experts) is not None:
+            serving.bits, serving.mode = quantized.bits, quantized.mode
         if now.error is not None:
             serving.state, serving.failure = node_pb2.Serving.FAILED, str(now.error)
         elif now.ready_at is not None:

@@ -166,6 +166,8 @@ class Serving:
             and request.draft in ("", serving.draft)
             and request.context_tokens <= serving.context_tokens
             and request.chunk_length in (0, serving.chunk_length)
+            and request.bits in (0, serving.bits)
+            and request.mode in ("", serving.mode)
             and not request.placement
         )
         return (coordinator, serving.epoch) if coordinator and is_served and not _has_failed(serving) else None

@@ -64,7 +64,7 @@ class PeerSource:
                 memory[done : done + len(data)] = data
                 done += len(data)
         except (grpc.RpcError, ValueError) as exc:
-            reason = error_of(exc, f"node {self.name}") if isinstance(exc, grpc.RpcError) else "it sends too much"
+            reason = error_of(exc, f"node {self.name}") if isinstance(exc, grpc.RpcError) else exc
             raise SourceError(f"{file} from node {self.name}: {reason}", node_id=self._node_id) from exc
         if done < memory.nbytes:
             raise SourceError(

@@ -115,7 +115,7 @@ class Holding(_message.Message):
     def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ..., progress: _Optional[_Union[_worker_pb2.LoadProgress, _Mapping]] = ...) -> None: ...
 
 class Serving(_message.Message):
-    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s", "context_tokens", "chunk_length")
+    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s", "context_tokens", "chunk_length", "bits", "mode")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LOADING: _ClassVar[Serving.State]
@@ -135,6 +135,8 @@ class Serving(_message.Message):
     LOAD_S_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     state: Serving.State
@@ -146,7 +148,9 @@ class Serving(_message.Message):
     load_s: float
     context_tokens: int
     chunk_length: int
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., chunk_length: _Optional[int] = ...) -> None: ...
+    bits: int
+    mode: str
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., chunk_length: _Optional[int] = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
     __slots__ = ("placement", "epoch", "draft", "context_tokens", "holders", "keep")

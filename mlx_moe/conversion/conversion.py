@@ -112,7 +112,7 @@ class Conversion:
             self._is_finished = True
         elif here.exists() and any(here.iterdir()):
             raise InvalidRequestError(
-                f"{here} exists and is no conversion of this model in this form: give another directory, or remove it"
+                f"{here} exists and is no conversion of this model in this form: give another directory"
             )
 
     def _take_up(self, earlier: ConversionRecord) -> None:

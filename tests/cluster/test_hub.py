@@ -58,6 +58,11 @@ def test_each_node_downloads_its_share_once(cluster: Cluster, hub: Hub, plan: Pl
     cluster.unload()
     list(cluster.own.load(Wanted(REPO, plan)))
     assert hub.total_sent() == sent
+    (hub.directory / REPO / "generation_config.json").write_text('{"temperature": 0.5}')
+    hub.refresh()
+    cluster.unload()
+    list(cluster.own.load(Wanted(REPO, plan)))  # a later commit with the same weights
+    assert hub.total_sent() == sent
     assert answer(cluster.load("demo", cluster.place("demo", (2, 2, 2))), REQUEST) == tokens
 
 

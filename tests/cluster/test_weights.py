@@ -10,7 +10,7 @@ import pytest
 
 import mlx_moe
 from bench.synthetic import TINY_DEEPSEEK, write_checkpoint
-from cluster.client import Wanted
+from cluster.client import ClusterStatus, Wanted
 from cluster.errors import ClusterError
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
@@ -132,7 +132,14 @@ def test_shares_quantized_while_they_are_read_equal_one_machines(cluster: Cluste
     list(cluster.own.load(Wanted("mine", bits=4)))
     status = cluster.own.settled()
     assert answer(cluster.own.model(status), REQUEST) == wanted
-    assert sum(node.holding.weights_bytes for node in status.nodes if node.holding) == held
+    assert held_bytes(status) == held
+    list(cluster.own.load(Wanted("mine", bits=8)))
+    assert held_bytes(cluster.own.settled()) > 1.5 * held
+
+
+def held_bytes(status: ClusterStatus) -> int:
+    """Return the bytes of weights that all workers hold."""
+    return sum(node.holding.weights_bytes for node in status.nodes if node.holding)
 
 
 def test_two_pulls_at_once_are_one_or_told_apart(cluster: Cluster, folders: list[Path]) -> None:
