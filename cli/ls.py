@@ -5,66 +5,61 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 
 from cli.tables import HeadedTable, table_console
 from cli.units import age_text, bytes_text, span_text
 from cli.visible import visible
+from cluster.client import OwnNode, is_running
+from cluster.errors import NoClusterError
 from cluster.home import Home
-from cluster.uses import Uses
+from cluster.model_list import ListedModel, of_this_machine
 from mlx_moe.checkpoint import durable_file, hub_cache
-from mlx_moe.checkpoint.inventory import Place, State, StoredModel, stored_models
+from mlx_moe.checkpoint.inventory import Place, State, StoredModel
 from mlx_moe.families.registry import FAMILIES
 
 COMMIT_LETTERS = 8
 """Shown letters of a commit; `NAME@COMMIT` takes its beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A model on a node's disk. `used_at` is when the node last loaded it, in seconds since 1970; None: never."""
-
-    node: str
-    model: StoredModel
-    used_at: float | None
-
-    @property
-    def is_supported(self) -> bool:
-        """Whether its family is one that this version runs."""
-        return self.model.model_type in FAMILIES
-
-    def to_json(self) -> dict[str, object]:
-        """Return what `--json` prints."""
-        model = self.model
-        layers = None if model.layers is None else [model.layers.start, model.layers.stop - 1]
-        values = asdict(model) | {"path": str(model.path), "layers": layers, "state": model.state}
-        return {"node": self.node} | values | {"supported": self.is_supported, "used_at": self.used_at}
-
-
 def show_models(as_json: bool) -> None:
-    """Print the models of this machine."""
-    listed = of_this_machine("this machine")
+    """Print the models on the disks of the cluster's nodes, or of this machine if no node runs here."""
+    listed = _listed(Home.default())
     if as_json:
-        print(json.dumps([row.to_json() for row in listed]))
+        print(json.dumps([to_json(row) for row in listed]))
         return
     console = table_console()
     if listed:
         console.print(models_table(listed, time.time()))
-        for line in _notes(listed):
+        for line in _notes([row for row in listed if row.node == listed[0].node]):
             console.print(line, style="yellow")
     else:
         console.print("no model is on this machine; `moe-cluster pull MODEL` downloads one", style="bright_black")
     console.print(_room())
 
 
-def of_this_machine(node: str) -> list[Listed]:
-    """Return the models on this machine's disk, for a node with this name."""
-    home = Home.default()
-    uses = Uses(home.uses)
-    return [Listed(node, model, uses.last(model.path)) for model in stored_models(home.models)]
+def _listed(home: Home) -> list[ListedModel]:
+    if is_running(home):
+        with suppress(NoClusterError), OwnNode.connect(home) as node:
+            return node.models()
+    return of_this_machine(home, "this machine")
 
 
-def models_table(listed: Sequence[Listed], now: float) -> HeadedTable:
+def is_supported(row: ListedModel) -> bool:
+    """Whether a model's family is one that this version runs."""
+    return row.model.model_type in FAMILIES
+
+
+def to_json(row: ListedModel) -> dict[str, object]:
+    """Return what `--json` prints."""
+    model = row.model
+    layers = None if model.layers is None else [model.layers.start, model.layers.stop - 1]
+    values = asdict(model) | {"path": str(model.path), "layers": layers, "state": model.state}
+    return {"node": row.node} | values | {"supported": is_supported(row), "used_at": row.used_at}
+
+
+def models_table(listed: Sequence[ListedModel], now: float) -> HeadedTable:
     """Return a table of models, with the nodes if there are several."""
     table = HeadedTable(
         *("node", "model", "commit", "here", "on disk", "form", "family", "last used"),
@@ -81,9 +76,9 @@ def models_table(listed: Sequence[Listed], now: float) -> HeadedTable:
             held_text(model),
             bytes_text(model.disk_bytes),
             visible(model.form),
-            visible(model.model_type) + ("" if row.is_supported or not model.model_type else " (not run)"),
+            visible(model.model_type) + ("" if is_supported(row) or not model.model_type else " (not run)"),
             "" if row.used_at is None else age_text(now - row.used_at),
-            style="" if row.is_supported and model.state is not State.DAMAGED else "bright_black",
+            style="" if is_supported(row) and model.state is not State.DAMAGED else "bright_black",
         )
     return table
 
@@ -99,11 +94,11 @@ def held_text(model: StoredModel) -> str:
     return f"{model.weights_bytes / model.total_bytes:.0%}"
 
 
-def _notes(listed: Sequence[Listed]) -> list[str]:
+def _notes(listed: Sequence[ListedModel]) -> list[str]:
     """Return what is wrong with damaged models, and how models in part are completed."""
     damaged = [(row.model, row.model.damage) for row in listed if row.model.damage]
     incomplete = [
-        row.model for row in listed if row.is_supported and row.model.n_missing and row.model.place is Place.CACHE
+        row.model for row in listed if is_supported(row) and row.model.n_missing and row.model.place is Place.CACHE
     ]
     cures = [(model, f"{_missing(model.n_missing)}: {hub_cache.cure(model.path)}") for model in incomplete]
     begun = [row.model for row in listed if row.model.place is Place.DOWNLOAD and not row.model.damage]

@@ -16,6 +16,7 @@ from cluster.client.wanted import Wanted
 from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.lock import POLL_S, is_held
+from cluster.model_list import ListedModel, from_message
 from cluster.rpc_errors import translated
 from cluster.trust import Credentials, Insecure, MutualTLS, NodeIdentity
 from cluster.wire import node_pb2 as pb
@@ -102,6 +103,11 @@ class NodeClient:
                     yield pull_status(message)
         finally:
             call.cancel()
+
+    async def models(self) -> list[ListedModel]:
+        """Return the models on the disks of all present nodes that answer, this one's first."""
+        with self._called():
+            return from_message(await self._stub.ListAllModels(pb.ListModelsRequest(), timeout=CALL_S))
 
     async def unload(self, reason: str) -> str:
         """Unload the cluster's model; return its name, "" if there was none."""

@@ -19,6 +19,7 @@ from cluster.client.node import CALL_S, NodeClient
 from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress
 from cluster.client.wanted import Wanted
 from cluster.home import Home
+from cluster.model_list import ListedModel
 from cluster.timeline import Timeline
 from cluster.trust import Credentials
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
@@ -70,6 +71,10 @@ class OwnNode:
                 yield step
         finally:
             self._loop.run(steps.aclose())
+
+    def models(self) -> list[ListedModel]:
+        """Return the models on the disks of all present nodes."""
+        return self._loop.run(self._node.models())
 
     def glance(self) -> Set[str]:
         """Return the ids of the present nodes, possibly cached; empty if the node does not answer."""

@@ -18,6 +18,8 @@ from cluster.trust.credentials import Credentials
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 
+LIST_S = 30.0
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -66,6 +68,16 @@ class ControlService(node_pb2_grpc.ControlServicer):
             self._require_own(context)
             async for status in self._pulling.pull(request):
                 yield status
+
+    async def ListAllModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ModelList:  # noqa: N802
+        """Return the models on the disks of all present nodes, this one first."""
+        async with reported(context):
+            self._require_own(context)
+            node_ids = [self._state.own.node_id, *sorted(self._state.present)]
+            calls = (self._serving.stub(node_id).ListModels(request, timeout=LIST_S) for node_id in node_ids)
+            found = await asyncio.gather(*calls, return_exceptions=True)
+            lists = [one for one in found if isinstance(one, pb.ModelList)]
+            return pb.ModelList(models=[model for one in lists for model in one.models])
 
     async def Stop(self, _request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """Stop this node."""

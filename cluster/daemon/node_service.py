@@ -23,6 +23,7 @@ from cluster.membership.address import of_caller, split
 from cluster.membership.listening import Listening
 from cluster.membership.membership import Greeted, Left
 from cluster.membership.node_message import from_message
+from cluster.model_list import of_this_machine, to_message
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
 from cluster.uses import Uses
@@ -104,6 +105,14 @@ class NodeService(node_pb2_grpc.NodeServicer):
         """Take the outline of a model."""
         async with reported(context):
             return await self._serving.acquiring.adopt(request)
+
+    async def ListModels(  # noqa: N802
+        self, _request: node_pb2.ListModelsRequest, context: Context
+    ) -> node_pb2.ModelList:
+        """Return the models on this node's disk."""
+        async with reported(context):
+            name = self._state.name(self._state.own.node_id)
+            return to_message(await asyncio.to_thread(of_this_machine, self._home, name))
 
     async def Fetch(  # noqa: N802
         self, request: node_pb2.AdoptRequest, context: Context

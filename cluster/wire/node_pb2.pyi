@@ -390,6 +390,52 @@ class PullStatus(_message.Message):
     nodes: _containers.RepeatedCompositeFieldContainer[NodeProgress]
     def __init__(self, model: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeProgress, _Mapping]]] = ...) -> None: ...
 
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ModelList(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ListedModel]
+    def __init__(self, models: _Optional[_Iterable[_Union[ListedModel, _Mapping]]] = ...) -> None: ...
+
+class ListedModel(_message.Message):
+    __slots__ = ("node", "name", "revision", "place", "path", "model_type", "form", "weights_bytes", "total_bytes", "disk_bytes", "n_files", "n_missing", "first_layer", "end_layer", "damage", "used_at")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    N_FILES_FIELD_NUMBER: _ClassVar[int]
+    N_MISSING_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    END_LAYER_FIELD_NUMBER: _ClassVar[int]
+    DAMAGE_FIELD_NUMBER: _ClassVar[int]
+    USED_AT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    name: str
+    revision: str
+    place: str
+    path: str
+    model_type: str
+    form: str
+    weights_bytes: int
+    total_bytes: int
+    disk_bytes: int
+    n_files: int
+    n_missing: int
+    first_layer: int
+    end_layer: int
+    damage: str
+    used_at: float
+    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., revision: _Optional[str] = ..., place: _Optional[str] = ..., path: _Optional[str] = ..., model_type: _Optional[str] = ..., form: _Optional[str] = ..., weights_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., n_files: _Optional[int] = ..., n_missing: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., damage: _Optional[str] = ..., used_at: _Optional[float] = ...) -> None: ...
+
 class UnloadRequest(_message.Message):
     __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]

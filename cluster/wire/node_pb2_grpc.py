@@ -66,6 +66,11 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.AdoptReply.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/moe_cluster.v1.Node/ListModels',
+                request_serializer=cluster_dot_wire_dot_node__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.ModelList.FromString,
+                _registered_method=True)
         self.Fetch = channel.unary_stream(
                 '/moe_cluster.v1.Node/Fetch',
                 request_serializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.SerializeToString,
@@ -138,6 +143,13 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """Lists the models on the node's disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fetch(self, request, context):
         """Copies the node's part of a model to its disk, from other nodes or the hub, while this call lasts.
         """
@@ -204,6 +216,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Adopt,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.AdoptRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.AdoptReply.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.ListModelsRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.ModelList.SerializeToString,
             ),
             'Fetch': grpc.unary_stream_rpc_method_handler(
                     servicer.Fetch,
@@ -405,6 +422,33 @@ class Node(object):
             _registered_method=True)
 
     @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/ListModels',
+            cluster_dot_wire_dot_node__pb2.ListModelsRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.ModelList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Fetch(request,
             target,
             options=(),
@@ -572,6 +616,11 @@ class ControlStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.PullRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.PullStatus.FromString,
                 _registered_method=True)
+        self.ListAllModels = channel.unary_unary(
+                '/moe_cluster.v1.Control/ListAllModels',
+                request_serializer=cluster_dot_wire_dot_node__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.ModelList.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/moe_cluster.v1.Control/Stop',
                 request_serializer=cluster_dot_wire_dot_node__pb2.StopRequest.SerializeToString,
@@ -611,6 +660,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAllModels(self, request, context):
+        """Lists the models on the disks of all present nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -639,6 +695,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Pull,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.PullRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.PullStatus.SerializeToString,
+            ),
+            'ListAllModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAllModels,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.ListModelsRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.ModelList.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -757,6 +818,33 @@ class Control(object):
             '/moe_cluster.v1.Control/Pull',
             cluster_dot_wire_dot_node__pb2.PullRequest.SerializeToString,
             cluster_dot_wire_dot_node__pb2.PullStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAllModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Control/ListAllModels',
+            cluster_dot_wire_dot_node__pb2.ListModelsRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.ModelList.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,6 +14,7 @@ from cluster.client import ClusterStatus, Wanted
 from cluster.errors import ClusterError
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
+from mlx_moe.checkpoint.inventory import Place, State
 from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.errors import InvalidRequestError
@@ -105,6 +106,13 @@ def test_a_pull_copies_each_nodes_part_to_its_disk(cluster: Cluster, folders: li
     assert all(node.source == "mac-2" and node.done_bytes == 0 < node.total_bytes < node.free_bytes for node in needed)
     *_, last = cluster.own.pull(Wanted("mine", plan))
     assert [node.done_bytes for node in last] == [node.total_bytes for node in needed]
+    listed = {row.node: row.model for row in cluster.own.models() if row.model.name == "mine"}
+    assert [(node, model.place, model.state) for node, model in sorted(listed.items())] == [
+        ("mac-1", Place.SHARE, State.PART),
+        ("mac-2", Place.FOLDER, State.WHOLE),
+        ("mac-3", Place.SHARE, State.PART),
+    ]
+    assert listed["mac-3"].layers == range(4, 6)
     assert sources(cluster, Wanted("mine", plan, replace=True)) == {"": {"mac-1", "mac-2", "mac-3"}}
     assert answer(cluster.own.model(cluster.own.status()), REQUEST) == wanted
 
