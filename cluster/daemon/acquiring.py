@@ -153,7 +153,7 @@ class Acquiring:
                 with translated(f"node {name}"):
                     call = self._stub(node_id).Outline(pb.OutlineRequest(content_hash=content_hash), timeout=OUTLINE_S)
                     await outline.receive(call, directory, content_hash)
-                return self._copies.local(str(directory))
+                return await asyncio.to_thread(self._copies.local, str(directory))
             except NodeLostError as exc:
                 error = exc
         raise error

@@ -96,7 +96,7 @@ class Pulling:
             async with asyncio.TaskGroup() as tasks:
                 for node_id, asked in parts.items():
                     tasks.create_task(self._fetch(node_id, asked))
-        except* MoeClusterError as group:
+        except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
     async def _fetch(self, node_id: str, asked: pb.AdoptRequest) -> None:

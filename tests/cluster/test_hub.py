@@ -11,6 +11,7 @@ from cluster.errors import DownloadError
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.decoding.request import Request
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
@@ -71,7 +72,12 @@ def test_a_refused_download_ends_in_one_error_and_goes_on_later(cluster: Cluster
         shutil.rmtree(node.home.models, ignore_errors=True)
     list_parts = Wanted(REPO, plan)
     hub.faults.append(Fault("gated", at="resolve"))
-    with pytest.raises(Exception, match="hf auth login"):
+    with pytest.raises(SourceError, match="hf auth login"):
+        list(cluster.own.pull(list_parts))
+    hub.faults.clear()
+    list(cluster.own.pull(list_parts, dry_run=True))
+    hub.faults.append(Fault("gated", file="*.safetensors", at="resolve"))
+    with pytest.raises(SourceError, match=r"^node mac-\d: .*hf auth login"):
         list(cluster.own.pull(list_parts))
     hub.faults.clear()
     *_, last = cluster.own.pull(list_parts)
