@@ -17,7 +17,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -305,11 +304,11 @@ class _Handler(BaseHTTPRequestHandler):
             file.seek(span.start)
             for start in range(span.start, stop, CHUNK):
                 data = file.read(min(CHUNK, stop - start))
-                self.wfile.write(bytes(byte ^ 1 for byte in data) if kind == "wrong" else data)
-                with hub.lock:
+                with hub.lock:  # before it is sent, so that whoever has it finds it counted
                     hub.sent[client, name] += len(data)
+                self.wfile.write(bytes(byte ^ 1 for byte in data) if kind == "wrong" else data)
                 if fault and kind == "slow":
-                    time.sleep(len(data) / fault.bytes_s)
+                    hub.stopped.wait(len(data) / fault.bytes_s)
         if kind == "stall":
             hub.stopped.wait(60)
         if kind == "reset":

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,9 @@ from mlx_moe.errors import CheckpointError
 def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
     """Yield the path to write to; then sync it and rename it to `path`. After an exception it is removed.
 
-    The path to write to is `partial`, on the same disk, or one beside `path`.
+    The path to write to is `partial`, on the same disk, or one beside `path` that no other thread or process uses.
     """
-    partial = partial or path.with_name(f".{path.name}.partial")
+    partial = partial or path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         yield partial
         sync_path(partial)

@@ -63,21 +63,25 @@ def resolve(repo_id: str, revision: str = hub_cache.MAIN, patience: Patience = P
 def fetch_outline(origin: Origin, directory: Path, source: HubSource) -> None:
     """Store the small files and the headers of all weight files in a directory; what is there already is kept.
 
-    A weight file that is not larger than the first request is stored whole.
+    A weight file that is not larger than the first request is stored whole. If the directory has the same weights from
+    another commit, only the small files are fetched again.
 
     Raises:
         SourceError: the hub does not deliver.
-        CheckpointError: the directory has another commit's files, a file is damaged, or the disk is full.
+        CheckpointError: the directory has other weights, a file is damaged, or the disk is full.
     """
     stored = Origin.of(directory)
-    if stored.files and stored != origin:
+    if stored.files and stored.identity != origin.identity:
         raise CheckpointError(
             f"{directory} has files of {stored.repo_id} {stored.commit}, not of {origin.repo_id} {origin.commit}: "
             f"use another directory"
         )
     if not stored.files:
         origin.store(directory)
-    missing = [name for name in origin.files if not _is_here(directory, name)]
+    is_outdated = bool(stored.files) and stored != origin
+    missing = [
+        name for name in origin.files if (is_outdated and outline.is_small(name)) or not _is_here(directory, name)
+    ]
     with ThreadPoolExecutor(AT_ONCE) as threads:
         fetched = [threads.submit(_fetch, origin, directory, source, name) for name in missing]
         try:
@@ -85,6 +89,8 @@ def fetch_outline(origin: Origin, directory: Path, source: HubSource) -> None:
                 future.result()
         finally:
             threads.shutdown(cancel_futures=True)
+    if is_outdated:
+        origin.store(directory)  # last: after a kill, the small files are fetched again
 
 
 def _info(repo_id: str, revision: str, endpoint: str) -> ModelInfo:

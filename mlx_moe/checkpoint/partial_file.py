@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class PartialFile:
         self._syncing = threading.Lock()  # taken before `_lock`
         self._open: dict[int, int] = {}  # descriptors by the flags of open
         self._retired: list[int] = []  # descriptors from which other threads may still read
+        self._closing = weakref.finalize(self, _close, self._open, self._retired)
         self._is_whole = False
         self._failure: CheckpointError | None = None
         self._beginning = b""  # the mark and the id of the part file that is in use
@@ -201,12 +203,9 @@ class PartialFile:
             return True
 
     def close(self) -> None:
-        """Close the files; no thread may be using them."""
+        """Close the files; no thread may be using them. Without it they are closed when nobody refers to this."""
         with self._lock:
-            self._retire()
-            for descriptor in self._retired:
-                os.close(descriptor)
-            self._retired.clear()
+            self._closing()
 
     @property
     def _part(self) -> Path:
@@ -298,6 +297,13 @@ class PartialFile:
             self.read_into(start, chunk)
             digest.update(chunk)
         return digest.hexdigest()
+
+
+def _close(opened: dict[int, int], retired: list[int]) -> None:
+    for descriptor in (*opened.values(), *retired):
+        os.close(descriptor)
+    opened.clear()
+    retired.clear()
 
 
 def record_path(path: Path) -> Path:

@@ -7,10 +7,10 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Lock
 
 from mlx_moe.checkpoint.byte_ranges import ByteRanges
-from mlx_moe.checkpoint.share import Share
+from mlx_moe.checkpoint.share import SYNC_S, Share
 from mlx_moe.checkpoint.source import WeightSource
 
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 8 << 20
 """Most bytes of one read: what a kill loses of each stream."""
 
 MAX_GAP_BYTES = 64 << 10
@@ -52,8 +52,12 @@ def pull(
     with ThreadPoolExecutor(streams, thread_name_prefix="pull") as threads:
         fetched = [threads.submit(fetch, file, chunk) for file, chunk in _chunks(share, wanted)]
         try:
-            for future in wait(fetched, return_when=FIRST_EXCEPTION).done:
-                future.result()
+            left = set(fetched)
+            while left:
+                done, left = wait(left, SYNC_S, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                share.sync()  # slow streams write too seldom for the share's own rule
         finally:
             threads.shutdown(cancel_futures=True)
             share.sync()
