@@ -480,7 +480,7 @@ import sys
 from pathlib import Path
 from mlx_moe.checkpoint import hub, pull, share, tensor_file
 from mlx_moe.checkpoint.hub_source import HubSource
-share.SYNC_BYTES, pull.CHUNK_BYTES = 64 << 10, 16 << 10
+share.SYNC_BYTES, pull.CHUNK_BYTES = 16 << 10, 8 << 10
 origin, directory = hub.resolve("org/name"), Path(sys.argv[1])
 source = HubSource(origin)
 hub.fetch_outline(origin, directory, source)
@@ -514,9 +514,7 @@ def test_a_pull_that_is_killed_several_times_goes_on(server: Hub, tmp_path: Path
     server.faults.clear()
     assert start().wait(patience.PATIENCE_S) == 0
     assert {file: (directory / file).read_bytes() for file in FILES} == {file: content(server, file) for file in FILES}
-    outlines = 2 * hub.FIRST_BYTES
-    killed = 3 * ((64 << 10) + 2 * (64 << 10))  # not recorded yet, and what was on its way in two streams
-    assert server.total_sent("*.safetensors") <= total + outlines + killed
+    assert server.total_sent("*.safetensors") - 2 * hub.FIRST_BYTES <= 1.1 * total
 
 
 def test_a_download_is_a_snapshot_of_the_cache(server: Hub) -> None:
