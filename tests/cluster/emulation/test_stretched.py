@@ -28,7 +28,7 @@ TOKENS = 10
 
 def test_a_stage_takes_its_time_and_computes_within_it() -> None:
     role = Role.of(PLACEMENT, "second")
-    shard = stretched.load(stretched.name(library.DEMO, STAGE_S), role, lambda _done, _total: None, "none")
+    shard = stretched.load(stretched.name(library.DEMO, STAGE_S), role, lambda *_: None, "none")
     stage = shard.stage("second")
     hidden_states = mx.random.normal((1, shard.config.hidden_size))
     real = super(stretched.StretchedStage, stage).run(Frame("real", 0, hidden_states, FrameKind.DECODE))
@@ -41,7 +41,7 @@ def test_a_stage_takes_its_time_and_computes_within_it() -> None:
 @pytest.mark.parametrize("name", ["stretched:", "stretched:0.02", "stretched:long:demo"])
 def test_a_name_that_says_no_time_is_refused(name: str) -> None:
     with pytest.raises(ClusterError, match="is not a stretched model"):
-        stretched.load(name, Role.of(PLACEMENT, "first"), lambda _done, _total: None, "none")
+        stretched.load(name, Role.of(PLACEMENT, "first"), lambda *_: None, "none")
 
 
 @pytest.mark.slow
