@@ -31,6 +31,13 @@ def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
     sync_path(path.parent)
 
 
+def remove_partials(directory: Path) -> None:
+    """Remove what killed processes have left of files beside which they wrote; no process may be writing now."""
+    for partial in directory.glob(".*.partial"):
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
+
+
 def write(path: Path, data: bytes) -> None:
     """Write a file of these bytes."""
     with replacing(path) as partial:

@@ -89,6 +89,7 @@ class Conversion:
         self._require_room()
         self._directory.mkdir(parents=True, exist_ok=True)
         with _alone(self._directory), _without_cache():
+            durable_file.remove_partials(self._directory)
             self._record.write(self._directory)
             with _scratch(self._directory) as scratch:
                 self._write_weights(scratch, progress or (lambda _done, _total: None))
