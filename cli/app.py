@@ -392,9 +392,9 @@ def pull(
         pull_model(model, revision, node or [], dry_run=dry_run, yes=yes)
 
 
-@app.command(short_help="List the models on this machine's disk.")
+@app.command(short_help="List the models on the disks of the nodes.")
 def ls(json: o.Json = False, debug: o.Debug = False) -> None:
-    """List the models on this machine's disk: whole, in part or damaged, and their bytes."""
+    """List the models on the disks of the nodes, or of this machine if no node runs here: whole, in part or damaged."""
     with reported(debug):
         from cli.ls import show_models
 

@@ -31,8 +31,8 @@ MOST_OPEN = 2
 class Copy:
     """A copy whose content is known. `stamp` identifies its files at that time; `digests` are those of its manifest.
 
-    Of an outline only the headers are sure to be here; its content is what the node with the whole copy has read, or
-    the identity that the hub's repository `repo_id` gives it.
+    An outline has the headers, and perhaps a part of the data. Its content hash was read by the node with the whole
+    copy, or is the identity of the files in the hub's repository `repo_id`.
     """
 
     directory: Path
@@ -60,19 +60,18 @@ class Copies:
     def read(self, checkpoint: Checkpoint, config: ModelConfig) -> Copy:
         """Return the copy of an open checkpoint; the content of a whole one is read. Raises CheckpointError."""
         directory, stamp = checkpoint.directory.absolute(), checkpoint.stamp()
-        record = Record.of(directory)
-        fields = config_hash(config)
-        origin = Origin.of(directory)
+        record, origin = Record.of(directory), Origin.of(directory)
         if record is not None:
-            is_outline = not checkpoint.is_whole
-            copy = Copy(directory, stamp, record.content_hash, fields, record.digests, is_outline, origin.repo_id)
+            content_hash, digests = record.content_hash, record.digests
         elif origin.identity:
-            copy = Copy(directory, stamp, origin.identity, fields, {}, not checkpoint.is_whole, origin.repo_id)
+            content_hash, digests = origin.identity, {}
         elif checkpoint.is_whole:
             manifest = read_content(checkpoint, config)
-            copy = Copy(directory, stamp, manifest.hash, fields, manifest.digests)
+            content_hash, digests = manifest.hash, manifest.digests
         else:
             raise CheckpointError(f"{directory} has only a part of its weights, and no record of their content")
+        is_outline = not checkpoint.is_whole
+        copy = Copy(directory, stamp, content_hash, config_hash(config), digests, is_outline, origin.repo_id)
         self._seen[copy.content_hash] = copy
         return copy
 

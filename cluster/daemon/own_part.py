@@ -11,12 +11,10 @@ from cluster.daemon.copies import Copy
 from cluster.wire import node_pb2 as pb
 from cluster.wire import worker_pb2
 from cluster.worker.role import Role
-from mlx_moe import families
 from mlx_moe.checkpoint import durable_file, pull
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.share import Share
 from mlx_moe.checkpoint.source import Sources, WeightSource
-from mlx_moe.checkpoint.stored_parameter import find
 
 PROGRESS_S = 0.2
 
@@ -63,7 +61,4 @@ def _wanted(request: pb.AdoptRequest, directory: Path, node_id: str) -> dict[str
     with Checkpoint.open(directory) as checkpoint:
         if not request.placement:
             return checkpoint.by_file(checkpoint.all_pieces)
-        role = Role.read(request.placement, node_id)
-        config = families.read_config(checkpoint.config, str(directory / "config.json"))
-        stored = find(checkpoint, role.parameters(checkpoint, config, request.draft))
-        return checkpoint.by_file(piece for s in stored for array in s.arrays for piece in array.pieces)
+        return Role.read(request.placement, node_id).ranges(checkpoint, request.draft)

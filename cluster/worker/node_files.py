@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from cluster.worker.role import Role
-from mlx_moe import families
 from mlx_moe.checkpoint import library, pull
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.share import Share
 from mlx_moe.checkpoint.source import Sources, WeightSource
-from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.errors import CheckpointError
 
 Progress = Callable[[str, int, int], None]
@@ -49,9 +47,7 @@ class NodeFiles:
         if not self.keep:
             return checkpoint
         with checkpoint, closing(Share(checkpoint.directory)) as share:
-            config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
-            stored = find(checkpoint, role.parameters(checkpoint, config, draft))
-            wanted = checkpoint.by_file(piece for s in stored for array in s.arrays for piece in array.pieces)
+            wanted = role.ranges(checkpoint, draft)
             count = pull.counted(partial(progress, self.source_name), pull.missing_bytes(share, wanted))
             pull.pull(share, Sources(self.sources), wanted, count)
         return Checkpoint.open(checkpoint.directory, self.sources)

@@ -10,6 +10,7 @@ from cluster.placement.placement import Placement, StagePlacement
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError
@@ -90,6 +91,12 @@ class Role:
         if self.loads_mtp(draft) and families.has_mtp(checkpoint, config):
             parameters += families.mtp_parameters(config)
         return parameters
+
+    def ranges(self, checkpoint: Checkpoint, draft: str) -> dict[str, list[range]]:
+        """Return the ranges of bytes that are read for this role, by the names of their files."""
+        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        stored = find(checkpoint, self.parameters(checkpoint, config, draft))
+        return checkpoint.by_file(piece for s in stored for array in s.arrays for piece in array.pieces)
 
     def owners(self, config: ModelConfig) -> dict[int, dict[int, tuple[int, ...]]]:
         """Return, for each layer with split experts, those of the leader (0) and of each peer (1, ...)."""
