@@ -54,7 +54,11 @@ class GQAConfig:
 
 @dataclass(frozen=True, slots=True)
 class MoEConfig:
-    """Routed and shared experts of one MoE layer."""
+    """Routed and shared experts of one MoE layer.
+
+    Of `n_group` groups of experts `topk_group` are left to choose from: those with the largest sums of their
+    `scores_of_group` best scores.
+    """
 
     n_routed_experts: int
     num_experts_per_tok: int
@@ -65,6 +69,7 @@ class MoEConfig:
     routed_scaling_factor: float = 1.0
     n_group: int = 1
     topk_group: int = 1
+    scores_of_group: int = 2
     correction_bias: bool = False
 
 

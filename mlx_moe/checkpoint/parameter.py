@@ -75,14 +75,20 @@ class Parameter:
     routed: bool = False
 
 
-def linear(path: str, out_features: int, in_features: int, *, float32: bool = False) -> Parameter:
-    """Return the weight of a linear map or an embedding, `[out_features, in_features]`."""
-    return Parameter(path, (whole(f"{path}.weight", (out_features, in_features)),), float32=float32)
+def linear(
+    path: str, out_features: int, in_features: int, *, float32: bool = False, also: Sequence[str] = ()
+) -> Parameter:
+    """Return the weight of a linear map or an embedding, `[out_features, in_features]`.
+
+    `also` are other paths at which checkpoints have it.
+    """
+    shape = (out_features, in_features)
+    return Parameter(path, tuple(whole(f"{p}.weight", shape) for p in (path, *also)), float32=float32)
 
 
-def vector(name: str, size: int, *, float32: bool = False) -> Parameter:
-    """Return a norm's weight or a bias, `[size]`, stored under its full name."""
-    return Parameter(name, (whole(name, (size,)),), matrix=False, float32=float32)
+def vector(name: str, size: int, *, float32: bool = False, also: Sequence[str] = ()) -> Parameter:
+    """Return a norm's weight or a bias, `[size]`, stored under its full name, or under one of `also`."""
+    return Parameter(name, tuple(whole(n, (size,)) for n in (name, *also)), matrix=False, float32=float32)
 
 
 def whole(tensor: str, shape: tuple[int, ...]) -> Layout:
@@ -94,20 +100,39 @@ def whole(tensor: str, shape: tuple[int, ...]) -> Layout:
 
 
 def experts(
-    path: str, projection: str, name: str, n_experts: int, owned: Sequence[int], out_features: int, in_features: int
+    paths: Sequence[str],
+    projection: str,
+    name: str,
+    n_experts: int,
+    owned: Sequence[int],
+    out_features: int,
+    in_features: int,
 ) -> Parameter:
-    """Return a projection of the owned experts below `path`, stacked: `[len(owned), out_features, in_features]`.
+    """Return a projection of the owned experts, stacked: `[len(owned), out_features, in_features]`.
 
-    Layouts: stacked `switch_mlp`; one tensor per expert (called `name`); fused `gate_up_proj`, whose first rows are the
-    gate.
+    Layouts, below the first of `paths` or another: stacked `switch_mlp`; one tensor per expert (called `name`); fused
+    `gate_up_proj`, whose first rows are the gate.
     """
     shape = (len(owned), out_features, in_features)
+    layouts = [
+        Layout(shape, sources)
+        for path in paths
+        for sources in _expert_sources(path, projection, name, n_experts, owned, out_features, in_features)
+    ]
+    return Parameter(f"{paths[0]}.experts.{projection}", tuple(layouts), routed=True)
+
+
+def _expert_sources(
+    path: str, projection: str, name: str, n_experts: int, owned: Sequence[int], out_features: int, in_features: int
+) -> Iterator[tuple[Source, ...]]:
+    """Yield the sources of each layout below `path`."""
     stacked = Source(
         f"{path}.switch_mlp.{projection}.weight",
         (n_experts, out_features, in_features),
         tuple(range(e * out_features, (e + 1) * out_features) for e in owned),
     )
-    per_expert = tuple(
+    yield (stacked,)
+    yield tuple(
         Source(
             f"{path}.experts.{e}.{name}.weight",
             (out_features, in_features),
@@ -122,8 +147,7 @@ def experts(
         (n_experts, parts * out_features, in_features),
         tuple(range(e * parts * out_features + first, e * parts * out_features + first + out_features) for e in owned),
     )
-    layouts = (Layout(shape, (stacked,)), Layout(shape, per_expert), Layout(shape, (fused,)))
-    return Parameter(f"{path}.experts.{projection}", layouts, routed=True)
+    yield (fused,)
 
 
 def latent_projections(path: str, heads: int, nope: int, value: int, rank: int) -> tuple[Parameter, Parameter]:

@@ -1,4 +1,4 @@
-"""Feed-forward specs that families share: a dense MLP, and routed experts with shared experts."""
+"""Feed-forward specs that families share: a dense MLP, and routed experts with a router and shared experts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_moe.checkpoint import parameter
-from mlx_moe.checkpoint.parameter import Parameter, linear, vector
+from mlx_moe.checkpoint.parameter import Parameter, linear
 from mlx_moe.config import ModelConfig, MoEConfig
+from mlx_moe.families.routing import TopKRouterSpec
 
 if TYPE_CHECKING:
-    from mlx_moe.families.layer_spec import BindExperts
+    from mlx_moe.families.layer_spec import BindExperts, ExpertsSpec, RouterSpec, SharedExpertsSpec
     from mlx_moe.layers.experts import Experts
-    from mlx_moe.layers.feed_forward import MLP
+    from mlx_moe.layers.feed_forward import MLP, SigmoidGatedMLP
     from mlx_moe.layers.moe import MoE
     from mlx_moe.layers.weights import LoadedParameters
 
@@ -49,23 +50,28 @@ class MLPSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatedExpertsSpec:
-    """Routed experts, each a gated MLP, below `path`; `names` are the projections' names in tensors per expert."""
+    """Routed experts, each a gated MLP, below `path`; `names` are the projections' names in tensors per expert.
+
+    `also` are other paths below which checkpoints have them.
+    """
 
     path: str
     hidden_size: int
     moe: MoEConfig
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    also: tuple[str, ...] = ()
 
     def parameters(self, owned: Sequence[int]) -> list[Parameter]:
         """See ExpertsSpec."""
         if not owned:
             return []
         n_experts, width, hidden_size = self.moe.n_routed_experts, self.moe.moe_intermediate_size, self.hidden_size
+        paths = (self.path, *self.also)
         gate, up, down = self.names
         return [
-            parameter.experts(self.path, "gate_proj", gate, n_experts, owned, width, hidden_size),
-            parameter.experts(self.path, "up_proj", up, n_experts, owned, width, hidden_size),
-            parameter.experts(self.path, "down_proj", down, n_experts, owned, hidden_size, width),
+            parameter.experts(paths, "gate_proj", gate, n_experts, owned, width, hidden_size),
+            parameter.experts(paths, "up_proj", up, n_experts, owned, width, hidden_size),
+            parameter.experts(paths, "down_proj", down, n_experts, owned, hidden_size, width),
         ]
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
@@ -76,45 +82,56 @@ class GatedExpertsSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class MoESpec:
-    """A router, routed experts and, if the model has them, shared experts, with parameters below `path`."""
+class SigmoidGatedMLPSpec:
+    """A dense gated feed-forward below `mlp`, whose result a sigmoid of a linear map below `gate` scales."""
 
-    path: str
-    hidden_size: int
-    moe: MoEConfig
-    experts: GatedExpertsSpec
+    mlp_spec: MLPSpec
+    gate: str
+
+    def parameters(self) -> list[Parameter]:
+        """See SharedExpertsSpec."""
+        return [*self.mlp_spec.parameters(), linear(self.gate, 1, self.mlp_spec.hidden_size)]
+
+    def mlp(self, loaded: LoadedParameters) -> SigmoidGatedMLP:
+        """See SharedExpertsSpec."""
+        from mlx_moe.layers.feed_forward import SigmoidGatedMLP
+
+        return SigmoidGatedMLP(self.mlp_spec.mlp(loaded), loaded.linear(self.gate))
+
+
+@dataclass(frozen=True, slots=True)
+class MoESpec:
+    """A router, routed experts and, if the model has them, shared experts."""
+
+    router: RouterSpec
+    experts: ExpertsSpec
+    shared_experts: SharedExpertsSpec | None = None
 
     def parameters(self) -> list[Parameter]:
         """See FeedForwardSpec."""
-        n_experts = self.moe.n_routed_experts
-        parameters = [linear(f"{self.path}.gate", n_experts, self.hidden_size, float32=True)]
-        if self.moe.correction_bias:
-            parameters.append(vector(f"{self.path}.gate.e_score_correction_bias", n_experts, float32=True))
-        shared = self._shared_experts
-        return parameters if shared is None else parameters + shared.parameters()
+        shared = [] if self.shared_experts is None else self.shared_experts.parameters()
+        return [*self.router.parameters(), *shared]
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> MoE:
         """See FeedForwardSpec."""
         from mlx_moe.layers.moe import MoE
-        from mlx_moe.layers.router import Router
 
-        shared = self._shared_experts
         return MoE(
-            Router(self.moe, loaded.scope(self.path)),
+            self.router.build(loaded),
             bind(self.experts.build(loaded, owned) if owned else None),
-            None if shared is None else shared.mlp(loaded),
+            None if self.shared_experts is None else self.shared_experts.mlp(loaded),
         )
-
-    @property
-    def _shared_experts(self) -> MLPSpec | None:
-        width = self.moe.moe_intermediate_size * self.moe.n_shared_experts
-        return MLPSpec(f"{self.path}.shared_experts", self.hidden_size, width) if width else None
 
 
 def default_feed_forward(config: ModelConfig, index: int) -> MLPSpec | MoESpec:
     """Return the feed-forward of layer `index`, with the parameter names that most families use."""
     path = f"model.layers.{index}.mlp"
+    moe, hidden_size = config.moe, config.hidden_size
     if index not in config.moe_layers:
-        return MLPSpec(path, config.hidden_size, config.intermediate_size)
-    experts = GatedExpertsSpec(path, config.hidden_size, config.moe)
-    return MoESpec(path, config.hidden_size, config.moe, experts)
+        return MLPSpec(path, hidden_size, config.intermediate_size)
+    width = moe.moe_intermediate_size * moe.n_shared_experts
+    return MoESpec(
+        TopKRouterSpec(path, hidden_size, moe),
+        GatedExpertsSpec(path, hidden_size, moe),
+        MLPSpec(f"{path}.shared_experts", hidden_size, width) if width else None,
+    )

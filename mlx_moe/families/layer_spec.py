@@ -1,7 +1,8 @@
 """LayerSpec: a family's description of one decoder layer: its parameters, how to build it, and its cache's memory.
 
 The parts are protocols: a family may have its own attention or feed-forward, and other ones for each layer. Those that
-several families share are in `attention` and `feed_forward`. Only building imports MLX: plans are made without it.
+several families share are in `attention`, `feed_forward` and `routing`. Only building imports MLX: plans are made
+without it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mlx_moe.layers.cache_costs import CacheCosts
 if TYPE_CHECKING:
     from mlx_moe.layers.decoder import Attention, DecoderLayer, FeedForward
     from mlx_moe.layers.experts import Experts, RoutedExperts
+    from mlx_moe.layers.moe import Router, SharedExperts
     from mlx_moe.layers.weights import LoadedParameters
 
     BindExperts = Callable[[Experts | None], RoutedExperts]
@@ -50,6 +52,26 @@ class ExpertsSpec(Protocol):
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
         """Return the owned experts built from their loaded parameters."""
+
+
+class RouterSpec(Protocol):
+    """What chooses the experts of one layer's positions."""
+
+    def parameters(self) -> list[Parameter]:
+        """Return its parameters, with full names."""
+
+    def build(self, loaded: LoadedParameters) -> Router:
+        """Return the router built from its loaded parameters."""
+
+
+class SharedExpertsSpec(Protocol):
+    """The experts of one layer that compute every position."""
+
+    def parameters(self) -> list[Parameter]:
+        """Return their parameters, with full names."""
+
+    def mlp(self, loaded: LoadedParameters) -> SharedExperts:
+        """Return them built from their loaded parameters."""
 
 
 class FeedForwardSpec(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_moe.layers.steps import Steps
-from mlx_moe.layers.weights import LoadedParameters
+from mlx_moe.layers.weights import Linear, LoadedParameters
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
@@ -29,3 +29,15 @@ class MLP:
     def __call__(self, x: mx.array) -> mx.array:
         """Map x `[L, D]` to `[L, D]`."""
         return self._down_proj(swiglu(self._gate_proj(x), self._up_proj(x)))
+
+
+class SigmoidGatedMLP:
+    """A dense gated feed-forward, scaled at each position by the sigmoid of a linear map of its input."""
+
+    def __init__(self, mlp: MLP, gate: Linear) -> None:
+        self._mlp = mlp
+        self._gate = gate
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map x `[L, D]` to `[L, D]`."""
+        return mx.sigmoid(self._gate(x)) * self._mlp(x)

@@ -5,18 +5,24 @@ Shapes: L positions, D hidden_size, K experts chosen for each position.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from mlx_moe.layers.experts import RoutedExperts
-from mlx_moe.layers.feed_forward import MLP
-from mlx_moe.layers.router import Router
 from mlx_moe.layers.steps import Steps
+
+Router = Callable[[mx.array], tuple[mx.array, mx.array]]
+"""Maps x `[L, D]` to the indices `[L, K]` of the chosen experts and their weights `[L, K]` float32."""
+
+SharedExperts = Callable[[mx.array], mx.array]
+"""Maps x `[L, D]` to `[L, D]`."""
 
 
 class MoE:
     """Routes positions, adds the results of the chosen experts by weight, and adds the shared experts."""
 
-    def __init__(self, router: Router, experts: RoutedExperts, shared_experts: MLP | None) -> None:
+    def __init__(self, router: Router, experts: RoutedExperts, shared_experts: SharedExperts | None) -> None:
         self._router = router
         self._experts = experts
         self._shared_experts = shared_experts

@@ -1,4 +1,4 @@
-"""Router: chooses the experts of each position, and their weights.
+"""TopKRouter: chooses the experts of each position with the best scores, and their weights.
 
 Sources: DeepSeek-V3, arXiv 2412.19437, section 2.1.2; transformers' routers for the numbers.
 Shapes: L positions, D hidden_size, E experts, K chosen for each position.
@@ -9,16 +9,16 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_moe.config import MoEConfig
-from mlx_moe.layers.weights import LoadedParameters
+from mlx_moe.layers.weights import Linear
 
 
-class Router:
+class TopKRouter:
     """Chooses K of E experts by softmax, or by sigmoid with a bias that affects the choice but not the weights."""
 
-    def __init__(self, config: MoEConfig, parameters: LoadedParameters) -> None:
+    def __init__(self, config: MoEConfig, gate: Linear, correction_bias: mx.array | None = None) -> None:
         self._config = config
-        self._gate = parameters.linear("gate")
-        self._bias = parameters.vector("gate.e_score_correction_bias") if config.correction_bias else None
+        self._gate = gate
+        self._bias = correction_bias
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """Route x `[L, D]`; return indices `[L, K]` and weights `[L, K]` float32."""
@@ -39,13 +39,14 @@ class Router:
         return indices, weights
 
     def _limit_groups(self, choice: mx.array) -> mx.array:
-        """Mask the experts of all groups but the best `topk_group`, by the sum of a group's two best scores. `[L, E]`.
+        """Mask the experts of all groups but the best `topk_group`, by the sum of a group's best scores. `[L, E]`.
 
         The mask is -inf. With 0, as in some implementations, a masked group wins if a bias makes scores negative.
         """
         c = self._config
         groups = choice.reshape(-1, c.n_group, c.n_routed_experts // c.n_group)
-        group_scores = mx.topk(groups, min(2, groups.shape[-1]), axis=-1).sum(axis=-1)  # [L, n_group]
+        best = mx.topk(groups, min(c.scores_of_group, groups.shape[-1]), axis=-1)
+        group_scores = best.sum(axis=-1)  # [L, n_group]
         n_left_out = c.n_group - c.topk_group
         left_out = mx.argpartition(group_scores, kth=n_left_out - 1, axis=-1)[:, :n_left_out]
         masked = mx.put_along_axis(groups, left_out[:, :, None], mx.array(-mx.inf), axis=1)

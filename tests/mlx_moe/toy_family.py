@@ -27,6 +27,7 @@ from mlx_moe.families import registry
 from mlx_moe.families.attention import GroupedQueryAttentionSpec
 from mlx_moe.families.feed_forward import GatedExpertsSpec, MLPSpec, MoESpec
 from mlx_moe.families.layer_spec import LayerSpec
+from mlx_moe.families.routing import TopKRouterSpec
 from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.rope_config import read_rope
@@ -97,7 +98,7 @@ def layer(config: ToyConfig, index: int) -> LayerSpec:
     if index in config.moe_layers:
         moe_path = f"{path}.block_sparse_moe"
         experts = GatedExpertsSpec(moe_path, size, config.moe, names=("w1", "w3", "w2"))
-        feed_forward: MLPSpec | MoESpec = MoESpec(moe_path, size, config.moe, experts)
+        feed_forward: MLPSpec | MoESpec = MoESpec(TopKRouterSpec(moe_path, size, config.moe), experts)
     else:
         feed_forward = MLPSpec(f"{path}.mlp", size, config.intermediate_size)
     if index in RECURRENT_LAYERS:
