@@ -10,7 +10,7 @@ from cli.options import LoadOptions
 from cli.progress import OnProgress, progress_bar
 from cli.visible import short_name, visible
 from cluster.home import Home
-from cluster.uses import Uses
+from cluster.uses import Uses, Using
 from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.checkpoint.recipe import AS_STORED, uniform
 from mlx_moe.errors import InvalidRequestError
@@ -54,9 +54,10 @@ class LocalModels:
                 needs_text=needs_text,
                 chunks=chunks,
             )
+        directory = library.locate(model)
         if model != library.DEMO:
-            Uses(Home.default().uses).note(library.locate(model))
-        return LocalBackend(loaded)
+            Uses(Home.default().uses).note(directory)
+        return LocalBackend(loaded, Using(directory))
 
 
 def _ensure_here(model: str, may_download: bool) -> None:
@@ -75,8 +76,9 @@ class LocalBackend:
 
     prediction = ""
 
-    def __init__(self, model: LocalModel) -> None:
+    def __init__(self, model: LocalModel, using: Using) -> None:
         self._model = model
+        self._using = using
         self.name = model.name
         self.label = short_name(model.name)
         self.sampling = model.sampling
@@ -126,6 +128,7 @@ class LocalBackend:
     def close(self) -> None:
         """Free the weights."""
         self._model.close()
+        self._using.close()
 
 
 class _LocalConversation:

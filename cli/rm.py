@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 
 from cli.asking import ask
-from cli.units import bytes_text
 from cli.visible import visible
 from cluster.client import OwnNode
 from cluster.errors import NoClusterError, OccupiedError
 from cluster.home import Home
+from cluster.uses import is_in_use
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.inventory import stored_models
 from mlx_moe.checkpoint.removal import Removal, removal
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.units import bytes_text
 
 
 def remove(model: str, yes: bool) -> None:
@@ -21,7 +23,7 @@ def remove(model: str, yes: bool) -> None:
 
     Raises:
         InvalidRequestError: it is not here, is the user's own directory, or nobody can be asked.
-        OccupiedError: this machine's node holds it.
+        OccupiedError: this machine's node holds it, or another process uses it.
         DeclinedError: the person said no.
     """
     home = Home.default()
@@ -37,7 +39,13 @@ def remove(model: str, yes: bool) -> None:
 
 
 def _require_unused(planned: Removal, home: Home) -> None:
-    """Raise OccupiedError if the node of this machine holds the model, or is loading it."""
+    """Raise OccupiedError if a process of this machine uses the model, or its node is loading it."""
+    for copy in planned.copies:
+        if is_in_use(copy.path):
+            raise OccupiedError(
+                f"a process on this machine uses {planned.name}: end that first; `lsof {shlex.quote(str(copy.path))}` "
+                f"shows it"
+            )
     with suppress(NoClusterError), OwnNode.connect(home) as node:
         status = node.status()
         serving, holding = status.serving, status.own.holding

@@ -1,14 +1,17 @@
-"""Uses: when this machine last loaded each model, by directory.
+"""Uses: when this machine last loaded each model, by directory, and which directories processes are using now.
 
 A record of its own, since file systems that note accesses at all do so once a day, and listing models reads them too.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mlx_moe.checkpoint import durable_file
@@ -43,6 +46,33 @@ class Uses:
             return {}
         entries = value.items() if isinstance(value, dict) else ()
         return {path: float(when) for path, when in entries if isinstance(when, (int, float))}
+
+
+class Using:
+    """Says to other processes that this one uses a model's directory: by a shared lock on it, until it is closed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def close(self) -> None:
+        """End the use."""
+        os.close(self._descriptor)
+
+
+def is_in_use(directory: Path) -> bool:
+    """Whether a process uses a model's directory, see `Using`."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _key(directory: Path) -> str:

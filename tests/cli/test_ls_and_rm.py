@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +13,8 @@ import pytest
 import typer
 
 from cli import app
+from cli.local import LocalModels
+from cli.options import LoadOptions
 from cluster.home import Home
 from cluster.uses import Uses
 from mlx_moe.checkpoint import library
@@ -101,6 +103,15 @@ def test_rm_wants_yes_where_nobody_can_be_asked() -> None:
     assert moe_cluster("rm", "org/whole", "--yes")[:2] == (0, "org/whole is deleted; 6.6 MB are free again\n")
     assert moe_cluster("rm", "org/whole", "--yes")[2].startswith("error: org/whole is not on this machine")
     assert moe_cluster("rm", "mine", "--yes")[0] == 2
+
+
+def test_rm_keeps_what_a_process_of_this_machine_uses() -> None:
+    path = stored.in_cache("org/whole", COMMIT)
+    with closing(LocalModels(LoadOptions()).open("org/whole")):
+        code, _, err = moe_cluster("rm", "org/whole", "--yes")
+        assert code == 6
+        assert err.endswith(f"a process on this machine uses org/whole: end that first; `lsof {path}` shows it\n")
+    assert moe_cluster("rm", "org/whole", "--yes")[0] == 0
 
 
 @pytest.mark.usefixtures("full")
