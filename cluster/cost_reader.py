@@ -12,7 +12,7 @@ from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
-from mlx_moe.checkpoint.stored_parameter import find, stored_dtype
+from mlx_moe.checkpoint.stored_parameter import StoredParameter, find, require_effect, stored_dtype
 from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.content import read_content
 from mlx_moe.errors import InvalidRequestError
@@ -47,13 +47,12 @@ class CostReader:
         if self._checkpoint is None:
             self._config = families.read_config(published, model)
         else:
-            source = self._checkpoint.directory / "config.json"
-            self._config = families.read_config(self._checkpoint.config, str(source))
+            self._config = families.config_of(self._checkpoint)
 
     def at(self, bits: int | None = None) -> ModelCosts:
         """Return the costs as stored (4 bits for known models), or with `bits` in affine groups of 64.
 
-        What is stored in no more bits stays as it is stored.
+        What is stored in no more bits stays as it is stored. Raises InvalidRequestError if `bits` are more than that.
         """
         if self._checkpoint is not None:
             how = None if bits is None else QuantizationConfig(GROUP_SIZE, bits)
@@ -75,15 +74,26 @@ class CostReader:
 def checkpoint_costs(
     model: str, checkpoint: Checkpoint, config: ModelConfig, *, float_bytes: int, recipe: Recipe = AS_STORED
 ) -> ModelCosts:
-    """Return the costs of an open checkpoint that is quantized by `recipe` while loading. Raises CheckpointError."""
+    """Return the costs of an open checkpoint that is quantized by `recipe` while loading.
+
+    Raises:
+        CheckpointError: a parameter is missing, or its shape contradicts config.json.
+        InvalidRequestError: the recipe asks for more bits than are stored.
+    """
     ends = find(checkpoint, families.head_parameters(config))
     float_bytes = max(float_bytes, stored_dtype(ends).item_bytes)
 
+    seen: list[StoredParameter] = []
+
     def size_of(parameter: Parameter) -> int:
-        return sum(stored.memory_bytes(float_bytes) for stored in find(checkpoint, [parameter], recipe))
+        (stored,) = find(checkpoint, [parameter], recipe)
+        seen.append(stored)
+        return stored.memory_bytes(float_bytes)
 
     has_mtp = families.has_mtp(checkpoint, config)
-    return model_costs(model, config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
+    costs = model_costs(model, config, size_of, float_bytes=float_bytes, has_mtp=has_mtp)
+    require_effect(checkpoint.directory, seen, recipe)
+    return costs
 
 
 def _open(model: str, *, needed: bool) -> Checkpoint | None:

@@ -17,6 +17,7 @@ from mlx_moe import families, memory
 from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
+from mlx_moe.checkpoint.stored_parameter import find, require_effect
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import ChunkRule, position_bytes
@@ -56,18 +57,19 @@ def load(
     allows. `recipe` quantizes while loading.
 
     Raises:
-        InvalidRequestError: the model's context is shorter than `context_tokens`.
+        InvalidRequestError: the model's context is shorter than `context_tokens`, or `recipe` has more bits than it.
         CheckpointError: files that are missing, damaged or contradict each other.
         InsufficientMemoryError: before anything is read.
     """
     started = time.perf_counter()
     with Checkpoint.open(library.locate(name_or_path)) as checkpoint:
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        config = families.config_of(checkpoint)
         context = config.context.tokens if context_tokens is None else config.context.require(context_tokens)
         tokenizer = (Tokenizer.load if needs_text else Tokenizer.load_if_usable)(checkpoint.directory)
         defaults = GenerationDefaults.read(checkpoint.directory)
         defaults = replace(defaults, notes=notes(str(name_or_path), checkpoint, defaults))
         spec = ShardSpec(range(config.num_hidden_layers))
+        require_effect(checkpoint.directory, find(checkpoint, spec.parameters(config), recipe), recipe)
         holding = load_holding(
             checkpoint, config, spec, coordinates=True, with_mtp=with_mtp, progress=progress, recipe=recipe
         )

@@ -6,8 +6,9 @@ Imports no MLX.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
 from mlx_moe.checkpoint.dtype import Dtype
@@ -17,7 +18,7 @@ from mlx_moe.checkpoint.parameter import Layout, Parameter
 from mlx_moe.checkpoint.quantization import form_of, layout_of
 from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
 from mlx_moe.config import QuantizationConfig
-from mlx_moe.errors import UnsupportedModelError
+from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
 
 CUT_NUMBERS = 4 << 20
 """Matrices that are decoded or quantized are read in runs of rows of about so many numbers (16 MiB in float32)."""
@@ -107,6 +108,24 @@ def find(checkpoint: Checkpoint, parameters: Iterable[Parameter], recipe: Recipe
         UnsupportedModelError: a parameter's quantization or dtype is not supported.
     """
     return [_find(checkpoint, parameter, recipe) for parameter in parameters]
+
+
+def require_effect(directory: Path, stored: Sequence[StoredParameter], recipe: Recipe) -> None:
+    """Raise InvalidRequestError if a recipe asks for more bits than are stored, and changes nothing."""
+    if any(s.origin.target for s in stored):
+        return
+    for s in stored:
+        wanted, form = recipe.of(s.parameter), s.origin.form
+        if wanted is not None and form.quantization is not None and form.quantization.bits < wanted.bits:
+            raise already_quantized(directory, form.text)
+
+
+def already_quantized(directory: Path, how: str) -> InvalidRequestError:
+    """Return the error for a model that would stay as it is, although more bits, or other ones, are asked for."""
+    return InvalidRequestError(
+        f"{directory} is quantized already ({how}): more bits would not bring back what is lost; ask for fewer, for "
+        f"none, or take the model that it was made from"
+    )
 
 
 def form_of_most(stored: Iterable[StoredParameter]) -> Form:

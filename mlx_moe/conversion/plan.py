@@ -17,9 +17,8 @@ from mlx_moe.checkpoint.form import sibling
 from mlx_moe.checkpoint.modes import WORD_BITS, quantization_text
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.recipe import Recipe
-from mlx_moe.checkpoint.stored_parameter import StoredParameter, find, stored_dtype
+from mlx_moe.checkpoint.stored_parameter import StoredParameter, already_quantized, find, stored_dtype
 from mlx_moe.config import ModelConfig, QuantizationConfig
-from mlx_moe.errors import InvalidRequestError
 
 MAX_FILE_BYTES = 5 * 10**9
 """Largest file, unless a single matrix is larger. A file is written from memory: this bounds the peak."""
@@ -165,10 +164,7 @@ def plan(checkpoint: Checkpoint, config: ModelConfig, recipe: Recipe, *, keep_mt
     if planned.kept and not any(p.is_computed for p in planned.parameters):
         first = planned.kept[0]
         assert first.quantization is not None
-        raise InvalidRequestError(
-            f"{checkpoint.directory} is quantized already ({first.module}: {quantization_text(first.quantization)}): "
-            f"more bits would not bring back what is lost; ask for fewer, or convert the model that it was made from"
-        )
+        raise already_quantized(checkpoint.directory, quantization_text(first.quantization))
     return planned
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
@@ -45,6 +46,11 @@ def read_config(values: Mapping[str, Any], source: str = "config.json") -> Model
     if not fields.has("model_type"):
         raise UnsupportedModelError(f"{source}: model_type is missing; supported are: {', '.join(sorted(FAMILIES))}")
     return find(fields.word("model_type", default="")).read_config(fields)
+
+
+def config_of(checkpoint: Checkpoint) -> ModelConfig:
+    """Read a checkpoint's config.json. Raises as `read_config`; the message has the file's path."""
+    return read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
 
 
 def layer(config: ModelConfig, index: int) -> LayerSpec:

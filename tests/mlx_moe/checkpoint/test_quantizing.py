@@ -10,7 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import mlx_moe
 from bench.synthetic import TINY_DEEPSEEK, write_checkpoint
+from cluster.cost_reader import read_costs
 from mlx_moe import families
 from mlx_moe.checkpoint import library, loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
@@ -18,8 +20,8 @@ from mlx_moe.checkpoint.held import Arrays, Held
 from mlx_moe.checkpoint.parameter import Parameter, linear
 from mlx_moe.checkpoint.recipe import AS_STORED, Recipe, uniform
 from mlx_moe.checkpoint.stored_parameter import find
-from mlx_moe.config import ModelConfig, QuantizationConfig
-from mlx_moe.errors import CheckpointError
+from mlx_moe.config import QuantizationConfig
+from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.pipeline.shard import ShardSpec
 from mlx_moe.summary import model_parameters
 from tests.checkpoints import write_tensors
@@ -41,10 +43,6 @@ def floats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoint]:
     write_checkpoint(directory, TINY_DEEPSEEK | {"num_hidden_layers": 2}, bits=None)
     with Checkpoint.open(directory) as checkpoint:
         yield checkpoint
-
-
-def config_of(checkpoint: Checkpoint) -> ModelConfig:
-    return families.read_config(checkpoint.config)
 
 
 def load(
@@ -75,7 +73,7 @@ def test_it_gives_the_bits_of_quantizing_the_loaded_stack(
     name: str, dtype: mx.Dtype, floats: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlx_moe.checkpoint.stored_parameter.CUT_NUMBERS", 10_000)  # cuts amid experts
-    recipe, parameters = RECIPES[name], model_parameters(config_of(floats))
+    recipe, parameters = RECIPES[name], model_parameters(families.config_of(floats))
     plain, _ = load(floats, parameters, dtype=dtype)
     quantized, _ = load(floats, parameters, recipe, dtype=dtype)
     n_quantized = 0
@@ -92,7 +90,7 @@ def test_it_gives_the_bits_of_quantizing_the_loaded_stack(
 
 
 def test_experts_are_the_same_however_they_are_split(floats: Checkpoint) -> None:
-    config = config_of(floats)
+    config = families.config_of(floats)
     whole, _ = load(floats, model_parameters(config), uniform(4))
     for owned in ((0,), (3, 5, 11), tuple(range(8, 16))):
         part, _ = load(floats, ShardSpec(range(1, 2), {1: owned}).parameters(config), uniform(4))
@@ -103,7 +101,7 @@ def test_experts_are_the_same_however_they_are_split(floats: Checkpoint) -> None
 
 
 def test_only_what_is_missing_is_read_and_quantized_for_another_split(floats: Checkpoint) -> None:
-    config = config_of(floats)
+    config = families.config_of(floats)
     before, after = (ShardSpec(range(1, 2), {1: owned}).parameters(config) for owned in ((0, 2, 4), (4, 5, 0)))
     fresh, _ = load(floats, after, uniform(4))
     held: Held = {}
@@ -116,7 +114,7 @@ def test_only_what_is_missing_is_read_and_quantized_for_another_split(floats: Ch
 
 @pytest.mark.parametrize("then", [AS_STORED, uniform(8)])
 def test_arrays_of_another_quantization_are_not_reused(then: Recipe, floats: Checkpoint) -> None:
-    parameters = ShardSpec(range(1, 2), {1: (0, 1)}).parameters(config_of(floats))
+    parameters = ShardSpec(range(1, 2), {1: (0, 1)}).parameters(families.config_of(floats))
     fresh, _ = load(floats, parameters, then)
     held: Held = {}
     load(floats, parameters, uniform(4), held)
@@ -126,7 +124,7 @@ def test_arrays_of_another_quantization_are_not_reused(then: Recipe, floats: Che
 
 def test_matrices_of_more_bits_are_quantized_anew_and_others_stay() -> None:
     with Checkpoint.open(library.locate(library.DEMO)) as demo:  # 8 bits in groups of 32
-        parameters = [p for p in model_parameters(config_of(demo)) if p.name.endswith("experts.up_proj")]
+        parameters = [p for p in model_parameters(families.config_of(demo)) if p.name.endswith("experts.up_proj")]
         stored, _ = load(demo, parameters)
         for name, arrays in load(demo, parameters, uniform(8))[0].items():
             assert equal(arrays, stored[name])
@@ -137,7 +135,7 @@ def test_matrices_of_more_bits_are_quantized_anew_and_others_stay() -> None:
 
 def test_the_peak_is_what_is_kept_and_one_stack(floats: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_moe.checkpoint.stored_parameter.CUT_NUMBERS", 1 << 15)
-    parameters = ShardSpec(range(2)).parameters(config_of(floats))
+    parameters = ShardSpec(range(2)).parameters(families.config_of(floats))
     gc.collect()
     mx.reset_peak_memory()
     before_bytes = mx.get_active_memory()
@@ -155,3 +153,13 @@ def test_numbers_that_cannot_be_quantized_are_refused_with_their_row(tmp_path: P
         assert load(checkpoint, [linear("a", 9, 64)])
         with pytest.raises(CheckpointError, match=r"tensor a\.weight has NaN or infinity in row 5 \(F32\)"):
             load(checkpoint, [linear("a", 9, 64)], uniform(4))
+
+
+def test_more_bits_than_are_stored_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, TINY_DEEPSEEK | {"num_hidden_layers": 2}, bits=4)
+    told = r"is quantized already \(4 bits in groups of 64\): more bits would not bring back"
+    with pytest.raises(InvalidRequestError, match=told):
+        mlx_moe.load(tmp_path, recipe=uniform(8))
+    with pytest.raises(InvalidRequestError, match=told):
+        read_costs(str(tmp_path), float_bytes=2, bits=6)
+    assert read_costs(str(tmp_path), float_bytes=2, bits=3) != read_costs(str(tmp_path), float_bytes=2, bits=4)
