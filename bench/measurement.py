@@ -36,5 +36,5 @@ def prompt_ids(length: int, vocab_size: int = 200, seed: int = 1) -> list[int]:
 def layer_shares(path: str, stages: int) -> list[int]:
     """Return the number of a checkpoint's layers for each of `stages` stages, which differ by at most one."""
     with Checkpoint.open(Path(path)) as checkpoint:
-        layers = families.read_config(checkpoint.config).num_hidden_layers
+        layers = families.config_of(checkpoint).num_hidden_layers
     return [(layers + i) // stages for i in range(stages)][::-1]

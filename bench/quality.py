@@ -104,7 +104,7 @@ def _blocks() -> list[Text]:
 
 def _quality(source: Path, recipe: Recipe, texts: Sequence[Text], wanted: Sequence[npt.NDArray[np.float32]]) -> Quality:
     with tempfile.TemporaryDirectory() as scratch, Checkpoint.open(source) as checkpoint:
-        planned = plan(checkpoint, families.read_config(checkpoint.config), recipe)
+        planned = plan(checkpoint, families.config_of(checkpoint), recipe)
         directory = Path(scratch, "model")
         Conversion(checkpoint, planned, directory, str(source)).run()
         found = _log_probabilities(directory, texts)

@@ -8,9 +8,9 @@ from cli.asking import ask
 from cli.failures import print_line
 from cli.loading import node_bars
 from cli.tables import HeadedTable, table_console
-from cli.units import bytes_text
 from cli.visible import visible
 from cluster.client import NodeProgress, OwnNode, Wanted
+from mlx_moe.units import bytes_text
 
 
 def pull(node: OwnNode, wanted: Wanted, nodes: Sequence[str], *, dry_run: bool, yes: bool) -> None:

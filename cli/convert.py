@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from cli.failures import print_line
 from cli.progress import progress_bar
-from cli.units import bytes_text, count_text, duration_text
+from cli.units import count_text, duration_text
 from cli.visible import visible
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.units import bytes_text
 
 if TYPE_CHECKING:
     from mlx_moe.checkpoint.recipe import Recipe
@@ -55,7 +56,7 @@ def convert(model: str, directory: Path, form: Form, *, keep_mtp: bool) -> None:
     from mlx_moe.conversion.plan import plan
 
     with Checkpoint.open(library.locate(model)) as checkpoint:
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        config = families.config_of(checkpoint)
         planned = plan(checkpoint, config, recipe, keep_mtp=keep_mtp)
         conversion = Conversion(checkpoint, planned, directory, model, keep_mtp=keep_mtp)
         if conversion.is_finished:

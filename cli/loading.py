@@ -39,9 +39,7 @@ def load(node: OwnNode, wanted: Wanted, console: Console | None = None) -> LoadS
                 raise
             wanted = replace(wanted, replace=True)
         except DownloadError as needed:
-            if not ask(f"{needed.what}. Download it?", "nothing was downloaded"):
-                raise
-            wanted = replace(wanted, download=True)
+            wanted = _agreed(wanted, needed)
 
 
 def _load(node: OwnNode, wanted: Wanted, console: Console | None) -> LoadStatus:
@@ -49,6 +47,13 @@ def _load(node: OwnNode, wanted: Wanted, console: Console | None) -> LoadStatus:
         for status in node.load(wanted):
             show(status.nodes)
     return status
+
+
+def _agreed(wanted: Wanted, needed: DownloadError) -> Wanted:
+    """Return what is wanted with leave to download, if the person gives it."""
+    if not ask(f"{needed}. Download it?", "nothing was downloaded"):
+        raise DownloadError(f"{needed}; --yes allows it") from needed
+    return replace(wanted, download=True)
 
 
 async def load_when_it_fits(node: NodeClient, wanted: Wanted, news: News) -> None:
@@ -61,10 +66,7 @@ async def load_when_it_fits(node: NodeClient, wanted: Wanted, news: News) -> Non
                     show(status.nodes)
             return
         except DownloadError as needed:
-            question = f"{needed.what}. Download it?"
-            if not await asyncio.to_thread(ask, question, "nothing was downloaded"):
-                raise
-            wanted = replace(wanted, download=True)
+            wanted = await asyncio.to_thread(_agreed, wanted, needed)
             continue
         except PlacementError as error:
             news.say(str(error), "yellow")

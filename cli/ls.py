@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from cli.tables import HeadedTable, table_console
-from cli.units import age_text, bytes_text, span_text
+from cli.units import age_text, span_text
 from cli.visible import visible
 from cluster.client import OwnNode, is_running
 from cluster.errors import NoClusterError
@@ -18,6 +18,7 @@ from cluster.model_list import ListedModel, of_this_machine
 from mlx_moe.checkpoint import durable_file, hub_cache
 from mlx_moe.checkpoint.inventory import Place, State, StoredModel
 from mlx_moe.families.registry import FAMILIES
+from mlx_moe.units import bytes_text
 
 COMMIT_LETTERS = 8
 """Shown letters of a commit; `NAME@COMMIT` takes its beginning."""

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.tokens import JOIN
-from cli.units import bytes_text, duration_text
+from cli.units import duration_text
 from cli.visible import visible
 from cluster.client import ServingState, ServingStatus
 from cluster.membership.address import is_loopback, is_scoped, join, split
 from cluster.node.running import Change, Happening, JoinToken, NodeInfo
 from cluster.node.tokens import LIFETIME_S
+from mlx_moe.units import bytes_text
 
 log = logging.getLogger(__name__)
 

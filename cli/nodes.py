@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.tables import HeadedTable
-from cli.units import bytes_text, span_text, tokens_text
+from cli.units import span_text, tokens_text
 from cli.visible import visible
 from mlx_moe.node_placement import NodePlacement
+from mlx_moe.units import bytes_text
 
 if TYPE_CHECKING:
     from cluster.client import ClusterStatus, Holding, NodeStatus

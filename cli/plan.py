@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from cli.show import context_text
 from cli.tables import HeadedTable, table_console
-from cli.units import bytes_text, count_text, duration_text, rate_text, span_text, tokens_text
+from cli.units import count_text, duration_text, rate_text, span_text, tokens_text
 from cli.visible import visible
+from mlx_moe.units import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table

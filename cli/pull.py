@@ -10,7 +10,6 @@ from cli import cluster_pull
 from cli.asking import ask
 from cli.failures import print_line
 from cli.progress import OnProgress, progress_bar
-from cli.units import bytes_text
 from cli.visible import visible
 from cluster.client import OwnNode, Wanted
 from cluster.cost_reader import read_costs
@@ -21,6 +20,7 @@ from mlx_moe.checkpoint import durable_file, hub, hub_cache, hub_download, json_
 from mlx_moe.checkpoint.hub_source import HubSource
 from mlx_moe.checkpoint.origin import Origin
 from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
+from mlx_moe.units import bytes_text
 
 CONFIG_NAME = "config.json"
 

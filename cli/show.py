@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cli.units import bytes_text, count_text, tokens_text
+from cli.units import count_text, tokens_text
 from cli.visible import visible
+from mlx_moe.units import bytes_text
 
 if TYPE_CHECKING:
     from mlx_moe.summary import ModelSummary

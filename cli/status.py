@@ -13,12 +13,13 @@ from rich.text import Text
 from cli.interrupt import Interrupt
 from cli.nodes import NodeRow, cluster_table, node_rows
 from cli.tables import table_console
-from cli.units import bytes_text, duration_text
+from cli.units import duration_text
 from cli.visible import visible
 from cluster.client import ClusterStatus, OwnNode, ServingState, is_running
 from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.node.options import NodeOptions
+from mlx_moe.units import bytes_text
 
 WATCH_S = 1.0
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-
-def bytes_text(count: int) -> str:
-    """Return bytes in decimal units, such as "378.1 GB"."""
-    return _scaled(count, (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)), "B")
+from mlx_moe.units import scaled
 
 
 def count_text(count: int) -> str:
     """Return a count as "671.0 B", "3.1 M" or "812"."""
-    return _scaled(count, (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)), "")
+    return scaled(count, (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)), "")
 
 
 def tokens_text(count: int) -> str:
@@ -52,10 +49,3 @@ def age_text(seconds: float) -> str:
 def span_text(numbers: range) -> str:
     """Return consecutive numbers, such as layers, as "0-8" or "4"."""
     return str(numbers.start) if len(numbers) == 1 else f"{numbers.start}-{numbers.stop - 1}"
-
-
-def _scaled(count: int, units: tuple[tuple[str, int], ...], rest: str) -> str:
-    for unit, size in units:
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} {rest}".strip()

@@ -88,8 +88,3 @@ class DownloadError(ClusterError):
     """Weights have to be downloaded first, which nobody has agreed to; the message says how much, and to where."""
 
     code = "download"
-
-    @property
-    def what(self) -> str:
-        """The message without its cure."""
-        return str(self).rpartition("; ")[0]

@@ -56,7 +56,7 @@ class ModelSummary:
 def describe(name_or_path: str | Path) -> ModelSummary:
     """Describe a checkpoint without loading it. Raises CheckpointError where loading would."""
     with Checkpoint.open(library.locate(name_or_path)) as checkpoint:
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        config = families.config_of(checkpoint)
         main = model_parameters(config)
         mtp = mtp_parameters(config) if has_mtp(checkpoint, config) else []
         parts = find_all(checkpoint, config)

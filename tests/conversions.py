@@ -45,7 +45,7 @@ def converted(
 ) -> Path:
     """Convert a checkpoint, to 4 bits unless a recipe says otherwise; return where it is."""
     with Checkpoint.open(source) as checkpoint:
-        config = families.read_config(checkpoint.config)
+        config = families.config_of(checkpoint)
         planned = plan(checkpoint, config, recipe or uniform(4), keep_mtp=keep_mtp)
         Conversion(checkpoint, planned, directory, str(source), keep_mtp=keep_mtp).run(progress)
     return directory

@@ -85,7 +85,7 @@ def load_engine(
 ) -> Engine:
     """Load a checkpoint in float32, quantized by `recipe`, its layers in as many stages as there are ranges."""
     with Checkpoint.open(directory) as checkpoint:
-        config = families.read_config(checkpoint.config)
+        config = families.config_of(checkpoint)
         specs = [ShardSpec(r, owned_experts or {}) for r in layers or [range(config.num_hidden_layers)]]
         parameters = head_parameters(config)
         with_mtp = has_mtp(checkpoint, config)
@@ -143,7 +143,7 @@ class LocalOwners:
 def load_peers(directory: Path, owned: Sequence[OwnedExperts]) -> LocalPeers:
     """Load the experts of all owners but the first, the leader, in float32."""
     with Checkpoint.open(directory) as checkpoint:
-        config = families.read_config(checkpoint.config)
+        config = families.config_of(checkpoint)
         shards = []
         for experts in owned[1:]:
             spec = ShardSpec(range(config.num_hidden_layers), experts)

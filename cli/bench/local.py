@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from cli.bench.asking import request
 from cli.progress import progress_bar
 from cli.tables import HeadedTable, table_console
-from cli.units import bytes_text, duration_text, rate_text, tokens_text
+from cli.units import duration_text, rate_text, tokens_text
 from cli.visible import visible
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.units import bytes_text
 
 if TYPE_CHECKING:
     from cli.bench.context import Grown

@@ -14,9 +14,10 @@ from cli.chat.reader import Choices
 from cli.chat.settings import Setting, changed, flag, request_names, sampling_names, value_text
 from cli.chat.transcript import SavedChat
 from cli.chat.typed_path import typed_path
-from cli.units import bytes_text, tokens_text
+from cli.units import tokens_text
 from cli.whole_file import write_whole
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.units import bytes_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from cluster.daemon import outline, own_part
+from cluster.daemon import outline_message, own_part
 from cluster.daemon.copies import Copies, Copy
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, DownloadError, NodeLostError
@@ -26,6 +26,7 @@ from mlx_moe.checkpoint import hub_cache, library
 from mlx_moe.checkpoint.origin import Origin
 from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.errors import CheckpointError, InvalidRequestError
+from mlx_moe.units import bytes_text
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,7 @@ class Acquiring:
             require_room(request.model, parts)
         if not holders and not request.download and (total := sum(part.missing_bytes for part in parts.values())):
             raise DownloadError(
-                f"{request.model} is on no node: {_gigabytes(total)} would be downloaded ({_rooms(parts)}); --yes "
-                f"allows it"
+                f"{request.model} is on no node: {bytes_text(total)} would be downloaded ({_rooms(parts)})"
             )
 
     def part(
@@ -152,7 +152,7 @@ class Acquiring:
                 await self._state.meet(node_id)
                 with translated(f"node {name}"):
                     call = self._stub(node_id).Outline(pb.OutlineRequest(content_hash=content_hash), timeout=OUTLINE_S)
-                    await outline.receive(call, directory, content_hash)
+                    await outline_message.receive(call, directory, content_hash)
                 return await asyncio.to_thread(self._copies.local, str(directory))
             except NodeLostError as exc:
                 error = exc
@@ -180,7 +180,7 @@ class Acquiring:
 
     def forget(self, taken_before: float = math.inf) -> None:
         """Delete the outlines that are not kept, except those that were taken later, for a load that comes next."""
-        for directory in (*self._home.outlines.glob("*"), *self._home.models.glob(f"*/{outline.ARRIVING}*")):
+        for directory in (*self._home.outlines.glob("*"), *self._home.models.glob(f"*/{outline_message.ARRIVING}*")):
             if self._taken_at.get(directory.name, 0.0) < taken_before:
                 shutil.rmtree(directory, ignore_errors=True)
 
@@ -211,12 +211,8 @@ def require_room(model: str, parts: Mapping[str, pb.AdoptReply]) -> None:
 
 def _rooms(parts: Mapping[str, pb.AdoptReply]) -> str:
     return "; ".join(
-        f"{name} {_gigabytes(part.missing_bytes)}, {_gigabytes(part.free_bytes)} free" for name, part in parts.items()
+        f"{name} {bytes_text(part.missing_bytes)}, {bytes_text(part.free_bytes)} free" for name, part in parts.items()
     )
-
-
-def _gigabytes(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def folder_name(model: str) -> str:

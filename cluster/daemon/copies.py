@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.daemon.outline import Record
+from cluster.daemon.outline_message import Record
 from cluster.home import Home
 from cluster.wire import node_pb2 as pb
 from mlx_moe import families
@@ -155,11 +155,11 @@ class Copies:
         if not part.parameter:
             return [*copy.digests.items()]
         with Checkpoint.open(copy.directory) as checkpoint:
-            return read_tensors(checkpoint, _config(checkpoint), part.parameter)
+            return read_tensors(checkpoint, families.config_of(checkpoint), part.parameter)
 
     def _read(self, directory: Path) -> Copy:
         with Checkpoint.open(directory) as checkpoint:
-            return self.read(checkpoint, _config(checkpoint))
+            return self.read(checkpoint, families.config_of(checkpoint))
 
 
 def to_digests(values: Iterable[tuple[str, str]]) -> pb.Digests:
@@ -188,10 +188,6 @@ def _identity(directory: Path) -> str:
     except CheckpointError as error:
         log.warning("event=record_damaged directory=%s error=%s", directory, error)
         return ""
-
-
-def _config(checkpoint: Checkpoint) -> ModelConfig:
-    return families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
 
 
 def _config_hash(directory: Path) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import grpc
 
-from cluster.daemon import outline, own_part
+from cluster.daemon import outline_message, own_part
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
-from cluster.daemon.outline import Record
+from cluster.daemon.outline_message import Record
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
@@ -97,7 +97,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         async with reported(context):
             copy = self._serving.copies.known(request.content_hash)
             record = Record(copy.directory.name, copy.content_hash, copy.digests)
-            parts = outline.parts(copy.directory, record)
+            parts = outline_message.parts(copy.directory, record)
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 yield part
 

@@ -257,7 +257,7 @@ class Serving:
     def _placement(self, request: pb.LoadRequest, own: Copy) -> tuple[Placement, int]:
         """Return a model's placement, and the most tokens of a request."""
         with Checkpoint.open(own.directory) as checkpoint:
-            config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+            config = families.config_of(checkpoint)
             if request.placement:
                 placement = _placement_of(request.placement)
                 validate(placement, config)

@@ -158,7 +158,7 @@ def load(
     mx.set_cache_limit(FREED_BYTES)
     source_name = "" if files.keep else files.source_name
     with files.open_for(role, draft, progress) as checkpoint:
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        config = families.config_of(checkpoint)
         memory_share = memory.HARD_LIMIT  # the placement has counted KV caches and temporaries
         if not role.leads:
             experts = load_experts(

@@ -94,7 +94,7 @@ class Role:
 
     def ranges(self, checkpoint: Checkpoint, draft: str) -> dict[str, list[range]]:
         """Return the ranges of bytes that are read for this role, by the names of their files."""
-        config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+        config = families.config_of(checkpoint)
         stored = find(checkpoint, self.parameters(checkpoint, config, draft))
         return checkpoint.by_file(piece for s in stored for array in s.arrays for piece in array.pieces)
 

@@ -116,7 +116,7 @@ def _fetch(origin: Origin, directory: Path, source: HubSource, name: str) -> Non
         store = outline.store_whole if is_weights else outline.store_small
         store(directory, name, data)
         return
-    nbytes = outline.header_bytes(name, data, size)
+    nbytes = tensor_file.header_bytes(name, data, size)
     if nbytes > len(data):
         data += source.read(name, range(len(data), nbytes))
     outline.store_header(directory, name, data[:nbytes], size)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from mlx_moe.checkpoint import hub_cache, json_file, library, other_formats, tensor_file
 from mlx_moe.checkpoint.regular_file import open_regular
 from mlx_moe.checkpoint.share import Share
-from mlx_moe.checkpoint.tensor_file import HEADER_SUFFIX, MAX_HEADER_BYTES, TensorFile
+from mlx_moe.checkpoint.tensor_file import HEADER_SUFFIX, LENGTH_BYTES, TensorFile
 from mlx_moe.checkpoint.weight_files import INDEX_NAME, WeightFiles
 from mlx_moe.errors import CheckpointError
 
@@ -190,17 +190,13 @@ def _tensors(path: Path) -> dict[str, _Tensor]:
     """Return the tensors of a whole file. Raises CheckpointError if its header and its size do not match."""
     with open_regular(path) as file:
         size = path.stat().st_size
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            what = other_formats.by_beginning(prefix) or f"truncated: it has {size} bytes; download it again"
-            raise CheckpointError(f"{path} is {what}")
-        header = file.read(length)
+        data_start = tensor_file.header_bytes(path, file.read(LENGTH_BYTES), size)
+        header = file.read(data_start - LENGTH_BYTES)
     try:
         entries = json.loads(header)
         entries.pop("__metadata__", None)
         tensors = {name: _tensor(entry) for name, entry in entries.items()}
-        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        end = data_start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
         raise CheckpointError(f"{path}: its header is damaged: {hub_cache.cure(path.parent)}") from exc
     if end != size:

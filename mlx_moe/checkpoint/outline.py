@@ -6,14 +6,10 @@ import re
 from pathlib import Path
 
 from mlx_moe.checkpoint import durable_file, tensor_file
-from mlx_moe.checkpoint.tensor_file import MAX_HEADER_BYTES
 from mlx_moe.errors import CheckpointError
 
 MAX_SMALL_BYTES = 64 << 20
 """Most bytes of a small file: the largest known ones, tokenizer.json and the index, have up to 35 MB."""
-
-LENGTH_BYTES = 8
-"""A weight file begins with the length of its header."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _SMALL = re.compile(
@@ -31,18 +27,6 @@ def is_small(name: str) -> bool:
 def is_weights(name: str) -> bool:
     """Whether a file of the checkpoint's own directory has weights, by its name."""
     return bool(_NAME.fullmatch(name)) and name.endswith(".safetensors")
-
-
-def header_bytes(name: str, beginning: bytes, size: int) -> int:
-    """Return how many bytes length and header of a weight file have together, from its first 8 bytes.
-
-    Raises:
-        CheckpointError: it cannot be a weight file of this size.
-    """
-    length = int.from_bytes(beginning[:LENGTH_BYTES], "little")
-    if len(beginning) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
-        raise CheckpointError(f"{name}: {size:,} bytes, of which its header claims {length:,}: it is damaged")
-    return LENGTH_BYTES + length
 
 
 def store_small(directory: Path, name: str, data: bytes) -> None:
@@ -63,14 +47,14 @@ def store_header(directory: Path, name: str, header: bytes, size: int) -> None:
     if not is_weights(name):
         raise CheckpointError(f"{name[:200]!r} is not the name of a safetensors file")
     path = directory / name
-    tensor_file.parse(path, header[LENGTH_BYTES:], size - len(header))
+    tensor_file.parse(path, header[tensor_file.LENGTH_BYTES :], size - len(header))
     if not path.exists():
         _store(path if size == len(header) else tensor_file.header_path(path), header)
 
 
 def store_whole(directory: Path, name: str, data: bytes) -> None:
     """Check and store a weight file of which all bytes are here. Raises as `store_header`."""
-    store_header(directory, name, data[: header_bytes(name, data, len(data))], len(data))
+    store_header(directory, name, data[: tensor_file.header_bytes(name, data, len(data))], len(data))
     _store(directory / name, data)
     tensor_file.header_path(directory / name).unlink(missing_ok=True)
 

@@ -19,6 +19,9 @@ from mlx_moe.errors import CheckpointError
 HEADER_SUFFIX = ".header"
 """NAME.safetensors.header has the beginning of a file whose data are elsewhere: header length and header."""
 
+LENGTH_BYTES = 8
+"""A weight file begins with the length of its header."""
+
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
 MAX_DTYPE_LETTERS = 16
@@ -65,26 +68,29 @@ def read(path: Path) -> TensorFile:
     with open_regular(path if is_whole else header_path(path)) as file:
         file_identity = identity(file)
         size = file_identity[1]
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > size - 8:
-            if other := other_formats.by_beginning(prefix):
-                raise CheckpointError(f"{path} is {other}")
-            raise CheckpointError(
-                f"{path} is truncated: {size} bytes, of which its header claims {length}; download it again"
-            )
-        if length > MAX_HEADER_BYTES:
-            raise CheckpointError(f"{path}: its header has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
-        header = file.read(length)
-    tensors = parse(path, header, size - 8 - length if is_whole else None)
-    end = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=8 + length)
+        data_start = header_bytes(path, file.read(LENGTH_BYTES), size)
+        header = file.read(data_start - LENGTH_BYTES)
+    tensors = parse(path, header, size - data_start if is_whole else None)
+    end = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=data_start)
     return TensorFile(path, tensors, file_identity, end, is_whole)
 
 
-def header_bytes(path: Path) -> int:
-    """Return how many bytes of a file its header takes, with its length. Raises CheckpointError."""
-    with open_regular(path) as file:
-        return 8 + int.from_bytes(file.read(8), "little")
+def header_bytes(path: Path | str, beginning: bytes, size: int) -> int:
+    """Return how many bytes a file's header takes, with its length; `beginning` has the first ones of `size` bytes.
+
+    Raises:
+        CheckpointError: it cannot be a weight file of this size.
+    """
+    length = int.from_bytes(beginning[:LENGTH_BYTES], "little")
+    if len(beginning) < LENGTH_BYTES or length > size - LENGTH_BYTES:
+        if other := other_formats.by_beginning(beginning[:LENGTH_BYTES]):
+            raise CheckpointError(f"{path} is {other}")
+        raise CheckpointError(
+            f"{path} is truncated: {size} bytes, of which its header claims {length}; download it again"
+        )
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(f"{path}: its header has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
+    return LENGTH_BYTES + length
 
 
 def header_path(path: Path) -> Path:
@@ -100,7 +106,7 @@ def parse(path: Path, header: bytes, data_bytes: int | None) -> dict[str, Tensor
     """
     entries = json_file.parse(header, f"{path}: header", max_depth=3)
     entries.pop("__metadata__", None)  # MLX writes null; nothing in it is needed
-    data_start = 8 + len(header)
+    data_start = LENGTH_BYTES + len(header)
     tensors = [_tensor(path, name, entry, data_start) for name, entry in entries.items()]
     end = data_start
     for tensor in sorted(tensors, key=lambda t: (t.offset, t.nbytes)):

@@ -29,6 +29,7 @@ from mlx_moe.conversion.converted_config import converted_config
 from mlx_moe.conversion.plan import ConversionPlan, PlannedFile, PlannedTensor
 from mlx_moe.conversion.quantizing import Bytes, tensor_bytes
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.units import bytes_text
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +139,8 @@ class Conversion:
         free, needed = shutil.disk_usage(place).free, self.remaining_bytes + ROOM_BYTES
         if free < needed:
             raise InvalidRequestError(
-                f"the conversion needs {needed / 1e9:.1f} GB more, the disk of {place} has {free / 1e9:.1f} GB free: "
-                f"free {(needed - free) / 1e9:.1f} GB, or give a directory on another disk"
+                f"the conversion needs {bytes_text(needed)} more, the disk of {place} has {bytes_text(free)} free: "
+                f"free {bytes_text(needed - free)}, or give a directory on another disk"
             )
 
     def _write_weights(self, scratch: Path, progress: Progress) -> None:

@@ -12,13 +12,14 @@ from cli.chat.bar import bar_text
 from cli.chat.thinking import split_thinking
 from cli.exit_codes import ExitCode, exit_code_of
 from cli.failures import error_line
-from cli.units import bytes_text, count_text, duration_text, rate_text, span_text, tokens_text
+from cli.units import count_text, duration_text, rate_text, span_text, tokens_text
 from cli.visible import visible
 from cluster.errors import ClusterError, NoClusterError, NodeLostError, PlacementError, TrustError
 from cluster.home import VARIABLE, Home
 from mlx_moe import errors
 from mlx_moe.decoding.request import GenerationStats
 from mlx_moe.text.thought import ThoughtMarkers
+from mlx_moe.units import bytes_text
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def pieces(placement: Placement, node_id: str) -> set[Piece]:
         return set()
     role = Role.of(placement, node_id)
     with Checkpoint.open(library.locate(library.DEMO)) as checkpoint:
-        config = families.read_config(checkpoint.config)
+        config = families.config_of(checkpoint)
         spec = role.shard_spec()
         parameters = spec.parameters(config) if role.leads else spec.expert_parameters(config)
         if role.coordinates:

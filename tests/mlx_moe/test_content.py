@@ -30,17 +30,17 @@ LAYERS = range(1, 7)
 
 def content_of(directory: Path) -> Manifest:
     with Checkpoint.open(directory) as checkpoint:
-        return content.read_content(checkpoint, families.read_config(checkpoint.config))
+        return content.read_content(checkpoint, families.config_of(checkpoint))
 
 
 def tensors_of(directory: Path, parameter: str) -> list[tuple[str, str]]:
     with Checkpoint.open(directory) as checkpoint:
-        return content.read_tensors(checkpoint, families.read_config(checkpoint.config), parameter)
+        return content.read_tensors(checkpoint, families.config_of(checkpoint), parameter)
 
 
 def outline_of(directory: Path) -> str:
     with Checkpoint.open(directory) as checkpoint:
-        return content.outline_hash(checkpoint, families.read_config(checkpoint.config))
+        return content.outline_hash(checkpoint, families.config_of(checkpoint))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ path, layers, n_experts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 unit = 1 if sys.platform == "darwin" else 1024
 mx.eval(mx.zeros(1))
 with Checkpoint.open(path) as checkpoint:
-    config = families.read_config(checkpoint.config)
+    config = families.config_of(checkpoint)
     spec = ShardSpec(range(layers), {layer: tuple(range(n_experts)) for layer in range(layers)})
     stored = find(checkpoint, spec.parameters(config))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -42,7 +42,7 @@ class SmallModel:
             InsufficientMemoryError: before its weights are read.
         """
         with Checkpoint.open(library.locate(name)) as checkpoint:
-            config = families.read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+            config = families.config_of(checkpoint)
             if (
                 config.vocab_size != vocab_size
                 or Tokenizer.load(checkpoint.directory).vocabulary != tokenizer.vocabulary

@@ -53,7 +53,7 @@ def test_a_checkpoint_costs_what_the_engine_will_take(dtype: mx.Dtype, float_byt
     reader = CostReader("demo", float_bytes=float_bytes)
     costs = reader.at()
     with Checkpoint.open(library.locate("demo")) as checkpoint:
-        config = families.read_config(checkpoint.config)
+        config = families.config_of(checkpoint)
 
         def taken(parameters: list[Parameter]) -> int:
             return sum(s.memory_bytes(dtype.size) for s in find(checkpoint, parameters))

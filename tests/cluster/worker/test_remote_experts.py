@@ -36,7 +36,7 @@ OWNED = (1, 3, 5)
 @pytest.fixture(scope="module")
 def shard() -> ExpertShard:
     with Checkpoint.open(library.locate("demo")) as checkpoint:
-        config = families.read_config(checkpoint.config)
+        config = families.config_of(checkpoint)
         spec = ShardSpec(range(LAYER, LAYER + 1), {LAYER: OWNED})
         return load_experts(checkpoint, config, spec).shard
 

@@ -196,7 +196,7 @@ def test_other_names_are_no_part_of_an_outline(tmp_path: Path, name: str) -> Non
 
 def test_a_damaged_header_is_refused_before_it_is_stored(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="of which its header claims"):
-        outline.header_bytes(ONE, b"\xff" * 8, 100)
+        tensor_file.header_bytes(ONE, b"\xff" * 8, 100)
     with pytest.raises(CheckpointError, match="is not JSON"):
         outline.store_header(tmp_path, ONE, b"\2\0\0\0\0\0\0\0{x", 10)
     assert not list(tmp_path.iterdir())

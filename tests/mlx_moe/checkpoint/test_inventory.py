@@ -85,8 +85,8 @@ def _rewrite(path: Path, data: bytes) -> None:
     ("file", "data", "told"),
     [
         (WEIGHTS, (DEMO / WEIGHTS).read_bytes()[:-1], r"has [\d]+ bytes, its tensors end at .*moe-cluster pull org/a`"),
-        (WEIGHTS, (DEMO / WEIGHTS).read_bytes()[:100], "truncated: it has 100 bytes"),
-        (WEIGHTS, b"", "truncated: it has 0 bytes"),
+        (WEIGHTS, (DEMO / WEIGHTS).read_bytes()[:100], "truncated: 100 bytes, of which its header claims"),
+        (WEIGHTS, b"", "truncated: 0 bytes"),
         (WEIGHTS, b"version https://git-lfs", "a Git LFS pointer"),
         (WEIGHTS, (4).to_bytes(8, "little") + b"[[[[", "its header is damaged"),
         (WEIGHTS, (9).to_bytes(8, "little") + b'{"a": {}}', "its header is damaged"),

@@ -160,7 +160,7 @@ def test_a_conversion_of_packed_int4_keeps_its_words(models: Models, tmp_path: P
 def convert(source: Path, directory: Path) -> oracles.Logits:
     """Return the logits of a conversion to 4 bits in groups of 32, of the experts alone."""
     with Checkpoint.open(source) as checkpoint:
-        config = families.read_config(checkpoint.config)
+        config = families.config_of(checkpoint)
         planned = plan(checkpoint, config, Recipe(QuantizationConfig(32, 4)))
         Conversion(checkpoint, planned, directory, "model").run()
     return load_engine(directory).logits(PROMPT)

@@ -48,7 +48,7 @@ class Loading:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._config = families.read_config(checkpoint.config)
+        self._config = families.config_of(checkpoint)
         self.read_bytes = self.total_bytes = 0
 
     def load(self, spec: ShardSpec, held: Held | None = None, *, coordinates: bool = False) -> Holding | ExpertHolding:

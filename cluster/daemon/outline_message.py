@@ -1,4 +1,4 @@
-"""Outline: what a node needs of a model before its weights: configuration, tokenizer, and the headers of weight files.
+"""Outline message: an outline as a node sends it to another one, with a record of the content.
 
 It is a directory that `Checkpoint.open` reads, with a record of the content that the sender has read of its whole copy.
 """
@@ -66,7 +66,7 @@ def parts(directory: Path, record: Record) -> Iterator[pb.OutlinePart]:
             yield from _parts(path.name, path, path.stat().st_size)
     for path in (*files.own, *files.others):
         header = path if path.exists() else tensor_file.header_path(path)
-        yield from _parts(tensor_file.header_path(path).name, header, tensor_file.header_bytes(header))
+        yield from _parts(tensor_file.header_path(path).name, header, _header_bytes(header))
 
 
 async def receive(stream: AsyncIterator[pb.OutlinePart], directory: Path, content_hash: str) -> None:
@@ -101,6 +101,11 @@ def _belongs(name: str) -> bool:
         name.removesuffix(tensor_file.HEADER_SUFFIX)
     )
     return is_header or outline.is_small(name) or name in (RECORD, origin.NAME)
+
+
+def _header_bytes(path: Path) -> int:
+    with open_regular(path) as file:
+        return tensor_file.header_bytes(path, file.read(tensor_file.LENGTH_BYTES), path.stat().st_size)
 
 
 def _parts(name: str, path: Path, nbytes: int) -> Iterator[pb.OutlinePart]:
