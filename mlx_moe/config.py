@@ -12,10 +12,11 @@ from typing import Any, Literal, Self
 
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.context import Context
+from mlx_moe.errors import CheckpointError
 from mlx_moe.rope_config import RopeConfig
 
 SILU = ("silu", "swish")
-"""The two names of the activation of both families' experts."""
+"""The two names of the activation of most families."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,19 @@ class MLAConfig:
     v_head_dim: int
     attention_bias: bool
 
+    @classmethod
+    def read(cls, fields: ConfigFields) -> Self:
+        """Read all of it. Raises CheckpointError."""
+        return cls(
+            num_attention_heads=fields.dimension("num_attention_heads"),
+            q_lora_rank=fields.optional("q_lora_rank"),
+            kv_lora_rank=fields.dimension("kv_lora_rank"),
+            qk_nope_head_dim=fields.dimension("qk_nope_head_dim"),
+            qk_rope_head_dim=fields.dimension("qk_rope_head_dim", minimum=2),
+            v_head_dim=fields.dimension("v_head_dim"),
+            attention_bias=fields.flag("attention_bias", default=False),
+        )
+
     @property
     def kv_width(self) -> int:
         """Numbers that one position adds to the KV cache of one layer."""
@@ -38,13 +52,30 @@ class MLAConfig:
 
 @dataclass(frozen=True, slots=True)
 class GQAConfig:
-    """Grouped-query attention, with RMSNorm over each head's query and key when `qk_norm`."""
+    """Grouped-query attention, with RMSNorm over queries and keys when `qk_norm`.
+
+    The norm goes over each head, or over all heads together when `norm_all_heads`. With `attention_bias` queries, keys
+    and values have a bias, and with `output_bias` too the result. Numbers beyond `clip_qkv` are clipped.
+    """
 
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     qk_norm: bool
     attention_bias: bool
+    output_bias: bool = True
+    norm_all_heads: bool = False
+    clip_qkv: float | None = None
+
+    @classmethod
+    def read(cls, fields: ConfigFields, *, default_kv_heads: int | None = None, **own: Any) -> Self:
+        """Read the heads; `own` are read by the family. Raises CheckpointError."""
+        heads = fields.dimension("num_attention_heads")
+        kv_heads = fields.optional("num_key_value_heads", default=default_kv_heads) or heads
+        if heads % kv_heads:
+            raise CheckpointError(f"config.json: {heads} attention heads cannot share {kv_heads} key-value heads")
+        head_dim = fields.optional("head_dim") or max(1, fields.dimension("hidden_size") // heads)
+        return cls(num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, **own)
 
     @property
     def kv_width(self) -> int:
@@ -71,6 +102,33 @@ class MoEConfig:
     topk_group: int = 1
     scores_of_group: int = 2
     correction_bias: bool = False
+
+    @classmethod
+    def read(cls, fields: ConfigFields, **own: Any) -> Self:
+        """Read the number of experts and of those chosen; `own` are read by the family. Raises CheckpointError."""
+        moe = cls(
+            n_routed_experts=fields.dimension("n_routed_experts", "num_experts", "num_local_experts"),
+            num_experts_per_tok=fields.dimension("num_experts_per_tok"),
+            **own,
+        )
+        group_size, rest = divmod(moe.n_routed_experts, moe.n_group)
+        if rest or moe.topk_group > moe.n_group or moe.num_experts_per_tok > moe.topk_group * group_size:
+            raise CheckpointError(
+                f"config.json: {moe.num_experts_per_tok} experts a token cannot be chosen from {moe.topk_group} of "
+                f"{moe.n_group} groups over {moe.n_routed_experts} experts"
+            )
+        return moe
+
+
+NO_EXPERTS = MoEConfig(
+    n_routed_experts=0,
+    num_experts_per_tok=0,
+    moe_intermediate_size=0,
+    n_shared_experts=0,
+    scoring_func="softmax",
+    norm_topk_prob=False,
+)
+"""Of models without MoE layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +167,10 @@ class ModelConfig:
         *,
         model_type: str,
         rope: RopeConfig,
-        moe: MoEConfig,
-        moe_layers: frozenset[int],
+        moe: MoEConfig = NO_EXPERTS,
+        moe_layers: frozenset[int] = frozenset(),
         num_nextn_predict_layers: int = 0,
+        default_norm_eps: float = 1e-6,
         **own: Any,
     ) -> Self:
         """Read the keys that all families share. The arguments are read by the family; `own` are its own fields."""
@@ -125,7 +184,7 @@ class ModelConfig:
             intermediate_size=fields.dimension("intermediate_size"),
             num_hidden_layers=fields.dimension("num_hidden_layers"),
             max_position_embeddings=fields.dimension("max_position_embeddings"),
-            rms_norm_eps=fields.number("rms_norm_eps", default=1e-6, above=0),
+            rms_norm_eps=fields.number("rms_norm_eps", default=default_norm_eps, above=0),
             tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
             rope=rope,
             moe=moe,
@@ -138,3 +197,17 @@ class ModelConfig:
     def context(self) -> Context:
         """The number of positions that a request may use."""
         return Context.of(self.max_position_embeddings, self.rope)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentModelConfig(ModelConfig):
+    """The configuration of a model with latent attention, alike in all layers."""
+
+    attention: MLAConfig
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedQueryModelConfig(ModelConfig):
+    """The configuration of a model with grouped-query attention, alike in all layers."""
+
+    attention: GQAConfig

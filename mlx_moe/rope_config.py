@@ -27,10 +27,11 @@ SECTIONS = ("rope_scaling", "rope_parameters")
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary position embedding of `dims` numbers of each head; the other fields have the names of `rope_parameters`.
+    """Rotary position embedding of the first `dims` numbers of each head.
 
-    `dynamic` is plain up to max_position_embeddings and not supported beyond, where all keys would have to be rotated
-    again. Source: YaRN, arXiv 2309.00071, section 3.4; the `attention_factor` multiplies cos and sin.
+    The other fields have the names of `rope_parameters`. `dynamic` is plain up to max_position_embeddings and not
+    supported beyond, where all keys would have to be rotated again. Source: YaRN, arXiv 2309.00071, section 3.4; the
+    `attention_factor` multiplies cos and sin.
     """
 
     dims: int
@@ -48,21 +49,37 @@ class RopeConfig:
     truncate: bool = True
 
 
-def read_rope(fields: ConfigFields, dims: int, interleaved: bool) -> RopeConfig:
-    """Read the rotary embedding's parameters. Raises CheckpointError, UnsupportedModelError."""
-    if dims % 2:
-        raise CheckpointError(f"config.json: rotary embedding goes over pairs of numbers; a head has {dims}")
+def read_rope(
+    fields: ConfigFields,
+    head_dim: int,
+    interleaved: bool,
+    *,
+    default_share: float | None = None,
+    default_theta: float = DEFAULT_THETA,
+) -> RopeConfig:
+    """Read the rotary embedding's parameters.
+
+    A family with a `default_share` rotates that part of each head's numbers, unless partial_rotary_factor says another.
+
+    Raises:
+        CheckpointError: a missing or wrong value.
+        UnsupportedModelError: a valid setting that is not supported.
+    """
     section = _section(fields)
+    holder = section if section.has("partial_rotary_factor") else fields
+    share = holder.number("partial_rotary_factor", default=default_share or 1.0, above=0)
+    dims = head_dim if default_share is None else int(head_dim * share)
+    if dims % 2 or not 0 < dims <= head_dim:
+        raise CheckpointError(f"config.json: rotary embedding goes over pairs of numbers; a head has {dims}")
     theta_holder = section if section.has("rope_theta") else fields
-    rope_theta = theta_holder.number("rope_theta", default=DEFAULT_THETA, above=1)
+    rope_theta = theta_holder.number("rope_theta", default=default_theta, above=1)
     rope_type = section.word("rope_type" if section.has("rope_type") else "type", default="default")
     if rope_type == "default":
         return RopeConfig(dims, rope_theta, interleaved)
     if rope_type not in get_args(RopeType):
         known = ", ".join(get_args(RopeType))
         raise section.unsupported(f"rope type {rope_type!r} is not supported; supported are {known}")
-    holder = section if section.has("partial_rotary_factor") else fields
-    if (share := holder.number("partial_rotary_factor", default=1.0)) != 1.0:
+    if default_share is None and share != 1.0:
         raise section.unsupported(f"partial_rotary_factor {share:g} is not supported with rope type {rope_type!r}")
     factor, original = _stretch(fields, section, rope_type)
     low_freq_factor = section.number("low_freq_factor", default=None if rope_type == "llama3" else 1.0, above=0)

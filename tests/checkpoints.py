@@ -20,54 +20,13 @@ import mlx.core as mx
 import numpy as np
 
 from bench.synthetic import write_byte_tokenizer
+from tests import families
 
 if TYPE_CHECKING:
     import torch
 
 Model = Any
 """A transformers model for causal language modelling; the library is imported untyped."""
-
-DEEPSEEK_V3: dict[str, Any] = {
-    "vocab_size": 256,
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "moe_intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "n_routed_experts": 16,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 4,
-    "n_group": 4,
-    "topk_group": 2,
-    "routed_scaling_factor": 2.5,
-    "first_k_dense_replace": 1,
-    "q_lora_rank": 64,
-    "kv_lora_rank": 128,
-    "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 16,
-    "v_head_dim": 48,
-    "max_position_embeddings": 512,
-    "num_nextn_predict_layers": 0,
-}
-"""Absorbed and expanded attention break even at 58 positions."""
-
-QWEN3_MOE: dict[str, Any] = {
-    "vocab_size": 256,
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "moe_intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "num_experts": 16,
-    "num_experts_per_tok": 4,
-    "norm_topk_prob": True,
-    "max_position_embeddings": 512,
-}
-
-_BASES = {"deepseek_v3": DEEPSEEK_V3, "qwen3_moe": QWEN3_MOE}
 
 
 @cache
@@ -98,7 +57,9 @@ class Shape:
         """Return the model in float32."""
         import torch
 
-        config = transformers().AutoConfig.for_model(self.family, **(_BASES[self.family] | dict(self.changes)))
+        config = transformers().AutoConfig.for_model(
+            self.family, **(dict(families.read(self.family).config) | dict(self.changes))
+        )
         model = transformers().AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         _randomize(model, self.router_bias, torch.Generator().manual_seed(self.seed))
         return model
@@ -162,14 +123,13 @@ def to_hub_dialect(directory: Path) -> Path:
     rope = config.pop("rope_parameters")
     config["rope_theta"] = rope.pop("rope_theta")
     rope["type"] = rope.pop("rope_type")
+    if "partial_rotary_factor" in rope:
+        config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     config["rope_scaling"] = None if rope["type"] == "default" else rope
     config["torch_dtype"] = config.pop("dtype")
-    if config["model_type"] == "deepseek_v3":
-        del config["head_dim"], config["qk_head_dim"], config["rope_interleave"]
-        config |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1, "ep_size": 1}
-    else:
-        config["num_experts"] = config.pop("num_local_experts")
-    path.write_text(json.dumps(config, indent=2))
+    family = families.read(config["model_type"])
+    config = {family.hub_names.get(key, key): value for key, value in config.items() if key not in family.hub_lacks}
+    path.write_text(json.dumps(config | dict(family.hub_only), indent=2))
     return directory
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_moe.checkpoint.parameter import Parameter, latent_projections, linear, vector
-from mlx_moe.config import GQAConfig, MLAConfig
+from mlx_moe.config import GQAConfig, GroupedQueryModelConfig, LatentModelConfig, MLAConfig
 from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.rope_config import RopeConfig
 
@@ -98,9 +98,12 @@ class GroupedQueryAttentionSpec:
             for name, size in out_features.items()
         ]
         if a.attention_bias:
-            parameters += [vector(f"{path}.{name}.bias", size) for name, size in out_features.items()]
+            biased = [name for name in out_features if name != "o_proj" or a.output_bias]
+            parameters += [vector(f"{path}.{name}.bias", out_features[name]) for name in biased]
         if a.qk_norm:
-            parameters += [vector(f"{path}.{name}.weight", a.head_dim) for name in ("q_norm", "k_norm")]
+            sizes = (q_out, kv_out) if a.norm_all_heads else (a.head_dim, a.head_dim)
+            norms = zip(("q_norm", "k_norm"), sizes, strict=True)
+            parameters += [vector(f"{path}.{name}.weight", size) for name, size in norms]
         return parameters
 
     def build(self, loaded: LoadedParameters) -> GroupedQueryAttention:
@@ -112,3 +115,14 @@ class GroupedQueryAttentionSpec:
     def cache_costs(self, float_bytes: int) -> CacheCosts:
         """See AttentionSpec."""
         return CacheCosts(bytes_per_position=float_bytes * self.config.kv_width)
+
+
+def latent_attention(config: LatentModelConfig, index: int) -> LatentAttentionSpec:
+    """Return the attention of layer `index`, with the parameter names that most families use."""
+    return LatentAttentionSpec(f"model.layers.{index}.self_attn", config.hidden_size, config.attention, config.rope)
+
+
+def grouped_query_attention(config: GroupedQueryModelConfig, index: int) -> GroupedQueryAttentionSpec:
+    """Return the attention of layer `index`, with the parameter names that most families use."""
+    path = f"model.layers.{index}.self_attn"
+    return GroupedQueryAttentionSpec(path, config.hidden_size, config.attention, config.rope, config.rms_norm_eps)

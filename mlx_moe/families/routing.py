@@ -1,4 +1,4 @@
-"""Router specs that families share: a linear gate, and the choice of the experts with the best scores."""
+"""Routing that families share: a linear gate, the choice of the experts with the best scores, and how both are read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlx_moe.checkpoint.parameter import Parameter, linear, vector
 from mlx_moe.config import MoEConfig
+from mlx_moe.config_fields import ConfigFields
 
 if TYPE_CHECKING:
     from mlx_moe.layers.router import TopKRouter
@@ -43,3 +44,45 @@ class TopKRouterSpec:
         scope = loaded.scope(self.path)
         bias = scope.vector(self.correction_bias) if self.moe.correction_bias else None
         return TopKRouter(self.moe, scope.linear(self.gate), bias)
+
+
+def sigmoid_experts(
+    fields: ConfigFields, *, n_group: int = 1, topk_group: int = 1, routed_scaling_factor: float = 1.0
+) -> MoEConfig:
+    """Read experts that are chosen as in DeepSeek-V3: by sigmoid scores with a correction bias, from the best groups.
+
+    The arguments are defaults. Raises CheckpointError.
+    """
+    groups = fields.optional("n_group", default=n_group) or 1
+    return MoEConfig.read(
+        fields,
+        moe_intermediate_size=fields.dimension("moe_intermediate_size"),
+        n_shared_experts=fields.optional("n_shared_experts", default=1) or 0,
+        scoring_func="sigmoid",
+        norm_topk_prob=fields.flag("norm_topk_prob", default=True),
+        routed_scaling_factor=fields.number("routed_scaling_factor", default=routed_scaling_factor),
+        n_group=groups,
+        topk_group=fields.optional("topk_group", default=min(topk_group, groups)) or groups,
+        correction_bias=True,
+    )
+
+
+def layers_after_dense(fields: ConfigFields, *, default: int) -> frozenset[int]:
+    """Return the layers with experts, of the MTP layers too: every moe_layer_freq-th after the first, dense ones."""
+    first = fields.optional("first_k_dense_replace", default=default) or 0
+    frequency = fields.dimension("moe_layer_freq", default=1)
+    n_layers = fields.dimension("num_hidden_layers") + read_mtp_layers(fields)
+    return frozenset(layer for layer in range(first, n_layers) if layer % frequency == 0)
+
+
+def layers_by_step(fields: ConfigFields) -> frozenset[int]:
+    """Return the layers with experts: every decoder_sparse_step-th but for mlp_only_layers, as in Qwen's models."""
+    dense_layers = fields.dimensions("mlp_only_layers")
+    step = fields.dimension("decoder_sparse_step", default=1)
+    layers = range(fields.dimension("num_hidden_layers"))
+    return frozenset(layer for layer in layers if layer not in dense_layers and (layer + 1) % step == 0)
+
+
+def read_mtp_layers(fields: ConfigFields) -> int:
+    """Return the number of MTP layers, which follow the model's last layer."""
+    return fields.optional("num_nextn_predict_layers", "num_mtp_layers") or 0

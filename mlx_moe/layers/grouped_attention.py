@@ -42,17 +42,23 @@ class GroupedQueryAttention:
         n_new = x.shape[0]
         first_position = cache.length
         queries = x if outputs == n_new else x[-outputs:]
-        q = self._q_proj(queries).reshape(outputs, c.num_attention_heads, -1)
-        k = self._k_proj(x).reshape(n_new, c.num_key_value_heads, -1)
-        v = self._v_proj(x).reshape(n_new, c.num_key_value_heads, -1)
-        if c.qk_norm:
-            q = mx.fast.rms_norm(q, self._q_norm, self._norm_eps)
-            k = mx.fast.rms_norm(k, self._k_norm, self._norm_eps)
+        q, k, v = self._q_proj(queries), self._k_proj(x), self._v_proj(x)
+        if c.qk_norm and c.norm_all_heads:
+            q, k = self._normed(q, k)
+        if c.clip_qkv is not None:
+            q, k, v = (mx.clip(a, -c.clip_qkv, c.clip_qkv) for a in (q, k, v))
+        q = q.reshape(outputs, c.num_attention_heads, -1)
+        k, v = (a.reshape(n_new, c.num_key_value_heads, -1) for a in (k, v))
+        if c.qk_norm and not c.norm_all_heads:
+            q, k = self._normed(q, k)
         q = self._rope(q.transpose(1, 0, 2), first_position + n_new - outputs)  # [H, outputs, W]
         k = self._rope(k.transpose(1, 0, 2), first_position)  # [G, L, W]
         keys, values = cache.append(k, v.transpose(1, 0, 2))  # [G, S, W]
         heads = self._attend(q, keys, values)  # [H, outputs, W]
         return self._o_proj(heads.transpose(1, 0, 2).reshape(outputs, -1))
+
+    def _normed(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        return mx.fast.rms_norm(q, self._q_norm, self._norm_eps), mx.fast.rms_norm(k, self._k_norm, self._norm_eps)
 
     def _attend(self, q: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         n_heads, n_queries, _ = q.shape

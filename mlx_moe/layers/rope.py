@@ -13,7 +13,7 @@ from mlx_moe.rope_config import RopeConfig
 
 
 class Rope:
-    """Rotates queries and keys, `dims` numbers a head, by their position."""
+    """Rotates the first `dims` numbers of each head's query and key by their position, and leaves the others."""
 
     def __init__(self, config: RopeConfig) -> None:
         self._dims = config.dims
@@ -22,7 +22,7 @@ class Rope:
         self._periods = _periods(config)
 
     def __call__(self, x: mx.array, first_position: int) -> mx.array:
-        """Rotate x `[H, L, dims]`, whose rows are at first_position, first_position + 1, ..."""
+        """Rotate x `[H, L, W]`, whose rows are at first_position, first_position + 1, ..."""
         rotated = mx.fast.rope(
             x,
             self._dims,
@@ -32,7 +32,10 @@ class Rope:
             offset=first_position,
             freqs=self._periods,
         )
-        return rotated if self._attention_factor == 1.0 else rotated * self._attention_factor
+        if self._attention_factor == 1.0:
+            return rotated
+        rotated, rest = mx.split(rotated, [self._dims], axis=-1)
+        return mx.concatenate([rotated * self._attention_factor, rest], axis=-1)
 
 
 def _periods(config: RopeConfig) -> mx.array:

@@ -8,55 +8,19 @@ import pytest
 
 import mlx_moe
 from mlx_moe.checkpoint import library
-from tests import checkpoints, oracles
+from tests import checkpoints, families, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine
 from tests.oracles import TOLERANCE, Answer, relative_difference
 
 pytestmark = pytest.mark.oracle
 
-# The original context is shorter than prompt and answer together.
-YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64}
-
-DEEPSEEK_V3 = {
-    "as the base": {},
-    "with yarn": {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}},
-    "with yarn of two mscales": {
-        "rope_parameters": YARN
-        | {"factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.707, "beta_fast": 16, "beta_slow": 2}
-    },
-    "with yarn without mscale": {"rope_parameters": YARN | {"original_max_position_embeddings": 32}},
-    "without q_lora": {"q_lora_rank": None},
-    "without groups, as Kimi-K2": {"n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827},
-    "with all experts of the chosen groups": {"num_experts_per_tok": 8},
-    "with one expert a token": {"num_experts_per_tok": 1},
-    "with raw weights": {"norm_topk_prob": False},
-    "without dense layers": {"first_k_dense_replace": 0, "n_shared_experts": 2},
-    "with two dense layers": {"first_k_dense_replace": 2, "num_hidden_layers": 5},
-    "with tied embeddings": {"tie_word_embeddings": True},
-    "with attention biases": {"attention_bias": True},
-    "with rope in halves": {"rope_interleave": False},
-    "with another eps": {"rms_norm_eps": 1e-2},
-}
-QWEN3_MOE = {
-    "as the base": {},
-    "with yarn": {"rope_parameters": YARN},
-    "with yarn of other betas": {
-        "rope_parameters": YARN | {"factor": 4.0, "rope_theta": 1e6, "beta_fast": 24, "beta_slow": 3}
-    },
-    "with yarn of a given temperature": {"rope_parameters": YARN | {"attention_factor": 1.3}},
-    "with linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}},
-    "with one key-value head": {"num_key_value_heads": 1, "norm_topk_prob": False},
-    "with a key-value head each": {"num_key_value_heads": 4, "head_dim": 32},
-    "with dense layers by name": {"mlp_only_layers": [0, 2]},
-    "with dense layers by step": {"decoder_sparse_step": 2, "num_hidden_layers": 5},
-    "with tied embeddings": {"tie_word_embeddings": True},
-    "with attention biases": {"attention_bias": True},
-    "with another eps": {"rms_norm_eps": 1e-2},
-}
 SHAPES = {
-    **{f"deepseek_v3 {name}": Shape("deepseek_v3", changes) for name, changes in DEEPSEEK_V3.items()},
-    **{f"qwen3_moe {name}": Shape("qwen3_moe", changes) for name, changes in QWEN3_MOE.items()},
+    **{
+        f"{name} {variant}": Shape(name, changes)
+        for name in families.NAMES
+        for variant, changes in families.read(name).variants.items()
+    },
     "deepseek_v3 of another seed": Shape("deepseek_v3", seed=1),
     "qwen3_moe of another seed": Shape("qwen3_moe", seed=1),
     "deepseek_v3 without router bias": Shape("deepseek_v3", router_bias=0.0),

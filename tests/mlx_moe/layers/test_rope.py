@@ -24,13 +24,14 @@ from mlx_moe.rope_config import RopeConfig, yarn_mscale
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine
+from tests.families import deepseek_v3, qwen3_moe
 from tests.oracles import TOLERANCE, relative_difference
 
 pytestmark = pytest.mark.oracle
 
 FAMILIES = {
-    "deepseek_v3": (checkpoints.DEEPSEEK_V3, DeepseekV3RotaryEmbedding),
-    "qwen3_moe": (checkpoints.QWEN3_MOE, Qwen3MoeRotaryEmbedding),
+    "deepseek_v3": (deepseek_v3.CONFIG, DeepseekV3RotaryEmbedding),
+    "qwen3_moe": (qwen3_moe.CONFIG, Qwen3MoeRotaryEmbedding),
 }
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -202,7 +203,7 @@ def test_numbers_past_the_original_context_are_those_of_transformers(family: str
 def test_context_is_what_the_settings_allow(
     longest: int, rope: dict[str, Any] | None, context: tuple[int, int]
 ) -> None:
-    values = {"model_type": "qwen3_moe", **checkpoints.QWEN3_MOE}
+    values = {"model_type": "qwen3_moe", **qwen3_moe.CONFIG}
     values |= {"max_position_embeddings": longest, "rope_scaling": rope}
     found = families.read_config(values).context
     assert (found.tokens, found.longest) == context
@@ -210,7 +211,7 @@ def test_context_is_what_the_settings_allow(
 
 @pytest.mark.parametrize("rope", [None, {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}])
 def test_a_longer_context_is_refused_with_what_allows_it(rope: dict[str, Any] | None) -> None:
-    values = {"model_type": "qwen3_moe", **checkpoints.QWEN3_MOE, "rope_scaling": rope, "rope_theta": 1e6}
+    values = {"model_type": "qwen3_moe", **qwen3_moe.CONFIG, "rope_scaling": rope, "rope_theta": 1e6}
     context = families.read_config(values).context
     with pytest.raises(InvalidRequestError, match=f"at most {context.longest:,}") as refused:
         context.require(1500)

@@ -1,0 +1,44 @@
+"""What the tests of each family need to know: a module a model type, named like it.
+
+A module has `CONFIG`, the values of a tiny configuration for transformers, and `KNOWN_BY`, the models that people know
+the family by. It may have `VARIANTS`, further configurations by what is said of them, each a set of changes;
+`HUB_NAMES`, keys that published configurations spell otherwise than transformers 5 saves them; `HUB_ONLY`, what they
+have besides; and `HUB_LACKS`, keys that only transformers 5 saves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FamilyData:
+    """A family's module, read."""
+
+    config: Mapping[str, Any]
+    known_by: str
+    variants: Mapping[str, Mapping[str, Any]]
+    hub_names: Mapping[str, str]
+    hub_only: Mapping[str, Any]
+    hub_lacks: tuple[str, ...]
+
+
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+"""All families with data."""
+
+
+def read(name: str) -> FamilyData:
+    """Return the data of a family."""
+    values = vars(importlib.import_module(f"{__name__}.{name}"))
+    return FamilyData(
+        values["CONFIG"],
+        values["KNOWN_BY"],
+        values.get("VARIANTS", {}),
+        values.get("HUB_NAMES", {}),
+        values.get("HUB_ONLY", {}),
+        values.get("HUB_LACKS", ()),
+    )
