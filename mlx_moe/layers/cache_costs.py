@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STATES_KEPT = 8
+"""States that a layer with a recurrent state keeps of one sequence, the newest included."""
+
+INPUTS_KEPT = 24
+"""Newest single positions whose inputs it keeps, from which it folds the states between them again."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheCosts:
@@ -19,3 +25,8 @@ class CacheCosts:
     def nbytes(self, positions: int) -> int:
         """Return the bytes for a number of positions."""
         return self.fixed_bytes + positions * self.bytes_per_position
+
+
+def recurrent(state_bytes: int, input_bytes: int) -> CacheCosts:
+    """Return the most that a layer keeps of a recurrent state, given the bytes of one and of a position's inputs."""
+    return CacheCosts(fixed_bytes=STATES_KEPT * state_bytes + INPUTS_KEPT * input_bytes)
