@@ -55,7 +55,8 @@ class GQAConfig:
     """Grouped-query attention, with RMSNorm over queries and keys when `qk_norm`.
 
     The norm goes over each head, or over all heads together when `norm_all_heads`. With `attention_bias` queries, keys
-    and values have a bias, and with `output_bias` too the result. Numbers beyond `clip_qkv` are clipped.
+    and values have a bias, and with `output_bias` too the result. Numbers beyond `clip_qkv` are clipped. With an
+    `output_gate`, q_proj has two halves for each head: its query, and a gate whose sigmoid scales its result.
     """
 
     num_attention_heads: int
@@ -66,6 +67,7 @@ class GQAConfig:
     output_bias: bool = True
     norm_all_heads: bool = False
     clip_qkv: float | None = None
+    output_gate: bool = False
 
     @classmethod
     def read(cls, fields: ConfigFields, *, default_kv_heads: int | None = None, **own: Any) -> Self:
@@ -81,6 +83,51 @@ class GQAConfig:
     def kv_width(self) -> int:
         """Numbers that one position adds to the KV cache of one layer."""
         return 2 * self.num_key_value_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNetConfig:
+    """Gated DeltaNet: a state of `key_head_dim` x `value_head_dim` for each value head. Source: arXiv 2412.06464.
+
+    Consecutive value heads share a key head. A causal convolution goes over queries, keys and values first.
+    """
+
+    num_key_heads: int
+    num_value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    conv_kernel_dim: int
+
+    @classmethod
+    def read(cls, fields: ConfigFields) -> Self:
+        """Read all of it; missing values get transformers' defaults. Raises CheckpointError."""
+        config = cls(
+            num_key_heads=fields.dimension("linear_num_key_heads", default=16),
+            num_value_heads=fields.dimension("linear_num_value_heads", default=32),
+            key_head_dim=fields.dimension("linear_key_head_dim", default=128),
+            value_head_dim=fields.dimension("linear_value_head_dim", default=128),
+            conv_kernel_dim=fields.dimension("linear_conv_kernel_dim", default=4, minimum=2),
+        )
+        if config.num_value_heads % config.num_key_heads:
+            raise CheckpointError(
+                f"config.json: {config.num_value_heads} value heads cannot share {config.num_key_heads} key heads"
+            )
+        return config
+
+    @property
+    def key_width(self) -> int:
+        """Numbers of the keys of all heads, and of their queries."""
+        return self.num_key_heads * self.key_head_dim
+
+    @property
+    def value_width(self) -> int:
+        """Numbers of the values of all heads."""
+        return self.num_value_heads * self.value_head_dim
+
+    @property
+    def conv_width(self) -> int:
+        """Numbers of queries, keys and values together."""
+        return 2 * self.key_width + self.value_width
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,13 @@ class ConfigFields:
             raise self._wrong(key, values, "a list of layer indices")
         return tuple(number for number in numbers if number is not None)
 
+    def words(self, key: str) -> tuple[str, ...]:
+        """Return a list of strings; empty if missing or null."""
+        values = self._values.get(key) or []
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise self._wrong(key, values, "a list of strings")
+        return tuple(values)
+
     def section(self, key: str) -> ConfigFields | None:
         """Return the object under `key`; None if missing or null."""
         value = self._values.get(key)

@@ -34,7 +34,10 @@ def in_memory(
         biases = scales * -INT4_ZERO
         _require_finite(checkpoint, origin, biases)
         return words, scales, biases
-    floats = _cast(_floats(origin, stored, dtype), dtype)
+    floats = _floats(origin, stored, dtype)
+    if origin.layout.offset:
+        floats = floats.astype(mx.float32) + origin.layout.offset
+    floats = _cast(floats, dtype)
     _require_finite(checkpoint, origin, floats)
     q = origin.target
     return (floats,) if q is None else tuple(mx.quantize(floats, group_size=q.group_size, bits=q.bits, mode=q.mode))

@@ -8,7 +8,7 @@ form the parameter, so that loading reads a list of byte ranges. Knows nothing a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -25,12 +25,25 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Sign:
+    """A stored tensor that has one of several shapes, depending on how a checkpoint stores others too."""
+
+    tensor: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """Sources whose concatenation has `shape`; if `transposed`, its last two axes must be swapped for the parameter."""
+    """Sources whose concatenation has `shape`; if `transposed`, its last two axes must be swapped for the parameter.
+
+    `offset` is added to the stored numbers. A checkpoint without the `sign`, if there is one, has another layout.
+    """
 
     shape: tuple[int, ...]
     sources: tuple[Source, ...]
     transposed: bool = False
+    offset: float = 0.0
+    sign: Sign | None = None
 
     @property
     def count(self) -> int:
@@ -54,10 +67,10 @@ class Layout:
                 room -= end - start
                 start = end
                 if not room:
-                    yield Layout((n_rows, self.shape[-1]), tuple(sources))
+                    yield replace(self, shape=(n_rows, self.shape[-1]), sources=tuple(sources))
                     sources, room = [], n_rows
         if sources:
-            yield Layout((n_rows - room, self.shape[-1]), tuple(sources))
+            yield replace(self, shape=(n_rows - room, self.shape[-1]), sources=tuple(sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,27 @@ def linear(
 def vector(name: str, size: int, *, float32: bool = False, also: Sequence[str] = ()) -> Parameter:
     """Return a norm's weight or a bias, `[size]`, stored under its full name, or under one of `also`."""
     return Parameter(name, tuple(whole(n, (size,)) for n in (name, *also)), matrix=False, float32=float32)
+
+
+def with_offset(parameter: Parameter, offset: float, sign: Sign) -> Parameter:
+    """Return a parameter that is stored without an `offset`, or with it where a checkpoint has the `sign`.
+
+    It stays float32: the sum has more digits than the stored numbers.
+    """
+    added = (replace(layout, sign=sign) for layout in parameter.layouts)
+    missing = (replace(layout, offset=offset) for layout in parameter.layouts)
+    return replace(parameter, layouts=(*added, *missing), float32=True)
+
+
+def renamed(parameter: Parameter, rename: Callable[[str], str]) -> Parameter:
+    """Return a parameter whose stored tensors have other names."""
+
+    def layout(old: Layout) -> Layout:
+        sources = tuple(replace(source, tensor=rename(source.tensor)) for source in old.sources)
+        sign = None if old.sign is None else replace(old.sign, tensor=rename(old.sign.tensor))
+        return replace(old, sources=sources, sign=sign)
+
+    return replace(parameter, layouts=tuple(map(layout, parameter.layouts)))
 
 
 def whole(tensor: str, shape: tuple[int, ...]) -> Layout:

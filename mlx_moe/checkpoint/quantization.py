@@ -41,15 +41,15 @@ _FOREIGN = _VARIANTS | {
 
 def is_readable(checkpoint: Checkpoint, layout: Layout) -> bool:
     """Whether all tensors of a layout are stored, in a supported form."""
-    return all(_is_readable(checkpoint, source) for source in layout.sources)
+    return _has_sign(checkpoint, layout) and all(_is_readable(checkpoint, source) for source in layout.sources)
 
 
 def layout_of(checkpoint: Checkpoint, parameter: Parameter) -> Layout:
     """Return the layout in which a parameter is stored. Raises as `form_of` if it is stored in none."""
     for layout in parameter.layouts:
-        if _scales(checkpoint, layout.sources[0].tensor) is not None:
+        if _has_sign(checkpoint, layout) and _scales(checkpoint, layout.sources[0].tensor) is not None:
             return layout
-    raise _refusal(checkpoint, [layout.sources[0].tensor for layout in parameter.layouts])
+    raise _refusal(checkpoint, list(dict.fromkeys(layout.sources[0].tensor for layout in parameter.layouts)))
 
 
 def form_of(checkpoint: Checkpoint, parameter: Parameter, source: Source) -> Form:
@@ -71,6 +71,11 @@ def form_of(checkpoint: Checkpoint, parameter: Parameter, source: Source) -> For
                 f"{part.dtype} {list(part.shape)}" + (f" ({form.text})" if scales else "")
             )
     return form
+
+
+def _has_sign(checkpoint: Checkpoint, layout: Layout) -> bool:
+    sign = layout.sign
+    return sign is None or (sign.tensor in checkpoint and checkpoint.info(sign.tensor).shape == sign.shape)
 
 
 def _is_readable(checkpoint: Checkpoint, source: Source) -> bool:

@@ -53,7 +53,7 @@ class Origin:
     @property
     def is_derived(self) -> bool:
         """Whether the arrays in memory are computed from those in the files, other than by casting floats."""
-        return self.form.is_decoded or self.target is not None
+        return self.form.is_decoded or self.target is not None or self.layout.offset != 0
 
     def cut(self) -> Iterator[Origin]:
         """Yield runs of rows that can be read and derived one after the other; all of it if nothing is derived."""

@@ -92,7 +92,8 @@ class GroupedQueryAttentionSpec:
         """See AttentionSpec."""
         path, a = self.path, self.config
         q_out, kv_out = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
-        out_features = {"q_proj": q_out, "k_proj": kv_out, "v_proj": kv_out, "o_proj": self.hidden_size}
+        q_proj_out = 2 * q_out if a.output_gate else q_out
+        out_features = {"q_proj": q_proj_out, "k_proj": kv_out, "v_proj": kv_out, "o_proj": self.hidden_size}
         parameters = [
             linear(f"{path}.{name}", size, q_out if name == "o_proj" else self.hidden_size)
             for name, size in out_features.items()

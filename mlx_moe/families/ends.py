@@ -6,7 +6,7 @@ from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter, linear, vector
 from mlx_moe.checkpoint.quantization import is_readable
 from mlx_moe.config import ModelConfig
-from mlx_moe.families.registry import layer
+from mlx_moe.families.registry import layer, stored
 
 
 def head_parameters(config: ModelConfig) -> list[Parameter]:
@@ -17,20 +17,21 @@ def head_parameters(config: ModelConfig) -> list[Parameter]:
     ]
     if not config.tie_word_embeddings:
         parameters.append(linear("lm_head", config.vocab_size, config.hidden_size))
-    return parameters
+    return [stored(config, parameter) for parameter in parameters]
 
 
 def mtp_parameters(config: ModelConfig) -> list[Parameter]:
     """Return the parameters of the first MTP layer, which follows the model's last layer."""
     index, hidden_size = config.num_hidden_layers, config.hidden_size
     prefix = f"model.layers.{index}"
-    return [
-        *layer(config, index).parameters(range(config.moe.n_routed_experts)),
+    own = [
         vector(f"{prefix}.enorm.weight", hidden_size),
         vector(f"{prefix}.hnorm.weight", hidden_size),
         linear(f"{prefix}.eh_proj", hidden_size, 2 * hidden_size),
         vector(f"{prefix}.shared_head.norm.weight", hidden_size),
     ]
+    decoder = layer(config, index).parameters(range(config.moe.n_routed_experts))
+    return [*decoder, *(stored(config, parameter) for parameter in own)]
 
 
 def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:

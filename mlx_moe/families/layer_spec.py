@@ -91,9 +91,21 @@ class FeedForwardSpec(Protocol):
         """
 
 
+Stored = Callable[[Parameter], Parameter]
+"""Returns a parameter with the layouts in which a family's checkpoints store it, if they differ from its own."""
+
+
+def as_named(parameter: Parameter) -> Parameter:
+    """Return the parameter: it is stored under its own name."""
+    return parameter
+
+
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """A decoder layer: attention and feed-forward, each after a norm; `norms` has the norms' names, in order."""
+    """A decoder layer: attention and feed-forward, each after a norm; `norms` has the norms' names, in order.
+
+    `stored` tells how the family's checkpoints store a parameter, see `Stored`.
+    """
 
     path: str
     hidden_size: int
@@ -101,6 +113,7 @@ class LayerSpec:
     attention: AttentionSpec
     feed_forward: FeedForwardSpec
     norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
+    stored: Stored = as_named
 
     def parameters(self, owned: Sequence[int]) -> list[Parameter]:
         """Return all parameters; of the routed experts only the `owned` ones."""
@@ -109,12 +122,12 @@ class LayerSpec:
     def fixed_parameters(self) -> list[Parameter]:
         """Return the parameters without those of routed experts: the node that runs the layer needs all of them."""
         norms = [vector(f"{self.path}.{name}.weight", self.hidden_size) for name in self.norms]
-        return [*norms, *self.attention.parameters(), *self.feed_forward.parameters()]
+        return [*map(self.stored, [*norms, *self.attention.parameters(), *self.feed_forward.parameters()])]
 
     def expert_parameters(self, owned: Sequence[int]) -> list[Parameter]:
         """Return the parameters of the `owned` routed experts."""
         experts = self.feed_forward.experts
-        return [] if experts is None else experts.parameters(owned)
+        return [] if experts is None else [*map(self.stored, experts.parameters(owned))]
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> DecoderLayer:
         """Return the layer built from its loaded parameters; `owned` and `bind` as in FeedForwardSpec."""

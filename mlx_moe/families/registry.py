@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
-from mlx_moe.families import deepseek_v3, qwen3_moe
+from mlx_moe.families import deepseek_v3, qwen3_moe, qwen3_next
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.layers.cache_costs import CacheCosts
 
@@ -28,7 +31,13 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v3": deepseek_v3,
     "kimi_k2": deepseek_v3,
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
 }
+
+_STORED: dict[str, Callable[[Any, Parameter], Parameter]] = {
+    "qwen3_next": qwen3_next.stored,
+}
+"""How the checkpoints of some families store a parameter, if not under its own name."""
 
 
 def find(model_type: str) -> Family:
@@ -55,7 +64,13 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
 
 def layer(config: ModelConfig, index: int) -> LayerSpec:
     """Describe layer `index` of a model; the index of the MTP layer, if there is one, follows the last layer's."""
-    return find(config.model_type).layer(config, index)
+    return replace(find(config.model_type).layer(config, index), stored=partial(stored, config))
+
+
+def stored(config: ModelConfig, parameter: Parameter) -> Parameter:
+    """Return a parameter with the layouts in which the model's checkpoints store it."""
+    layouts_of = _STORED.get(config.model_type)
+    return parameter if layouts_of is None else layouts_of(config, parameter)
 
 
 def cache_costs(config: ModelConfig, float_bytes: int) -> CacheCosts:

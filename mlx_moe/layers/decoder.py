@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlx_moe.layers.cache import LayerCache
+from mlx_moe.layers.norm import rms_norm
 from mlx_moe.layers.steps import Steps, finish
 
 
@@ -60,8 +61,8 @@ class DecoderLayer:
         """Add hidden_states `[L, D]` to the cache; return the last `outputs` results (None: all), `[outputs, D]`."""
         n_rows = hidden_states.shape[0]
         outputs = n_rows if outputs is None else outputs
-        x = mx.fast.rms_norm(hidden_states, self._input_norm, self._norm_eps)
+        x = rms_norm(hidden_states, self._input_norm, self._norm_eps)
         attended = self._attention(x, cache, outputs)
         hidden_states = (hidden_states if outputs == n_rows else hidden_states[-outputs:]) + attended
-        x = mx.fast.rms_norm(hidden_states, self._post_attention_norm, self._norm_eps)
+        x = rms_norm(hidden_states, self._post_attention_norm, self._norm_eps)
         return hidden_states + (yield from self._feed_forward.steps(x))

@@ -78,7 +78,7 @@ def _scan(state: mx.array, x: DeltaInputs) -> tuple[mx.array, mx.array]:
 
 
 def _blocks(array: mx.array, size: int) -> mx.array:
-    """Cut the positions of an array `[H, L, ...]` into blocks, `[H, C, N, ...]`; zeros fill the last, and do nothing."""
+    """Cut the positions of an array `[H, L, ...]` into blocks `[H, C, N, ...]`; zeros fill the last and do nothing."""
     n_heads, n_positions, *width = array.shape
     padding = [(0, 0), (0, -n_positions % size), *((0, 0) for _ in width)]
     return mx.pad(array, padding).reshape(n_heads, -1, size, *width)

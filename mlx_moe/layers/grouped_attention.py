@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_moe.config import GQAConfig
 from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.layers.masking import blocks_of_queries
+from mlx_moe.layers.norm import rms_norm
 from mlx_moe.layers.rope import Rope
 from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.rope_config import RopeConfig
@@ -48,6 +49,7 @@ class GroupedQueryAttention:
         if c.clip_qkv is not None:
             q, k, v = (mx.clip(a, -c.clip_qkv, c.clip_qkv) for a in (q, k, v))
         q = q.reshape(outputs, c.num_attention_heads, -1)
+        q, gate = mx.split(q, 2, axis=-1) if c.output_gate else (q, None)
         k, v = (a.reshape(n_new, c.num_key_value_heads, -1) for a in (k, v))
         if c.qk_norm and not c.norm_all_heads:
             q, k = self._normed(q, k)
@@ -55,10 +57,13 @@ class GroupedQueryAttention:
         k = self._rope(k.transpose(1, 0, 2), first_position)  # [G, L, W]
         keys, values = cache.append(k, v.transpose(1, 0, 2))  # [G, S, W]
         heads = self._attend(q, keys, values)  # [H, outputs, W]
-        return self._o_proj(heads.transpose(1, 0, 2).reshape(outputs, -1))
+        heads = heads.transpose(1, 0, 2)
+        if gate is not None:
+            heads = heads * mx.sigmoid(gate)
+        return self._o_proj(heads.reshape(outputs, -1))
 
     def _normed(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
-        return mx.fast.rms_norm(q, self._q_norm, self._norm_eps), mx.fast.rms_norm(k, self._k_norm, self._norm_eps)
+        return rms_norm(q, self._q_norm, self._norm_eps), rms_norm(k, self._k_norm, self._norm_eps)
 
     def _attend(self, q: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         n_heads, n_queries, _ = q.shape

@@ -1,8 +1,8 @@
 """RecurrentCache: the LayerCache of a layer that folds all positions into one state, with some of its earlier states.
 
-It keeps the newest state, marks (states before and after calls of several positions, such as a turn of a chat), and what
-the newest single positions were folded from: a state between two kept ones is folded again by the same kernels, so to
-the bit. Knows nothing about kinds of layers.
+It keeps the newest state, marks (states before and after calls of several positions, such as a chat's prompts), and
+what the newest single positions were folded from: a state between two kept ones is folded again by the same kernels, so
+to the bit. Knows nothing about kinds of layers.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_moe.config import ModelConfig
+from mlx_moe.layers.norm import rms_norm
 from mlx_moe.layers.weights import LoadedParameters, Weight
 
 
@@ -47,7 +48,7 @@ class LoadedEmbeddingAndLMHead:
 
     def normed(self, hidden_states: mx.array) -> mx.array:
         """Apply the final norm to hidden_states `[L, D]` after the last layer."""
-        return mx.fast.rms_norm(hidden_states, self.norm, self.norm_eps)
+        return rms_norm(hidden_states, self.norm, self.norm_eps)
 
     def logits(self, hidden_states: mx.array) -> mx.array:
         """See EmbeddingAndLMHead."""

@@ -17,6 +17,7 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.layers.cache import LayerCache
 from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.layers.experts import NO_PEERS
+from mlx_moe.layers.norm import rms_norm
 from mlx_moe.layers.weights import Linear, LoadedParameters
 from mlx_moe.pipeline.embedding_and_lm_head import LoadedEmbeddingAndLMHead
 
@@ -69,9 +70,9 @@ class MultiTokenPrediction:
         Returns:
             Normed hidden states `[outputs, D]`, to chain deeper drafts from, and logits `[outputs, V]`.
         """
-        embedded = mx.fast.rms_norm(self.head.embed(next_ids), self.enorm, self.norm_eps)
-        previous = mx.fast.rms_norm(hidden_states, self.hnorm, self.norm_eps)
+        embedded = rms_norm(self.head.embed(next_ids), self.enorm, self.norm_eps)
+        previous = rms_norm(hidden_states, self.hnorm, self.norm_eps)
         joined = self.eh_proj(mx.concatenate([embedded, previous], axis=-1))
         hidden_states = self.layer(joined, cache, outputs)
-        hidden_states = mx.fast.rms_norm(hidden_states, self.output_norm, self.norm_eps)
+        hidden_states = rms_norm(hidden_states, self.output_norm, self.norm_eps)
         return hidden_states, self.head.lm_head.matmul(hidden_states)
