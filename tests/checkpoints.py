@@ -71,7 +71,10 @@ def _randomize(model: Model, router_bias: float, random: torch.Generator) -> Non
         if name.endswith("e_score_correction_bias"):
             tensor.data.normal_(0, router_bias, generator=random)
         elif name.endswith("norm.weight"):
-            tensor.data.uniform_(0.5, 1.5, generator=random)
+            stored = 1.0 if tensor.data.any() else 0.0  # some families store weights less 1
+            tensor.data.uniform_(0.5, 1.5, generator=random).add_(stored - 1)
+        elif name.endswith("A_log"):
+            tensor.data.uniform_(0.01, 2, generator=random).log_()
         elif name.endswith("bias"):
             tensor.data.normal_(0, 0.3, generator=random)
         elif name.endswith("embed_tokens.weight"):
