@@ -71,7 +71,7 @@ def load(
     lacking = dtypes.keys() - held.keys() - {r.wanted for r in restacked}
     reads = [(missing, dtypes[r.wanted]) for missing, r in grown.items()]
     reads += [(origin, kept) for origin, kept in dtypes.items() if origin in lacking]
-    for (origin, _), arrays in zip(reads, _read(checkpoint, reads, progress), strict=True):
+    for (origin, _), arrays in zip(reads, read(checkpoint, reads, progress), strict=True):
         if (stack := grown.get(origin)) is not None:
             held[stack.wanted] = stack.stack(held.pop(stack.source), arrays)
         else:
@@ -96,10 +96,13 @@ def _parameters(stored: Sequence[StoredParameter], held: Held) -> LoadedParamete
     return LoadedParameters(weights, vectors)
 
 
-def _read(
-    checkpoint: Checkpoint, wanted: Sequence[tuple[Origin, mx.Dtype]], progress: Progress | None
+def read(
+    checkpoint: Checkpoint, wanted: Sequence[tuple[Origin, mx.Dtype]], progress: Progress | None = None
 ) -> Iterator[Arrays]:
-    """Yield the arrays of origins in order. What is derived exists twice, and once more as floats, a cut at a time."""
+    """Yield the arrays of origins, with floats of a dtype, in order. A few arrays are read ahead.
+
+    What is derived exists twice, and once more as floats, a cut at a time. Raises as `load`.
+    """
 
     def reads() -> Iterator[StoredArray]:
         return (array for origin, _ in wanted for cut in origin.cut() for array in cut.arrays)

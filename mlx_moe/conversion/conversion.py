@@ -8,7 +8,6 @@ whole checkpoint.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -22,10 +21,10 @@ import mlx.core as mx
 
 from mlx_moe.checkpoint import conversion_record, durable_file, json_file
 from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.conversion_record import ConversionRecord, TensorDigest
+from mlx_moe.checkpoint.conversion_record import ConversionRecord
 from mlx_moe.checkpoint.weight_files import INDEX_NAME
 from mlx_moe.conversion import small_files, tensor_writer
-from mlx_moe.conversion.converted_config import converted_config
+from mlx_moe.conversion.converted_config import converted_config, converted_index, to_json
 from mlx_moe.conversion.plan import ConversionPlan, PlannedFile, PlannedTensor
 from mlx_moe.conversion.quantizing import Bytes, tensor_bytes
 from mlx_moe.errors import InvalidRequestError
@@ -96,7 +95,7 @@ class Conversion:
                 self._write_weights(scratch, progress or (lambda _done, _total: None))
             small_files.copy(self._checkpoint.directory, self._directory)
             self._write_json(DIGESTS_NAME, self._digests())
-            self._write_json(INDEX_NAME, self._index())
+            self._write_json(INDEX_NAME, converted_index(self._plan))
             self._write_json("config.json", converted_config(self._checkpoint.config, self._plan))
             (self._directory / conversion_record.NAME).unlink()
             self._is_finished = True
@@ -172,15 +171,8 @@ class Conversion:
         written = self._record.written
         return {"conversion": self._head(), "tensors": {name: asdict(written[name]) for name in sorted(written)}}
 
-    def _index(self) -> dict[str, Any]:
-        written: dict[str, TensorDigest] = dict(self._record.written)
-        return {
-            "metadata": {"total_size": self._plan.nbytes, "total_parameters": self._plan.n_weights},
-            "weight_map": {name: written[name].file for name in sorted(written)},
-        }
-
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        durable_file.write(self._directory / name, json.dumps(values, indent=2).encode() + b"\n")
+        durable_file.write(self._directory / name, to_json(values))
 
 
 @contextmanager

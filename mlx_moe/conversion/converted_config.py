@@ -1,10 +1,11 @@
-"""Converted config: config.json of a converted checkpoint, as mlx-lm and this engine read it.
+"""Converted config: config.json and the index of a converted checkpoint, as mlx-lm and this engine read them.
 
 mlx-lm reads the keys of published checkpoints alone, so those are added to a config.json of transformers 5.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,6 +29,20 @@ def converted_config(source: Mapping[str, Any], plan: ConversionPlan) -> dict[st
     if section := _quantization(plan):
         config |= {"quantization": section, "quantization_config": section}
     return dict(sorted(config.items()))
+
+
+def converted_index(plan: ConversionPlan) -> dict[str, Any]:
+    """Return the content of the index: which file has which tensor."""
+    files = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
+    return {
+        "metadata": {"total_size": plan.nbytes, "total_parameters": plan.n_weights},
+        "weight_map": dict(sorted(files.items())),
+    }
+
+
+def to_json(values: Mapping[str, Any]) -> bytes:
+    """Return a file's bytes."""
+    return json.dumps(values, indent=2).encode() + b"\n"
 
 
 def _quantization(plan: ConversionPlan) -> dict[str, Any]:

@@ -151,21 +151,31 @@ def plan(checkpoint: Checkpoint, config: ModelConfig, recipe: Recipe, *, keep_mt
         UnsupportedModelError: a parameter is stored in a form that is not read.
         InvalidRequestError: all matrices are quantized already, to as many bits or fewer.
     """
-    has_mtp = keep_mtp and families.has_mtp(checkpoint, config)
-    floats = stored_dtype(find(checkpoint, families.head_parameters(config)))
-    parts = [
-        (name, list(_split([_planned(checkpoint, parameter, recipe, floats) for parameter in parameters])))
-        for name, parameters in _parts(config, has_mtp)
-    ]
-    count = sum(len(files) for _, files in parts)
-    numbered = enumerate(((name, file) for name, files in parts for file in files), start=1)
-    files = [PlannedFile(f"model-{i:05}-of-{count:05}.safetensors", name, file) for i, (name, file) in numbered]
-    planned = ConversionPlan(tuple(files), recipe, has_mtp)
+    planned = all_files(checkpoint, config, recipe, keep_mtp=keep_mtp)
     if planned.kept and not any(p.is_computed for p in planned.parameters):
         first = planned.kept[0]
         assert first.quantization is not None
         raise already_quantized(checkpoint.directory, quantization_text(first.quantization))
     return planned
+
+
+def all_files(checkpoint: Checkpoint, config: ModelConfig, recipe: Recipe, *, keep_mtp: bool = True) -> ConversionPlan:
+    """Plan as `plan`, also if all matrices stay as they are."""
+    has_mtp = keep_mtp and families.has_mtp(checkpoint, config)
+    floats = floats_of(checkpoint, config)
+    parts = [
+        (name, list(_split([planned_parameter(checkpoint, parameter, recipe, floats) for parameter in parameters])))
+        for name, parameters in _parts(config, has_mtp)
+    ]
+    count = sum(len(files) for _, files in parts)
+    numbered = enumerate(((name, file) for name, files in parts for file in files), start=1)
+    files = [PlannedFile(f"model-{i:05}-of-{count:05}.safetensors", name, file) for i, (name, file) in numbered]
+    return ConversionPlan(tuple(files), recipe, has_mtp)
+
+
+def floats_of(checkpoint: Checkpoint, config: ModelConfig) -> Dtype:
+    """Return the dtype of floats in a converted checkpoint where the stored form has none."""
+    return stored_dtype(find(checkpoint, families.head_parameters(config)))
 
 
 def _parts(config: ModelConfig, has_mtp: bool) -> Iterator[tuple[str, list[Parameter]]]:
@@ -176,7 +186,8 @@ def _parts(config: ModelConfig, has_mtp: bool) -> Iterator[tuple[str, list[Param
         yield MTP, families.mtp_parameters(config)
 
 
-def _planned(checkpoint: Checkpoint, parameter: Parameter, recipe: Recipe, floats: Dtype) -> PlannedParameter:
+def planned_parameter(checkpoint: Checkpoint, parameter: Parameter, recipe: Recipe, floats: Dtype) -> PlannedParameter:
+    """Plan one parameter, or the experts of one that somebody owns; `floats`: see `floats_of`. Raises as `plan`."""
     layout = parameter.layouts[0]
     (stored,) = find(checkpoint, [parameter], recipe)
     quantization = stored.quantization

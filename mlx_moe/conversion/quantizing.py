@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -12,13 +11,12 @@ import numpy.typing as npt
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.dtype import Dtype
-from mlx_moe.checkpoint.held import Arrays, Held
-from mlx_moe.checkpoint.stored_parameter import Origin
+from mlx_moe.checkpoint.held import Arrays
 from mlx_moe.conversion.plan import PlannedParameter
 
 Bytes = npt.NDArray[np.uint8]
 
-_MX_FLOATS = {Dtype.F32: mx.float32, Dtype.F16: mx.float16, Dtype.BF16: mx.bfloat16}
+MX_FLOATS = {Dtype.F32: mx.float32, Dtype.F16: mx.float16, Dtype.BF16: mx.bfloat16}
 
 
 def tensor_bytes(checkpoint: Checkpoint, planned: PlannedParameter, progress: Callable[[float], None]) -> list[Bytes]:
@@ -34,8 +32,8 @@ def tensor_bytes(checkpoint: Checkpoint, planned: PlannedParameter, progress: Ca
     filled, done = [0] * len(tensors), 0
     origin = planned.stored.origin
     for cut in [origin] if planned.is_turned else origin.cut():
-        for number, array in enumerate(_converted(checkpoint, planned, cut)):
-            data = _bytes(array)
+        (arrays,) = loader.read(checkpoint, [(cut, MX_FLOATS[planned.float_dtype])])
+        for number, data in enumerate(converted_bytes(planned, arrays)):
             tensors[number][filled[number] : filled[number] + data.nbytes] = data
             filled[number] += data.nbytes
         done += cut.layout.count
@@ -44,15 +42,12 @@ def tensor_bytes(checkpoint: Checkpoint, planned: PlannedParameter, progress: Ca
     return tensors
 
 
-def _converted(checkpoint: Checkpoint, planned: PlannedParameter, cut: Origin) -> list[mx.array]:
-    """Return the rows of a cut in each tensor."""
-    float_dtype = _MX_FLOATS[planned.float_dtype]
-    held: Held = {}
-    loader.load(checkpoint, [replace(planned.stored, origin=cut)], float_dtype, held=held)
-    arrays = held.pop(cut)
+def converted_bytes(planned: PlannedParameter, arrays: Arrays) -> list[Bytes]:
+    """Return the bytes of each tensor for rows of a parameter that were read in its floats, see MX_FLOATS."""
+    float_dtype = MX_FLOATS[planned.float_dtype]
     if planned.is_turned:
         arrays = _turned(planned, arrays, float_dtype)
-    return [_narrowed(array, float_dtype) for array in arrays]
+    return [_bytes(array) for array in arrays]
 
 
 def _turned(planned: PlannedParameter, arrays: Arrays, float_dtype: mx.Dtype) -> Arrays:
@@ -66,11 +61,6 @@ def _turned(planned: PlannedParameter, arrays: Arrays, float_dtype: mx.Dtype) ->
     if (q := planned.quantization) is None:
         return (array,)
     return tuple(mx.quantize(array, q.group_size, q.bits, q.mode))
-
-
-def _narrowed(array: mx.array, float_dtype: mx.Dtype) -> mx.array:
-    """Return floats in the dtype in which they are stored; the loader widens routers, which loses nothing."""
-    return array.astype(float_dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
 def _bytes(array: mx.array) -> Bytes:

@@ -13,12 +13,11 @@ from safetensors import SafetensorError, TensorSpec, serialize_file
 from mlx_moe.checkpoint import durable_file
 from mlx_moe.checkpoint.conversion_record import TensorDigest
 from mlx_moe.checkpoint.dtype import Dtype
+from mlx_moe.conversion.file_header import METADATA
 from mlx_moe.conversion.plan import PlannedTensor
 from mlx_moe.errors import CheckpointError
 
 DIGEST_BYTES = 16
-
-_METADATA = {"format": "mlx"}
 
 _NAMES = {
     Dtype.F32: "float32",
@@ -47,7 +46,7 @@ def write(path: Path, tensors: Mapping[PlannedTensor, npt.NDArray[np.uint8]], sc
     }
     try:
         with durable_file.replacing(path, scratch / path.name) as partial:
-            serialize_file(specs, partial, _METADATA)
+            serialize_file(specs, partial, METADATA)
             partial.chmod(scratch.stat().st_mode & 0o666)  # the library lets only this user read its files
     except (OSError, SafetensorError) as exc:
         raise CheckpointError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
