@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cluster.daemon import outline_message, own_part
 from cluster.daemon.copies import Copies, Copy
+from cluster.daemon.folders import folder_of
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, DownloadError, NodeLostError
 from cluster.home import Home
@@ -22,8 +23,9 @@ from cluster.placement import Placement
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
-from mlx_moe.checkpoint import hub_cache, library
+from mlx_moe.checkpoint import hub_cache
 from mlx_moe.checkpoint.origin import Origin
+from mlx_moe.checkpoint.recipe import AS_STORED
 from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.units import bytes_text
@@ -79,14 +81,14 @@ class Acquiring:
             DownloadError: weights must be downloaded, and the request does not allow it yet.
         """
         keep = request.keep or not holders
+        whole = () if keep and placement.recipe != AS_STORED else holders  # those that keep nothing
         asked = self.part(request, placement, holders, keep=keep)
-        parts = await self.adopted(asked, [node_id for node_id in placement.node_ids if node_id not in holders])
+        parts = await self.adopted(asked, [node_id for node_id in placement.node_ids if node_id not in whole])
         if keep:
             require_room(request.model, parts)
         if not holders and not request.download and (total := sum(part.missing_bytes for part in parts.values())):
-            raise DownloadError(
-                f"{request.model} is on no node: {bytes_text(total)} would be downloaded ({_rooms(parts)})"
-            )
+            rooms = "; ".join(_room(name, part.missing_bytes, part) for name, part in parts.items())
+            raise DownloadError(f"{request.model} is on no node: {bytes_text(total)} would be downloaded ({rooms})")
 
     def part(
         self, request: pb.LoadRequest, placement: Placement, holders: Sequence[str], *, keep: bool
@@ -119,9 +121,12 @@ class Acquiring:
         return parts
 
     async def adopt(self, request: pb.AdoptRequest) -> pb.AdoptReply:
-        """Take the outline of a model; return what this node's part of it needs."""
-        copy = await self.take(request.model, request.content_hash, list(request.holders), keep=request.keep)
-        return await asyncio.to_thread(own_part.needs, request, copy, self._state.own.node_id)
+        """Take the outline of a model, unless this node has a copy; return what its part of it needs."""
+        is_holder = self._state.own.node_id in request.holders
+        copy = self._copies.whole(request.content_hash) if is_holder else None
+        if copy is None:
+            copy = await self.take(request.model, request.content_hash, list(request.holders), keep=request.keep)
+        return await asyncio.to_thread(own_part.needs, request, copy, self._state.own.node_id, self._home)
 
     async def from_hub(self, repo_id: str, revision: str) -> Copy:
         """Return the outline of a model's files on the hub.
@@ -162,7 +167,7 @@ class Acquiring:
         from mlx_moe.checkpoint import hub  # its import takes half a second
         from mlx_moe.checkpoint.hub_source import HubSource
 
-        folder = self._home.models / folder_name(repo_id)
+        folder = folder_of(self._home, repo_id)
         try:
             origin = hub.resolve(repo_id, revision)
         except SourceError:
@@ -187,7 +192,7 @@ class Acquiring:
     def _directory(self, model: str, content_hash: str, *, keep: bool) -> Path:
         if not _HASH.fullmatch(content_hash):
             raise InvalidRequestError(f"{content_hash[:80]!r} is not the hash of a content")
-        return self._home.models / folder_name(model) / content_hash if keep else self._home.outlines / content_hash
+        return (folder_of(self._home, model) if keep else self._home.outlines) / content_hash
 
 
 @contextmanager
@@ -201,21 +206,14 @@ def of_node(name: str) -> Iterator[None]:
 
 def require_room(model: str, parts: Mapping[str, pb.AdoptReply]) -> None:
     """Raise ClusterError if a disk has too little room for a node's part; `parts` by the names of the nodes."""
-    full = {name: part for name, part in parts.items() if part.missing_bytes > part.free_bytes}
+    full = {name: part for name, part in parts.items() if part.stored_bytes > part.free_bytes}
     if full:
+        rooms = "; ".join(_room(name, part.stored_bytes, part) for name, part in full.items())
         raise ClusterError(
-            f"{model} does not fit the disks of these nodes: {_rooms(full)}; delete files there "
+            f"{model} does not fit the disks of these nodes: {rooms}; delete files there "
             f"(`moe-cluster rm MODEL` deletes a model), or add a node"
         )
 
 
-def _rooms(parts: Mapping[str, pb.AdoptReply]) -> str:
-    return "; ".join(
-        f"{name} {bytes_text(part.missing_bytes)}, {bytes_text(part.free_bytes)} free" for name, part in parts.items()
-    )
-
-
-def folder_name(model: str) -> str:
-    """Return the name of the folder for copies of a model: org--name, or the last part of a path."""
-    match = library.REPO_ID.fullmatch(model)
-    return match[1].replace("/", "--") if match else re.sub(r"[^A-Za-z0-9_-]+", "-", Path(model).name) or "model"
+def _room(name: str, nbytes: int, part: pb.AdoptReply) -> str:
+    return f"{name} {bytes_text(nbytes)}, {bytes_text(part.free_bytes)} free"

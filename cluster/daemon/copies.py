@@ -120,6 +120,11 @@ class Copies:
         """Return the copy that this node calls `model`. Raises as `library.locate`, and CheckpointError."""
         return self._read(library.locate(model))
 
+    def whole(self, content_hash: str) -> Copy | None:
+        """Return the whole copy with a content, if it was found before."""
+        copy = self._seen.get(content_hash)
+        return None if copy is None or copy.is_outline else copy
+
     def known(self, content_hash: str) -> Copy:
         """Return the copy that was last found with a content. Raises CheckpointError if there was none."""
         if content_hash not in self._seen:

@@ -12,6 +12,7 @@ import grpc
 
 from cluster.daemon import outline_message, own_part
 from cluster.daemon.copies import to_digests
+from cluster.daemon.folders import conversion_of
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
 from cluster.daemon.outline_message import Record
 from cluster.daemon.serving import Serving
@@ -229,6 +230,9 @@ class NodeService(node_pb2_grpc.NodeServicer):
         load.directory, load.stamp = str(copy.directory), copy.stamp
         Uses(self._home.uses).note(copy.directory)
         load.is_outline = copy.is_outline
+        if (conversion := conversion_of(self._home, role.placement, copy, keep=load.keep)) is not None:
+            load.conversion = str(conversion)
+            Uses(self._home.uses).note(conversion)
         load.keep |= copy.directory.is_relative_to(self._home.models)  # it was pulled, or is from the hub
         for peer in load.peers:
             peer.target = await self._state.meet(peer.node_id)

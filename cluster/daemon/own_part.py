@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 from cluster.daemon.copies import Copy
+from cluster.daemon.folders import conversion_of
+from cluster.home import Home
 from cluster.wire import node_pb2 as pb
 from cluster.wire import worker_pb2
 from cluster.worker.role import Role
@@ -15,15 +17,23 @@ from mlx_moe.checkpoint import durable_file, pull
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.share import Share
 from mlx_moe.checkpoint.source import Sources, WeightSource
+from mlx_moe.conversion import partial_conversion
 
 PROGRESS_S = 0.2
 
 
-def needs(request: pb.AdoptRequest, copy: Copy, node_id: str) -> pb.AdoptReply:
-    """Return how many bytes of the node's part are not on its disk, and how many are free there."""
+def needs(request: pb.AdoptRequest, copy: Copy, node_id: str, home: Home) -> pb.AdoptReply:
+    """Return how many bytes of the node's part are not on its disk, how many it would store, and how many are free."""
+    role = Role.read(request.placement, node_id) if request.placement else None
+    conversion = None if role is None else conversion_of(home, role.placement, copy, keep=request.keep)
+    if role is None or conversion is None:
+        wanted, stored = _wanted(request, copy.directory, node_id), None
+    else:
+        wanted, stored = _lacking(role, request.draft, copy.directory, conversion)
     with closing(Share(copy.directory)) as share:
-        missing = pull.missing_bytes(share, _wanted(request, copy.directory, node_id))
-    return pb.AdoptReply(missing_bytes=missing, free_bytes=durable_file.free_bytes(copy.directory))
+        missing = pull.missing_bytes(share, wanted)
+    free = durable_file.free_bytes(conversion or copy.directory)
+    return pb.AdoptReply(missing_bytes=missing, stored_bytes=missing if stored is None else stored, free_bytes=free)
 
 
 async def fetch(
@@ -54,6 +64,15 @@ async def fetch(
         for source in sources:  # what the thread of a cancelled call reads next fails
             source.close()
         await asyncio.wait((running,))
+
+
+def _lacking(role: Role, draft: str, directory: Path, conversion: Path) -> tuple[dict[str, list[range]], int]:
+    """Return the ranges of a model from which what its conversion lacks of a role's part is made, and its bytes."""
+    with Checkpoint.open(directory) as source:
+        partial_conversion.begin(conversion, source, role.placement.recipe)
+        with Checkpoint.open(conversion) as target, closing(Share(conversion)) as share:
+            lacking = role.lacking(source, target, share, draft)
+        return source.by_file(piece for rows in lacking for piece in rows.origin.pieces), sum(r.nbytes for r in lacking)
 
 
 def _wanted(request: pb.AdoptRequest, directory: Path, node_id: str) -> dict[str, list[range]]:

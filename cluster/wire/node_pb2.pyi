@@ -239,12 +239,14 @@ class AdoptRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., content_hash: _Optional[str] = ..., holders: _Optional[_Iterable[str]] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., keep: bool = ...) -> None: ...
 
 class AdoptReply(_message.Message):
-    __slots__ = ("missing_bytes", "free_bytes")
+    __slots__ = ("missing_bytes", "free_bytes", "stored_bytes")
     MISSING_BYTES_FIELD_NUMBER: _ClassVar[int]
     FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     missing_bytes: int
     free_bytes: int
-    def __init__(self, missing_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ...) -> None: ...
+    stored_bytes: int
+    def __init__(self, missing_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
 
 class ReadWeights(_message.Message):
     __slots__ = ("content_hash", "file", "starts", "sizes")

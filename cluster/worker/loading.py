@@ -156,7 +156,7 @@ def load(
         InvalidRequestError: the model cannot draft in the requested way.
     """
     mx.set_cache_limit(FREED_BYTES)
-    source_name = "" if files.keep else files.source_name
+    source_name = "" if files.keep or files.conversion else files.source_name
     with files.open_for(role, draft, progress) as checkpoint:
         config = families.config_of(checkpoint)
         memory_share = memory.HARD_LIMIT  # the placement has counted KV caches and temporaries

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from cluster.worker.role import Role
 from mlx_moe.checkpoint import library, pull
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.share import Share
 from mlx_moe.checkpoint.source import Sources, WeightSource
+from mlx_moe.conversion import partial_conversion
+from mlx_moe.conversion.filling import fill
 from mlx_moe.errors import CheckpointError
 
 Progress = Callable[[str, int, int], None]
@@ -22,7 +25,8 @@ Progress = Callable[[str, int, int], None]
 class NodeFiles:
     """A model by its name or directory. Weight files of which only the headers are there are read from `sources`.
 
-    With `keep`, what is read from them is kept in the directory. `stamp` identifies the directory's files at the time
+    With `keep`, what is read from them is kept in the directory. With `conversion`, a directory, the part is quantized
+    into that, and read from there. `stamp` identifies the directory's files at the time
     when their content was compared with other nodes' copies; "" if it was not.
     """
 
@@ -30,6 +34,7 @@ class NodeFiles:
     stamp: str = ""
     sources: Sequence[WeightSource] = ()
     keep: bool = False
+    conversion: Path | None = None
 
     @property
     def source_name(self) -> str:
@@ -43,6 +48,8 @@ class NodeFiles:
             CheckpointError: its files have changed since they were compared, the sources do not deliver, or the disk is
                 full; what was fetched is kept.
         """
+        if self.conversion is not None:
+            return self._converted(self.conversion, role, draft, progress)
         checkpoint = self._open()
         if not self.keep:
             return checkpoint
@@ -51,6 +58,21 @@ class NodeFiles:
             count = pull.counted(partial(progress, self.source_name), pull.missing_bytes(share, wanted))
             pull.pull(share, Sources(self.sources), wanted, count)
         return Checkpoint.open(checkpoint.directory, self.sources)
+
+    def _converted(self, directory: Path, role: Role, draft: str, progress: Progress) -> Checkpoint:
+        """Open a conversion, with the parameters of a role on this disk; the model is read only if some are missing."""
+        if partial_conversion.is_begun(directory):
+            target = Checkpoint.open(directory)
+            with closing(Share(directory)) as share:
+                if not pull.missing_bytes(share, role.ranges(target, draft)):
+                    return target
+            target.close()
+        with self._open() as source:
+            partial_conversion.begin(directory, source, role.placement.recipe)
+            with Checkpoint.open(directory) as target, closing(Share(directory)) as share:
+                lacking = role.lacking(source, target, share, draft)
+                fill(share, source, lacking, partial(progress, self.source_name))
+        return Checkpoint.open(directory)
 
     def _open(self) -> Checkpoint:
         checkpoint = Checkpoint.open(library.locate(self.model), self.sources)

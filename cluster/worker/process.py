@@ -118,7 +118,9 @@ class Worker:
         if told.is_outline:
             content_hash = role.placement.content_hash
             sources = sources_of(Path(told.directory), told.peers, content_hash, self._credentials)
-        return NodeFiles(told.directory or told.model, told.stamp, sources, keep=told.keep and bool(sources))
+        conversion = Path(told.conversion) if told.conversion else None
+        model = told.directory or told.model
+        return NodeFiles(model, told.stamp, sources, keep=told.keep and bool(sources), conversion=conversion)
 
     def _release(self) -> Held:
         """Release the part; return its arrays for reuse."""
@@ -144,7 +146,7 @@ class Worker:
             await self._epoch.close(error, lambda: self._report(pb.WorkerEvent(disconnected=disconnected)))
 
     def _progress(self, source: str, done: int, total: int) -> None:
-        if done == total or done - self._done_bytes >= total // 200:
+        if done == total or abs(done - self._done_bytes) >= total // 200:  # after what was kept, it begins anew
             self._done_bytes = done
             progress = pb.LoadProgress(done_bytes=done, total_bytes=total, source=source)
             self._report(pb.WorkerEvent(progress=progress))

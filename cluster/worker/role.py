@@ -10,8 +10,11 @@ from cluster.placement.placement import Placement, StagePlacement
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.share import Share
 from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.config import ModelConfig
+from mlx_moe.conversion import partial_conversion
+from mlx_moe.conversion.partial_conversion import Rows
 from mlx_moe.decoding.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.pipeline.shard_spec import ShardSpec
@@ -97,6 +100,11 @@ class Role:
         config = families.config_of(checkpoint)
         stored = find(checkpoint, self.parameters(checkpoint, config, draft))
         return checkpoint.by_file(piece for s in stored for array in s.arrays for piece in array.pieces)
+
+    def lacking(self, source: Checkpoint, target: Checkpoint, share: Share, draft: str) -> list[Rows]:
+        """Return which rows of its part a share lacks of `target`, the model quantized as it is placed."""
+        parameters = self.parameters(target, families.config_of(target), draft)
+        return partial_conversion.lacking(source, target, share, self.placement.recipe, parameters)
 
     def owners(self, config: ModelConfig) -> dict[int, dict[int, tuple[int, ...]]]:
         """Return, for each layer with split experts, those of the leader (0) and of each peer (1, ...)."""

@@ -49,12 +49,14 @@ def is_begun(directory: Path) -> bool:
 
 
 def begin(directory: Path, source: Checkpoint, recipe: Recipe) -> None:
-    """Write everything of a conversion but weights, config.json last.
+    """Write everything of a conversion but weights, config.json last, unless it is there.
 
     Raises:
         CheckpointError: a parameter is missing or its shape is wrong, or the disk refuses.
         UnsupportedModelError: a parameter is stored in a form that is not read.
     """
+    if is_begun(directory):
+        return
     planned = all_files(source, families.config_of(source), recipe)
     for file in planned.files:
         header = file_header(file.tensors)
@@ -85,12 +87,18 @@ def _rows(target: Checkpoint, planned: PlannedParameter) -> Iterator[Rows]:
     (stored,) = find(target, [planned.parameter])
     origins, targets = [planned.stored.origin], [stored.origin]
     if not planned.is_turned:
-        n_rows = max(1, CUT_NUMBERS // stored.origin.layout.shape[-1])
-        origins, targets = (
-            [replace(origin, layout=cut) for cut in origin.layout.cut(n_rows)] for origin in (*origins, *targets)
-        )
+        origins, targets = ([*_cuts(planned.parameter, origin)] for origin in (*origins, *targets))
     for origin, wanted in zip(origins, targets, strict=True):
         yield Rows(planned, origin, tuple(_places(target, array.pieces) for array in wanted.arrays))
+
+
+def _cuts(parameter: Parameter, origin: Origin) -> Iterator[Origin]:
+    """Yield runs of rows, none of them of two experts, since another part may lack only one of these."""
+    layout = origin.layout
+    matrices = layout.cut(layout.shape[-2]) if parameter.routed else [layout]
+    for matrix in matrices:
+        for cut in matrix.cut(max(1, CUT_NUMBERS // layout.shape[-1])):
+            yield replace(origin, layout=cut)
 
 
 def _places(target: Checkpoint, pieces: Sequence[Piece]) -> Places:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from mlx_moe.decoding.request import Request, Token
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
+from tests.conversions import converted
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +145,29 @@ def test_shares_quantized_while_they_are_read_equal_one_machines(cluster: Cluste
     assert held_bytes(status) == held
     list(cluster.own.load(Wanted("mine", bits=8)))
     assert held_bytes(cluster.own.settled()) > 1.5 * held
+
+
+def test_with_bits_each_node_keeps_its_part_quantized_and_reads_that_alone(
+    cluster: Cluster, folders: list[Path], tmp_path: Path
+) -> None:
+    write_checkpoint(folders[1] / "mine", TINY_DEEPSEEK, bits=None)
+    whole = converted(folders[1] / "mine", tmp_path / "whole")
+    with closing(mlx_moe.load(whole)) as model:
+        wanted = list(model.generate(REQUEST))
+    placed = replace(cluster.place("mine", (1, 2, 1)), recipe=uniform(4))
+    asked = Wanted("mine", placed, replace=True, keep=True)
+    total = sum(path.stat().st_size for path in whole.glob("*.safetensors"))
+    for _ in range(2):
+        found = sources(cluster, asked)
+        assert answer(cluster.own.model(cluster.own.status()), REQUEST) == wanted
+        cluster.unload()
+        listed = [row for row in cluster.own.models() if row.model.place is Place.SHARE]
+        kept = {row.node: row.model for row in listed if row.model.form == "4 bit"}
+        assert sum(model.weights_bytes for model in kept.values()) == pytest.approx(total, rel=0.01)
+        assert {n: m.layers for n, m in kept.items()} == {"mac-1": range(1), "mac-2": range(1, 3), "mac-3": range(3, 4)}
+    assert found == {"": {"mac-1", "mac-2", "mac-3"}}
+    for path in (path for node in cluster.nodes for path in node.home.models.rglob("*.part")):
+        assert "-of-00005" in path.name  # nothing of the original files
 
 
 def held_bytes(status: ClusterStatus) -> int:

@@ -84,8 +84,7 @@ def add(source: Path, directory: Path, spec: ShardSpec, recipe: Recipe | None = 
     with Checkpoint.open(source) as original:
         config = families.config_of(original)
         parameters = spec.parameters(config) + (families.head_parameters(config) if ends else [])
-        if not partial_conversion.is_begun(directory):
-            partial_conversion.begin(directory, original, recipe)
+        partial_conversion.begin(directory, original, recipe)
         with Checkpoint.open(directory) as target, closing(Share(directory)) as share:
             rows = partial_conversion.lacking(original, target, share, recipe, parameters)
             fill(share, original, rows)
@@ -119,7 +118,7 @@ def test_a_model_with_no_more_bits_is_laid_out_anew(source: Path, whole: dict[st
 
 
 def test_a_killed_part_goes_on_with_what_was_recorded(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "model"), "40"]
+    command = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "model"), "90"]
     killed = subprocess.run(command, timeout=PATIENCE_S, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     written = add(source, tmp_path / "model", ALL)
