@@ -70,13 +70,22 @@ class GQAConfig:
     output_gate: bool = False
 
     @classmethod
-    def read(cls, fields: ConfigFields, *, default_kv_heads: int | None = None, **own: Any) -> Self:
+    def read(
+        cls,
+        fields: ConfigFields,
+        *,
+        default_kv_heads: int | None = None,
+        default_head_dim: int | None = None,
+        **own: Any,
+    ) -> Self:
         """Read the heads; `own` are read by the family. Raises CheckpointError."""
         heads = fields.dimension("num_attention_heads")
         kv_heads = fields.optional("num_key_value_heads", default=default_kv_heads) or heads
         if heads % kv_heads:
             raise CheckpointError(f"config.json: {heads} attention heads cannot share {kv_heads} key-value heads")
-        head_dim = fields.optional("head_dim") or max(1, fields.dimension("hidden_size") // heads)
+        head_dim = fields.optional("head_dim", default=default_head_dim) or max(
+            1, fields.dimension("hidden_size") // heads
+        )
         return cls(num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, **own)
 
     @property

@@ -125,6 +125,19 @@ def renamed(parameter: Parameter, rename: Callable[[str], str]) -> Parameter:
     return replace(parameter, layouts=tuple(map(layout, parameter.layouts)))
 
 
+def halves(path: str, fused: str, names: tuple[str, str], out_features: int, in_features: int) -> list[Parameter]:
+    """Return two linear maps below `path`, each `[out_features, in_features]`.
+
+    Stored separately under their `names`, or one after the other in `fused`.
+    """
+    shape, stored = (out_features, in_features), (2 * out_features, in_features)
+    parameters = []
+    for name, start in zip(names, (0, out_features), strict=True):
+        half = Source(f"{path}.{fused}.weight", stored, (range(start, start + out_features),))
+        parameters.append(Parameter(f"{path}.{name}", (whole(f"{path}.{name}.weight", shape), Layout(shape, (half,)))))
+    return parameters
+
+
 def whole(tensor: str, shape: tuple[int, ...]) -> Layout:
     """Return the layout of a parameter that is stored as one whole tensor."""
     n_rows = 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_moe.checkpoint.parameter import Parameter, latent_projections, linear, vector
 from mlx_moe.config import GQAConfig, GroupedQueryModelConfig, LatentModelConfig, MLAConfig
+from mlx_moe.config_fields import ConfigFields
 from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.rope_config import RopeConfig
 
@@ -127,3 +128,16 @@ def grouped_query_attention(config: GroupedQueryModelConfig, index: int) -> Grou
     """Return the attention of layer `index`, with the parameter names that most families use."""
     path = f"model.layers.{index}.self_attn"
     return GroupedQueryAttentionSpec(path, config.hidden_size, config.attention, config.rope, config.rms_norm_eps)
+
+
+def require_full_attention(fields: ConfigFields) -> None:
+    """Refuse use_sliding_window. Raises UnsupportedModelError."""
+    if fields.flag("use_sliding_window", default=False):
+        raise fields.unsupported("use_sliding_window is not supported")
+
+
+def limit_to_window(config: GroupedQueryModelConfig, window: int | None) -> GroupedQueryModelConfig:
+    """Limit the context to a sliding window of all layers: within it, every position sees all before it."""
+    if window is None or window >= config.max_position_embeddings:
+        return config
+    return replace(config, max_position_embeddings=window)

@@ -21,21 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MLPSpec:
-    """A dense gated feed-forward with parameters below `path`."""
+    """A dense gated feed-forward with parameters below `path`; `fused` is the name of one matrix of gate and up."""
 
     path: str
     hidden_size: int
     intermediate_size: int
+    fused: str = ""
 
     experts = None
 
     def parameters(self) -> list[Parameter]:
         """See FeedForwardSpec."""
-        return [
-            linear(f"{self.path}.gate_proj", self.intermediate_size, self.hidden_size),
-            linear(f"{self.path}.up_proj", self.intermediate_size, self.hidden_size),
-            linear(f"{self.path}.down_proj", self.hidden_size, self.intermediate_size),
-        ]
+        size, width, names = self.hidden_size, self.intermediate_size, ("gate_proj", "up_proj")
+        if self.fused:
+            gate_and_up = parameter.halves(self.path, self.fused, names, width, size)
+        else:
+            gate_and_up = [linear(f"{self.path}.{name}", width, size) for name in names]
+        return [*gate_and_up, linear(f"{self.path}.down_proj", size, width)]
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> MLP:  # noqa: ARG002
         """See FeedForwardSpec. `owned` and `bind` are unused: there are no experts."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mlx_moe.config import GQAConfig, GroupedQueryModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
-from mlx_moe.families.attention import grouped_query_attention
+from mlx_moe.families.attention import grouped_query_attention, require_full_attention
 from mlx_moe.families.feed_forward import default_feed_forward
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.families.routing import layers_by_step
@@ -16,8 +16,7 @@ from mlx_moe.rope_config import read_rope
 
 def read_config(fields: ConfigFields) -> GroupedQueryModelConfig:
     """Read a `qwen3_moe` config.json; missing values get transformers' defaults."""
-    if fields.flag("use_sliding_window", default=False):
-        raise fields.unsupported("use_sliding_window is not supported for qwen3_moe")
+    require_full_attention(fields)
     attention = GQAConfig.read(
         fields, default_kv_heads=4, qk_norm=True, attention_bias=fields.flag("attention_bias", default=False)
     )

@@ -12,7 +12,19 @@ from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
-from mlx_moe.families import deepseek_v3, qwen3_moe, qwen3_next
+from mlx_moe.families import (
+    deepseek_v2,
+    deepseek_v3,
+    glm4,
+    glm4_moe,
+    glm4_moe_lite,
+    llama,
+    mixtral,
+    olmoe,
+    qwen2_moe,
+    qwen3_moe,
+    qwen3_next,
+)
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.layers.cache_costs import CacheCosts
 
@@ -28,8 +40,19 @@ class Family(Protocol):
 
 
 FAMILIES: dict[str, Family] = {
+    "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
+    "glm4": glm4,
+    "glm4_moe": glm4_moe,
+    "glm4_moe_lite": glm4_moe_lite,
     "kimi_k2": deepseek_v3,
+    "llama": llama,
+    "mistral": llama,
+    "mixtral": mixtral,
+    "olmoe": olmoe,
+    "qwen2": llama,
+    "qwen2_moe": qwen2_moe,
+    "qwen3": llama,
     "qwen3_moe": qwen3_moe,
     "qwen3_next": qwen3_next,
 }

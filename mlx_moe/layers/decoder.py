@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
 
 from mlx_moe.layers.cache import LayerCache
-from mlx_moe.layers.norm import rms_norm
 from mlx_moe.layers.steps import Steps, finish
+
+Norm = Callable[[mx.array], mx.array]
+"""Maps x `[L, D]` to `[L, D]`."""
 
 
 class Attention(Protocol):
@@ -33,19 +36,20 @@ class FeedForward(Protocol):
 
 
 class DecoderLayer:
-    """One layer of the model: attention, then feed-forward."""
+    """One layer of the model: attention, then feed-forward.
+
+    `norms` are those before attention and feed-forward, `output_norms` those after them, if there are any.
+    """
 
     def __init__(
         self,
-        input_norm: mx.array,
-        post_attention_norm: mx.array,
-        norm_eps: float,
+        norms: Sequence[Norm],
+        output_norms: Sequence[Norm],
         attention: Attention,
         feed_forward: FeedForward,
     ) -> None:
-        self._input_norm = input_norm
-        self._post_attention_norm = post_attention_norm
-        self._norm_eps = norm_eps
+        self._input_norm, self._post_attention_norm = norms
+        self._attention_output_norm, self._feed_forward_output_norm = output_norms or (_unchanged, _unchanged)
         self._attention = attention
         self._feed_forward = feed_forward
 
@@ -61,8 +65,13 @@ class DecoderLayer:
         """Add hidden_states `[L, D]` to the cache; return the last `outputs` results (None: all), `[outputs, D]`."""
         n_rows = hidden_states.shape[0]
         outputs = n_rows if outputs is None else outputs
-        x = rms_norm(hidden_states, self._input_norm, self._norm_eps)
-        attended = self._attention(x, cache, outputs)
-        hidden_states = (hidden_states if outputs == n_rows else hidden_states[-outputs:]) + attended
-        x = rms_norm(hidden_states, self._post_attention_norm, self._norm_eps)
-        return hidden_states + (yield from self._feed_forward.steps(x))
+        attended = self._attention(self._input_norm(hidden_states), cache, outputs)
+        if outputs < n_rows:
+            hidden_states = hidden_states[-outputs:]
+        hidden_states = hidden_states + self._attention_output_norm(attended)
+        result = yield from self._feed_forward.steps(self._post_attention_norm(hidden_states))
+        return hidden_states + self._feed_forward_output_norm(result)
+
+
+def _unchanged(x: mx.array) -> mx.array:
+    return x

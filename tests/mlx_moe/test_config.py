@@ -122,7 +122,7 @@ def test_a_wrong_value_is_refused_with_its_key(change: dict[str, Any], message: 
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_type": "llama"},
+        {"model_type": "gemma3"},
         {"rope_scaling": {"type": "longrope"}},
         {"scoring_func": "softmax"},
         {"hidden_act": "gelu"},

@@ -1,0 +1,15 @@
+"""Mistral."""
+
+KNOWN_BY = "Mistral 7B, Mistral Small"
+
+CONFIG = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "head_dim": 32,
+    "sliding_window": None,
+}
