@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
     from mlx_moe.node_placement import NodePlacement
     from mlx_moe.sampling_params import SamplingParams
-    from mlx_moe.text.thought import ThoughtMarkers
+    from mlx_moe.text.dialects import Dialect
 
 
 class Answer(Protocol):
@@ -73,8 +73,8 @@ class Backend(Protocol):
         """For people: which values of the model's files are ignored."""
 
     @property
-    def thought_markers(self) -> ThoughtMarkers:
-        """The markers around a thought in its answers."""
+    def dialect(self) -> Dialect:
+        """How its answers mark reasoning and tool calls."""
 
     @property
     def thoughts_apart(self) -> bool:

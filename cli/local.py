@@ -83,7 +83,7 @@ class LocalBackend:
         self.label = short_name(model.name)
         self.sampling = model.sampling
         self.notes = model.notes
-        self.thought_markers = model.tokenizer.thought_markers
+        self.dialect = model.tokenizer.dialect
         self.context_tokens = min(model.context_tokens, model.kv_positions)
         self.kv_bytes_per_token = model.kv_bytes_per_position
         self.load_s = model.load_s

@@ -100,7 +100,7 @@ class ClusterBackend:
         description = self.remote.description
         self.sampling = description.sampling
         self.notes = description.notes
-        self.thought_markers = description.thought_markers
+        self.dialect = description.dialect
         self.thoughts_apart = description.thoughts_apart
         self.context_tokens = min(description.context_tokens, description.kv_positions)
         self.kv_bytes_per_token = description.kv_bytes_per_token

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.backend import Answer, Backend, Models
+from cli.begun_answer import begun_answer
 from cli.exit_codes import ExitCode
 from cli.interrupt import Interrupt
 from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
 from cli.progress import progress_bar
-from cli.terminal import columns, moves_its_cursor
 from cli.visible import visible
-from cli.word_wrap import WordWrap
+from cli.written_answer import written_answer
 from mlx_moe.decoding.chunking import cut
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.text.dialects import AnswerParser, Content, Part, Reasoning, ToolCall
 
 if TYPE_CHECKING:
     from mlx_moe.decoding.request import GenerationStats, Request
@@ -88,11 +89,12 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
                 interrupt.check()
 
             answer = conversation.answer(request, progress)
-            token_ids, text = _stream(answer, interrupt, shown=not as_json)
+            parser = backend.dialect.parser(opening=begun_answer(backend, request.input_ids))
+            written = _stream(answer, parser, interrupt, shown=not as_json)
         if as_json:
-            print(json.dumps(_report(backend, answer, token_ids, text, len(request.input_ids)), allow_nan=False))
-        elif len(token_ids) > 1 and not text:
-            _notice(f"the answer has no text; --json prints its {len(token_ids):,} token ids")
+            print(json.dumps(_report(backend, answer, written, len(request.input_ids)), allow_nan=False))
+        elif len(written.token_ids) > 1 and not written.text:
+            _notice(f"the answer has no text; --json prints its {len(written.token_ids):,} token ids")
         _tell_why(answer, request, backend.context_tokens)
         conversation.close()
     finally:
@@ -100,44 +102,45 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
     return ExitCode.INTERRUPTED if answer.finish_reason == "cancelled" else ExitCode.OK
 
 
-def _stream(answer: Answer, interrupt: Interrupt, shown: bool) -> tuple[list[int], str]:
-    """Write the answer while it is generated; on a terminal wrapped and without control characters."""
-    write = _to_terminal() if sys.stdout.isatty() else sys.stdout.write
+@dataclass(frozen=True, slots=True)
+class _Written:
+    token_ids: list[int]
+    text: str
+    parts: list[Part]
+
+
+def _stream(answer: Answer, parser: AnswerParser, interrupt: Interrupt, shown: bool) -> _Written:
+    """Write the answer while it is generated."""
+    out = written_answer(shown)
     token_ids: list[int] = []
     pieces: list[str] = []
+    parts: list[Part] = []
     try:
         for token in answer:
             token_ids.append(token.id)
             pieces.append(token.text)
-            if shown and token.text:
-                write(token.text)
-                sys.stdout.flush()
+            parts += (new := parser.feed(token.text))
+            out.write(token.text, new)
             if answer.finish_reason is None:
                 interrupt.check()
     except KeyboardInterrupt:
         pass
     finally:
         answer.close()
-        if shown and any(pieces) and not "".join(pieces[-8:]).endswith("\n"):
-            print(flush=True)
-    return token_ids, "".join(pieces)
+        parts += (rest := parser.finish())
+        out.write("", rest)
+        out.finish()
+    return _Written(token_ids, "".join(pieces), parts)
 
 
-def _to_terminal() -> Callable[[str], object]:
-    """Return a function that writes text safely, wrapped between words if the terminal can move its cursor."""
-    if not moves_its_cursor():
-        return lambda text: sys.stdout.write(visible(text))
-    wrap = WordWrap()
-    return lambda text: sys.stdout.write(wrap.feed(visible(text), columns(sys.stdout)))
-
-
-def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, prompt_tokens: int) -> dict[str, Any]:
+def _report(backend: Backend, answer: Answer, written: _Written, prompt_tokens: int) -> dict[str, Any]:
     stats = answer.stats
     return {
         "model": backend.name,
         "prompt_tokens": prompt_tokens,
-        "tokens": token_ids,
-        "text": text,
+        "tokens": written.token_ids,
+        "text": written.text,
+        **_parts_report(written.parts),
         "finish_reason": answer.finish_reason,
         "seed": answer.seed,
         "timings": {
@@ -168,6 +171,18 @@ def _report(backend: Backend, answer: Answer, token_ids: list[int], text: str, p
             "compared_by_depth": list(stats.compared_by_depth),
             "accepted_by_depth": list(stats.accepted_by_depth),
         },
+    }
+
+
+def _parts_report(parts: Sequence[Part]) -> dict[str, Any]:
+    return {
+        "reasoning": "".join(part.text for part in parts if isinstance(part, Reasoning)),
+        "content": "".join(part.text for part in parts if isinstance(part, Content)),
+        "tool_calls": [
+            {"id": part.id, "name": part.name, "arguments": part.arguments}
+            for part in parts
+            if isinstance(part, ToolCall)
+        ],
     }
 
 

@@ -179,9 +179,9 @@ class Chat:
         """
         begun = before if before is not None else written.opening
         text, kept = begun, False
-        markers = self.backend.thought_markers
+        dialect = self.backend.dialect
         request = self._request(written)
-        with Interrupt() as interrupt, self.screen.answer(before or "", markers) as view:
+        with Interrupt() as interrupt, self.screen.answer(before or "", dialect) as view:
 
             def progress(done: int, total: int) -> None:
                 view.waiting(f"reading {done:,} of {total:,} tokens · Ctrl-C stops")
@@ -205,7 +205,7 @@ class Chat:
                 written.seed = answer.seed
                 if kept := text != begun or answer.finish_reason != "cancelled":
                     view.finish(text)
-                    message = Message("assistant", text, answer.finish_reason, markers)
+                    message = Message("assistant", text, answer.finish_reason, dialect)
                     self._keep_answer(written, index, message, answer.stats)
                 if interrupt.forced:  # its state may be inconsistent
                     self._conversation.close()

@@ -211,7 +211,7 @@ def resume(chat: Chat, saved: SavedChat) -> None:
         if message.role == "user":
             chat.screen.notice(message.text)
         else:
-            chat.screen.replay(message.text, message.markers)
+            chat.screen.replay(message.text, message.dialect)
 
 
 def _sessions(chat: Chat, _argument: str) -> None:

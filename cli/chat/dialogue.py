@@ -5,32 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cli.chat.thinking import USUAL, ThoughtAndAnswer, split_thinking
-from mlx_moe.text.thought import ThoughtMarkers
+from cli.chat.thinking import PLAIN, ThoughtAndAnswer, split_thinking
+from mlx_moe.text.dialects import Dialect
 
 Role = Literal["user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat. Answers have a finish reason and the markers around a thought in their text."""
+    """One turn of a chat. Answers have a finish reason and the dialect of the model that wrote them."""
 
     role: Role
     text: str
     finish_reason: str | None = None
-    markers: ThoughtMarkers = USUAL
+    dialect: Dialect = PLAIN
 
     @property
     def parts(self) -> ThoughtAndAnswer:
         """The thought and the answer."""
         if self.role == "user":
-            return ThoughtAndAnswer("", self.text, 0)
-        return split_thinking(self.text, self.markers)
+            return ThoughtAndAnswer("", self.text)
+        return split_thinking(self.text, self.dialect)
 
     @property
-    def thinks(self) -> bool:
-        """Whether the text begins with a thought, which may be empty."""
-        return self.parts.answer_start != 0
+    def is_marked(self) -> bool:
+        """Whether the text has more than the answer: a thought, or marks of the dialect."""
+        return self.parts.answer != self.text
 
 
 @dataclass(slots=True)
@@ -40,12 +40,12 @@ class Dialogue:
     system: str | None = None
     messages: list[Message] = field(default_factory=list)
 
-    def for_template(self, count: int, markers: ThoughtMarkers, apart: bool) -> list[dict[str, str]]:
-        """Return the first `count` messages in the form of a chat template.
+    def for_template(self, count: int, dialect: Dialect, apart: bool) -> list[dict[str, str]]:
+        """Return the first `count` messages in the form of the chat template of a model that speaks `dialect`.
 
-        Thoughts are between `markers` in the content or, if `apart`, in `reasoning_content`.
+        Thoughts are between its markers in the content or, if `apart`, in `reasoning_content`.
         """
-        listed = [_for_template(message, markers, apart) for message in self.messages[:count]]
+        listed = [_for_template(message, dialect, apart) for message in self.messages[:count]]
         return listed if self.system is None else [{"role": "system", "content": self.system}, *listed]
 
     @property
@@ -71,11 +71,13 @@ class Dialogue:
         return first if len(first) <= 60 else first[:59] + "…"
 
 
-def _for_template(message: Message, markers: ThoughtMarkers, apart: bool) -> dict[str, str]:
-    if not message.thinks:
-        return {"role": message.role, "content": message.text}
+def _for_template(message: Message, dialect: Dialect, apart: bool) -> dict[str, str]:
     parts = message.parts
+    if not parts.thinking:
+        return {"role": message.role, "content": parts.answer}
     if apart:
-        thought, answer = parts.thinking.strip("\n"), parts.answer.lstrip("\n")
-        return {"role": message.role, "content": answer, "reasoning_content": thought}
-    return {"role": message.role, "content": f"{markers.open}{parts.thinking}{markers.close}{parts.answer}"}
+        return {"role": message.role, "content": parts.answer, "reasoning_content": parts.thinking.strip("\n")}
+    if message.dialect == dialect:
+        return {"role": message.role, "content": message.text}
+    markers = dialect.markers
+    return {"role": message.role, "content": f"{markers.open}\n{parts.thinking}\n{markers.close}\n\n{parts.answer}"}

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from cli.chat.dialogue import Dialogue, Message
-from cli.chat.thinking import USUAL, markers_from
+from cli.chat.thinking import PLAIN, dialect_from, saved_dialect
 
 JSON_SUFFIX = ".json"
 
@@ -14,13 +14,13 @@ JSON_SUFFIX = ".json"
 def as_json(model: str, dialogue: Dialogue) -> str:
     """Return {"model": …, "messages": [{"role": …, "content": …}, …]}, as in chat APIs.
 
-    A thought is part of the content; "thinking" gives its markers unless they are <think> and </think>.
+    A thought is part of the content. "dialect", and "thinking" for the markers of a thought, say how the model wrote,
+    unless a thought is between <think> and </think> and nothing else is marked.
     """
     messages: list[dict[str, Any]] = [] if dialogue.system is None else [{"role": "system", "content": dialogue.system}]
     for m in dialogue.messages:
-        is_usual = not m.thinks or m.markers == USUAL
-        thinking = {} if is_usual else {"thinking": [m.markers.open, m.markers.close]}
-        messages.append({"role": m.role, "content": m.text, **thinking})
+        written = saved_dialect(m.dialect) if m.is_marked and m.dialect != PLAIN else {}
+        messages.append({"role": m.role, "content": m.text, **written})
     return json.dumps({"model": model, "messages": messages}, indent=2) + "\n"
 
 
@@ -44,7 +44,7 @@ def read_json(text: str | bytes) -> tuple[str, Dialogue]:
         if role == "system" and number == 0:
             dialogue.system = content
         elif role in ("user", "assistant"):
-            dialogue.messages.append(Message(role, content, markers=markers_from(message.get("thinking"))))
+            dialogue.messages.append(Message(role, content, dialect=dialect_from(message)))
         else:
             raise ValueError(f'messages[{number}] has "role" {str(role)[:20]!r}')
     if not dialogue.messages:

@@ -1,51 +1,54 @@
-"""Thinking: separates the thought that some models write from the answer after it."""
+"""Thinking: separates what a model thinks from its answer, by the dialect in which it was written."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_moe.text.dialects import Content, Dialect, Reasoning, ToolCall, named
 from mlx_moe.text.thought import ThoughtMarkers
 
-USUAL = ThoughtMarkers()
+PLAIN = named("plain", ThoughtMarkers())
 
 
 @dataclass(frozen=True, slots=True)
 class ThoughtAndAnswer:
-    """The two parts of an answer's text; `answer` begins at `answer_start`, None while the model thinks."""
+    """The two parts of an answer's text, without the marks around them. Calls of tools stay as the model wrote them."""
 
     thinking: str
     answer: str
-    answer_start: int | None
 
 
-def split_thinking(text: str, markers: ThoughtMarkers = USUAL, ended: bool = True) -> ThoughtAndAnswer:
-    """Split the text of an answer so far. Unless it `ended`, what may become a marker is left out."""
-    body = text.lstrip()
-    if not body.startswith(markers.open):
-        if not ended and markers.open.startswith(body):
-            return ThoughtAndAnswer("", "", 0)
-        return ThoughtAndAnswer("", text, 0)
-    start = len(text) - len(body) + len(markers.open)
-    close = text.find(markers.close, start)
-    if close < 0:
-        thinking = text[start:]
-        return ThoughtAndAnswer(thinking if ended else _without_beginning_of(markers.close, thinking), "", None)
-    end = close + len(markers.close)
-    return ThoughtAndAnswer(text[start:close], text[end:], end)
+def split_thinking(text: str, dialect: Dialect) -> ThoughtAndAnswer:
+    """Split the text of an answer so far."""
+    thinking, answer = [], []
+    for part in dialect.split(text):
+        match part:
+            case Reasoning():
+                thinking.append(part.text)
+            case Content():
+                answer.append(part.text)
+            case ToolCall():
+                answer.append(part.source)
+    return ThoughtAndAnswer("".join(thinking), "".join(answer))
 
 
-def markers_from(value: Any) -> ThoughtMarkers:
-    """Return the markers of a saved [open, close]; None: the usual ones. Raises ValueError."""
-    if value is None:
-        return USUAL
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(text, str) and text for text in value):
+def saved_dialect(dialect: Dialect) -> dict[str, Any]:
+    """Return how a dialect is saved with an answer: its name, unless it is plain, and the markers around a thought."""
+    name = {} if dialect.name == PLAIN.name else {"dialect": dialect.name}
+    return {**name, "thinking": [dialect.markers.open, dialect.markers.close]}
+
+
+def dialect_from(saved: Mapping[str, Any]) -> Dialect:
+    """Return the dialect of a saved answer; the usual one if none was saved. Raises ValueError."""
+    name, markers = saved.get("dialect", PLAIN.name), saved.get("thinking", [PLAIN.markers.open, PLAIN.markers.close])
+    if not isinstance(name, str):
+        raise ValueError('"dialect" is not text')
+    if (
+        not isinstance(markers, list)
+        or len(markers) != 2
+        or not all(isinstance(text, str) and text for text in markers)
+    ):
         raise ValueError('"thinking" is not two markers')
-    return ThoughtMarkers(*value)
-
-
-def _without_beginning_of(marker: str, text: str) -> str:
-    for length in range(len(marker) - 1, 0, -1):
-        if text.endswith(marker[:length]):
-            return text[:-length]
-    return text
+    return named(name, ThoughtMarkers(*markers))

@@ -1,8 +1,9 @@
 """Transcripts: chats on disk, one append-only file of JSON lines each.
 
-The first line is {"chat": id, "model": …}. A message is {"role": …, "text": …}, with "thinking": [open, close] for the
-markers around a thought. {"system": …}, {"name": …} and {"model": …} set values. {"keep": n} removes all messages but
-the first n. {"keep": 0} takes effect with the next message: a file that ends with it still has its messages.
+The first line is {"chat": id, "model": …}. A message is {"role": …, "text": …}; one with marks of a dialect also has
+the "dialect" and "thinking": [open, close] for the markers around a thought. {"system": …}, {"name": …} and
+{"model": …} set values. {"keep": n} removes all messages but the first n. {"keep": 0} takes effect with the next
+message: a file that ends with it still has its messages.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from cli.chat import export
 from cli.chat.dialogue import Dialogue, Message
-from cli.chat.thinking import markers_from
+from cli.chat.thinking import dialect_from, saved_dialect
 from cli.chat.typed_path import typed_path
 from mlx_moe.errors import InvalidRequestError
 
@@ -42,8 +43,8 @@ Line = dict[str, Any]
 def said(message: Message, **details: Any) -> Line:
     """Return the line of a message."""
     reason = {} if message.finish_reason is None else {"finish_reason": message.finish_reason}
-    thinking = {"thinking": [message.markers.open, message.markers.close]} if message.thinks else {}
-    return {"role": message.role, "text": message.text, **thinking, **reason, **details}
+    written = saved_dialect(message.dialect) if message.is_marked else {}
+    return {"role": message.role, "text": message.text, **written, **reason, **details}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +261,7 @@ class _Replay:
         if self._emptied:
             self.dialogue.messages.clear()
             self._emptied = False
-        markers = markers_from(line.get("thinking"))
-        self.dialogue.messages.append(Message(role, _string(line, "text"), reason, markers))
+        self.dialogue.messages.append(Message(role, _string(line, "text"), reason, dialect_from(line)))
 
 
 def _string(line: dict[str, Any], key: str) -> str:

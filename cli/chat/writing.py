@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cli.backend import Backend
+from cli.begun_answer import begun_answer
 from cli.chat.dialogue import Dialogue
-
-PROMPT_ENDING = 64
-"""Number of tokens at the end of a prompt that may contain a marker; each token has at least one byte."""
 
 
 @dataclass(slots=True)
@@ -34,11 +32,9 @@ class Writing:
 def begin(backend: Backend, dialogue: Dialogue, count: int, think: bool | None) -> Writing:
     """Return an empty answer to the first `count` messages."""
     variables: dict[str, Any] = {} if think is None else {"enable_thinking": think, "thinking": think}
-    markers = backend.thought_markers
-    messages = dialogue.for_template(count, markers, backend.thoughts_apart)
+    messages = dialogue.for_template(count, backend.dialect, backend.thoughts_apart)
     prompt_ids = tuple(backend.format_chat(messages, **variables))
-    ending = backend.decode(prompt_ids[-PROMPT_ENDING:], skip_special_tokens=False)
-    return Writing(prompt_ids, ending[ending.rindex(markers.open) :] if ending.rstrip().endswith(markers.open) else "")
+    return Writing(prompt_ids, begun_answer(backend, prompt_ids))
 
 
 def resume(backend: Backend, dialogue: Dialogue, think: bool | None) -> Writing:

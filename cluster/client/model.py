@@ -20,6 +20,7 @@ from cluster.wire import coordinator_pb2_grpc
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.sampling_params import SamplingParams
+from mlx_moe.text.dialects import Dialect, named
 from mlx_moe.text.thought import ThoughtMarkers
 
 CALL_S = 30.0
@@ -31,7 +32,8 @@ class ModelDescription:
     """A served model. `sampling` has its defaults; `notes` tell people which values of its files are ignored.
 
     `kv_positions` is the KV room of all requests together. `text_failure` says why it has no tokenizer, "" if it has
-    one. `thoughts_apart`: its template takes earlier thoughts in `reasoning_content` instead of `content`.
+    one. `dialect`: how its answers mark reasoning and tool calls. `thoughts_apart`: its template takes earlier thoughts
+    in `reasoning_content` instead of `content`.
     """
 
     model: str
@@ -43,7 +45,7 @@ class ModelDescription:
     has_chat_template: bool
     text_failure: str
     notes: tuple[str, ...]
-    thought_markers: ThoughtMarkers
+    dialect: Dialect
     thoughts_apart: bool
 
 
@@ -217,6 +219,6 @@ def _description(message: pb.ModelDescription) -> ModelDescription:
         has_chat_template=message.has_chat_template,
         text_failure=message.text_failure,
         notes=tuple(message.notes),
-        thought_markers=ThoughtMarkers(message.thought_open, message.thought_close),
+        dialect=named(message.dialect, ThoughtMarkers(message.thought_open, message.thought_close)),
         thoughts_apart=message.thoughts_apart,
     )

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cluster.wire import worker_pb2 as cluster_dot_wire_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63luster/wire/coordinator.proto\x12\x0emoe_cluster.v1\x1a\x19\x63luster/wire/worker.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xb6\x02\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08sampling\x18\r \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x14\n\x0ckv_positions\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x14\n\x0ctext_failure\x18\x08 \x01(\t\x12\r\n\x05notes\x18\t \x03(\t\x12\x14\n\x0cthought_open\x18\n \x01(\t\x12\x15\n\rthought_close\x18\x0b \x01(\t\x12\x16\n\x0ethoughts_apart\x18\x0c \x01(\x08J\x04\x08\x02\x10\x03\"8\n\x11\x46ormatChatRequest\x12\x10\n\x08messages\x18\x01 \x01(\t\x12\x11\n\tvariables\x18\x02 \x01(\t\"9\n\rEncodeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"?\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\")\n\x0e\x43onversationId\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\"\x14\n\x12\x43onversationClosed\"\x12\n\x10\x43onversationHeld\"\x11\n\x0fTimelineRequest\"\xbb\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12;\n\nlogit_bias\x18\x08 \x03(\x0b\x32\'.moe_cluster.v1.Sampling.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xe1\x01\n\rAnswerRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\x12\x11\n\tinput_ids\x18\x02 \x03(\r\x12*\n\x08sampling\x18\t \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x14\n\x0c\x64\x65tect_loops\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\x0c\x42\r\n\x0b_max_tokensJ\x04\x08\x03\x10\x04\"\xa6\x01\n\x0b\x41nswerEvent\x12,\n\x05\x62\x65gun\x18\x01 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerBegunH\x00\x12\x32\n\x07prefill\x18\x02 \x01(\x0b\x32\x1f.moe_cluster.v1.PrefillProgressH\x00\x12,\n\x05token\x18\x03 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerTokenH\x00\x42\x07\n\x05\x65vent\"/\n\x0b\x41nswerBegun\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\".\n\x0fPrefillProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\"\x8d\x01\n\x0b\x41nswerToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x10\n\x08position\x18\x04 \x01(\r\x12*\n\x05stats\x18\x05 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerStats\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\"\x8a\x02\n\x0b\x41nswerStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x0e\n\x06ttft_s\x18\x04 \x01(\x01\x12\x11\n\tprefill_s\x18\x05 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x64rafted\x18\x08 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\t \x01(\r\x12\x19\n\x11\x63ompared_by_depth\x18\n \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_by_depth\x18\x0b \x03(\r\x12\x14\n\x0c\x63hunk_length\x18\x0c \x01(\r2\xf0\x04\n\x0b\x43oordinator\x12M\n\x08\x44\x65scribe\x12\x1f.moe_cluster.v1.DescribeRequest\x1a .moe_cluster.v1.ModelDescription\x12I\n\nFormatChat\x12!.moe_cluster.v1.FormatChatRequest\x1a\x18.moe_cluster.v1.TokenIds\x12\x41\n\x06\x45ncode\x12\x1d.moe_cluster.v1.EncodeRequest\x1a\x18.moe_cluster.v1.TokenIds\x12=\n\x06\x44\x65\x63ode\x12\x1d.moe_cluster.v1.DecodeRequest\x1a\x14.moe_cluster.v1.Text\x12\x46\n\x06\x41nswer\x12\x1d.moe_cluster.v1.AnswerRequest\x1a\x1b.moe_cluster.v1.AnswerEvent0\x01\x12W\n\x11\x43loseConversation\x12\x1e.moe_cluster.v1.ConversationId\x1a\".moe_cluster.v1.ConversationClosed\x12V\n\x10HoldConversation\x12\x1e.moe_cluster.v1.ConversationId\x1a .moe_cluster.v1.ConversationHeld0\x01\x12L\n\x08Timeline\x12\x1f.moe_cluster.v1.TimelineRequest\x1a\x1d.moe_cluster.v1.StageTimeline0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63luster/wire/coordinator.proto\x12\x0emoe_cluster.v1\x1a\x19\x63luster/wire/worker.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xc7\x02\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08sampling\x18\r \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x14\n\x0ckv_positions\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x14\n\x0ctext_failure\x18\x08 \x01(\t\x12\r\n\x05notes\x18\t \x03(\t\x12\x14\n\x0cthought_open\x18\n \x01(\t\x12\x15\n\rthought_close\x18\x0b \x01(\t\x12\x0f\n\x07\x64ialect\x18\x0e \x01(\t\x12\x16\n\x0ethoughts_apart\x18\x0c \x01(\x08J\x04\x08\x02\x10\x03\"8\n\x11\x46ormatChatRequest\x12\x10\n\x08messages\x18\x01 \x01(\t\x12\x11\n\tvariables\x18\x02 \x01(\t\"9\n\rEncodeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"?\n\rDecodeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\")\n\x0e\x43onversationId\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\"\x14\n\x12\x43onversationClosed\"\x12\n\x10\x43onversationHeld\"\x11\n\x0fTimelineRequest\"\xbb\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12;\n\nlogit_bias\x18\x08 \x03(\x0b\x32\'.moe_cluster.v1.Sampling.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xe1\x01\n\rAnswerRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\x0c\x12\x11\n\tinput_ids\x18\x02 \x03(\r\x12*\n\x08sampling\x18\t \x01(\x0b\x32\x18.moe_cluster.v1.Sampling\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x14\n\x0c\x64\x65tect_loops\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\x0c\x42\r\n\x0b_max_tokensJ\x04\x08\x03\x10\x04\"\xa6\x01\n\x0b\x41nswerEvent\x12,\n\x05\x62\x65gun\x18\x01 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerBegunH\x00\x12\x32\n\x07prefill\x18\x02 \x01(\x0b\x32\x1f.moe_cluster.v1.PrefillProgressH\x00\x12,\n\x05token\x18\x03 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerTokenH\x00\x42\x07\n\x05\x65vent\"/\n\x0b\x41nswerBegun\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\".\n\x0fPrefillProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\"\x8d\x01\n\x0b\x41nswerToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x10\n\x08position\x18\x04 \x01(\r\x12*\n\x05stats\x18\x05 \x01(\x0b\x32\x1b.moe_cluster.v1.AnswerStats\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\"\x8a\x02\n\x0b\x41nswerStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x0e\n\x06ttft_s\x18\x04 \x01(\x01\x12\x11\n\tprefill_s\x18\x05 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x64rafted\x18\x08 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\t \x01(\r\x12\x19\n\x11\x63ompared_by_depth\x18\n \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_by_depth\x18\x0b \x03(\r\x12\x14\n\x0c\x63hunk_length\x18\x0c \x01(\r2\xf0\x04\n\x0b\x43oordinator\x12M\n\x08\x44\x65scribe\x12\x1f.moe_cluster.v1.DescribeRequest\x1a .moe_cluster.v1.ModelDescription\x12I\n\nFormatChat\x12!.moe_cluster.v1.FormatChatRequest\x1a\x18.moe_cluster.v1.TokenIds\x12\x41\n\x06\x45ncode\x12\x1d.moe_cluster.v1.EncodeRequest\x1a\x18.moe_cluster.v1.TokenIds\x12=\n\x06\x44\x65\x63ode\x12\x1d.moe_cluster.v1.DecodeRequest\x1a\x14.moe_cluster.v1.Text\x12\x46\n\x06\x41nswer\x12\x1d.moe_cluster.v1.AnswerRequest\x1a\x1b.moe_cluster.v1.AnswerEvent0\x01\x12W\n\x11\x43loseConversation\x12\x1e.moe_cluster.v1.ConversationId\x1a\".moe_cluster.v1.ConversationClosed\x12V\n\x10HoldConversation\x12\x1e.moe_cluster.v1.ConversationId\x1a .moe_cluster.v1.ConversationHeld0\x01\x12L\n\x08Timeline\x12\x1f.moe_cluster.v1.TimelineRequest\x1a\x1d.moe_cluster.v1.StageTimeline0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,41 +37,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=77
   _globals['_DESCRIBEREQUEST']._serialized_end=94
   _globals['_MODELDESCRIPTION']._serialized_start=97
-  _globals['_MODELDESCRIPTION']._serialized_end=407
-  _globals['_FORMATCHATREQUEST']._serialized_start=409
-  _globals['_FORMATCHATREQUEST']._serialized_end=465
-  _globals['_ENCODEREQUEST']._serialized_start=467
-  _globals['_ENCODEREQUEST']._serialized_end=524
-  _globals['_DECODEREQUEST']._serialized_start=526
-  _globals['_DECODEREQUEST']._serialized_end=589
-  _globals['_TOKENIDS']._serialized_start=591
-  _globals['_TOKENIDS']._serialized_end=620
-  _globals['_TEXT']._serialized_start=622
-  _globals['_TEXT']._serialized_end=642
-  _globals['_CONVERSATIONID']._serialized_start=644
-  _globals['_CONVERSATIONID']._serialized_end=685
-  _globals['_CONVERSATIONCLOSED']._serialized_start=687
-  _globals['_CONVERSATIONCLOSED']._serialized_end=707
-  _globals['_CONVERSATIONHELD']._serialized_start=709
-  _globals['_CONVERSATIONHELD']._serialized_end=727
-  _globals['_TIMELINEREQUEST']._serialized_start=729
-  _globals['_TIMELINEREQUEST']._serialized_end=746
-  _globals['_SAMPLING']._serialized_start=749
-  _globals['_SAMPLING']._serialized_end=1192
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1023
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1071
-  _globals['_ANSWERREQUEST']._serialized_start=1195
-  _globals['_ANSWERREQUEST']._serialized_end=1420
-  _globals['_ANSWEREVENT']._serialized_start=1423
-  _globals['_ANSWEREVENT']._serialized_end=1589
-  _globals['_ANSWERBEGUN']._serialized_start=1591
-  _globals['_ANSWERBEGUN']._serialized_end=1638
-  _globals['_PREFILLPROGRESS']._serialized_start=1640
-  _globals['_PREFILLPROGRESS']._serialized_end=1686
-  _globals['_ANSWERTOKEN']._serialized_start=1689
-  _globals['_ANSWERTOKEN']._serialized_end=1830
-  _globals['_ANSWERSTATS']._serialized_start=1833
-  _globals['_ANSWERSTATS']._serialized_end=2099
-  _globals['_COORDINATOR']._serialized_start=2102
-  _globals['_COORDINATOR']._serialized_end=2726
+  _globals['_MODELDESCRIPTION']._serialized_end=424
+  _globals['_FORMATCHATREQUEST']._serialized_start=426
+  _globals['_FORMATCHATREQUEST']._serialized_end=482
+  _globals['_ENCODEREQUEST']._serialized_start=484
+  _globals['_ENCODEREQUEST']._serialized_end=541
+  _globals['_DECODEREQUEST']._serialized_start=543
+  _globals['_DECODEREQUEST']._serialized_end=606
+  _globals['_TOKENIDS']._serialized_start=608
+  _globals['_TOKENIDS']._serialized_end=637
+  _globals['_TEXT']._serialized_start=639
+  _globals['_TEXT']._serialized_end=659
+  _globals['_CONVERSATIONID']._serialized_start=661
+  _globals['_CONVERSATIONID']._serialized_end=702
+  _globals['_CONVERSATIONCLOSED']._serialized_start=704
+  _globals['_CONVERSATIONCLOSED']._serialized_end=724
+  _globals['_CONVERSATIONHELD']._serialized_start=726
+  _globals['_CONVERSATIONHELD']._serialized_end=744
+  _globals['_TIMELINEREQUEST']._serialized_start=746
+  _globals['_TIMELINEREQUEST']._serialized_end=763
+  _globals['_SAMPLING']._serialized_start=766
+  _globals['_SAMPLING']._serialized_end=1209
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1040
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1088
+  _globals['_ANSWERREQUEST']._serialized_start=1212
+  _globals['_ANSWERREQUEST']._serialized_end=1437
+  _globals['_ANSWEREVENT']._serialized_start=1440
+  _globals['_ANSWEREVENT']._serialized_end=1606
+  _globals['_ANSWERBEGUN']._serialized_start=1608
+  _globals['_ANSWERBEGUN']._serialized_end=1655
+  _globals['_PREFILLPROGRESS']._serialized_start=1657
+  _globals['_PREFILLPROGRESS']._serialized_end=1703
+  _globals['_ANSWERTOKEN']._serialized_start=1706
+  _globals['_ANSWERTOKEN']._serialized_end=1847
+  _globals['_ANSWERSTATS']._serialized_start=1850
+  _globals['_ANSWERSTATS']._serialized_end=2116
+  _globals['_COORDINATOR']._serialized_start=2119
+  _globals['_COORDINATOR']._serialized_end=2743
 # @@protoc_insertion_point(module_scope)

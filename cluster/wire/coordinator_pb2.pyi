@@ -12,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("model", "sampling", "context_tokens", "kv_bytes_per_token", "has_chat_template", "kv_positions", "vocab_size", "text_failure", "notes", "thought_open", "thought_close", "thoughts_apart")
+    __slots__ = ("model", "sampling", "context_tokens", "kv_bytes_per_token", "has_chat_template", "kv_positions", "vocab_size", "text_failure", "notes", "thought_open", "thought_close", "dialect", "thoughts_apart")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class ModelDescription(_message.Message):
     NOTES_FIELD_NUMBER: _ClassVar[int]
     THOUGHT_OPEN_FIELD_NUMBER: _ClassVar[int]
     THOUGHT_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    DIALECT_FIELD_NUMBER: _ClassVar[int]
     THOUGHTS_APART_FIELD_NUMBER: _ClassVar[int]
     model: str
     sampling: Sampling
@@ -36,8 +37,9 @@ class ModelDescription(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     thought_open: str
     thought_close: str
+    dialect: str
     thoughts_apart: bool
-    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ..., vocab_size: _Optional[int] = ..., text_failure: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., thought_open: _Optional[str] = ..., thought_close: _Optional[str] = ..., thoughts_apart: bool = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., has_chat_template: bool = ..., kv_positions: _Optional[int] = ..., vocab_size: _Optional[int] = ..., text_failure: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., thought_open: _Optional[str] = ..., thought_close: _Optional[str] = ..., dialect: _Optional[str] = ..., thoughts_apart: bool = ...) -> None: ...
 
 class FormatChatRequest(_message.Message):
     __slots__ = ("messages", "variables")

@@ -59,8 +59,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             vocab_size=model.config.vocab_size,
             text_failure="" if model.tokenizer.failure is None else str(model.tokenizer.failure),
             notes=model.notes,
-            thought_open=model.tokenizer.thought_markers.open,
-            thought_close=model.tokenizer.thought_markers.close,
+            dialect=model.tokenizer.dialect.name,
+            thought_open=model.tokenizer.dialect.markers.open,
+            thought_close=model.tokenizer.dialect.markers.close,
             thoughts_apart=thoughts_apart,
         )
 

@@ -11,9 +11,9 @@ from mlx_moe.checkpoint import json_file
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.text.chat_template import ChatTemplate
 from mlx_moe.text.detokenizer import Detokenizer
+from mlx_moe.text.dialects import choose
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.stated_tokens import optional
-from mlx_moe.text.thought import ThoughtMarkers
 from mlx_moe.text.vocabulary import Vocabulary, library_errors
 
 MAX_TEXT_CHARACTERS = 32 << 20
@@ -24,7 +24,7 @@ class Tokenizer:
 
     Attributes:
         eos_token_ids: all tokens that end a turn.
-        thought_markers: the texts around a thought in this model's answers.
+        dialect: how this model's answers mark reasoning and tool calls.
         failure: why the tokenizer files cannot be used, or None. If set, encoding raises it and ids have no text.
     """
 
@@ -34,6 +34,7 @@ class Tokenizer:
         eos_token_ids: frozenset[int],
         chat_template: ChatTemplate | None,
         failure: CheckpointError | None = None,
+        model_type: str = "",
     ) -> None:
         tokenizer = vocabulary.tokenizer
         bos_token = vocabulary.special_tokens.get("bos_token")
@@ -46,9 +47,11 @@ class Tokenizer:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         template = "" if chat_template is None else chat_template.source
-        self.thought_markers = ThoughtMarkers.find(map(str, added.values()), template)
-        shown = (self.thought_markers.open, self.thought_markers.close)
-        self._hidden_ids = frozenset(i for i, token in added.items() if token.special and str(token) not in shown)
+        self.dialect = choose(template, model_type, [str(token) for token in added.values()])
+        shown = {self.dialect.markers.open, self.dialect.markers.close, *self.dialect.special_tokens}
+        self._hidden_ids = frozenset(
+            i for i, token in added.items() if token.special and (i in eos_token_ids or str(token) not in shown)
+        )
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -65,7 +68,8 @@ class Tokenizer:
         jinja = _template_source(directory, config)
         template = None if jinja is None else ChatTemplate(jinja, vocabulary.special_tokens)
         ends = GenerationDefaults.read(directory).eos_token_ids | vocabulary.eos_token_ids
-        return cls(vocabulary, ends, template)
+        model_type = str(optional(directory / "config.json").get("model_type", ""))
+        return cls(vocabulary, ends, template, model_type=model_type)
 
     @classmethod
     def load_if_usable(cls, directory: Path) -> Tokenizer:
@@ -101,7 +105,7 @@ class Tokenizer:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
     def answer_text(self, token_ids: Sequence[int]) -> str:
-        """Return the text of an answer without its special tokens, except the markers of a thought."""
+        """Return the text of an answer without its special tokens, except those that its dialect is marked with."""
         one = self.detokenizer()
         return "".join(map(one.add, token_ids)) + one.finish()
 
@@ -126,7 +130,7 @@ class Tokenizer:
     @cached_property
     def takes_thoughts_apart(self) -> bool:
         """Whether the chat template takes thoughts of earlier turns in a key of their own, apart from the answer."""
-        return self.chat_template is None or self.chat_template.takes_thoughts_apart(self.thought_markers)
+        return self.chat_template is None or self.chat_template.takes_thoughts_apart(self.dialect.markers)
 
     @property
     def vocabulary(self) -> dict[str, int]:

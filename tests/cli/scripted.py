@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cli.chat.thinking import PLAIN
 from cli.nodes import placement_table
 from cli.progress import OnProgress
 from cli.tables import HeadedTable
@@ -18,7 +19,7 @@ from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Tok
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
 from mlx_moe.node_placement import NodePlacement
 from mlx_moe.sampling_params import SamplingParams
-from mlx_moe.text.thought import ThoughtMarkers
+from mlx_moe.text.dialects import Dialect
 
 END = 0
 NOTHING = 1
@@ -125,7 +126,7 @@ class ScriptedBackend:
     kv_bytes_per_token: int = 1152
     load_s: float = 0.5
     notes: Sequence[str] = ()
-    thought_markers: ThoughtMarkers = field(default_factory=ThoughtMarkers)
+    dialect: Dialect = PLAIN
     thoughts_apart: bool = True
     prediction: str = ""
     placement: Sequence[NodePlacement] = (NodePlacement("mac-1", range(6), 80, 6_400_000, 9_000_000),)

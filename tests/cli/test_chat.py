@@ -22,6 +22,7 @@ from cli.chat.transcript import SavedChat, Transcripts
 from cli.options import AnswerOptions
 from cluster.errors import NodeLostError
 from mlx_moe.errors import InsufficientMemoryError, NumericsError
+from mlx_moe.text.dialects import named
 from mlx_moe.text.thought import ThoughtMarkers
 from tests.cli.scripted import CTRL_C, ScriptedBackend, ScriptedModels, one_answer
 
@@ -363,7 +364,7 @@ def test_thinking_is_kept_for_the_template_and_asked_for(sitting: Sitting) -> No
     assert "hm" in sitting.say("/think show")
 
 
-OTHER = ThoughtMarkers("◁think▷", "◁/think▷")
+OTHER = named("plain", ThoughtMarkers("◁think▷", "◁/think▷"))
 
 
 def test_an_earlier_thought_goes_to_the_template_apart_from_the_answer(sitting: Sitting) -> None:
@@ -380,9 +381,9 @@ def test_a_template_that_strips_thoughts_itself_gets_them_between_its_own_marker
     sitting.backend.thoughts_apart = False
     sitting.say("more")
     assert "<assistant><think>hm</think>\nYes</assistant>" in sitting.prompt()
-    sitting.backend.thought_markers = OTHER
+    sitting.backend.dialect = OTHER
     sitting.say("/retry")
-    assert "<assistant>◁think▷hm◁/think▷\nYes</assistant>" in sitting.prompt()
+    assert "<assistant>◁think▷\nhm\n◁/think▷\n\nYes</assistant>" in sitting.prompt()
 
 
 def stopped_amid_a_thought(prompt: str) -> str:
@@ -396,7 +397,7 @@ def test_a_thought_that_the_prompt_begins_goes_on_and_keeps_its_border(
 ) -> None:
     copied: list[str] = []
     monkeypatch.setattr("cli.chat.clipboard.copy", lambda text: copied.append(text) or "test")
-    sitting.backend.thought_markers = OTHER
+    sitting.backend.dialect = OTHER
     sitting.backend.opening = "◁think▷\n"
     sitting.backend.script = stopped_amid_a_thought
     sitting.say("hi")
@@ -407,7 +408,7 @@ def test_a_thought_that_the_prompt_begins_goes_on_and_keeps_its_border(
         sitting.say(f"/export {tmp_path / 'chat.json'}", f"/load {tmp_path / 'chat.json'}")
     sitting.say("/continue", "/copy")
     assert sitting.texts[-1] == "◁think▷\nhm◁/think▷Yes"
-    assert sitting.saved.dialogue.messages[-1].parts.thinking == "\nhm"
+    assert sitting.saved.dialogue.messages[-1].parts.thinking == "hm"
     assert copied == ["Yes"]
     assert "hm" in sitting.say("/think show")
 

@@ -15,6 +15,8 @@ import pytest
 
 from cli import app
 from mlx_moe.errors import InsufficientMemoryError, NumericsError
+from mlx_moe.text.dialects import named
+from mlx_moe.text.thought import ThoughtMarkers
 from tests.cli.scripted import WAIT, ScriptedBackend, ScriptedModels, one_answer
 from tests.patience import PATIENCE_S
 
@@ -98,6 +100,45 @@ def test_json_tells_all(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert set(told["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps", "total_s"}
     assert told["placement"][0]["layers"] == [0, 6]
     assert told["speculation"] == {"drafted": 0, "accepted": 0, "compared_by_depth": [], "accepted_by_depth": []}
+
+
+SPOKEN = 'hm\n</think>\n\nI look.\n<tool_call>\n{"name": "clock", "arguments": {"zone": "Rome"}}\n</tool_call>'
+
+
+@pytest.fixture
+def thinking(backend: ScriptedBackend) -> None:
+    """Let the model think and call a tool."""
+    backend.dialect = named("qwen", ThoughtMarkers())
+    backend.opening = "<think>\n"
+    backend.script = one_answer(SPOKEN)
+
+
+@pytest.mark.usefixtures("thinking")
+def test_json_tells_thoughts_and_calls_apart(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("run", "demo", "hi", "--json") == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["text"], told["reasoning"], told["content"]) == (SPOKEN, "hm", "I look.")
+    assert told["tool_calls"] == [{"id": "", "name": "clock", "arguments": '{"zone": "Rome"}'}]
+
+
+@pytest.mark.usefixtures("thinking")
+def test_a_pipe_gets_the_text_as_the_model_wrote_it(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("run", "demo", "hi") == 0
+    assert capfd.readouterr().out == SPOKEN + "\n"
+
+
+@pytest.mark.usefixtures("thinking")
+def test_a_terminal_shows_thoughts_and_calls_in_grey(
+    run: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.written_answer.moves_its_cursor", lambda: True)
+    monkeypatch.setattr("cli.written_answer.columns", lambda _stream: 80)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert run("run", "demo", "hi") == 0
+    shown = capfd.readouterr().out.replace("\x1b[0m\x1b[3;90m", "")
+    call = 'calls clock {"zone": "Rome"}'
+    assert shown == f"\x1b[3;90mhm\x1b[0m\n\nI look.\n\n\x1b[3;90m{call}\x1b[0m\n"
 
 
 def test_options_override_the_models_defaults_and_nothing_else(run: Run, backend: ScriptedBackend) -> None:

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from cli.chat.answer_view import LiveAnswer
 from cli.chat.markdown import ChatMarkdown, finished_length
 from cli.chat.region import Region
-from cli.chat.screen import LiveAnswer
+from cli.chat.thinking import PLAIN
+from mlx_moe.text.dialects import Dialect, named
 
 ANSWER = """# Title
 
@@ -106,9 +108,11 @@ class Terminal:
         return "\n".join(self.lines).rstrip()
 
 
-def draw(terminal: Terminal, text: str, step: int, before: str = "", fold: bool = False) -> None:
+def draw(
+    terminal: Terminal, text: str, step: int, before: str = "", fold: bool = False, dialect: Dialect = PLAIN
+) -> None:
     """Draw an answer as it grows by `step` characters."""
-    view = LiveAnswer(terminal.console, fold, before)
+    view = LiveAnswer(terminal.console, fold, before, dialect)
     for end in range(len(before) + step, len(text), step):
         view._next_drawing = 0.0
         view.update(text[:end], "the bar")
@@ -175,6 +179,39 @@ def test_folded_thinking_leaves_one_line() -> None:
     draw(terminal, "<think>\n" + "a long thought\n" * 20 + "</think>The answer.", 3, fold=True)
     assert terminal.lines[0].startswith("thought for")
     assert terminal.lines[1:3] == ["", "The answer."]
+
+
+HARMONY = (
+    "<|channel|>analysis<|message|>I need the weather.<|end|><|start|>assistant<|channel|>commentary<|message|>"
+    "One **moment**.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+    '{"city": "Rome",\n "days": 3}<|call|><|start|>assistant<|channel|>analysis<|message|>Now the answer.<|end|>'
+    "<|start|>assistant<|channel|>final<|message|>It rains."
+)
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_thoughts_and_calls_stand_where_the_model_wrote_them(step: int) -> None:
+    terminal = Terminal()
+    draw(terminal, HARMONY, step, dialect=named("harmony", PLAIN.markers))
+    assert terminal.text.splitlines() == [
+        "I need the weather.",
+        "",
+        "One moment.",
+        "",
+        'calls weather {"city": "Rome", "days": 3}',
+        "",
+        "Now the answer.",
+        "",
+        "It rains.",
+    ]
+    assert [terminal.screen.buffer[row][0].fg for row in (0, 2, 4)] == ["brightblack", "default", "brightblack"]
+
+
+def test_a_long_call_is_one_line() -> None:
+    terminal = Terminal(columns=40)
+    call = '<tool_call>{"name": "write", "arguments": {"text": "' + "many words " * 50 + '"}}</tool_call>'
+    draw(terminal, f"{call}\n{call}", 20, dialect=named("qwen", PLAIN.markers))
+    assert terminal.text.splitlines() == ['calls write {"text": "many words many …'] * 2
 
 
 def test_html_and_link_targets_are_visible() -> None:

@@ -16,6 +16,7 @@ from cli.chat.saving import Saving
 from cli.chat.transcript import LISTED, SavedChat, TranscriptError, Transcripts, read_transcript, said
 from cli.whole_file import write_whole
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.text.dialects import named
 from mlx_moe.text.thought import ThoughtMarkers
 
 QUESTION, ANSWER = Message("user", "hi \ud83d\n"), Message("assistant", "hello 日本", "stop")
@@ -233,8 +234,8 @@ def test_a_chat_open_elsewhere_goes_on_as_a_copy(transcripts: Transcripts) -> No
 
 
 def test_the_border_between_thought_and_answer_is_saved(transcripts: Transcripts) -> None:
-    markers = ThoughtMarkers("[THINK]", "[/THINK]")
-    dialogue = Dialogue(messages=[QUESTION, Message("assistant", "[THINK]hm[/THINK]ok", "stop", markers), QUESTION])
+    dialect = named("plain", ThoughtMarkers("[THINK]", "[/THINK]"))
+    dialogue = Dialogue(messages=[QUESTION, Message("assistant", "[THINK]hm[/THINK]ok", "stop", dialect), QUESTION])
     transcripts.new("demo", dialogue).close()
     (path,) = transcripts.newest()
     assert read_transcript(path).dialogue == dialogue

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.chat.bar import bar_text
-from cli.chat.thinking import split_thinking
+from cli.chat.thinking import PLAIN, ThoughtAndAnswer, split_thinking
 from cli.exit_codes import ExitCode, exit_code_of
 from cli.failures import error_line
 from cli.units import count_text, duration_text, rate_text, span_text, tokens_text
@@ -18,6 +18,7 @@ from cluster.errors import ClusterError, NoClusterError, NodeLostError, Placemen
 from cluster.home import VARIABLE, Home
 from mlx_moe import errors
 from mlx_moe.decoding.request import GenerationStats
+from mlx_moe.text.dialects import named
 from mlx_moe.text.thought import ThoughtMarkers
 from mlx_moe.units import bytes_text
 
@@ -88,19 +89,12 @@ def test_visible_keeps_what_people_write() -> None:
 
 
 def test_thinking_is_told_from_the_answer() -> None:
-    parts = split_thinking("\n<think>\nhm</think>\n42")
-    assert (parts.thinking, parts.answer) == ("\nhm", "\n42")
-    assert split_thinking("no <think>x</think>").answer == "no <think>x</think>"
-    parts = split_thinking("[THINK]hm[/THINK]42", ThoughtMarkers("[THINK]", "[/THINK]"))
-    assert (parts.thinking, parts.answer, parts.answer_start) == ("hm", "42", 17)
-
-
-@given(st.integers(0, 40))
-def test_no_part_of_a_tag_is_shown_while_it_may_be_one(length: int) -> None:
-    text = "<think>deep thought</think>answer"[:length]
-    parts = split_thinking(text, ended=False)
-    assert "<" not in parts.thinking + parts.answer
-    assert "deep thought".startswith(parts.thinking)
+    assert split_thinking("\n<think>\nhm</think>\n42", PLAIN) == ThoughtAndAnswer("hm", "42")
+    assert split_thinking("no <think>x</think>", PLAIN).answer == "no <think>x</think>"
+    other = named("plain", ThoughtMarkers("[THINK]", "[/THINK]"))
+    assert split_thinking("[THINK]hm[/THINK]42", other) == ThoughtAndAnswer("hm", "42")
+    call = '<tool_call>{"name": "f"}</tool_call>'
+    assert split_thinking(f"<think>hm</think>{call}", named("qwen", PLAIN.markers)) == ThoughtAndAnswer("hm", call)
 
 
 def test_bar_tells_model_speed_and_context() -> None:

@@ -43,7 +43,8 @@ def service(model: LocalModel) -> CoordinatorService:
 def test_it_describes_thoughts_notes_and_a_missing_tokenizer(model: LocalModel, tmp_path: Path) -> None:
     context = cast("Any", None)
     told = asyncio.run(service(model).Describe(pb.DescribeRequest(), context))
-    assert (told.thought_open, told.thought_close, told.thoughts_apart) == ("[THINK]", "[/THINK]", False)
+    assert (told.dialect, told.thought_open, told.thought_close) == ("deepseek", "[THINK]", "[/THINK]")
+    assert not told.thoughts_apart
     assert tuple(told.notes) == model.notes
     assert "top_k" in model.notes[0]
     assert (told.vocab_size, told.text_failure) == (model.config.vocab_size, "")

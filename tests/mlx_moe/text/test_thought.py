@@ -46,7 +46,7 @@ def test_markers_keep_their_place_also_where_they_are_special(
     tmp_path: Path, pair: tuple[str, str], special: bool
 ) -> None:
     one = tokenizer(tmp_path, [AddedToken(text, special=special) for text in (*pair, "<|tool|>")])
-    assert (one.thought_markers.open, one.thought_markers.close) == pair
+    assert (one.dialect.markers.open, one.dialect.markers.close) == pair
     text = f"{pair[0]}hm{pair[1]}ok"
     assert one.answer_text(one.encode(f"<s>{text}<|tool|></s>")) == text + ("" if special else "<|tool|>")
     assert one.decode(one.encode(text)) == ("hmok" if special else text)  # as transformers' own decode
