@@ -237,7 +237,7 @@ class ModelConfig:
             model_type=model_type,
             vocab_size=fields.dimension("vocab_size"),
             hidden_size=fields.dimension("hidden_size"),
-            intermediate_size=fields.dimension("intermediate_size"),
+            intermediate_size=fields.dimension("intermediate_size", "moe_intermediate_size"),
             num_hidden_layers=fields.dimension("num_hidden_layers"),
             max_position_embeddings=fields.dimension("max_position_embeddings"),
             rms_norm_eps=fields.number("rms_norm_eps", default=default_norm_eps, above=0),

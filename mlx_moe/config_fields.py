@@ -87,6 +87,11 @@ class ConfigFields:
             raise self._wrong(key, value, "an object")
         return ConfigFields(value, f"{self._source}: {key}")
 
+    def within(self, key: str) -> ConfigFields:
+        """Return the values of the object under `key`, then those beside it; all of these values if it is missing."""
+        section = self.section(key)
+        return self if section is None else ConfigFields({**self._values, **dict(section.items())}, section._source)
+
     def items(self) -> list[tuple[str, Any]]:
         """Return all pairs, unchecked."""
         return list(self._values.items())

@@ -2,10 +2,11 @@
 
 One table: name, family, the original's repository, ready 4-bit conversions for MLX, and the published configuration.
 Sources of the conversions, 2026-11-26: the model cards of exo (exo-explore/exo, resources/inference_model_cards: V3.1,
-Kimi-K2-Instruct, Kimi-K2-Thinking, Qwen3-235B-A22B-Instruct-2507, Qwen3-30B-A3B, Qwen3-Coder-480B) and its earlier
-tables (V3, R1, R1-0528); mlx-lm's measurements (Qwen3-30B-A3B-Instruct-2507, Qwen3-235B-A22B-Thinking-2507); Apple's
-WWDC 2025, session 298 (V3-0324); xinference's table (Qwen3-235B-A22B); published measurements of others
-(Qwen3-30B-A3B-Thinking-2507, Qwen3-Coder-30B). This version has loaded none of them yet.
+Kimi-K2-Instruct, Kimi-K2-Thinking, Kimi-K2.5, Qwen3-235B-A22B-Instruct-2507, Qwen3-30B-A3B, Qwen3-Coder-480B,
+Qwen3-Next, Qwen3-Coder-Next, Qwen3.5, Qwen3.6) and its earlier tables (V3, R1, R1-0528); mlx-lm's measurements
+(Qwen3-30B-A3B-Instruct-2507, Qwen3-235B-A22B-Thinking-2507); Apple's WWDC 2025, session 298 (V3-0324); xinference's
+table (Qwen3-235B-A22B); published measurements of others (Qwen3-30B-A3B-Thinking-2507, Qwen3-Coder-30B). This version
+has loaded none of them yet.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ from mlx_moe.published_configs import (
     DEEPSEEK_V3,
     KIMI_K2,
     KIMI_K2_0905,
+    KIMI_K2_5,
+    QWEN3_5_35B,
+    QWEN3_5_122B,
+    QWEN3_5_397B,
     QWEN3_30B,
     QWEN3_30B_2507,
     QWEN3_235B,
     QWEN3_235B_2507,
     QWEN3_CODER_480B,
+    QWEN3_CODER_NEXT,
+    QWEN3_NEXT_80B,
 )
 
-RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2 and Qwen3-MoE"
+RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2, Qwen3-MoE, Qwen3-Next and Qwen3.5-MoE"
 """The models that this version runs, for people."""
 
 
@@ -102,6 +109,7 @@ _TABLE = (
         aliases=("kimi-k2-instruct-0905",),
     ),
     _known("kimi-k2-thinking", "moonshotai/Kimi-K2-Thinking", "Kimi-K2-Thinking", config=KIMI_K2_0905),
+    _known("kimi-k2.5", "moonshotai/Kimi-K2.5", "Kimi-K2.5", config=KIMI_K2_5),
     _known(
         "qwen3-235b-a22b",
         "Qwen/Qwen3-235B-A22B",
@@ -158,6 +166,49 @@ _TABLE = (
         config=QWEN3_CODER_480B,
         aliases=("qwen3-coder-480b-a35b", "qwen3-coder-480b-a35b-instruct"),
     ),
+    _known(
+        "qwen3-next-80b",
+        "Qwen/Qwen3-Next-80B-A3B-Instruct",
+        "Qwen3-Next-80B-A3B-Instruct-4bit",
+        config=QWEN3_NEXT_80B,
+        aliases=("qwen3-next", "qwen3-next-80b-a3b", "qwen3-next-80b-a3b-instruct"),
+    ),
+    _known(
+        "qwen3-next-80b-thinking",
+        "Qwen/Qwen3-Next-80B-A3B-Thinking",
+        "Qwen3-Next-80B-A3B-Thinking-4bit",
+        config=QWEN3_NEXT_80B,
+        aliases=("qwen3-next-80b-a3b-thinking",),
+    ),
+    _known("qwen3-coder-next", "Qwen/Qwen3-Coder-Next", "Qwen3-Coder-Next-4bit", config=QWEN3_CODER_NEXT),
+    _known(
+        "qwen3.5-35b-a3b",
+        "Qwen/Qwen3.5-35B-A3B",
+        "Qwen3.5-35B-A3B-4bit",
+        config=QWEN3_5_35B,
+        aliases=("qwen3.5-35b",),
+    ),
+    _known(
+        "qwen3.5-122b-a10b",
+        "Qwen/Qwen3.5-122B-A10B",
+        "Qwen3.5-122B-A10B-4bit",
+        config=QWEN3_5_122B,
+        aliases=("qwen3.5-122b",),
+    ),
+    _known(
+        "qwen3.5-397b-a17b",
+        "Qwen/Qwen3.5-397B-A17B",
+        "Qwen3.5-397B-A17B-4bit",
+        config=QWEN3_5_397B,
+        aliases=("qwen3.5-397b",),
+    ),
+    _known(
+        "qwen3.6-35b-a3b",
+        "Qwen/Qwen3.6-35B-A3B",
+        "Qwen3.6-35B-A3B-4bit",
+        config=QWEN3_5_35B,
+        aliases=("qwen3.6-35b",),
+    ),
     KnownModel("gpt-oss-20b", "gpt_oss", "openai/gpt-oss-20b"),
     KnownModel("gpt-oss-120b", "gpt_oss", "openai/gpt-oss-120b"),
 )
@@ -174,11 +225,10 @@ _UNSUPPORTED = {
     "DeepSeek-V4": r"^deepseek-v[4-9]",
     "DeepSeekMoE": r"^deepseek-moe",
     "Qwen2 and its predecessors": r"^qwen(?:1\.5|2|2\.5)?-",
-    "Qwen3.5": r"^qwen3\.5",
-    "Qwen3-Next": r"^qwen3-(?:coder-)?next",
+    "the dense Qwen3.5 and 3.6": r"^qwen3\.[56]-(?:0\.8|2|4|9|27)b",
     "Qwen3-VL and Omni": r"^qwen3-(?:vl|omni)",
     "the dense Qwen3": r"^qwen3-(?:0\.6|1\.7|4|8|14|32)b",
-    "Kimi-VL, Linear, Dev, K2.5 and later": r"^kimi-(?:vl|linear|dev|k2\.\d|k[3-9])",
+    "Kimi-VL, Linear, Dev and K3": r"^kimi-(?:vl|linear|dev|k[3-9])",
     "GLM": r"^glm-",
     "gpt_oss": r"^gpt-oss",
     "Mistral and Mixtral": r"^(?:mixtral|ministral|mistral)",

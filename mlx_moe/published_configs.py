@@ -94,6 +94,64 @@ QWEN3_235B_2507: dict[str, Any] = QWEN3_235B | {"max_position_embeddings": 26214
 
 QWEN3_30B_2507: dict[str, Any] = QWEN3_30B | {"max_position_embeddings": 262144, "rope_theta": 10000000.0}
 
+QWEN3_NEXT_80B: dict[str, Any] = {
+    "model_type": "qwen3_next",
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 5120,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_hidden_layers": 48,
+    "full_attention_interval": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 262144,
+    "partial_rotary_factor": 0.25,
+    "rope_theta": 10000000,
+}
+
+QWEN3_CODER_NEXT: dict[str, Any] = QWEN3_NEXT_80B | {"num_nextn_predict_layers": 0}
+"""Its repository has no MTP layer; its config.json does not say so."""
+
+
+def _qwen3_5(**own: int) -> dict[str, Any]:
+    """Return the text part of a Qwen3.5."""
+    shared = QWEN3_NEXT_80B | {"vocab_size": 248320, "mtp_num_hidden_layers": 1} | own
+    width = shared["moe_intermediate_size"]
+    text = shared | {"model_type": "qwen3_5_moe_text", "shared_expert_intermediate_size": width}
+    return {"model_type": "qwen3_5_moe", "text_config": text}
+
+
+QWEN3_5_35B = _qwen3_5(num_hidden_layers=40, num_experts=256, num_experts_per_tok=8)
+
+QWEN3_5_122B = _qwen3_5(
+    hidden_size=3072,
+    moe_intermediate_size=1024,
+    num_attention_heads=32,
+    linear_num_value_heads=64,
+    num_experts=256,
+    num_experts_per_tok=8,
+)
+
+QWEN3_5_397B = _qwen3_5(
+    hidden_size=4096,
+    num_hidden_layers=60,
+    moe_intermediate_size=1024,
+    num_attention_heads=32,
+    linear_num_value_heads=64,
+)
+
+KIMI_K2_5: dict[str, Any] = {"model_type": "kimi_k25", "text_config": KIMI_K2_0905}
+
 QWEN3_CODER_480B: dict[str, Any] = QWEN3_235B_2507 | {
     "hidden_size": 6144,
     "intermediate_size": 8192,

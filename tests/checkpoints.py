@@ -61,11 +61,11 @@ class Shape:
             self.family, **(dict(families.read(self.family).config) | dict(self.changes))
         )
         model = transformers().AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        _randomize(model, self.router_bias, torch.Generator().manual_seed(self.seed))
+        randomize(model, self.router_bias, torch.Generator().manual_seed(self.seed))
         return model
 
 
-def _randomize(model: Model, router_bias: float, random: torch.Generator) -> None:
+def randomize(model: Model, router_bias: float, random: torch.Generator) -> None:
     """Draw weights that keep activations near 1 and routing varied: no norm of ones, no bias of zeros."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name.endswith("e_score_correction_bias"):

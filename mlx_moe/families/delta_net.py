@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlx_moe.checkpoint.parameter import Layout, Parameter, Sign, linear, vector, whole
+from mlx_moe.checkpoint.parameter import Parameter, Sign, linear, vector, whole
 from mlx_moe.config import DeltaNetConfig
 from mlx_moe.layers.cache_costs import CacheCosts, recurrent
 
@@ -52,7 +52,7 @@ class GatedDeltaNetSpec:
         path, c = self.path, self.config
         return [
             *(linear(f"{path}.{name}", size, self.hidden_size) for name, size in self.projections.items()),
-            Parameter(f"{path}.conv1d.weight", tuple(self._convolutions()), matrix=False),
+            _convolution(path, c),
             vector(f"{path}.dt_bias", c.num_value_heads, float32=True),
             vector(f"{path}.A_log", c.num_value_heads, float32=True),
             vector(f"{path}.norm.weight", c.value_head_dim),
@@ -72,17 +72,16 @@ class GatedDeltaNetSpec:
         tail = float_bytes * (c.conv_kernel_dim - 1) * c.conv_width
         return recurrent(state + tail, float_bytes * c.conv_width + STATE_BYTES * 2 * c.num_value_heads)
 
-    @property
-    def converted(self) -> Sign:
-        """What tells a conversion by MLX from other checkpoints: the axis of the kernel was moved."""
-        c = self.config
-        return Sign(f"{self.path}.conv1d.weight", (c.conv_width, c.conv_kernel_dim, 1))
 
-    def _convolutions(self) -> list[Layout]:
-        """Return the layouts of the convolution, whose bytes are the same."""
-        (sign, c) = self.converted, self.config
-        moved = whole(sign.tensor, sign.shape)
-        return [
-            Layout(moved.shape, moved.sources, sign=sign),
-            whole(sign.tensor, (c.conv_width, 1, c.conv_kernel_dim)),
-        ]
+def converted(path: str, config: DeltaNetConfig) -> Sign:
+    """Return what tells a conversion by MLX from other checkpoints: the axis of the convolution's kernel was moved."""
+    return Sign(f"{path}.conv1d.weight", (config.conv_width, config.conv_kernel_dim, 1))
+
+
+def _convolution(path: str, config: DeltaNetConfig) -> Parameter:
+    """Return the convolution's kernels, which have the same bytes in both layouts."""
+    sign = converted(path, config)
+    moved = replace(whole(sign.tensor, sign.shape), sign=sign)
+    return Parameter(
+        sign.tensor, (moved, whole(sign.tensor, (config.conv_width, 1, config.conv_kernel_dim))), matrix=False
+    )

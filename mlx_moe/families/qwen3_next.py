@@ -12,7 +12,7 @@ from mlx_moe.config import DeltaNetConfig, GQAConfig, ModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
 from mlx_moe.families.attention import GroupedQueryAttentionSpec
-from mlx_moe.families.delta_net import GatedDeltaNetSpec
+from mlx_moe.families.delta_net import GatedDeltaNetSpec, converted
 from mlx_moe.families.feed_forward import GatedExpertsSpec, MLPSpec, MoESpec, SigmoidGatedMLPSpec
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.families.routing import TopKRouterSpec, layers_by_step
@@ -39,6 +39,16 @@ class Qwen3NextConfig(ModelConfig):
 
 def read_config(fields: ConfigFields) -> Qwen3NextConfig:
     """Read a `qwen3_next` config.json; missing values get transformers' defaults."""
+    return read(fields, model_type="qwen3_next", default_mtp_layers=1)
+
+
+def layer(config: Qwen3NextConfig, index: int) -> LayerSpec:
+    """See Family."""
+    return describe(config, index, by_head=True)
+
+
+def read(fields: ConfigFields, *, model_type: str, default_mtp_layers: int) -> Qwen3NextConfig:
+    """Read the values of a model with these layers. Raises CheckpointError, UnsupportedModelError."""
     n_layers = fields.dimension("num_hidden_layers")
     attention = GQAConfig.read(
         fields,
@@ -54,10 +64,10 @@ def read_config(fields: ConfigFields) -> Qwen3NextConfig:
         scoring_func="softmax",
         norm_topk_prob=fields.flag("norm_topk_prob", default=True),
     )
-    mtp_layers = fields.optional("num_nextn_predict_layers", "mtp_num_hidden_layers", default=1) or 0
+    mtp_layers = fields.optional("num_nextn_predict_layers", "mtp_num_hidden_layers", default=default_mtp_layers) or 0
     return Qwen3NextConfig.read(
         fields,
-        model_type="qwen3_next",
+        model_type=model_type,
         attention=attention,
         delta_net=DeltaNetConfig.read(fields),
         linear_layers=_linear_layers(fields, n_layers),
@@ -69,11 +79,11 @@ def read_config(fields: ConfigFields) -> Qwen3NextConfig:
     )
 
 
-def layer(config: Qwen3NextConfig, index: int) -> LayerSpec:
-    """See Family."""
+def describe(config: Qwen3NextConfig, index: int, *, by_head: bool) -> LayerSpec:
+    """Describe layer `index`; `by_head` as in GatedDeltaNetSpec."""
     path, size, norm_eps = f"model.layers.{index}", config.hidden_size, config.rms_norm_eps
     attention: GatedDeltaNetSpec | GroupedQueryAttentionSpec = (
-        _delta_net(config, index)
+        GatedDeltaNetSpec(f"{path}.linear_attn", size, config.delta_net, norm_eps, by_head)
         if index in config.linear_layers
         else GroupedQueryAttentionSpec(f"{path}.self_attn", size, config.attention, config.rope, norm_eps)
     )
@@ -84,7 +94,8 @@ def stored(config: Qwen3NextConfig, parameter: Parameter) -> Parameter:
     """Return how checkpoints store a parameter: norms less 1 but in MLX's conversions, the MTP layer apart."""
     name = parameter.name
     if name.endswith("norm.weight") and "linear_attn" not in name and config.linear_layers:
-        parameter = with_offset(parameter, 1.0, _delta_net(config, min(config.linear_layers)).converted)
+        path = f"model.layers.{min(config.linear_layers)}.linear_attn"
+        parameter = with_offset(parameter, 1.0, converted(path, config.delta_net))
     prefix = f"model.layers.{config.num_hidden_layers}."
     return renamed(parameter, lambda tensor: _mtp_name(tensor, prefix)) if name.startswith(prefix) else parameter
 
@@ -94,11 +105,6 @@ def _mtp_name(tensor: str, prefix: str) -> str:
         return tensor
     path, _, end = tensor.removeprefix(prefix).rpartition(".")
     return f"{MTP_NAMES[path]}.{end}" if path in MTP_NAMES else f"mtp.layers.0.{path}.{end}"
-
-
-def _delta_net(config: Qwen3NextConfig, index: int) -> GatedDeltaNetSpec:
-    path = f"model.layers.{index}.linear_attn"
-    return GatedDeltaNetSpec(path, config.hidden_size, config.delta_net, config.rms_norm_eps, by_head=True)
 
 
 def _feed_forward(config: Qwen3NextConfig, index: int) -> MLPSpec | MoESpec:

@@ -18,10 +18,12 @@ from mlx_moe.families import (
     glm4,
     glm4_moe,
     glm4_moe_lite,
+    kimi_k25,
     llama,
     mixtral,
     olmoe,
     qwen2_moe,
+    qwen3_5_moe,
     qwen3_moe,
     qwen3_next,
 )
@@ -46,6 +48,7 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": glm4_moe,
     "glm4_moe_lite": glm4_moe_lite,
     "kimi_k2": deepseek_v3,
+    "kimi_k25": kimi_k25,
     "llama": llama,
     "mistral": llama,
     "mixtral": mixtral,
@@ -53,11 +56,15 @@ FAMILIES: dict[str, Family] = {
     "qwen2": llama,
     "qwen2_moe": qwen2_moe,
     "qwen3": llama,
+    "qwen3_5_moe": qwen3_5_moe,
+    "qwen3_5_moe_text": qwen3_5_moe,
     "qwen3_moe": qwen3_moe,
     "qwen3_next": qwen3_next,
 }
 
 _STORED: dict[str, Callable[[Any, Parameter], Parameter]] = {
+    "kimi_k25": kimi_k25.stored,
+    "qwen3_5_moe": qwen3_5_moe.stored,
     "qwen3_next": qwen3_next.stored,
 }
 """How the checkpoints of some families store a parameter, if not under its own name."""

@@ -232,10 +232,22 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InvalidRequestError(f"a message must be a mapping with a role, got {type(message).__name__}")
     values = {key: value for key, value in message.items() if value is not None}
+    _require_text(values.get("content"))
     reasoning = next((values[name] for name in _REASONING if name in values), None)
     if reasoning is None:
         return values
     return {"thinking": reasoning, **values, "reasoning_content": reasoning}
+
+
+def _require_text(content: object) -> None:
+    """Raise InvalidRequestError for a part of a message that is not text."""
+    for part in content if isinstance(content, list) else []:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind != "text":
+            raise InvalidRequestError(
+                f"a message has a part of type {str(kind)[:40]!r}, and models read only text here: send the message "
+                f"without it"
+            )
 
 
 def _question(source: str, variables: Mapping[str, Any]) -> bytes:

@@ -7,9 +7,18 @@ import transformers
 
 from mlx_moe.config import GQAConfig, MLAConfig
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
-from mlx_moe.families import cache_costs, read_config
+from mlx_moe.families import cache_costs, mtp_parameters, read_config
 from mlx_moe.layers.cache_costs import CacheCosts
-from mlx_moe.published_configs import DEEPSEEK_V3, KIMI_K2, QWEN3_30B, QWEN3_235B
+from mlx_moe.published_configs import (
+    DEEPSEEK_V3,
+    KIMI_K2,
+    QWEN3_5_35B,
+    QWEN3_5_122B,
+    QWEN3_5_397B,
+    QWEN3_30B,
+    QWEN3_235B,
+    QWEN3_NEXT_80B,
+)
 from mlx_moe.summary import model_parameters, parameter_count
 
 pytestmark = pytest.mark.oracle
@@ -22,10 +31,28 @@ pytestmark = pytest.mark.oracle
         (KIMI_K2, 1_026_408_232_448),
         (QWEN3_235B, 235_093_634_560),
         (QWEN3_30B, 30_532_122_624),
+        (QWEN3_NEXT_80B, 79_674_391_296),
+        (QWEN3_5_397B, 396_346_350_336),
     ],
 )
 def test_parameter_totals_are_the_published_ones(values: dict[str, Any], published: int) -> None:
     assert parameter_count(model_parameters(read_config(values))) == published
+
+
+@pytest.mark.parametrize(
+    ("values", "vision", "published"),
+    [
+        (QWEN3_NEXT_80B, 0, 81_324_862_720),
+        (QWEN3_5_35B, 446_571_248, 35_951_822_704),
+        (QWEN3_5_122B, 451_290_864, 125_086_497_008),
+    ],
+)
+def test_parameter_totals_with_mtp_layer_and_vision_tower_are_those_of_the_repositories(
+    values: dict[str, Any], vision: int, published: int
+) -> None:
+    config = read_config(values)
+    text = model_parameters(config) + mtp_parameters(config)
+    assert parameter_count(text) + vision == published
 
 
 def test_compressed_cache_of_deepseek_v3_is_68_6_kib_a_token() -> None:

@@ -51,15 +51,15 @@ def test_an_unsupported_family_is_named_by_the_refusal_with_what_runs() -> None:
     assert "gpt-oss-120b" not in KNOWN_MODELS
     assert known_models.refusal("gpt-oss:120b") == (
         "gpt-oss:120b is of the family gpt_oss, which this version does not run; it runs DeepSeek-V3, R1, V3.1, "
-        "Kimi-K2 and Qwen3-MoE"
+        "Kimi-K2, Qwen3-MoE, Qwen3-Next and Qwen3.5-MoE"
     )
-    assert "family Qwen3-Next," in known_models.refusal("Qwen/Qwen3-Next-80B-A3B-Instruct")
+    assert "family the dense Qwen3.5 and 3.6," in known_models.refusal("Qwen/Qwen3.5-27B")
 
 
 @pytest.mark.parametrize(
     ("name", "suggested"),
     [
-        ("kimi", ["kimi-k2", "kimi-k2-0905", "kimi-k2-thinking"]),
+        ("kimi", ["kimi-k2", "kimi-k2-0905", "kimi-k2-thinking", "kimi-k2.5"]),
         ("deepsek-v3", ["deepseek-v3"]),
         ("qwen3-coder", ["qwen3-coder-30b", "qwen3-coder-480b"]),
         ("mlx-community/DeepSeek-V3-0324-4bit", ["deepseek-v3-0324"]),

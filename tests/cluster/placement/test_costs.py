@@ -126,7 +126,7 @@ def test_a_model_is_planned_by_the_name_that_was_typed(name: str) -> None:
         "deepseek-ai/DeepSeek-V2-Lite",
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
         "Qwen/Qwen3-8B",
-        "Qwen/Qwen3-Next-80B-A3B-Instruct",
+        "Qwen/Qwen3.5-27B",
         "deepseek-ai/DeepSeek-V3.2-Exp",
         "meta-llama/Llama-3.3-70B-Instruct",
     ],

@@ -184,6 +184,12 @@ def test_a_message_that_is_no_mapping_is_refused() -> None:
         ChatTemplate("", {}).render(["hello"])  # type: ignore[list-item]
 
 
+def test_a_part_of_a_message_that_is_no_text_is_refused_by_its_type() -> None:
+    content = [{"type": "text", "text": "What is this?"}, {"type": "image", "image": "cat.png"}]
+    with pytest.raises(InvalidRequestError, match="a part of type 'image', and models read only text here"):
+        ChatTemplate(TEMPLATES["tags a turn"], TOKENS).render([{"role": "user", "content": content}])
+
+
 def test_messages_of_too_many_megabytes_are_refused_with_the_numbers() -> None:
     with pytest.raises(InvalidRequestError, match=r"have 17,\d{3},\d{3} bytes; the limit is 16,777,216"):
         ChatTemplate("", {}).render([{"content": "x" * 17_000_000}])

@@ -1,0 +1,9 @@
+"""Qwen3.5-MoE, its text part."""
+
+from tests.families import qwen3_next
+
+KNOWN_BY = "Qwen3.5-35B-A3B, 122B-A10B, 397B-A17B"
+
+_OTHERS = ("intermediate_size",)
+
+CONFIG = {"text_config": {key: value for key, value in qwen3_next.CONFIG.items() if key not in _OTHERS}}
