@@ -50,7 +50,7 @@ class CostReader:
             self._config = families.config_of(self._checkpoint)
 
     def at(self, bits: int | None = None) -> ModelCosts:
-        """Return the costs as stored (4 bits for known models), or with `bits` in affine groups of 64.
+        """Return the costs as stored (of known models as published in 4 bits), or with `bits` in affine groups of 64.
 
         What is stored in no more bits stays as it is stored. Raises InvalidRequestError if `bits` are more than that.
         """
@@ -59,9 +59,17 @@ class CostReader:
             return checkpoint_costs(
                 self._model, self._checkpoint, self._config, float_bytes=self._float_bytes, recipe=Recipe(how, how)
             )
-        size_of = assumed_sizes(QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS), self._float_bytes)
+        size_of = assumed_sizes(self._assumed(bits), self._float_bytes)
         has_mtp = self._config.num_nextn_predict_layers > 0
         return model_costs(self._model, self._config, size_of, float_bytes=self._float_bytes, has_mtp=has_mtp)
+
+    def _assumed(self, bits: int | None) -> Recipe:
+        """Return how a known model is quantized: all of it, or its experts alone if it was published so."""
+        section = known_models.published_config(self._model).get("quantization_config", {})
+        if bits is None and section.get("quant_method") == "mxfp4":
+            return Recipe(experts=QuantizationConfig(32, 4, "mxfp4"))
+        how = QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS)
+        return Recipe(how, how)
 
     def content_hash(self) -> str:
         """Return the model's content hash; "" for a known model without files."""

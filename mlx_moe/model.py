@@ -159,7 +159,7 @@ class LocalModel(Model):
         self.load_s = load_s
         self._weights_bytes = holding.weights_bytes
         costs = families.cache_costs(config, holding.dtype.size)
-        kv_positions = memory.kv_positions(holding.weights_bytes + costs.fixed_bytes, costs.bytes_per_position)
+        kv_positions = memory.kv_positions(holding.weights_bytes + costs.fixed_bytes, costs.full_bytes_per_position)
         self.chunks = chunks or ChunkRule.alone(position_bytes(config, holding.dtype.size), memory.temporary_bytes())
         coordinator = Coordinator(holding.head, config.vocab_size, kv_positions=kv_positions, chunks=self.chunks)
         self._engine = Engine(coordinator, LocalLink([self.stage]))
@@ -169,7 +169,7 @@ class LocalModel(Model):
             tokenizer,
             defaults,
             context_tokens=context_tokens,
-            kv_bytes_per_position=costs.bytes_per_position,
+            kv_bytes_per_position=costs.full_bytes_per_position,
             kv_positions=coordinator.scheduler.budget.positions,
         )
 

@@ -81,7 +81,7 @@ def describe(name_or_path: str | Path) -> ModelSummary:
             n_routed_experts=config.moe.n_routed_experts,
             num_experts_per_tok=config.moe.num_experts_per_tok,
             n_shared_experts=config.moe.n_shared_experts,
-            kv_bytes_per_position=families.cache_costs(config, float_bytes).bytes_per_position,
+            kv_bytes_per_position=families.cache_costs(config, float_bytes).full_bytes_per_position,
             context_tokens=config.context.tokens,
             longest_context=config.context.longest,
             rope_type=config.rope.rope_type,

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mlx_moe import families
+from mlx_moe.checkpoint.modes import quantized_bytes
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.config import ModelConfig, QuantizationConfig
+from mlx_moe.checkpoint.recipe import Recipe
+from mlx_moe.config import ModelConfig
 from mlx_moe.context import Context
 from mlx_moe.decoding.chunking import DEFAULT_RULE, position_bytes
 from mlx_moe.families.layer_spec import LayerSpec
@@ -41,12 +43,12 @@ class LayerCosts:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of KV cache per position."""
-        return self.cache.bytes_per_position
+        """Bytes of KV cache per position, windows included: each of many short sequences fills its own."""
+        return self.cache.full_bytes_per_position
 
     def owned_bytes(self, n_experts: int, positions: int) -> int:
         """Return the bytes on a leader that owns `n_experts` of the layer and has KV room for `positions`."""
-        kv = self.cache.nbytes(positions) if positions else 0
+        kv = self.cache.fixed_bytes + positions * self.kv_bytes if positions else 0
         return self.fixed_bytes + n_experts * self.expert_bytes + kv
 
 
@@ -166,17 +168,11 @@ def model_costs(
     )
 
 
-def assumed_sizes(quantization: QuantizationConfig | None, float_bytes: int) -> SizeOf:
-    """Return sizes as if every matrix that can be quantized had this `quantization` (None: no matrix is quantized)."""
+def assumed_sizes(recipe: Recipe, float_bytes: int) -> SizeOf:
+    """Return sizes as if every matrix were quantized by `recipe`."""
 
     def size_of(parameter: Parameter) -> int:
-        count, q = _count([parameter]), quantization
-        if parameter.float32:
-            return 4 * count
-        if q is None or not parameter.matrix or parameter.layouts[0].shape[-1] % q.group_size:
-            return float_bytes * count
-        scale_bytes = 2 * float_bytes if q.mode == "affine" else 1
-        return count * q.bits // 8 + count // q.group_size * scale_bytes
+        return quantized_bytes(_count([parameter]), recipe.of(parameter), 4 if parameter.float32 else float_bytes)
 
     return size_of
 

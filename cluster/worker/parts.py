@@ -185,7 +185,7 @@ class CoordinatorPart:
             tokenizer,
             loaded.defaults,
             context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
-            kv_bytes_per_position=families.cache_costs(loaded.config, loaded.float_bytes).bytes_per_position,
+            kv_bytes_per_position=families.cache_costs(loaded.config, loaded.float_bytes).full_bytes_per_position,
             kv_positions=coordinator.scheduler.budget.positions,
         )
         self._clients = CoordinatorService(model, self._answering, self._all_timelines)

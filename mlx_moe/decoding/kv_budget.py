@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from mlx_moe.errors import BusyError, EvictedError, TooLargeError
-from mlx_moe.layers.kv_cache import GROWTH
+from mlx_moe.layers.cache_costs import GROWTH
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlx_moe.checkpoint.parameter import Parameter, latent_projections, linear, vector
 from mlx_moe.config import GQAConfig, GroupedQueryModelConfig, LatentModelConfig, MLAConfig
 from mlx_moe.config_fields import ConfigFields
-from mlx_moe.layers.cache_costs import CacheCosts
+from mlx_moe.layers.cache_costs import CacheCosts, window_rows
 from mlx_moe.rope_config import RopeConfig
 
 if TYPE_CHECKING:
@@ -74,13 +74,14 @@ class LatentAttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class GroupedQueryAttentionSpec:
-    """Grouped-query attention with parameters below `path`."""
+    """Grouped-query attention with parameters below `path`; `window` is the number of positions that one sees."""
 
     path: str
     hidden_size: int
     config: GQAConfig
     rope: RopeConfig
     norm_eps: float
+    window: int | None = None
 
     is_latent = False
 
@@ -106,17 +107,22 @@ class GroupedQueryAttentionSpec:
             sizes = (q_out, kv_out) if a.norm_all_heads else (a.head_dim, a.head_dim)
             norms = zip(("q_norm", "k_norm"), sizes, strict=True)
             parameters += [vector(f"{path}.{name}.weight", size) for name, size in norms]
+        if a.sinks:
+            parameters.append(vector(f"{path}.sinks", a.num_attention_heads))
         return parameters
 
     def build(self, loaded: LoadedParameters) -> GroupedQueryAttention:
         """See AttentionSpec."""
         from mlx_moe.layers.grouped_attention import GroupedQueryAttention
 
-        return GroupedQueryAttention(self.config, self.rope, self.norm_eps, loaded.scope(self.path))
+        return GroupedQueryAttention(self.config, self.rope, self.norm_eps, loaded.scope(self.path), self.window)
 
     def cache_costs(self, float_bytes: int) -> CacheCosts:
         """See AttentionSpec."""
-        return CacheCosts(bytes_per_position=float_bytes * self.config.kv_width)
+        position_bytes = float_bytes * self.config.kv_width
+        if self.window is not None:
+            return CacheCosts(windows=((window_rows(self.window), position_bytes),))
+        return CacheCosts(bytes_per_position=position_bytes)
 
 
 def latent_attention(config: LatentModelConfig, index: int) -> LatentAttentionSpec:
@@ -124,10 +130,14 @@ def latent_attention(config: LatentModelConfig, index: int) -> LatentAttentionSp
     return LatentAttentionSpec(f"model.layers.{index}.self_attn", config.hidden_size, config.attention, config.rope)
 
 
-def grouped_query_attention(config: GroupedQueryModelConfig, index: int) -> GroupedQueryAttentionSpec:
+def grouped_query_attention(
+    config: GroupedQueryModelConfig, index: int, window: int | None = None
+) -> GroupedQueryAttentionSpec:
     """Return the attention of layer `index`, with the parameter names that most families use."""
     path = f"model.layers.{index}.self_attn"
-    return GroupedQueryAttentionSpec(path, config.hidden_size, config.attention, config.rope, config.rms_norm_eps)
+    return GroupedQueryAttentionSpec(
+        path, config.hidden_size, config.attention, config.rope, config.rms_norm_eps, window
+    )
 
 
 def require_full_attention(fields: ConfigFields) -> None:

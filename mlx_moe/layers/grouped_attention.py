@@ -1,7 +1,7 @@
 """GroupedQueryAttention: attention in which several query heads share a key-value head.
 
-Source: arXiv 2305.13245. Shapes: L new positions, S kept positions, D hidden_size, H query heads, G key-value
-heads, W head_dim.
+Sources: arXiv 2305.13245; for windows and sinks the gpt-oss model card, arXiv 2508.10925, section 2.3.
+Shapes: L new positions, S kept positions, D hidden_size, H query heads, G key-value heads, W head_dim.
 """
 
 from __future__ import annotations
@@ -10,18 +10,34 @@ import mlx.core as mx
 
 from mlx_moe.config import GQAConfig
 from mlx_moe.layers.kv_cache import KVCache
-from mlx_moe.layers.masking import blocks_of_queries
+from mlx_moe.layers.masking import blocks_of_queries, window_mask
 from mlx_moe.layers.norm import rms_norm
 from mlx_moe.layers.rope import Rope
 from mlx_moe.layers.weights import LoadedParameters
+from mlx_moe.layers.window_cache import WindowCache
 from mlx_moe.rope_config import RopeConfig
+
+WINDOW_BLOCK = 512
+"""Queries of a window that are computed at a time: more would mostly compute scores that the mask drops."""
 
 
 class GroupedQueryAttention:
-    """Attention whose cache has the keys and values of each key-value head."""
+    """Attention whose cache has the keys and values of each key-value head.
 
-    def __init__(self, config: GQAConfig, rope: RopeConfig, norm_eps: float, parameters: LoadedParameters) -> None:
+    With a `window` a position sees only so many positions, up to its own. A sink is a learned score of each head that
+    takes part in the softmax and has no value.
+    """
+
+    def __init__(
+        self,
+        config: GQAConfig,
+        rope: RopeConfig,
+        norm_eps: float,
+        parameters: LoadedParameters,
+        window: int | None = None,
+    ) -> None:
         self._config = config
+        self._window = window
         self._rope = Rope(rope)
         self._scale = config.head_dim**-0.5
         self._norm_eps = norm_eps
@@ -32,12 +48,13 @@ class GroupedQueryAttention:
         if config.qk_norm:
             self._q_norm = parameters.vector("q_norm.weight")
             self._k_norm = parameters.vector("k_norm.weight")
+        self._sinks = parameters.vector("sinks") if config.sinks else None
 
-    def new_cache(self) -> KVCache:
+    def new_cache(self) -> KVCache | WindowCache:
         """See Attention."""
-        return KVCache()
+        return KVCache() if self._window is None else WindowCache(self._window)
 
-    def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
+    def __call__(self, x: mx.array, cache: KVCache | WindowCache, outputs: int) -> mx.array:
         """See Attention."""
         c = self._config
         n_new = x.shape[0]
@@ -67,16 +84,27 @@ class GroupedQueryAttention:
 
     def _attend(self, q: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         n_heads, n_queries, _ = q.shape
-        n_kept = keys.shape[1]
+        n_kept, window = keys.shape[1], self._window
+        longest = n_queries if window is None else WINDOW_BLOCK
         blocks = []
-        for block in blocks_of_queries(n_queries, n_heads * n_kept * q.dtype.size):
+        for block in blocks_of_queries(n_queries, n_heads * n_kept * q.dtype.size, longest):
             end = n_kept - n_queries + block.stop
+            start = 0 if window is None else max(0, end - len(block) - window + 1)
             heads = mx.fast.scaled_dot_product_attention(
                 q[None, :, block.start : block.stop],
-                keys[None, :, :end],
-                values[None, :, :end],
+                keys[None, :, start:end],
+                values[None, :, start:end],
                 scale=self._scale,
-                mask=None if len(block) == 1 else "causal",  # the last query is at the last key's position
+                mask=self._mask(len(block), end - start),
+                sinks=self._sinks,
             )
             blocks.append(heads[0])
         return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=1)
+
+    def _mask(self, n_queries: int, n_keys: int) -> mx.array | str | None:
+        """Return the mask for queries of which the last one is at the last key's position."""
+        if n_queries == 1:
+            return None
+        if self._window is None or n_keys <= self._window:
+            return "causal"
+        return window_mask(n_queries, n_keys, self._window)

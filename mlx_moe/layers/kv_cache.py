@@ -8,9 +8,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_moe.errors import FrameError
-
-GROWTH = 256
-"""Number of positions by which the buffers grow at a time."""
+from mlx_moe.layers.cache_costs import GROWTH
 
 
 class KVCache:

@@ -20,7 +20,7 @@ from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.request import Request
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import EvictedError, InvalidRequestError, NumericsError
-from mlx_moe.layers.kv_cache import GROWTH
+from mlx_moe.layers.cache_costs import GROWTH
 from mlx_moe.model import LocalModel
 from mlx_moe.pipeline.frame import Fork, Frame, Outgoing, Release
 from mlx_moe.sampling_params import SamplingParams

@@ -19,7 +19,7 @@ from mlx_moe.decoding.request import Request, Token
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.decoding.session import Session
 from mlx_moe.errors import BusyError, EvictedError, InvalidRequestError, NumericsError, TooLargeError
-from mlx_moe.layers.kv_cache import GROWTH
+from mlx_moe.layers.cache_costs import GROWTH
 from mlx_moe.model import LocalModel as Model
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles

@@ -14,7 +14,7 @@ from mlx_moe.decoding import scheduler as scheduler_module
 from mlx_moe.decoding.drafting import NgramDrafter, SmallModel
 from mlx_moe.decoding.request import Request
 from mlx_moe.errors import NumericsError
-from mlx_moe.layers.kv_cache import GROWTH
+from mlx_moe.layers.cache_costs import GROWTH
 from tests import oracles
 from tests.engine import load_engine
 from tests.mlx_moe.demo_pipeline import (

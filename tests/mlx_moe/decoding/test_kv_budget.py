@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 
 from mlx_moe.decoding.kv_budget import KVBudget
 from mlx_moe.errors import BusyError, EvictedError, TooLargeError
-from mlx_moe.layers.kv_cache import GROWTH
+from mlx_moe.layers.cache_costs import GROWTH
 
 SESSIONS = st.sampled_from("abcdef")
 POSITIONS = st.integers(1, 10 * GROWTH)

@@ -4,7 +4,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_moe.errors import FrameError
-from mlx_moe.layers.kv_cache import GROWTH, KVCache
+from mlx_moe.layers.cache_costs import GROWTH
+from mlx_moe.layers.kv_cache import KVCache
 
 
 def numbered(first: int, count: int) -> mx.array:
