@@ -56,8 +56,8 @@ class GQAConfig:
 
     The norm goes over each head, or over all heads together when `norm_all_heads`. With `attention_bias` queries, keys
     and values have a bias, and with `output_bias` too the result. Numbers beyond `clip_qkv` are clipped. With an
-    `output_gate`, q_proj has two halves for each head: its query, and a gate whose sigmoid scales its result. With `sinks`, each
-    head has a learned score that takes part in the softmax and has no value.
+    `output_gate`, q_proj has two halves for each head: its query, and a gate whose sigmoid scales its result.
+    With `sinks`, each head has a learned score that takes part in the softmax and has no value.
     """
 
     num_attention_heads: int

@@ -61,7 +61,9 @@ class _Found:
     @property
     def outline(self) -> str:
         """What its headers say."""
-        return f"{self.array.dtype}{list(self.array.shape)}{' transposed' if self.stored.transposed else ''}"
+        layout = self.stored.origin.layout
+        turned, alternating = " transposed" * layout.transposed, " alternating" * layout.alternating
+        return f"{self.array.dtype}{list(self.array.shape)}{turned}{alternating}"
 
 
 def read_content(checkpoint: Checkpoint, config: ModelConfig, stored: Stored | None = None) -> Manifest:

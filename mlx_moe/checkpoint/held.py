@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from mlx_moe.checkpoint.form import Form
-from mlx_moe.checkpoint.parameter import Source
+from mlx_moe.checkpoint.parameter import Layout
 from mlx_moe.checkpoint.stored_parameter import Origin
 from mlx_moe.config import QuantizationConfig
 
@@ -31,21 +31,22 @@ class Restacked:
     @property
     def missing(self) -> Origin | None:
         """The matrices that must be read; None: no matrix is."""
-        kept = set(_matrices(self.source))
-        sources = tuple(matrix for matrix in _matrices(self.wanted) if matrix not in kept)
-        shape = (len(sources), *self.wanted.layout.shape[1:])
+        kept = set(self.source.layout.matrices)
+        missing = [matrix for matrix in self.wanted.layout.matrices if matrix not in kept]
+        shape = (len(missing), *self.wanted.layout.shape[1:])
+        sources = tuple(source for matrix in missing for source in matrix.sources)
         layout = replace(self.wanted.layout, shape=shape, sources=sources)
-        return replace(self.wanted, layout=layout) if sources else None
+        return replace(self.wanted, layout=layout) if missing else None
 
     def stack(self, source: Arrays, read: Arrays | None) -> Arrays:
         """Return the wanted stack, of matrices of `source` and of the missing ones (None: no matrix is missing)."""
-        places = {matrix: i for i, matrix in enumerate(_matrices(self.source))}
-        wanted = _matrices(self.wanted)
+        places = {matrix: i for i, matrix in enumerate(self.source.layout.matrices)}
+        wanted = self.wanted.layout.matrices
         if read is None or self.missing is None:
             chosen = mx.array([places[matrix] for matrix in wanted])
             stacked = tuple(array[chosen] for array in source)
         else:
-            added = {matrix: i for i, matrix in enumerate(_matrices(self.missing))}
+            added = {matrix: i for i, matrix in enumerate(self.missing.layout.matrices)}
             stacked = tuple(
                 mx.concatenate(
                     [new[added[m] : added[m] + 1] if m in added else old[places[m] : places[m] + 1] for m in wanted]
@@ -59,14 +60,11 @@ class Restacked:
 def release(held: Held, wanted: Collection[Origin]) -> list[Restacked]:
     """Free what the wanted arrays do not need; return those that need other matrices, shrinking stacks first."""
     spare = {
-        _row(matrix, origin): origin
-        for origin in held
-        if origin not in wanted and _is_stack(origin)
-        for matrix in _matrices(origin)
+        _row(matrix, origin): origin for origin in held if origin not in wanted for matrix in origin.layout.matrices
     }
     restacked: dict[Origin, Restacked] = {}
     for origin in wanted:
-        rows = [_row(matrix, origin) for matrix in _matrices(origin)] if _is_stack(origin) else []
+        rows = [_row(matrix, origin) for matrix in origin.layout.matrices]
         sources = {spare[row] for row in rows if row in spare}
         for source in sources - restacked.keys():
             if source.layout.shape[1:] == origin.layout.shape[1:] and origin not in held:
@@ -78,16 +76,6 @@ def release(held: Held, wanted: Collection[Origin]) -> list[Restacked]:
     return sorted(restacked.values(), key=lambda r: r.missing is not None)
 
 
-def _is_stack(origin: Origin) -> bool:
-    """Whether each matrix over the first axis is a run of rows of its own."""
-    return len(origin.layout.runs) == origin.layout.shape[0]
-
-
-def _matrices(origin: Origin) -> list[Source]:
-    """Return the runs of rows of a stack, each as a source of its own."""
-    return [replace(source, rows=(rows,)) for source, rows in origin.layout.runs]
-
-
-def _row(matrix: Source, origin: Origin) -> tuple[Source, Form, QuantizationConfig | None]:
+def _row(matrix: Layout, origin: Origin) -> tuple[Layout, Form, QuantizationConfig | None]:
     """Return what says that a matrix is the same in memory."""
     return matrix, origin.form, origin.target

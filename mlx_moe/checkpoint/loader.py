@@ -28,7 +28,7 @@ from mlx_moe.checkpoint.held import Arrays, Held, release
 from mlx_moe.checkpoint.pages import populate
 from mlx_moe.checkpoint.stored_parameter import Origin, StoredParameter, stored_dtype
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.layers.weights import DenseWeight, LoadedParameters, QuantizedWeight, Weight
+from mlx_moe.layers.weights import DenseWeight, LoadedParameters, LoadedWeight, QuantizedWeight, Weight
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read."""
@@ -81,18 +81,19 @@ def load(
 
 def _parameters(stored: Sequence[StoredParameter], held: Held) -> LoadedParameters:
     """Return loaded parameters by name."""
-    weights: dict[str, tuple[Weight, bool]] = {}
+    weights: dict[str, LoadedWeight] = {}
     vectors: dict[str, mx.array] = {}
     for s in stored:
         array, *others = held[s.origin]
         if not s.parameter.matrix:
             vectors[s.parameter.name] = array
-        elif s.quantization is None:
-            weights[s.parameter.name] = (DenseWeight(array), s.transposed)
-        else:
+            continue
+        weight: Weight = DenseWeight(array)
+        if s.quantization is not None:
             scales, biases = (*others, None)[:2]
             assert scales is not None  # every quantization has scales
-            weights[s.parameter.name] = (QuantizedWeight(array, scales, biases, s.quantization), s.transposed)
+            weight = QuantizedWeight(array, scales, biases, s.quantization)
+        weights[s.parameter.name] = LoadedWeight(weight, s.transposed, s.origin.layout.alternating)
     return LoadedParameters(weights, vectors)
 
 

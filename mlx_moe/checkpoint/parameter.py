@@ -37,6 +37,7 @@ class Layout:
     """Sources whose concatenation has `shape`; if `transposed`, its last two axes must be swapped for the parameter.
 
     `offset` is added to the stored numbers. A checkpoint without the `sign`, if there is one, has another layout.
+    If `alternating`, the outputs of two joined projections take turns; otherwise all of the first one's come first.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +45,7 @@ class Layout:
     transposed: bool = False
     offset: float = 0.0
     sign: Sign | None = None
+    alternating: bool = False
 
     @property
     def count(self) -> int:
@@ -54,6 +56,19 @@ class Layout:
     def runs(self) -> list[tuple[Source, range]]:
         """Its ranges of rows, each with its source."""
         return [(source, rows) for source in self.sources for rows in source.rows]
+
+    @property
+    def matrices(self) -> list[Layout]:
+        """The matrices over its first axis, if each has runs of rows of its own; otherwise none."""
+        runs = [replace(source, rows=(rows,)) for source, rows in self.runs]
+        n_runs, rest = divmod(len(runs), self.shape[0])
+        if rest:
+            return []
+        shape = (1, *self.shape[1:])
+        return [
+            replace(self, shape=shape, sources=tuple(runs[start : start + n_runs]))
+            for start in range(0, len(runs), n_runs)
+        ]
 
     def cut(self, n_rows: int) -> Iterator[Layout]:
         """Yield its rows in order as matrices of `n_rows` rows, the last one of fewer."""

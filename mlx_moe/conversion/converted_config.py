@@ -54,7 +54,12 @@ def _quantization(plan: ConversionPlan) -> dict[str, Any]:
     if not nbytes:
         return {}
     most = plan.recipe.experts or max(nbytes, key=lambda how: nbytes[how])
-    others = {p.module: asdict(p.quantization) for p in plan.parameters if p.quantization not in (None, most)}
+    others = {
+        module: asdict(p.quantization)
+        for p in plan.parameters
+        if p.quantization not in (None, most)
+        for module in p.modules
+    }
     return asdict(most) | others
 
 

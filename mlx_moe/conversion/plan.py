@@ -42,7 +42,8 @@ class PlannedTensor:
 class PlannedParameter:
     """A parameter that will be written as `tensors` (weight, and scales and biases if it is quantized).
 
-    `stored` is what is read for it, quantized unless it `is_turned`: then its last two axes are swapped first.
+    `stored` is what is read for it, quantized unless it `is_turned`: then its last two axes are swapped first. Joined
+    projections are written apart, as `n_projections` times such tensors.
     """
 
     stored: StoredParameter
@@ -50,6 +51,7 @@ class PlannedParameter:
     float_dtype: Dtype
     quantization: QuantizationConfig | None
     tensors: tuple[PlannedTensor, ...]
+    n_projections: int = 1
 
     @property
     def parameter(self) -> Parameter:
@@ -64,7 +66,7 @@ class PlannedParameter:
     @property
     def is_computed(self) -> bool:
         """Whether other bytes are written than those that are stored."""
-        return self.is_turned or self.stored.origin.is_derived
+        return self.is_turned or self.n_projections > 1 or self.stored.origin.is_derived
 
     @property
     def is_requantized(self) -> bool:
@@ -75,9 +77,10 @@ class PlannedParameter:
         )
 
     @property
-    def module(self) -> str:
-        """The path by which config.json names a quantized matrix."""
-        return self.tensors[0].name.removesuffix(".weight")
+    def modules(self) -> list[str]:
+        """The paths by which config.json names a quantized matrix."""
+        weights = self.tensors[:: len(self.tensors) // self.n_projections]
+        return [weight.name.removesuffix(".weight") for weight in weights]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +198,9 @@ def planned_parameter(checkpoint: Checkpoint, parameter: Parameter, recipe: Reci
         (stored,) = find(checkpoint, [parameter])
         quantization = recipe.of(parameter)
     float_dtype = stored.origin.form.float_dtype or floats
-    tensors = tuple(_tensors(layout.sources[0].tensor, layout.shape, quantization, float_dtype))
-    return PlannedParameter(stored, is_turned, float_dtype, quantization, tensors)
+    shapes = {source.tensor: source.shape for source in layout.sources}
+    tensors = [tensor for name, shape in shapes.items() for tensor in _tensors(name, shape, quantization, float_dtype)]
+    return PlannedParameter(stored, is_turned, float_dtype, quantization, tuple(tensors), len(shapes))
 
 
 def _tensors(

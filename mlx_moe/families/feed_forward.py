@@ -78,9 +78,9 @@ class GatedExpertsSpec:
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
         """See ExpertsSpec."""
-        from mlx_moe.layers.experts import Experts
+        from mlx_moe.layers.experts import Experts, GatedMLPs
 
-        return Experts(self.moe.n_routed_experts, owned, loaded.scope(f"{self.path}.experts"))
+        return Experts(self.moe.n_routed_experts, owned, GatedMLPs(loaded.scope(f"{self.path}.experts")))
 
 
 @dataclass(frozen=True, slots=True)

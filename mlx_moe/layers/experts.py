@@ -36,13 +36,33 @@ class ExpertPeers(Protocol):
         """Return all experts of a layer; `own` are those in this process."""
 
 
-class Experts:
-    """The owned experts of one layer, stacked, and the place of each expert in the stack."""
+class StackedMLPs(Protocol):
+    """The feed-forwards of some experts."""
 
-    def __init__(self, n_routed_experts: int, owned: Sequence[int], parameters: LoadedParameters) -> None:
+    def __call__(self, x: mx.array, places: mx.array, *, by_expert: bool) -> mx.array:
+        """Map x `[..., 1, D]` to the same shape by the experts at `places` in the stack, sorted if `by_expert`."""
+
+
+class GatedMLPs:
+    """Gated feed-forwards, each projection a stack."""
+
+    def __init__(self, parameters: LoadedParameters) -> None:
         self._gate = parameters.weight("gate_proj")
         self._up = parameters.weight("up_proj")
         self._down = parameters.weight("down_proj")
+
+    def __call__(self, x: mx.array, places: mx.array, *, by_expert: bool) -> mx.array:
+        """See StackedMLPs."""
+        gate = self._gate.gather_matmul(x, places, sorted_indices=by_expert)
+        up = self._up.gather_matmul(x, places, sorted_indices=by_expert)
+        return self._down.gather_matmul(swiglu(gate, up), places, sorted_indices=by_expert)
+
+
+class Experts:
+    """The owned experts of one layer, stacked, and the place of each expert in the stack."""
+
+    def __init__(self, n_routed_experts: int, owned: Sequence[int], mlps: StackedMLPs) -> None:
+        self._mlps = mlps
         self._place = np.full(n_routed_experts, -1, dtype=np.int32)
         self._place[list(owned)] = np.arange(len(owned))
         self.complete = len(owned) == n_routed_experts
@@ -55,10 +75,10 @@ class Experts:
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return the results `[L, K, D]` of the chosen experts for the rows of x `[L, D]`; all must be owned."""
         if indices.size < SORT_FROM:
-            return self._swiglu(x[:, None, None], indices, by_expert=False).squeeze(-2)
+            return self._mlps(x[:, None, None], indices, by_expert=False).squeeze(-2)
         chosen = indices.flatten()
         order = mx.argsort(chosen)
-        y = self._swiglu(x[order // indices.shape[-1]][:, None], chosen[order], by_expert=True)
+        y = self._mlps(x[order // indices.shape[-1]][:, None], chosen[order], by_expert=True)
         return y.squeeze(-2)[mx.argsort(order)].reshape(*indices.shape, -1)
 
     def pairs(self, x: mx.array, pairs: Pairs) -> mx.array:
@@ -72,12 +92,7 @@ class Experts:
             missing = sorted({int(expert) for expert in pairs.experts[places < 0]})
             raise FrameError(f"experts {missing} are asked for, but owned elsewhere")
         rows = x[mx.array(pairs.positions)][:, None]
-        return self._swiglu(rows, mx.array(places), by_expert=pairs.by_expert).squeeze(-2)
-
-    def _swiglu(self, x: mx.array, indices: mx.array, *, by_expert: bool) -> mx.array:
-        gate = self._gate.gather_matmul(x, indices, sorted_indices=by_expert)
-        up = self._up.gather_matmul(x, indices, sorted_indices=by_expert)
-        return self._down.gather_matmul(swiglu(gate, up), indices, sorted_indices=by_expert)
+        return self._mlps(rows, mx.array(places), by_expert=pairs.by_expert).squeeze(-2)
 
 
 class NoPeers:

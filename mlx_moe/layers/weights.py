@@ -30,8 +30,13 @@ class Weight(Protocol):
     def matmul(self, x: mx.array, *, transpose: bool = True) -> mx.array:
         """Return x @ W^T `[..., out]`, or x @ W `[..., in]` when not `transpose`; leading axes broadcast."""
 
-    def gather_matmul(self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
-        """Multiply x `[..., 1, in]` by the matrices chosen by `indices` from a stack `[E, out, in]`."""
+    def gather_matmul(
+        self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False, transpose: bool = True
+    ) -> mx.array:
+        """Multiply x `[..., 1, in]` by the matrices chosen by `indices` from a stack `[E, out, in]`.
+
+        If not `transpose`, the stack is `[E, in, out]`.
+        """
 
     def rows(self, indices: mx.array) -> mx.array:
         """Return the rows `[L, in]` at `indices` `[L]`."""
@@ -53,9 +58,12 @@ class DenseWeight:
         """See Weight."""
         return x @ (self._transposed if transpose else self._array)
 
-    def gather_matmul(self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
+    def gather_matmul(
+        self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False, transpose: bool = True
+    ) -> mx.array:
         """See Weight."""
-        return mx.gather_mm(x, self._transposed, rhs_indices=indices, sorted_indices=sorted_indices)
+        stack = self._transposed if transpose else self._array
+        return mx.gather_mm(x, stack, rhs_indices=indices, sorted_indices=sorted_indices)
 
     def rows(self, indices: mx.array) -> mx.array:
         """See Weight."""
@@ -97,7 +105,9 @@ class QuantizedWeight:
             mode=c.mode,
         )
 
-    def gather_matmul(self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
+    def gather_matmul(
+        self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False, transpose: bool = True
+    ) -> mx.array:
         """See Weight."""
         c = self._config
         return mx.gather_qmm(
@@ -106,7 +116,7 @@ class QuantizedWeight:
             self._scales,
             self._biases,
             rhs_indices=indices,
-            transpose=True,
+            transpose=transpose,
             group_size=c.group_size,
             bits=c.bits,
             mode=c.mode,
@@ -153,17 +163,30 @@ class HeadProjection:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedWeight:
+    """A matrix as it is stored; see Layout for `transposed` and `alternating`."""
+
+    weight: Weight
+    transposed: bool = False
+    alternating: bool = False
+
+    def gather_matmul(self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
+        """Multiply x `[..., 1, in]` by the matrices chosen by `indices` from a stack of any order."""
+        return self.weight.gather_matmul(x, indices, sorted_indices=sorted_indices, transpose=not self.transposed)
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedParameters:
     """Loaded parameters by canonical name, with names relative to `path`."""
 
-    weights: Mapping[str, tuple[Weight, bool]]
+    weights: Mapping[str, LoadedWeight]
     vectors: Mapping[str, mx.array]
     path: str = ""
 
     @property
     def nbytes(self) -> int:
         """Bytes of all parameters in memory."""
-        return sum(w.nbytes for w, _ in self.weights.values()) + sum(v.nbytes for v in self.vectors.values())
+        return sum(w.weight.nbytes for w in self.weights.values()) + sum(v.nbytes for v in self.vectors.values())
 
     def scope(self, name: str) -> LoadedParameters:
         """Return the same parameters, with names relative to a path below this one."""
@@ -175,7 +198,11 @@ class LoadedParameters:
 
     def weight(self, name: str) -> Weight:
         """Return a matrix."""
-        return self.weights[self.path + name][0]
+        return self.weights[self.path + name].weight
+
+    def stored(self, name: str) -> LoadedWeight:
+        """Return a matrix with the order in which it is stored."""
+        return self.weights[self.path + name]
 
     def vector(self, name: str) -> mx.array:
         """Return a norm's weight or a bias."""
@@ -187,4 +214,5 @@ class LoadedParameters:
 
     def head_projection(self, name: str) -> HeadProjection:
         """Return one linear map per head."""
-        return HeadProjection(*self.weights[self.path + name])
+        stored = self.weights[self.path + name]
+        return HeadProjection(stored.weight, stored.transposed)
