@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
@@ -76,6 +76,13 @@ class ConfigFields:
         values = self._values.get(key) or []
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise self._wrong(key, values, "a list of strings")
+        return tuple(values)
+
+    def choices(self, key: str, known: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+        """Return a list of as many strings as `default` has, each one of the `known`."""
+        _, values = self._find((key,), list(default))
+        if not isinstance(values, list) or len(values) != len(default) or not all(value in known for value in values):
+            raise self._wrong(key, values, f"a list of {len(default)} of {', '.join(known)}")
         return tuple(values)
 
     def section(self, key: str) -> ConfigFields | None:

@@ -19,6 +19,8 @@ from typing import Any
 
 from mlx_moe.published_configs import (
     DEEPSEEK_V3,
+    GPT_OSS_20B,
+    GPT_OSS_120B,
     KIMI_K2,
     KIMI_K2_0905,
     KIMI_K2_5,
@@ -34,7 +36,7 @@ from mlx_moe.published_configs import (
     QWEN3_NEXT_80B,
 )
 
-RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2, Qwen3-MoE, Qwen3-Next and Qwen3.5-MoE"
+RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2, Qwen3-MoE, Qwen3-Next, Qwen3.5-MoE and gpt-oss"
 """The models that this version runs, for people."""
 
 
@@ -209,8 +211,8 @@ _TABLE = (
         config=QWEN3_5_35B,
         aliases=("qwen3.6-35b",),
     ),
-    KnownModel("gpt-oss-20b", "gpt_oss", "openai/gpt-oss-20b"),
-    KnownModel("gpt-oss-120b", "gpt_oss", "openai/gpt-oss-120b"),
+    _known("gpt-oss-20b", "openai/gpt-oss-20b", config=GPT_OSS_20B),  # 4 bits as published: no conversion is smaller
+    _known("gpt-oss-120b", "openai/gpt-oss-120b", config=GPT_OSS_120B),
 )
 
 KNOWN_MODELS: Mapping[str, KnownModel] = {model.name: model for model in _TABLE if model.config}
@@ -230,7 +232,6 @@ _UNSUPPORTED = {
     "the dense Qwen3": r"^qwen3-(?:0\.6|1\.7|4|8|14|32)b",
     "Kimi-VL, Linear, Dev and K3": r"^kimi-(?:vl|linear|dev|k[3-9])",
     "GLM": r"^glm-",
-    "gpt_oss": r"^gpt-oss",
     "Mistral and Mixtral": r"^(?:mixtral|ministral|mistral)",
     "Llama": r"^(?:meta-|code-?)?llama",
     "Gemma": r"^gemma",

@@ -162,3 +162,33 @@ QWEN3_CODER_480B: dict[str, Any] = QWEN3_235B_2507 | {
     "num_experts": 160,
     "rope_theta": 10000000.0,
 }
+
+GPT_OSS_120B: dict[str, Any] = {
+    "model_type": "gpt_oss",
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "attention_bias": True,
+    "num_local_experts": 128,
+    "num_experts_per_tok": 4,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "rms_norm_eps": 1e-05,
+    "max_position_embeddings": 131072,
+    "rope_theta": 150000,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+    },
+    "quantization_config": {"quant_method": "mxfp4"},
+}
+
+GPT_OSS_20B: dict[str, Any] = GPT_OSS_120B | {"num_hidden_layers": 24, "num_local_experts": 32}

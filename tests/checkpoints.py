@@ -75,7 +75,7 @@ def randomize(model: Model, router_bias: float, random: torch.Generator) -> None
             tensor.data.uniform_(0.5, 1.5, generator=random).add_(stored - 1)
         elif name.endswith("A_log"):
             tensor.data.uniform_(0.01, 2, generator=random).log_()
-        elif name.endswith("bias"):
+        elif name.endswith(("bias", "sinks")):
             tensor.data.normal_(0, 0.3, generator=random)
         elif name.endswith("embed_tokens.weight"):
             tensor.data.normal_(0, 0.5, generator=random)

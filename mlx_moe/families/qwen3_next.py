@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from mlx_moe.checkpoint.parameter import Parameter, renamed, with_offset
 from mlx_moe.config import DeltaNetConfig, GQAConfig, ModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
-from mlx_moe.errors import CheckpointError
 from mlx_moe.families.attention import GroupedQueryAttentionSpec
 from mlx_moe.families.delta_net import GatedDeltaNetSpec, converted
 from mlx_moe.families.feed_forward import GatedExpertsSpec, MLPSpec, MoESpec, SigmoidGatedMLPSpec
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.families.routing import TopKRouterSpec, layers_by_step
 from mlx_moe.rope_config import read_rope
+
+LINEAR, FULL = "linear_attention", "full_attention"
 
 MTP_NAMES = {
     "enorm": "mtp.pre_fc_norm_embedding",
@@ -121,13 +122,7 @@ def _feed_forward(config: Qwen3NextConfig, index: int) -> MLPSpec | MoESpec:
 
 def _linear_layers(fields: ConfigFields, n_layers: int) -> frozenset[int]:
     """Return the layers with Gated DeltaNet: those in `layer_types`, or all but each `full_attention_interval`-th."""
-    if types := fields.words("layer_types"):
-        unknown = set(types) - {"linear_attention", "full_attention"}
-        if unknown or len(types) != n_layers:
-            raise CheckpointError(
-                f"config.json: layer_types must have linear_attention or full_attention for each of {n_layers} layers, "
-                f"got {', '.join(types)[:80]}"
-            )
-        return frozenset(layer for layer, kind in enumerate(types) if kind == "linear_attention")
     interval = fields.dimension("full_attention_interval", default=4)
-    return frozenset(layer for layer in range(n_layers) if (layer + 1) % interval)
+    default = [FULL if (layer + 1) % interval == 0 else LINEAR for layer in range(n_layers)]
+    types = fields.choices("layer_types", (LINEAR, FULL), default)
+    return frozenset(layer for layer, kind in enumerate(types) if kind == LINEAR)

@@ -27,12 +27,15 @@ class TopKRouterSpec:
     gate: str = "gate"
     correction_bias: str = "gate.e_score_correction_bias"
     also: tuple[str, ...] = ()
+    gate_bias: bool = False
 
     def parameters(self) -> list[Parameter]:
         """See RouterSpec."""
         n_experts = self.moe.n_routed_experts
         gates, biases = ([f"{path}.{name}" for path in self.also] for name in (self.gate, self.correction_bias))
         parameters = [linear(f"{self.path}.{self.gate}", n_experts, self.hidden_size, float32=True, also=gates)]
+        if self.gate_bias:
+            parameters.append(vector(f"{self.path}.{self.gate}.bias", n_experts, float32=True))
         if self.moe.correction_bias:
             parameters.append(vector(f"{self.path}.{self.correction_bias}", n_experts, float32=True, also=biases))
         return parameters

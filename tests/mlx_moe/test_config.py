@@ -11,6 +11,8 @@ from mlx_moe.families import cache_costs, mtp_parameters, read_config
 from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.published_configs import (
     DEEPSEEK_V3,
+    GPT_OSS_20B,
+    GPT_OSS_120B,
     KIMI_K2,
     QWEN3_5_35B,
     QWEN3_5_122B,
@@ -33,6 +35,8 @@ pytestmark = pytest.mark.oracle
         (QWEN3_30B, 30_532_122_624),
         (QWEN3_NEXT_80B, 79_674_391_296),
         (QWEN3_5_397B, 396_346_350_336),
+        (GPT_OSS_20B, 20_914_757_184),
+        (GPT_OSS_120B, 116_829_156_672),
     ],
 )
 def test_parameter_totals_are_the_published_ones(values: dict[str, Any], published: int) -> None:

@@ -1,0 +1,102 @@
+"""gpt-oss: grouped-query attention with sinks, every other layer a window; experts with biases, clamped.
+
+Source: gpt-oss model card, arXiv 2508.10925; transformers' `gpt_oss` for the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_moe.checkpoint.joined_experts import joined_experts
+from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.config import GQAConfig, GroupedQueryModelConfig, MoEConfig
+from mlx_moe.config_fields import ConfigFields
+from mlx_moe.families.attention import grouped_query_attention
+from mlx_moe.families.feed_forward import MoESpec
+from mlx_moe.families.layer_spec import LayerSpec
+from mlx_moe.families.routing import TopKRouterSpec
+from mlx_moe.rope_config import read_rope
+
+if TYPE_CHECKING:
+    from mlx_moe.layers.experts import Experts
+    from mlx_moe.layers.weights import LoadedParameters
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class GptOssConfig(GroupedQueryModelConfig):
+    """The configuration of a `gpt_oss` model; layers whose type is SLIDING see `sliding_window` positions."""
+
+    layer_types: tuple[str, ...]
+    sliding_window: int
+    swiglu_alpha: float
+    swiglu_limit: float
+
+
+def read_config(fields: ConfigFields) -> GptOssConfig:
+    """Read a `gpt_oss` config.json; missing values get transformers' defaults."""
+    attention = GQAConfig.read(
+        fields,
+        default_kv_heads=8,
+        qk_norm=False,
+        attention_bias=fields.flag("attention_bias", default=True),
+        sinks=True,
+    )
+    moe = MoEConfig.read(
+        fields,
+        moe_intermediate_size=fields.dimension("intermediate_size"),
+        n_shared_experts=0,
+        scoring_func="softmax",
+        norm_topk_prob=True,  # over all experts, then made to sum to 1: the softmax of the chosen ones
+    )
+    n_layers = fields.dimension("num_hidden_layers")
+    alternating = [FULL if layer % 2 else SLIDING for layer in range(n_layers)]
+    return GptOssConfig.read(
+        fields,
+        model_type="gpt_oss",
+        attention=attention,
+        rope=read_rope(fields, attention.head_dim, interleaved=False),
+        moe=moe,
+        moe_layers=frozenset(range(n_layers)),
+        default_norm_eps=1e-5,
+        layer_types=fields.choices("layer_types", (SLIDING, FULL), default=alternating),
+        sliding_window=fields.dimension("sliding_window", default=128),
+        swiglu_alpha=fields.number("swiglu_alpha", default=1.702),
+        swiglu_limit=fields.number("swiglu_limit", default=7.0, above=0),
+    )
+
+
+def layer(config: GptOssConfig, index: int) -> LayerSpec:
+    """See Family."""
+    path = f"model.layers.{index}"
+    window = config.sliding_window if config.layer_types[index] == SLIDING else None
+    attention = grouped_query_attention(config, index, window)
+    router = TopKRouterSpec(f"{path}.mlp", config.hidden_size, config.moe, gate="router", gate_bias=True)
+    feed_forward = MoESpec(router, ClampedExpertsSpec(f"{path}.mlp", config))
+    return LayerSpec(path, config.hidden_size, config.rms_norm_eps, attention, feed_forward)
+
+
+@dataclass(frozen=True, slots=True)
+class ClampedExpertsSpec:
+    """Routed experts with biases and a clamped activation, below `path`."""
+
+    path: str
+    config: GptOssConfig
+
+    def parameters(self, owned: Sequence[int]) -> list[Parameter]:
+        """See ExpertsSpec."""
+        moe = self.config.moe
+        experts = (f"{self.path}.experts", moe.n_routed_experts, owned)
+        return joined_experts(*experts, moe.moe_intermediate_size, self.config.hidden_size) if owned else []
+
+    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
+        """See ExpertsSpec."""
+        from mlx_moe.layers.clamped_experts import ClampedMLPs
+        from mlx_moe.layers.experts import Experts
+
+        c = self.config
+        mlps = ClampedMLPs(c.swiglu_alpha, c.swiglu_limit, loaded.scope(f"{self.path}.experts"))
+        return Experts(c.moe.n_routed_experts, owned, mlps)
