@@ -108,11 +108,11 @@ def test_what_cannot_be_pulled_is_refused_before_any_weight_moves(hub: Hub, tmp_
     assert "org/absent" in err
     config = tmp_path / "served" / REPO / "config.json"
     values = json.loads(config.read_text())
-    config.write_text(json.dumps(values | {"model_type": "gpt_oss"}))
+    config.write_text(json.dumps(values | {"model_type": "gemma4_text"}))
     hub._repositories.clear()
     code, _, err = moe_cluster("pull", REPO)
     assert code
-    assert "gpt_oss" in err
+    assert "gemma4_text" in err
     assert moe_cluster("pull", str(DEMO))[0] == 2
     assert moe_cluster("pull", f"{REPO}@main", "--revision", "main")[0] == 2
     assert hub.total_sent(WEIGHTS) == 0
