@@ -49,13 +49,14 @@ def _weight(
 
 
 def _bias(name: str, apart: Sequence[str], n_experts: int, owned: Sequence[int], out_features: int) -> Parameter:
-    n_rows = len(apart) * out_features
+    n_rows, is_joined = len(apart) * out_features, len(apart) > 1
+    together = (_stack(f"{name}_bias", (n_experts, n_rows), owned),)
     layouts = (
         Layout(
             (len(owned), len(apart), out_features),
             _by_expert([f"{part}.bias" for part in apart], (n_experts, out_features), owned),
         ),
-        Layout((len(owned), n_rows), (_stack(f"{name}_bias", (n_experts, n_rows), owned),), alternating=len(apart) > 1),
+        Layout((len(owned), n_rows) if is_joined else (len(owned), 1, n_rows), together, alternating=is_joined),
     )
     return Parameter(f"{name}.bias", layouts, matrix=False, routed=True)
 

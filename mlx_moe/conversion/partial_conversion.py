@@ -21,7 +21,7 @@ from mlx_moe.checkpoint.weight_files import INDEX_NAME
 from mlx_moe.conversion import small_files
 from mlx_moe.conversion.converted_config import converted_config, converted_index, to_json
 from mlx_moe.conversion.file_header import file_header
-from mlx_moe.conversion.plan import PlannedParameter, all_files, floats_of, planned_parameter
+from mlx_moe.conversion.plan import PlannedParameter, all_files, by_matrix, floats_of, planned_parameter
 
 CONFIG_NAME = "config.json"
 
@@ -83,11 +83,10 @@ def lacking(
 
 
 def _rows(target: Checkpoint, planned: PlannedParameter) -> Iterator[Rows]:
-    """Yield the rows of a parameter, a few at a time; what is turned has none in common with its source."""
+    """Yield the rows of a parameter, a few at a time; what is turned or reordered by whole matrices."""
     (stored,) = find(target, [planned.parameter])
-    origins, targets = [planned.stored.origin], [stored.origin]
-    if not planned.is_turned:
-        origins, targets = ([*_cuts(planned.parameter, origin)] for origin in (*origins, *targets))
+    cuts = _cuts if planned.keeps_rows else by_matrix
+    origins, targets = (cuts(planned.parameter, origin) for origin in (planned.stored.origin, stored.origin))
     for origin, wanted in zip(origins, targets, strict=True):
         yield Rows(planned, origin, tuple(_places(target, array.pieces) for array in wanted.arrays))
 

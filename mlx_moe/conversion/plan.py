@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
@@ -17,7 +17,7 @@ from mlx_moe.checkpoint.form import sibling
 from mlx_moe.checkpoint.modes import WORD_BITS, quantization_text
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.recipe import Recipe
-from mlx_moe.checkpoint.stored_parameter import StoredParameter, already_quantized, find, stored_dtype
+from mlx_moe.checkpoint.stored_parameter import Origin, StoredParameter, already_quantized, find, stored_dtype
 from mlx_moe.config import ModelConfig, QuantizationConfig
 
 MAX_FILE_BYTES = 5 * 10**9
@@ -67,6 +67,11 @@ class PlannedParameter:
     def is_computed(self) -> bool:
         """Whether other bytes are written than those that are stored."""
         return self.is_turned or self.n_projections > 1 or self.stored.origin.is_derived
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether stored rows that follow each other are written so."""
+        return not self.is_turned and not self.stored.origin.layout.alternating
 
     @property
     def is_requantized(self) -> bool:
@@ -201,6 +206,12 @@ def planned_parameter(checkpoint: Checkpoint, parameter: Parameter, recipe: Reci
     shapes = {source.tensor: source.shape for source in layout.sources}
     tensors = [tensor for name, shape in shapes.items() for tensor in _tensors(name, shape, quantization, float_dtype)]
     return PlannedParameter(stored, is_turned, float_dtype, quantization, tuple(tensors), len(shapes))
+
+
+def by_matrix(parameter: Parameter, origin: Origin) -> list[Origin]:
+    """Return the matrices of a stack of experts, each as an origin of its own; of another parameter all of it."""
+    matrices = origin.layout.matrices if parameter.routed else []
+    return [replace(origin, layout=matrix) for matrix in matrices] or [origin]
 
 
 def _tensors(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
@@ -13,8 +12,7 @@ from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.dtype import Dtype
 from mlx_moe.checkpoint.held import Arrays
-from mlx_moe.checkpoint.stored_parameter import Origin
-from mlx_moe.conversion.plan import PlannedParameter
+from mlx_moe.conversion.plan import PlannedParameter, by_matrix
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -32,10 +30,11 @@ def tensor_bytes(checkpoint: Checkpoint, planned: PlannedParameter, progress: Ca
     """
     tensors = [np.empty(tensor.nbytes, np.uint8) for tensor in planned.tensors]
     filled, done = [0] * len(tensors), 0
-    origin = planned.stored.origin
-    for cut in _cuts(planned):
+    origin, n = planned.stored.origin, planned.n_projections
+    for cut in origin.cut() if planned.keeps_rows and n == 1 else by_matrix(planned.parameter, origin):
         (arrays,) = loader.read(checkpoint, [(cut, MX_FLOATS[planned.float_dtype])])
-        for number, data in enumerate(converted_bytes(planned, arrays)):
+        joined = converted_bytes(planned, arrays)
+        for number, data in enumerate(array.reshape(n, -1)[i] for i in range(n) for array in joined):
             tensors[number][filled[number] : filled[number] + data.nbytes] = data
             filled[number] += data.nbytes
         done += cut.layout.count
@@ -49,26 +48,14 @@ def converted_bytes(planned: PlannedParameter, arrays: Arrays) -> list[Bytes]:
     float_dtype = MX_FLOATS[planned.float_dtype]
     if planned.is_turned:
         arrays = _turned(planned, arrays, float_dtype)
-    if planned.n_projections > 1:
-        arrays = _apart(planned, arrays)
+    if planned.stored.origin.layout.alternating:
+        arrays = _in_order(arrays)
     return [_bytes(array) for array in arrays]
 
 
-def _cuts(planned: PlannedParameter) -> Iterable[Origin]:
-    """Return what is converted one after the other; matrices that are turned or taken apart stay whole."""
-    origin = planned.stored.origin
-    if not planned.is_turned and planned.n_projections == 1:
-        return origin.cut()
-    return [replace(origin, layout=layout) for layout in origin.layout.matrices or [origin.layout]]
-
-
-def _apart(planned: PlannedParameter, arrays: Arrays) -> Arrays:
-    """Return the arrays of joined projections one projection after the other."""
-    n, n_rows = planned.n_projections, planned.tensors[0].shape[1]
-    joined = [array.reshape(array.shape[0], n * n_rows, -1) for array in arrays]
-    if planned.stored.origin.layout.alternating:
-        return tuple(array[:, i::n] for i in range(n) for array in joined)
-    return tuple(array[:, i * n_rows : (i + 1) * n_rows] for i in range(n) for array in joined)
+def _in_order(arrays: Arrays) -> Arrays:
+    """Return two projections whose rows take turns `[E, 2I, ...]` one after the other `[E, 2, I, ...]`."""
+    return tuple(array.reshape(array.shape[0], array.shape[1] // 2, 2, -1).swapaxes(1, 2) for array in arrays)
 
 
 def _turned(planned: PlannedParameter, arrays: Arrays, float_dtype: mx.Dtype) -> Arrays:

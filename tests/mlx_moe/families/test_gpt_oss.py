@@ -23,8 +23,10 @@ from mlx_moe.decoding.engine import Engine as Answers
 from mlx_moe.decoding.request import Request
 from mlx_moe.layers import cache_costs, window_cache
 from mlx_moe.pipeline.link import LocalLink
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from tests import checkpoints, oracles
 from tests.engine import Engine, load_engine, load_peers
+from tests.mlx_moe.conversion.test_partial_conversion import add, contents
 from tests.mlx_moe.decoding.test_limited_rewinds import Guesses
 from tests.mlx_moe.demo_pipeline import Certain, Pipeline, answer, ask_for
 from tests.oracles import TOLERANCE, relative_difference
@@ -123,6 +125,20 @@ def test_a_conversion_of_turned_floats_has_the_numbers_of_their_blocks(
     converted = convert(plain, tmp_path / "converted", Recipe(experts=recipe.experts))
     assert np.array_equal(load_engine(converted).logits(IDS), load_engine(published[0]).logits(IDS))
     assert np.isfinite(load_engine(plain, recipe=recipe).logits(IDS)).all()
+
+
+@pytest.mark.parametrize("layout", ["turned floats", "blocks", "apart"])
+def test_parts_that_are_converted_apart_are_what_a_conversion_writes(
+    plain: Path, published: tuple[Path, Path], layout: str, tmp_path: Path
+) -> None:
+    source = {"turned floats": plain, "blocks": published[0]}.get(layout, tmp_path / "apart")
+    if layout == "apart":
+        convert(plain, source, uniform(8, "affine", 32))
+    recipe = uniform(4, "affine", 32)
+    wanted = contents(convert(source, tmp_path / "whole", recipe))
+    for experts in ((0, 3, 15), tuple(set(range(16)) - {0, 3, 15})):
+        add(source, tmp_path / "parts", ShardSpec(range(4), dict.fromkeys(range(4), experts)), recipe)
+    assert contents(tmp_path / "parts") == wanted
 
 
 OWNERS = {
