@@ -6,14 +6,19 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.recipe import Recipe, uniform
+from mlx_moe.checkpoint.share import Share
+from mlx_moe.conversion import partial_conversion
 from mlx_moe.conversion.conversion import Conversion, Progress
+from mlx_moe.conversion.filling import fill
 from mlx_moe.conversion.plan import plan
+from mlx_moe.pipeline.shard_spec import ShardSpec
 from tests.patience import PATIENCE_S
 
 KILLED_BEFORE_RENAME = """
@@ -49,6 +54,20 @@ def converted(
         planned = plan(checkpoint, config, recipe or uniform(4), keep_mtp=keep_mtp)
         Conversion(checkpoint, planned, directory, str(source), keep_mtp=keep_mtp).run(progress)
     return directory
+
+
+def add_part(source: Path, directory: Path, spec: ShardSpec, recipe: Recipe | None = None, *, ends: bool = True) -> int:
+    """Add layers, and embedding and lm_head if `ends`, to a partial conversion; return how many bytes were written."""
+    recipe = recipe or uniform(4)
+    with Checkpoint.open(source) as original:
+        config = families.config_of(original)
+        parameters = spec.parameters(config) + (families.head_parameters(config) if ends else [])
+        partial_conversion.begin(directory, original, recipe)
+        with Checkpoint.open(directory) as target, closing(Share(directory)) as share:
+            rows = partial_conversion.lacking(original, target, share, recipe, parameters)
+            fill(share, original, rows)
+            assert not partial_conversion.lacking(original, target, share, recipe, parameters)
+    return sum(one.nbytes for one in rows)
 
 
 def killed_before(name: str, source: Path, directory: Path) -> None:

@@ -16,14 +16,13 @@ from bench.synthetic import TINY_DEEPSEEK, write_checkpoint
 from mlx_moe import families
 from mlx_moe.checkpoint import share as share_module
 from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.recipe import Recipe, mixed, uniform
+from mlx_moe.checkpoint.recipe import mixed, uniform
 from mlx_moe.checkpoint.share import Share
 from mlx_moe.checkpoint.stored_parameter import find
 from mlx_moe.conversion import partial_conversion
-from mlx_moe.conversion.filling import fill
 from mlx_moe.errors import CheckpointError
 from mlx_moe.pipeline.shard_spec import ShardSpec
-from tests.conversions import converted
+from tests.conversions import add_part, converted
 from tests.patience import PATIENCE_S
 
 SMALL = TINY_DEEPSEEK | {"num_hidden_layers": 2, "n_routed_experts": 8}
@@ -38,7 +37,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mlx_moe.checkpoint import share
-from tests.mlx_moe.conversion.test_partial_conversion import add, ALL
+from tests.conversions import add_part
+from tests.mlx_moe.conversion.test_partial_conversion import ALL
 
 share.SYNC_BYTES = 1 << 14
 write, n_writes = share.Share.write, int(sys.argv[3])
@@ -51,7 +51,7 @@ def write_or_die(*arguments):
     write(*arguments)
 
 share.Share.write = write_or_die
-add(Path(sys.argv[1]), Path(sys.argv[2]), ALL)
+add_part(Path(sys.argv[1]), Path(sys.argv[2]), ALL)
 """
 
 ALL = ShardSpec(range(2))
@@ -78,34 +78,20 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def add(source: Path, directory: Path, spec: ShardSpec, recipe: Recipe | None = None, *, ends: bool = True) -> int:
-    """Add a part to the conversion in a directory; return how many bytes were written."""
-    recipe = recipe or uniform(4)
-    with Checkpoint.open(source) as original:
-        config = families.config_of(original)
-        parameters = spec.parameters(config) + (families.head_parameters(config) if ends else [])
-        partial_conversion.begin(directory, original, recipe)
-        with Checkpoint.open(directory) as target, closing(Share(directory)) as share:
-            rows = partial_conversion.lacking(original, target, share, recipe, parameters)
-            fill(share, original, rows)
-            assert not partial_conversion.lacking(original, target, share, recipe, parameters)
-    return sum(one.nbytes for one in rows)
-
-
 def test_parts_in_any_order_are_the_files_of_a_conversion(
     source: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_conversion, "CUT_NUMBERS", 1 << 14)
     directory = tmp_path / "model"
-    assert all(add(source, directory, spec, ends=spec is HALVES[0]) for spec in HALVES)
+    assert all(add_part(source, directory, spec, ends=spec is HALVES[0]) for spec in HALVES)
     assert contents(directory) == whole
-    assert add(source, directory, ALL) == 0
+    assert add_part(source, directory, ALL) == 0
 
 
 def test_what_is_converted_stays_as_it_is_when_it_is_loaded_with_the_same_recipe(source: Path, tmp_path: Path) -> None:
     for recipe in (uniform(4), mixed(3)):
         directory = tmp_path / str(recipe.experts)
-        add(source, directory, HALVES[0], recipe)
+        add_part(source, directory, HALVES[0], recipe)
         with Checkpoint.open(directory) as target:
             parameters = ALL.parameters(families.config_of(target))
             assert not any(s.origin.target for s in find(target, parameters, recipe))
@@ -113,7 +99,7 @@ def test_what_is_converted_stays_as_it_is_when_it_is_loaded_with_the_same_recipe
 
 def test_a_model_with_no_more_bits_is_laid_out_anew(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     again = tmp_path / "again"
-    add(converted(source, tmp_path / "model"), again, ALL)
+    add_part(converted(source, tmp_path / "model"), again, ALL)
     assert contents(again) == whole
 
 
@@ -121,7 +107,7 @@ def test_a_killed_part_goes_on_with_what_was_recorded(source: Path, whole: dict[
     command = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "model"), "90"]
     killed = subprocess.run(command, timeout=PATIENCE_S, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    written = add(source, tmp_path / "model", ALL)
+    written = add_part(source, tmp_path / "model", ALL)
     total = sum(len(data) for name, data in whole.items() if name.endswith(".safetensors"))
     assert 0 < written < 0.8 * total
     assert contents(tmp_path / "model") == whole
@@ -142,8 +128,8 @@ def test_a_full_disk_is_one_error_after_which_it_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", until_full)
         with pytest.raises(CheckpointError, match=r"the disk is full: .*moe-cluster rm"):
-            add(source, tmp_path / "model", ALL)
-    add(source, tmp_path / "model", ALL)
+            add_part(source, tmp_path / "model", ALL)
+    add_part(source, tmp_path / "model", ALL)
     assert contents(tmp_path / "model") == whole
 
 
@@ -152,6 +138,6 @@ def test_a_disk_without_room_is_refused_before_anything_is_converted(
 ) -> None:
     monkeypatch.setattr("mlx_moe.checkpoint.durable_file.free_bytes", lambda _directory: 1000)
     with pytest.raises(CheckpointError, match=r"bytes are needed, but the disk has 1,000 free"):
-        add(source, tmp_path / "model", ALL)
+        add_part(source, tmp_path / "model", ALL)
     with closing(Share(tmp_path / "model")) as share:
         assert share.nbytes_present == 0
