@@ -2,15 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.synthetic import TINY_DEEPSEEK, write_checkpoint
 from cluster.client import Wanted
 from cluster.errors import DownloadError
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.checkpoint.source import SourceError
 from mlx_moe.decoding.request import Request
 from mlx_moe.sampling_params import SamplingParams
@@ -21,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 DEMO = library.locate("demo")
 REPO = "org/tiny"
+FLOATS = "org/floats"
 REQUEST = Request((5, 6, 7), max_tokens=8, ignore_eos=True, sampling=SamplingParams(temperature=0))
 
 
@@ -84,8 +88,27 @@ def test_a_refused_download_ends_in_one_error_and_goes_on_later(cluster: Cluster
     assert all(node.done_bytes == node.total_bytes > 0 for node in last)
 
 
-def small_bytes() -> int:
+def test_with_bits_each_node_downloads_its_share_and_keeps_it_quantized_instead(cluster: Cluster, hub: Hub) -> None:
+    cluster.unload()
+    source = hub.directory / FLOATS
+    write_checkpoint(source, TINY_DEEPSEEK | {"num_hidden_layers": 3}, bits=None)
+    hub.refresh()
+    plan, before = replace(cluster.place(FLOATS, (1, 1, 1)), recipe=uniform(4)), hub.total_sent()
+    list(cluster.own.load(Wanted(FLOATS, plan, download=True)))
+    tokens = answer(cluster.own.model(cluster.own.status()), REQUEST)
+    weights = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    assert hub.total_sent() - before < 1.1 * (weights + small_bytes(source))
+    parts = [path for node in cluster.nodes for path in node.home.models.glob("org--floats/*/*.safetensors*")]
+    assert 0 < sum(path.stat().st_blocks * 512 for path in parts) < 0.2 * weights
+    cluster.unload()
+    sent = hub.total_sent()
+    list(cluster.own.load(Wanted(FLOATS, plan)))  # nobody has to agree: nothing is downloaded
+    assert hub.total_sent() == sent
+    assert answer(cluster.own.model(cluster.own.status()), REQUEST) == tokens
+
+
+def small_bytes(directory: Path = DEMO) -> int:
     """Return the bytes of the files that every node gets: all but weights, and the headers of these."""
-    with Checkpoint.open(DEMO) as checkpoint:
+    with Checkpoint.open(directory) as checkpoint:
         header = min(checkpoint.info(name).offset for name in checkpoint.names)
-    return 3 * header + sum(path.stat().st_size for path in DEMO.iterdir() if path.suffix != ".safetensors")
+    return 3 * header + sum(path.stat().st_size for path in directory.iterdir() if path.suffix != ".safetensors")
