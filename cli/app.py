@@ -472,7 +472,10 @@ def convert(
     ] = True,
     debug: o.Debug = False,
 ) -> None:
-    """Quantize a model, into a new directory that mlx-lm loads too. After an interruption, the same command goes on."""
+    """Quantize a model, into a new directory that mlx-lm loads too. After an interruption, the same command goes on.
+
+    It runs on this machine. On a cluster, up MODEL --bits N --keep has each node convert the part that it will hold.
+    """
     with reported(debug):
         from cli import convert as convert_command
 

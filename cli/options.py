@@ -99,7 +99,12 @@ Bits = Annotated[
 Mode = Annotated[
     str | None, typer.Option(metavar="HOW", help="Quantize while loading as affine (default), mxfp4, nvfp4 or mxfp8.")
 ]
-Keep = Annotated[bool, typer.Option("--keep", help="Each node keeps on its disk what it reads from other nodes.")]
+Keep = Annotated[
+    bool,
+    typer.Option(
+        "--keep", help="Each node keeps on its disk what it reads from other nodes; with --bits its part, quantized."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Log everything; show the traceback of an error.")]
 
