@@ -161,7 +161,13 @@ class LocalModel(Model):
         costs = families.cache_costs(config, holding.dtype.size)
         kv_positions = memory.kv_positions(holding.weights_bytes + costs.fixed_bytes, costs.full_bytes_per_position)
         self.chunks = chunks or ChunkRule.alone(position_bytes(config, holding.dtype.size), memory.temporary_bytes())
-        coordinator = Coordinator(holding.head, config.vocab_size, kv_positions=kv_positions, chunks=self.chunks)
+        coordinator = Coordinator(
+            holding.head,
+            config.vocab_size,
+            kv_positions=kv_positions,
+            fixed_positions=costs.fixed_positions,
+            chunks=self.chunks,
+        )
         self._engine = Engine(coordinator, LocalLink([self.stage]))
         super().__init__(
             name,

@@ -168,12 +168,14 @@ class CoordinatorPart:
         ends, tokenizer = loaded.ends, loaded.tokenizer
         assert ends is not None  # both are loaded for this role
         assert tokenizer is not None
+        cache_costs = families.cache_costs(loaded.config, loaded.float_bytes)
         coordinator = Coordinator(
             ends,
             loaded.config.vocab_size,
             n_stages=n_stages,
             frames_in_flight=pipeline.frames_in_flight,
             kv_positions=role.placement.kv_positions,
+            fixed_positions=cache_costs.fixed_positions,
             new_drafter=loaded.new_drafter,
             chunks=role.placement.chunks,
         )
@@ -185,7 +187,7 @@ class CoordinatorPart:
             tokenizer,
             loaded.defaults,
             context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
-            kv_bytes_per_position=families.cache_costs(loaded.config, loaded.float_bytes).full_bytes_per_position,
+            kv_bytes_per_position=cache_costs.full_bytes_per_position,
             kv_positions=coordinator.scheduler.budget.positions,
         )
         self._clients = CoordinatorService(model, self._answering, self._all_timelines)

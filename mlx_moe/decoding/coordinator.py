@@ -77,7 +77,7 @@ class Coordinator:
     """Answers requests of many sequences on `n_stages` stages, with up to `frames_in_flight` prefill frames of each.
 
     `new_drafter` creates a sequence's drafter; it is not used with a single stage, which is never idle. `chunks` is the
-    rule by which prompts are cut.
+    rule by which prompts are cut. `kv_positions` and `fixed_positions` limit the caches, see KVBudget.
     """
 
     def __init__(
@@ -88,11 +88,12 @@ class Coordinator:
         n_stages: int = 1,
         frames_in_flight: int = 1,
         kv_positions: int | None = None,
+        fixed_positions: int = 0,
         new_drafter: Callable[[], Drafter] | None = None,
         chunks: ChunkRule = DEFAULT_RULE,
     ) -> None:
         self.acceptance = Acceptance()
-        self.scheduler = Scheduler(n_stages, kv_positions)
+        self.scheduler = Scheduler(n_stages, kv_positions, fixed_positions)
         self.sequences: dict[str, Sequence] = {}
         self.drafters: dict[str, Drafter] = {}
         self._answers: dict[str, _Answer] = {}

@@ -23,16 +23,22 @@ class _Room:
 
 
 class KVBudget:
-    """The rooms of sequences, in the order of their last start or end. `positions` None: no limit."""
+    """The rooms of sequences, in the order of their last start or end. `positions` None: no limit.
 
-    def __init__(self, positions: int | None = None) -> None:
+    Caches may have a part that does not grow, such as a recurrent state. That of one sequence is not in `positions`;
+    for each further one `fixed_positions` count, which take as many bytes.
+    """
+
+    def __init__(self, positions: int | None = None, fixed_positions: int = 0) -> None:
         self.positions = sys.maxsize if positions is None else positions
+        self._fixed_positions = fixed_positions
         self._rooms: dict[str, _Room] = {}
 
     @property
     def taken(self) -> int:
-        """Number of positions that active sequences have reserved and idle ones keep."""
-        return sum(room.reserved for room in self._rooms.values())
+        """Number of positions that active sequences have reserved and idle ones keep, fixed parts included."""
+        fixed = self._fixed_positions * max(0, len(self._rooms) - 1)
+        return sum(room.reserved for room in self._rooms.values()) + fixed
 
     def reserved(self, sequence_id: str) -> int:
         """Return the number of positions that an active sequence may use without evicting another."""
@@ -55,7 +61,8 @@ class KVBudget:
                 f"shorten the prompt or ask for fewer tokens"
             )
         used = self._rooms[sequence_id].used if sequence_id in self._rooms else 0
-        others = sum(room.reserved for name, room in self._rooms.items() if room.active and name != sequence_id)
+        busy = [room.reserved for name, room in self._rooms.items() if room.active and name != sequence_id]
+        others = sum(busy) + self._fixed_positions * len(busy)
         if others + wanted > self.positions:
             raise BusyError(
                 f"the request may take {wanted} positions of KV cache; requests that are being answered have {others} "
@@ -76,7 +83,8 @@ class KVBudget:
         """
         room = self._rooms[sequence_id]
         used = max(room.used, _in_steps(end))
-        older = sum(self._rooms[name].reserved for name in self._until(sequence_id) if self._rooms[name].active)
+        before = [self._rooms[name].reserved for name in self._until(sequence_id) if self._rooms[name].active]
+        older = sum(before) + self._fixed_positions * len(before)
         if older + used > self.positions:
             raise EvictedError(
                 f"the answer has reached {end} positions; older requests have {older} of the {self.positions} that the "

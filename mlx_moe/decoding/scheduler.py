@@ -15,14 +15,14 @@ RESERVE = 1024
 
 
 class Scheduler:
-    """Answers have turns in the order in which they became ready. `kv_positions` None: no limit.
+    """Answers have turns in the order in which they became ready. `kv_positions` and `fixed_positions`: see KVBudget.
 
     An answer is ready (it can send a frame, or one has returned), held (its reader is far behind), or waiting for a
     frame in flight.
     """
 
-    def __init__(self, n_stages: int, kv_positions: int | None = None) -> None:
-        self.budget = KVBudget(kv_positions)
+    def __init__(self, n_stages: int, kv_positions: int | None = None, fixed_positions: int = 0) -> None:
+        self.budget = KVBudget(kv_positions, fixed_positions)
         self._n_stages = n_stages
         self._active: set[str] = set()
         self._ready: deque[str] = deque()

@@ -47,6 +47,11 @@ class CacheCosts:
         """Bytes of a position that all windows still keep."""
         return self.bytes_per_position + sum(nbytes for _, nbytes in self.windows)
 
+    @property
+    def fixed_positions(self) -> int:
+        """Number of positions that take as many bytes as the fixed part; 0 if positions take none."""
+        return -(-self.fixed_bytes // per_position) if (per_position := self.full_bytes_per_position) else 0
+
     def nbytes(self, positions: int) -> int:
         """Return the bytes for a number of positions."""
         windows = sum(min(rows, positions) * nbytes for rows, nbytes in self.windows)

@@ -23,9 +23,9 @@ POSITIONS = st.integers(1, 10 * GROWTH)
 class Sessions(RuleBasedStateMachine):
     """Sessions that begin, grow, rest and close, beside a plain list of the same."""
 
-    @initialize(steps=st.integers(1, 8), rest=st.integers(0, GROWTH - 1))
-    def begin(self, steps: int, rest: int) -> None:
-        self.budget = KVBudget(steps * GROWTH + rest)
+    @initialize(steps=st.integers(1, 8), rest=st.integers(0, GROWTH - 1), fixed=st.sampled_from([0, GROWTH // 3]))
+    def begin(self, steps: int, rest: int, fixed: int) -> None:
+        self.budget = KVBudget(steps * GROWTH + rest, fixed)
         self.active: list[str] = []  # oldest first
         self.idle: list[str] = []  # least recently used first
 
@@ -96,6 +96,18 @@ def test_a_session_at_rest_keeps_what_it_used_and_not_what_it_reserved() -> None
     budget.use("a", GROWTH + 1)
     budget.rest("a")
     assert budget.taken == 2 * GROWTH
+
+
+def test_the_part_of_caches_that_does_not_grow_counts_for_each_further_session() -> None:
+    budget = KVBudget(4 * GROWTH, fixed_positions=GROWTH)
+    budget.admit("a", GROWTH)
+    budget.admit("b", GROWTH)
+    assert budget.taken == 3 * GROWTH
+    with pytest.raises(BusyError, match=r"being answered have 1024 of 1024"):
+        budget.admit("c", 1)
+    budget.use("a", GROWTH)
+    budget.rest("a")
+    assert budget.admit("c", GROWTH) == ["a"]
 
 
 def test_what_can_never_fit_is_told_from_what_does_not_fit_now() -> None:
