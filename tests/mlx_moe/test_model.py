@@ -187,15 +187,19 @@ def test_a_request_out_of_range_is_refused(changes: dict[str, object], message: 
 def test_nan_fails_the_request_names_the_layer_and_leaves_the_model_answering(model: Model) -> None:
     layer = model.stage.shard.layers[3]
     healthy = layer._input_norm
+
+    def spoilt(x: mx.array) -> mx.array:
+        return healthy(x) * mx.nan
+
     before = ids_of(model.generate(ask(model)))
-    layer._input_norm = healthy * mx.nan
+    layer._input_norm = spoilt
     with pytest.raises(NumericsError, match=r"node .*, layer 3: hidden states are not finite"):
         ids_of(model.generate(ask(model)))
     generation = model.generate(ask(model))
     layer._input_norm = healthy
     tokens = itertools.islice(generation, 4)
     next(tokens)
-    layer._input_norm = healthy * mx.nan
+    layer._input_norm = spoilt
     with pytest.raises(NumericsError, match="layer 3"):
         list(tokens)
     layer._input_norm = healthy
