@@ -165,8 +165,10 @@ class MoEConfig:
     def read(cls, fields: ConfigFields, **own: Any) -> Self:
         """Read the number of experts and of those chosen; `own` are read by the family. Raises CheckpointError."""
         moe = cls(
-            n_routed_experts=fields.dimension("n_routed_experts", "num_experts", "num_local_experts"),
-            num_experts_per_tok=fields.dimension("num_experts_per_tok"),
+            n_routed_experts=fields.dimension(
+                "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"
+            ),
+            num_experts_per_tok=fields.dimension("num_experts_per_tok", "moe_k"),
             **own,
         )
         group_size, rest = divmod(moe.n_routed_experts, moe.n_group)
@@ -229,6 +231,7 @@ class ModelConfig:
         moe_layers: frozenset[int] = frozenset(),
         num_nextn_predict_layers: int = 0,
         default_norm_eps: float = 1e-6,
+        default_tied: bool = False,
         **own: Any,
     ) -> Self:
         """Read the keys that all families share. The arguments are read by the family; `own` are its own fields."""
@@ -243,7 +246,7 @@ class ModelConfig:
             num_hidden_layers=fields.dimension("num_hidden_layers"),
             max_position_embeddings=fields.dimension("max_position_embeddings"),
             rms_norm_eps=fields.number("rms_norm_eps", default=default_norm_eps, above=0),
-            tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", default=default_tied),
             rope=rope,
             moe=moe,
             moe_layers=moe_layers,

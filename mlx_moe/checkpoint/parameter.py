@@ -119,6 +119,15 @@ def vector(name: str, size: int, *, float32: bool = False, also: Sequence[str] =
     return Parameter(name, tuple(whole(n, (size,)) for n in (name, *also)), matrix=False, float32=float32)
 
 
+def as_row(parameter: Parameter) -> Parameter:
+    """Return a vector that is stored as a matrix of one row, and kept so."""
+
+    def layout(old: Layout) -> Layout:
+        return replace(old, shape=(1, *old.shape), sources=tuple(replace(s, shape=(1, *s.shape)) for s in old.sources))
+
+    return replace(parameter, layouts=tuple(map(layout, parameter.layouts)))
+
+
 def with_offset(parameter: Parameter, offset: float, sign: Sign) -> Parameter:
     """Return a parameter that is stored without an `offset`, or with it where a checkpoint has the `sign`.
 
@@ -169,31 +178,39 @@ def experts(
     owned: Sequence[int],
     out_features: int,
     in_features: int,
+    stacked: str = "switch_mlp",
 ) -> Parameter:
     """Return a projection of the owned experts, stacked: `[len(owned), out_features, in_features]`.
 
-    Layouts, below the first of `paths` or another: stacked `switch_mlp`; one tensor per expert (called `name`); fused
-    `gate_up_proj`, whose first rows are the gate.
+    Layouts, below the first of `paths` or another: stacked below `stacked`, as MLX calls it; one tensor per expert
+    (called `name`); fused `gate_up_proj`, whose first rows are the gate.
     """
     shape = (len(owned), out_features, in_features)
     layouts = [
         Layout(shape, sources)
         for path in paths
-        for sources in _expert_sources(path, projection, name, n_experts, owned, out_features, in_features)
+        for sources in _expert_sources(path, projection, name, n_experts, owned, out_features, in_features, stacked)
     ]
     return Parameter(f"{paths[0]}.experts.{projection}", tuple(layouts), routed=True)
 
 
 def _expert_sources(
-    path: str, projection: str, name: str, n_experts: int, owned: Sequence[int], out_features: int, in_features: int
+    path: str,
+    projection: str,
+    name: str,
+    n_experts: int,
+    owned: Sequence[int],
+    out_features: int,
+    in_features: int,
+    stacked: str,
 ) -> Iterator[tuple[Source, ...]]:
     """Yield the sources of each layout below `path`."""
-    stacked = Source(
-        f"{path}.switch_mlp.{projection}.weight",
+    stack = Source(
+        f"{path}.{stacked}.{projection}.weight",
         (n_experts, out_features, in_features),
         tuple(range(e * out_features, (e + 1) * out_features) for e in owned),
     )
-    yield (stacked,)
+    yield (stack,)
     yield tuple(
         Source(
             f"{path}.experts.{e}.{name}.weight",

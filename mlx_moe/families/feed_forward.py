@@ -54,7 +54,7 @@ class MLPSpec:
 class GatedExpertsSpec:
     """Routed experts, each a gated MLP, below `path`; `names` are the projections' names in tensors per expert.
 
-    `also` are other paths below which checkpoints have them.
+    `also` are other paths below which checkpoints have them, and `stacked` is the name below which MLX stacks them.
     """
 
     path: str
@@ -62,6 +62,7 @@ class GatedExpertsSpec:
     moe: MoEConfig
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     also: tuple[str, ...] = ()
+    stacked: str = "switch_mlp"
 
     def parameters(self, owned: Sequence[int]) -> list[Parameter]:
         """See ExpertsSpec."""
@@ -71,9 +72,9 @@ class GatedExpertsSpec:
         paths = (self.path, *self.also)
         gate, up, down = self.names
         return [
-            parameter.experts(paths, "gate_proj", gate, n_experts, owned, width, hidden_size),
-            parameter.experts(paths, "up_proj", up, n_experts, owned, width, hidden_size),
-            parameter.experts(paths, "down_proj", down, n_experts, owned, hidden_size, width),
+            parameter.experts(paths, "gate_proj", gate, n_experts, owned, width, hidden_size, self.stacked),
+            parameter.experts(paths, "up_proj", up, n_experts, owned, width, hidden_size, self.stacked),
+            parameter.experts(paths, "down_proj", down, n_experts, owned, hidden_size, width, self.stacked),
         ]
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
@@ -125,7 +126,7 @@ class MoESpec:
         )
 
 
-def default_feed_forward(config: ModelConfig, index: int) -> MLPSpec | MoESpec:
+def default_feed_forward(config: ModelConfig, index: int, stacked: str = "switch_mlp") -> MLPSpec | MoESpec:
     """Return the feed-forward of layer `index`, with the parameter names that most families use."""
     path = f"model.layers.{index}.mlp"
     moe, hidden_size = config.moe, config.hidden_size
@@ -134,6 +135,6 @@ def default_feed_forward(config: ModelConfig, index: int) -> MLPSpec | MoESpec:
     width = moe.moe_intermediate_size * moe.n_shared_experts
     return MoESpec(
         TopKRouterSpec(path, hidden_size, moe),
-        GatedExpertsSpec(path, hidden_size, moe),
+        GatedExpertsSpec(path, hidden_size, moe, stacked=stacked),
         MLPSpec(f"{path}.shared_experts", hidden_size, width) if width else None,
     )

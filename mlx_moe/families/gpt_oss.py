@@ -11,27 +11,24 @@ from typing import TYPE_CHECKING
 
 from mlx_moe.checkpoint.joined_experts import joined_experts
 from mlx_moe.checkpoint.parameter import Parameter
-from mlx_moe.config import GQAConfig, GroupedQueryModelConfig, MoEConfig
+from mlx_moe.config import GQAConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.families.attention import grouped_query_attention
 from mlx_moe.families.feed_forward import MoESpec
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.families.routing import TopKRouterSpec
+from mlx_moe.families.windows import WindowedModelConfig, read_windows
 from mlx_moe.rope_config import read_rope
 
 if TYPE_CHECKING:
     from mlx_moe.layers.experts import Experts
     from mlx_moe.layers.weights import LoadedParameters
 
-SLIDING, FULL = "sliding_attention", "full_attention"
-
 
 @dataclass(frozen=True, slots=True)
-class GptOssConfig(GroupedQueryModelConfig):
-    """The configuration of a `gpt_oss` model; layers whose type is SLIDING see `sliding_window` positions."""
+class GptOssConfig(WindowedModelConfig):
+    """The configuration of a `gpt_oss` model."""
 
-    layer_types: tuple[str, ...]
-    sliding_window: int
     swiglu_alpha: float
     swiglu_limit: float
 
@@ -53,7 +50,6 @@ def read_config(fields: ConfigFields) -> GptOssConfig:
         norm_topk_prob=True,  # over all experts, then made to sum to 1: the softmax of the chosen ones
     )
     n_layers = fields.dimension("num_hidden_layers")
-    alternating = [FULL if layer % 2 else SLIDING for layer in range(n_layers)]
     return GptOssConfig.read(
         fields,
         model_type="gpt_oss",
@@ -62,8 +58,7 @@ def read_config(fields: ConfigFields) -> GptOssConfig:
         moe=moe,
         moe_layers=frozenset(range(n_layers)),
         default_norm_eps=1e-5,
-        layer_types=fields.choices("layer_types", (SLIDING, FULL), default=alternating),
-        sliding_window=fields.dimension("sliding_window", default=128),
+        windows=read_windows(fields, [layer % 2 == 0 for layer in range(n_layers)], default=128),
         swiglu_alpha=fields.number("swiglu_alpha", default=1.702),
         swiglu_limit=fields.number("swiglu_limit", default=7.0, above=0),
     )
@@ -72,8 +67,7 @@ def read_config(fields: ConfigFields) -> GptOssConfig:
 def layer(config: GptOssConfig, index: int) -> LayerSpec:
     """See Family."""
     path = f"model.layers.{index}"
-    window = config.sliding_window if config.layer_types[index] == SLIDING else None
-    attention = grouped_query_attention(config, index, window)
+    attention = grouped_query_attention(config, index, config.windows[index])
     router = TopKRouterSpec(f"{path}.mlp", config.hidden_size, config.moe, gate="router", gate_bias=True)
     feed_forward = MoESpec(router, ClampedExpertsSpec(f"{path}.mlp", config))
     return LayerSpec(path, config.hidden_size, config.rms_norm_eps, attention, feed_forward)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_moe.checkpoint.parameter import Parameter, linear, vector
+from mlx_moe.checkpoint.parameter import Parameter, as_row, linear, vector
 from mlx_moe.config import MoEConfig
 from mlx_moe.config_fields import ConfigFields
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class TopKRouterSpec:
     """A router whose gate and bias for the choice are called `gate` and `correction_bias` below `path`.
 
-    `also` are other paths below which checkpoints have them.
+    `also` are other paths below which checkpoints have them. A correction bias may be stored as a row, `[1, E]`.
     """
 
     path: str
@@ -28,6 +28,7 @@ class TopKRouterSpec:
     correction_bias: str = "gate.e_score_correction_bias"
     also: tuple[str, ...] = ()
     gate_bias: bool = False
+    correction_bias_is_row: bool = False
 
     def parameters(self) -> list[Parameter]:
         """See RouterSpec."""
@@ -37,7 +38,8 @@ class TopKRouterSpec:
         if self.gate_bias:
             parameters.append(vector(f"{self.path}.{self.gate}.bias", n_experts, float32=True))
         if self.moe.correction_bias:
-            parameters.append(vector(f"{self.path}.{self.correction_bias}", n_experts, float32=True, also=biases))
+            bias = vector(f"{self.path}.{self.correction_bias}", n_experts, float32=True, also=biases)
+            parameters.append(as_row(bias) if self.correction_bias_is_row else bias)
         return parameters
 
     def build(self, loaded: LoadedParameters) -> TopKRouter:
@@ -50,7 +52,13 @@ class TopKRouterSpec:
 
 
 def sigmoid_experts(
-    fields: ConfigFields, *, n_group: int = 1, topk_group: int = 1, routed_scaling_factor: float = 1.0
+    fields: ConfigFields,
+    *,
+    n_group: int = 1,
+    topk_group: int = 1,
+    routed_scaling_factor: float = 1.0,
+    n_shared_experts: int = 1,
+    norm_topk_prob: bool = True,
 ) -> MoEConfig:
     """Read experts that are chosen as in DeepSeek-V3: by sigmoid scores with a correction bias, from the best groups.
 
@@ -60,9 +68,9 @@ def sigmoid_experts(
     return MoEConfig.read(
         fields,
         moe_intermediate_size=fields.dimension("moe_intermediate_size"),
-        n_shared_experts=fields.optional("n_shared_experts", default=1) or 0,
+        n_shared_experts=fields.optional("n_shared_experts", "num_shared_experts", default=n_shared_experts) or 0,
         scoring_func="sigmoid",
-        norm_topk_prob=fields.flag("norm_topk_prob", default=True),
+        norm_topk_prob=fields.flag("norm_topk_prob", default=norm_topk_prob),
         routed_scaling_factor=fields.number("routed_scaling_factor", default=routed_scaling_factor),
         n_group=groups,
         topk_group=fields.optional("topk_group", default=min(topk_group, groups)) or groups,
