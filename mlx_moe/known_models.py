@@ -5,8 +5,8 @@ Sources of the conversions, 2026-11-26: the model cards of exo (exo-explore/exo,
 Kimi-K2-Instruct, Kimi-K2-Thinking, Kimi-K2.5, Qwen3-235B-A22B-Instruct-2507, Qwen3-30B-A3B, Qwen3-Coder-480B,
 Qwen3-Next, Qwen3-Coder-Next, Qwen3.5, Qwen3.6) and its earlier tables (V3, R1, R1-0528); mlx-lm's measurements
 (Qwen3-30B-A3B-Instruct-2507, Qwen3-235B-A22B-Thinking-2507); Apple's WWDC 2025, session 298 (V3-0324); xinference's
-table (Qwen3-235B-A22B); published measurements of others (Qwen3-30B-A3B-Thinking-2507, Qwen3-Coder-30B). This version
-has loaded none of them yet.
+table (Qwen3-235B-A22B); published measurements of others (Qwen3-30B-A3B-Thinking-2507, Qwen3-Coder-30B, MiniMax-M2.1
+and M2.5). This version has loaded none of them yet.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mlx_moe.published_configs import (
     KIMI_K2,
     KIMI_K2_0905,
     KIMI_K2_5,
+    MINIMAX_M2,
     QWEN3_5_35B,
     QWEN3_5_122B,
     QWEN3_5_397B,
@@ -36,7 +37,7 @@ from mlx_moe.published_configs import (
     QWEN3_NEXT_80B,
 )
 
-RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2, Qwen3-MoE, Qwen3-Next, Qwen3.5-MoE and gpt-oss"
+RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2, Qwen3-MoE, Qwen3-Next, Qwen3.5-MoE, MiniMax-M2 and gpt-oss"
 """The models that this version runs, for people."""
 
 
@@ -211,6 +212,9 @@ _TABLE = (
         config=QWEN3_5_35B,
         aliases=("qwen3.6-35b",),
     ),
+    _known("minimax-m2", "MiniMaxAI/MiniMax-M2", config=MINIMAX_M2),
+    _known("minimax-m2.1", "MiniMaxAI/MiniMax-M2.1", "MiniMax-M2.1-4bit", config=MINIMAX_M2),
+    _known("minimax-m2.5", "MiniMaxAI/MiniMax-M2.5", "MiniMax-M2.5-4bit", config=MINIMAX_M2),
     _known("gpt-oss-20b", "openai/gpt-oss-20b", config=GPT_OSS_20B),  # 4 bits as published: no conversion is smaller
     _known("gpt-oss-120b", "openai/gpt-oss-120b", config=GPT_OSS_120B),
 )
@@ -237,8 +241,8 @@ _UNSUPPORTED = {
     "Gemma": r"^gemma",
     "Phi": r"^phi-",
     "OLMo": r"^olmo",
-    "MiniMax": r"^minimax",
-    "ERNIE": r"^ernie",
+    "MiniMax-Text-01, M1 and M3": r"^minimax-(?!m2)",
+    "the dense ERNIE and ERNIE-VL": r"^ernie-(?!4\.5-(?:21b|300b))",
     "Hunyuan": r"^hunyuan",
     "Granite": r"^granite",
     "Jamba": r"^jamba",

@@ -192,3 +192,21 @@ GPT_OSS_120B: dict[str, Any] = {
 }
 
 GPT_OSS_20B: dict[str, Any] = GPT_OSS_120B | {"num_hidden_layers": 24, "num_local_experts": 32}
+
+MINIMAX_M2: dict[str, Any] = {
+    "model_type": "minimax_m2",
+    "vocab_size": 200064,
+    "hidden_size": 3072,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 62,
+    "num_attention_heads": 48,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_local_experts": 256,
+    "num_experts_per_tok": 8,
+    "rotary_dim": 64,
+    "rope_theta": 5000000,
+    "rms_norm_eps": 1e-06,
+    "use_qk_norm": True,
+    "max_position_embeddings": 196608,
+}
