@@ -58,12 +58,17 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        keep_null: bool = False,
+        **variables: Any,
     ) -> str:
         """Return the text of a conversation, byte for byte that of transformers' `apply_chat_template`.
 
-        As in transformers, keys of a message that are None are left out. The model's earlier thoughts are passed
-        under all names that templates use for them.
+        As in transformers, keys of a message that are None are left out, unless `keep_null`. The model's earlier
+        thoughts are passed under all names that templates use for them.
 
         Raises:
             InvalidRequestError: messages or variables cannot be written as JSON, or are too large.
@@ -74,7 +79,7 @@ class ChatTemplate:
             "tools": None,
             "documents": None,
             **variables,
-            "messages": [_message(message) for message in messages],
+            "messages": [_message(message, keep_null) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
         return _CHILD.render(self.source, values)
@@ -228,12 +233,12 @@ def _check_memory(process: subprocess.Popen[bytes]) -> None:
         raise MemoryError
 
 
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+def _message(message: Mapping[str, Any], keep_null: bool) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InvalidRequestError(f"a message must be a mapping with a role, got {type(message).__name__}")
-    values = {key: value for key, value in message.items() if value is not None}
+    values = {key: value for key, value in message.items() if keep_null or value is not None}
     _require_text(values.get("content"))
-    reasoning = next((values[name] for name in _REASONING if name in values), None)
+    reasoning = next((values[name] for name in _REASONING if values.get(name) is not None), None)
     if reasoning is None:
         return values
     return {"thinking": reasoning, **values, "reasoning_content": reasoning}

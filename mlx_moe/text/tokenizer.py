@@ -10,10 +10,13 @@ from typing import Any
 from mlx_moe.checkpoint import json_file
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.text.chat_template import ChatTemplate
+from mlx_moe.text.deepseek_v32_prompt import DeepSeekV32Prompt
 from mlx_moe.text.detokenizer import Detokenizer
 from mlx_moe.text.dialects import choose
+from mlx_moe.text.dialects.deepseek import DEEPSEEK_V32
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.stated_tokens import optional
+from mlx_moe.text.tool_messages import Template, ToolMessages
 from mlx_moe.text.vocabulary import Vocabulary, library_errors
 
 MAX_TEXT_CHARACTERS = 32 << 20
@@ -32,7 +35,7 @@ class Tokenizer:
         self,
         vocabulary: Vocabulary,
         eos_token_ids: frozenset[int],
-        chat_template: ChatTemplate | None,
+        chat_template: Template | None,
         failure: CheckpointError | None = None,
         model_type: str = "",
     ) -> None:
@@ -43,11 +46,14 @@ class Tokenizer:
         self.eos_token_ids = eos_token_ids
         self.failure = failure
         self.chat_template = chat_template
+        self._conversations: ToolMessages | None = None
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        template = "" if chat_template is None else chat_template.source
+        template = chat_template.source if isinstance(chat_template, ChatTemplate) else ""
         self.dialect = choose(template, model_type, [str(token) for token in added.values()])
+        if chat_template is not None:
+            self._conversations = ToolMessages(chat_template, self.dialect)
         shown = {self.dialect.markers.open, self.dialect.markers.close, *self.dialect.special_tokens}
         self._hidden_ids = frozenset(
             i for i, token in added.items() if token.special and (i in eos_token_ids or str(token) not in shown)
@@ -66,9 +72,11 @@ class Tokenizer:
         config = optional(directory / "tokenizer_config.json")
         vocabulary = Vocabulary.read(directory, config)
         jinja = _template_source(directory, config)
-        template = None if jinja is None else ChatTemplate(jinja, vocabulary.special_tokens)
         ends = GenerationDefaults.read(directory).eos_token_ids | vocabulary.eos_token_ids
         model_type = str(optional(directory / "config.json").get("model_type", ""))
+        template: Template | None = None if jinja is None else ChatTemplate(jinja, vocabulary.special_tokens)
+        if template is None and model_type == DEEPSEEK_V32.name:
+            template = DeepSeekV32Prompt()
         return cls(vocabulary, ends, template, model_type=model_type)
 
     @classmethod
@@ -115,6 +123,7 @@ class Tokenizer:
         """Return the ids of a conversation, formatted by the chat template, up to where the answer begins.
 
         The ids equal those of transformers' `apply_chat_template`. The template writes all special tokens itself.
+        `tools`, calls and results are in the form of OpenAI's API; a template that does not know them gets text.
 
         Raises:
             InvalidRequestError: the checkpoint has no chat template, or the messages cannot be written as JSON.
@@ -122,9 +131,9 @@ class Tokenizer:
             CheckpointError: there is no tokenizer.
         """
         self._require_usable()
-        if self.chat_template is None:
+        if self._conversations is None:
             raise InvalidRequestError("this checkpoint has no chat template: use --raw, and a plain prompt")
-        text = self.chat_template.render(messages, add_generation_prompt, **variables)
+        text = self._conversations.render(messages, add_generation_prompt, **variables)
         return self.encode(text, add_special_tokens=False)
 
     @cached_property

@@ -4,9 +4,11 @@ from mlx_moe.text.dialects.choice import choose, named
 from mlx_moe.text.dialects.dialect import AnswerParser, Dialect, merged
 from mlx_moe.text.dialects.parts import Content, Markup, Part, Reasoning, ToolCall
 from mlx_moe.text.dialects.tools import Definition
+from mlx_moe.text.dialects.written import Called
 
 __all__ = [
     "AnswerParser",
+    "Called",
     "Content",
     "Definition",
     "Dialect",

@@ -10,10 +10,10 @@ The markers of a thought are chosen apart from that, by `ThoughtMarkers.find`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from dataclasses import replace
 
-from mlx_moe.text.dialects.deepseek import DEEPSEEK, DEEPSEEK_V32, DSML
+from mlx_moe.text.dialects.deepseek import DEEPSEEK, DEEPSEEK_V31, DEEPSEEK_V32, DSML
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.glm import GLM
 from mlx_moe.text.dialects.harmony import HARMONY
@@ -25,21 +25,23 @@ from mlx_moe.text.dialects.qwen import QWEN
 from mlx_moe.text.thought import ThoughtMarkers
 
 DIALECTS = {
-    dialect.name: dialect for dialect in (DEEPSEEK, DEEPSEEK_V32, GLM, HARMONY, KIMI, LLAMA, MINIMAX, PLAIN, QWEN)
+    dialect.name: dialect
+    for dialect in (DEEPSEEK, DEEPSEEK_V31, DEEPSEEK_V32, GLM, HARMONY, KIMI, LLAMA, MINIMAX, PLAIN, QWEN)
 }
 
 _SIGNS = (
-    ("<|channel|>", HARMONY),
-    ("<|tool_calls_section_begin|>", KIMI),
-    (DSML, DEEPSEEK_V32),
-    ("<｜tool▁calls▁begin｜>", DEEPSEEK),
-    ("<minimax:tool_call>", MINIMAX),
-    ("<arg_key>", GLM),
-    ("<tool_call>", QWEN),
-    ("<|python_tag|>", LLAMA),
-    ('"parameters": dictionary of argument name', LLAMA),
+    (("<|channel|>",), HARMONY),
+    (("<|tool_calls_section_begin|>",), KIMI),
+    ((DSML,), DEEPSEEK_V32),
+    (("<｜tool▁calls▁begin｜>", "```json"), DEEPSEEK),
+    (("<｜tool▁calls▁begin｜>",), DEEPSEEK_V31),
+    (("<minimax:tool_call>",), MINIMAX),
+    (("<arg_key>",), GLM),
+    (("<tool_call>",), QWEN),
+    (("<|python_tag|>",), LLAMA),
+    (('"parameters": dictionary of argument name',), LLAMA),
 )
-"""A text that only templates (and, mostly, vocabularies) of the dialect contain. The first one found decides."""
+"""Texts that together only templates of the dialect contain, or added tokens of its vocabularies. The first decides."""
 
 _MODEL_TYPES = {
     "deepseek_v2": DEEPSEEK,
@@ -67,12 +69,7 @@ _MODEL_TYPES = {
 
 def choose(template: str, model_type: str, added_tokens: Collection[str]) -> Dialect:
     """Return the dialect of a checkpoint, by its chat template ("" if it has none), model type and added tokens."""
-    dialect = (
-        _by_sign([sign for sign, _ in _SIGNS if sign in template])
-        or _MODEL_TYPES.get(model_type)
-        or _by_sign(added_tokens)
-        or PLAIN
-    )
+    dialect = _by_sign(template) or _MODEL_TYPES.get(model_type) or _by_sign(added_tokens) or PLAIN
     return replace(dialect, markers=ThoughtMarkers.find(added_tokens, template))
 
 
@@ -81,5 +78,5 @@ def named(name: str, markers: ThoughtMarkers) -> Dialect:
     return replace(DIALECTS.get(name, PLAIN), markers=markers)
 
 
-def _by_sign(signs: Collection[str]) -> Dialect | None:
-    return next((dialect for sign, dialect in _SIGNS if sign in signs), None)
+def _by_sign(found: Container[str]) -> Dialect | None:
+    return next((dialect for signs, dialect in _SIGNS if all(sign in found for sign in signs)), None)

@@ -9,12 +9,15 @@ Source: the chat templates of the published checkpoints; V3.2's prompt encoding,
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 from mlx_moe.text.dialects.calls import Call, Section, checked, read_section_calls
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.reader import Reader, Steps
 from mlx_moe.text.dialects.thought import read_thought
 from mlx_moe.text.dialects.tools import joined, json_or_string
+from mlx_moe.text.dialects.written import Called, in_tags
 from mlx_moe.text.thought import ThoughtMarkers
 
 _CALL = "<｜tool▁call▁begin｜>"
@@ -69,9 +72,32 @@ def _v32_call(answer: Reader) -> Steps[Call]:
     return name, joined(values), ""
 
 
+def _write(calls: Sequence[Called]) -> str:
+    written = (f"{_CALL}function{_SEPARATOR}{name}\n```json\n{arguments}\n```{_CALL_END}" for name, arguments in calls)
+    return _SECTION.begin + "\n".join(written) + _SECTION.end
+
+
+def _write_v31(calls: Sequence[Called]) -> str:
+    written = (f"{_CALL}{name}{_SEPARATOR}{arguments}{_CALL_END}" for name, arguments in calls)
+    return _SECTION.begin + "".join(written) + _SECTION.end
+
+
 DEEPSEEK = Dialect(
     "deepseek",
     _grammar,
+    _write,
     special_tokens=frozenset((_SECTION.begin, _CALL, _SEPARATOR, _CALL_END, _SECTION.end)),
 )
-DEEPSEEK_V32 = Dialect("deepseek_v32", _v32_grammar, special_tokens=frozenset((DSML,)))
+DEEPSEEK_V31 = replace(DEEPSEEK, name="deepseek_v31", write=_write_v31)
+DEEPSEEK_V32 = Dialect(
+    "deepseek_v32",
+    _v32_grammar,
+    in_tags(
+        _DSML_SECTION.begin,
+        f'{_DSML_SECTION.call}{{name}}">',
+        f'<{DSML}parameter name="{{key}}" string="{{is_string}}">{{value}}</{DSML}parameter>',
+        f"</{DSML}invoke>",
+        _DSML_SECTION.end,
+    ),
+    special_tokens=frozenset((DSML,)),
+)

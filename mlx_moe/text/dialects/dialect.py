@@ -10,6 +10,7 @@ from typing import TypeAlias
 from mlx_moe.text.dialects.parts import Content, Markup, Part, Reasoning, ToolCall
 from mlx_moe.text.dialects.reader import Reader, Steps
 from mlx_moe.text.dialects.tools import Definition, Tools
+from mlx_moe.text.dialects.written import Writer
 from mlx_moe.text.thought import ThoughtMarkers
 
 Grammar: TypeAlias = Callable[[Reader, ThoughtMarkers], Steps[None]]
@@ -21,6 +22,7 @@ class Dialect:
     """A way of speaking.
 
     Attributes:
+        write: writes calls as `grammar` reads them.
         markers: the texts around a thought.
         special_tokens: special tokens whose text `grammar` reads, so that a detokenizer must not drop them.
         turn: the text before an answer in a prompt, if all text after it is the answer's; else only an open thought is.
@@ -28,6 +30,7 @@ class Dialect:
 
     name: str
     grammar: Grammar
+    write: Writer
     markers: ThoughtMarkers = field(default_factory=ThoughtMarkers)
     special_tokens: frozenset[str] = frozenset()
     turn: str | None = None

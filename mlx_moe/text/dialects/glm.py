@@ -9,6 +9,7 @@ from mlx_moe.text.dialects.calls import Call, read_calls
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.reader import Reader, Steps
 from mlx_moe.text.dialects.thought import read_thought
+from mlx_moe.text.dialects.written import in_tags
 from mlx_moe.text.thought import ThoughtMarkers
 
 _BEGIN = "<tool_call>"
@@ -39,4 +40,9 @@ def _call(answer: Reader) -> Steps[Call]:
     return name, answer.tools.arguments(name, texts), ""
 
 
-GLM = Dialect("glm", _grammar, special_tokens=frozenset((_BEGIN, _END, _KEY, _KEY_END, _VALUE, _VALUE_END)))
+GLM = Dialect(
+    "glm",
+    _grammar,
+    in_tags("", f"{_BEGIN}{{name}}", f"{_KEY}{{key}}{_KEY_END}\n{_VALUE}{{value}}{_VALUE_END}", _END, ""),
+    special_tokens=frozenset((_BEGIN, _END, _KEY, _KEY_END, _VALUE, _VALUE_END)),
+)

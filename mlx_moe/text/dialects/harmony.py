@@ -9,10 +9,12 @@ Source: the published description of the format (OpenAI's cookbook, "OpenAI harm
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mlx_moe.text.dialects.calls import Call, checked
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.reader import MAX_NAME_CHARACTERS, MalformedError, Reader, Steps, Tags
+from mlx_moe.text.dialects.written import Called
 from mlx_moe.text.thought import ThoughtMarkers
 
 _START = "<|start|>"
@@ -91,9 +93,15 @@ def _call(answer: Reader, recipient: str) -> Steps[Call]:
     return recipient.removeprefix("functions."), checked(arguments), ""
 
 
+def _write(calls: Sequence[Called]) -> str:
+    begin = f"{_START}assistant{_CHANNEL}commentary {_RECIPIENT}functions."
+    return "".join(f"{begin}{name} {_CONSTRAIN}json{_MESSAGE}{arguments}<|call|>" for name, arguments in calls)
+
+
 HARMONY = Dialect(
     "harmony",
     _grammar,
+    _write,
     special_tokens=frozenset((_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDS)),
     turn=f"{_START}assistant",
 )

@@ -7,10 +7,13 @@ Source: the chat templates of the published checkpoints, and the tool calling gu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlx_moe.text.dialects.calls import Call, Section, checked, read_section_calls
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.reader import MalformedError, Reader, Steps
 from mlx_moe.text.dialects.thought import read_thought
+from mlx_moe.text.dialects.written import Called
 from mlx_moe.text.thought import ThoughtMarkers
 
 _CALL = "<|tool_call_begin|>"
@@ -40,4 +43,17 @@ def _call(answer: Reader) -> Steps[Call]:
     return name, checked(arguments), call_id
 
 
-KIMI = Dialect("kimi", _grammar, special_tokens=frozenset((_SECTION.begin, _CALL, _ARGUMENTS, _CALL_END, _SECTION.end)))
+def _write(calls: Sequence[Called]) -> str:
+    written = (
+        f"{_CALL}functions.{name}:{index}{_ARGUMENTS}{arguments}{_CALL_END}"
+        for index, (name, arguments) in enumerate(calls)
+    )
+    return f"{_SECTION.begin}{''.join(written)}{_SECTION.end}"
+
+
+KIMI = Dialect(
+    "kimi",
+    _grammar,
+    _write,
+    special_tokens=frozenset((_SECTION.begin, _CALL, _ARGUMENTS, _CALL_END, _SECTION.end)),
+)

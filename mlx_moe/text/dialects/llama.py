@@ -12,6 +12,7 @@ from mlx_moe.text.dialects.calls import Call, json_call
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.reader import MalformedError, Reader, Steps, Tags
 from mlx_moe.text.dialects.thought import read_thought
+from mlx_moe.text.dialects.written import in_json
 from mlx_moe.text.thought import ThoughtMarkers
 
 _TAG = "<|python_tag|>"
@@ -42,4 +43,4 @@ def _call(answer: Reader) -> Steps[Call]:
     return call
 
 
-LLAMA = Dialect("llama", _grammar, special_tokens=frozenset((_TAG,)))
+LLAMA = Dialect("llama", _grammar, in_json("", "parameters", "", "; "), special_tokens=frozenset((_TAG,)))

@@ -9,6 +9,7 @@ from mlx_moe.text.dialects.calls import Call, Section, read_section_calls
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.reader import Reader, Steps
 from mlx_moe.text.dialects.thought import read_thought
+from mlx_moe.text.dialects.written import in_tags
 from mlx_moe.text.thought import ThoughtMarkers
 
 _SECTION = Section("<minimax:tool_call>", '<invoke name="', "</minimax:tool_call>")
@@ -34,4 +35,15 @@ def _call(answer: Reader) -> Steps[Call]:
     return name, answer.tools.arguments(name, texts), ""
 
 
-MINIMAX = Dialect("minimax", _grammar, special_tokens=frozenset((_SECTION.begin, _SECTION.end)))
+MINIMAX = Dialect(
+    "minimax",
+    _grammar,
+    in_tags(
+        _SECTION.begin,
+        f'{_SECTION.call}{{name}}">',
+        f'{_PARAMETER}{{key}}">{{value}}{_PARAMETER_END}',
+        _END,
+        _SECTION.end,
+    ),
+    special_tokens=frozenset((_SECTION.begin, _SECTION.end)),
+)

@@ -1,13 +1,13 @@
 """Any other model: a thought between the model's own markers; calls only if the request has tools.
 
-Tools are then described to it by the prompt in `tool_prompt`, which asks for calls as Qwen3 writes them.
+Tools are then described to it in its prompt (`tool_messages`), which asks for calls as Qwen3 writes them.
 """
 
 from __future__ import annotations
 
 from mlx_moe.text.dialects.calls import read_calls
 from mlx_moe.text.dialects.dialect import Dialect
-from mlx_moe.text.dialects.qwen import read_tool_call
+from mlx_moe.text.dialects.qwen import read_tool_call, write_tool_calls
 from mlx_moe.text.dialects.reader import Reader, Steps
 from mlx_moe.text.dialects.thought import read_thought
 from mlx_moe.text.thought import ThoughtMarkers
@@ -20,4 +20,4 @@ def _grammar(answer: Reader, markers: ThoughtMarkers) -> Steps[None]:
     yield from answer.to_the_end(answer.content)
 
 
-PLAIN = Dialect("plain", _grammar)
+PLAIN = Dialect("plain", _grammar, write_tool_calls)

@@ -12,6 +12,7 @@ from mlx_moe.text.dialects.calls import Call, json_call, read_calls
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.reader import Reader, Steps
 from mlx_moe.text.dialects.thought import read_thought
+from mlx_moe.text.dialects.written import in_json
 from mlx_moe.text.thought import ThoughtMarkers
 
 _BEGIN = "<tool_call>"
@@ -52,4 +53,6 @@ def _tagged(answer: Reader) -> Steps[Call]:
     return name, answer.tools.arguments(name, texts), ""
 
 
-QWEN = Dialect("qwen", _grammar, special_tokens=frozenset((_BEGIN, _END)))
+write_tool_calls = in_json(f"{_BEGIN}\n", "arguments", f"\n{_END}", "\n")
+
+QWEN = Dialect("qwen", _grammar, write_tool_calls, special_tokens=frozenset((_BEGIN, _END)))

@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.text import rank_file
 from mlx_moe.text.byte_level import BYTE_OF
+from mlx_moe.text.dialects import Content, Reasoning, ToolCall
 from mlx_moe.text.tokenizer import Tokenizer as CheckpointTokenizer
 
 TEXTS = (
@@ -92,6 +93,58 @@ def test_special_tokens_have_the_ids_that_are_stated(tokenizer: CheckpointTokeni
     assert tokenizer.decode([BASE + 2, *tokenizer.encode("ok"), BASE + 1]) == "ok"
     one = tokenizer.detokenizer()
     assert "".join(map(one.add, tokenizer.encode("漢字 🙂 x"))) + one.finish() == "漢字 🙂 x"
+
+
+K2_SPECIAL = {
+    0: "[BOS]",
+    1: "[EOS]",
+    2: "<|im_end|>",
+    3: "<|im_user|>",
+    4: "<|im_assistant|>",
+    6: "<|start_header_id|>",
+    7: "<|end_header_id|>",
+    9: "[EOT]",
+    10: "<|im_system|>",
+    11: "<|tool_calls_section_begin|>",
+    12: "<|tool_calls_section_end|>",
+    13: "<|tool_call_begin|>",
+    14: "<|tool_call_argument_begin|>",
+    15: "<|tool_call_end|>",
+    17: "<|im_middle|>",
+    22: "<think>",
+    23: "</think>",
+    254: "[UNK]",
+    255: "[PAD]",
+}
+"""Special tokens of Kimi-K2-Thinking by distance from the first, 163584; the other ids up to 255 are reserved."""
+K2_PROMPT = "<|im_system|>tool_declare<|im_middle|>[]<|im_end|><|im_user|>user<|im_middle|>天気 Rome?<|im_end|>"
+K2_ANSWER = (
+    "<think>I look.</think>One moment.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0"
+    '<|tool_call_argument_begin|>{"city": "Rome"}<|tool_call_end|><|tool_calls_section_end|>'
+)
+
+
+@pytest.mark.parametrize("are_special", [True, False])
+def test_the_special_tokens_of_k2_are_tiktokens_and_its_calls_are_read(tmp_path: Path, are_special: bool) -> None:
+    decoder = {str(BASE + i): {"content": text, "special": are_special or i < 11} for i, text in K2_SPECIAL.items()}
+    config = KIMI | {"added_tokens_decoder": decoder}
+    tokenizer = CheckpointTokenizer.load(write(tmp_path, RANKS, config, model_type="kimi_k2"))
+    reserved = {f"<|reserved_token_{BASE + i}|>": BASE + i for i in range(256) if i not in K2_SPECIAL}
+    special = reserved | {text: BASE + i for i, text in K2_SPECIAL.items()}
+    theirs = tiktoken.Encoding(
+        "k2",
+        pat_str=rank_file._KIMI_SPLIT,
+        mergeable_ranks={token: rank for rank, token in enumerate(RANKS)},
+        special_tokens=special,
+    )
+    for text in (K2_PROMPT + K2_ANSWER, "".join(special), *special):
+        assert tokenizer.encode(text, add_special_tokens=False) == theirs.encode(text, allowed_special="all")
+    answer = tokenizer.answer_text([*tokenizer.encode(K2_ANSWER), BASE + 2])
+    assert answer == K2_ANSWER
+    *text, call, _ = tokenizer.dialect.split(answer)
+    assert [part.text for part in text if isinstance(part, Reasoning | Content)] == ["I look.", "One moment."]
+    assert isinstance(call, ToolCall)
+    assert (call.id, call.name, call.arguments) == ("functions.weather:0", "weather", '{"city": "Rome"}')
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ DSML_CALLS = "<｜DSML｜function_calls>"
     [
         ("{{ '<tool_call>' }}", "deepseek_v3", ["<｜tool▁calls▁begin｜>"], "qwen"),
         ("{{ '<tool_call>' ~ '<arg_key>' }}", "qwen3_moe", [], "glm"),
-        ("{{ '<｜tool▁calls▁begin｜>' }}", "", [], "deepseek"),
+        ("{{ '<｜tool▁calls▁begin｜>' ~ '```json' }}", "", [], "deepseek"),
+        ("{{ '<｜tool▁calls▁begin｜>' }}", "deepseek_v3", [], "deepseek_v31"),
         (f"{{{{ '{DSML_CALLS}' }}}}", "deepseek_v32", [], "deepseek_v32"),
         ("{{ '<|tool_calls_section_begin|>' }}", "deepseek_v3", [], "kimi"),
         ("{{ '<minimax:tool_call>' }}", "", [], "minimax"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from mlx_moe.text.dialects.choice import DIALECTS
 from mlx_moe.text.dialects.dialect import AnswerParser, Dialect, merged
 from mlx_moe.text.dialects.parts import Content, Markup, Part, Reasoning, ToolCall
-from tests.mlx_moe.text.dialects.transcripts import MALFORMED, TOOLS, TRANSCRIPTS, Transcript, heard
+from tests.mlx_moe.text.dialects.transcripts import MALFORMED, ODD, ROME, TOOLS, TRANSCRIPTS, Transcript, heard
 
 LONGEST_HELD = 64
 """Characters; longer than any tag."""
@@ -136,6 +138,15 @@ def test_arguments_stay_as_the_model_wrote_them() -> None:
 def test_a_call_of_kimi_keeps_its_id() -> None:
     text = "<|tool_call_begin|>functions.a.b:7<|tool_call_argument_begin|>{}<|tool_call_end|>"
     assert merged(DIALECTS["kimi"].split(text)) == [ToolCall(0, "a.b", "{}", "functions.a.b:7", text)]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_calls_are_read_as_they_are_written(dialect: Dialect) -> None:
+    odd = ODD if dialect.name != "qwen" else ODD | {"city": "</tool_call>"}
+    for calls in ([("weather", odd)], [("clock", {}), ("weather", ROME | {"hourly": True, "note": None})]):
+        text = dialect.write([(name, json.dumps(arguments)) for name, arguments in calls])
+        parts = dialect.split(text, TOOLS)
+        assert heard(parts) == ("", "", calls)
 
 
 def test_markup_is_what_stands_between() -> None:
