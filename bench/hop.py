@@ -150,12 +150,12 @@ async def ring(
         stack.push_async_callback(connections.close)
         loaded = load(NodeFiles(checkpoint), role, lambda *_: None)
         assert isinstance(loaded, LoadedShard)  # it leads a stage
-        first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections)
+        first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections, None)
         first.serve(server)
         await server.start()
         stack.push_async_callback(server.stop, None)
         await first.connect()
-        stack.push_async_callback(first.close, NodeLostError("the benchmark is over"))
+        stack.callback(first.interrupt, NodeLostError("the benchmark is over"))
         for node_id in others:
             await _event(events[node_id], "connected")
         stack.callback(asyncio.create_task(first.run()).cancel)

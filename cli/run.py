@@ -15,6 +15,7 @@ from cli.interrupt import Interrupt
 from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
 from cli.progress import progress_bar
+from cli.units import waited_text
 from cli.visible import visible
 from cli.written_answer import written_answer
 from mlx_moe.decoding.chunking import cut
@@ -203,6 +204,8 @@ def _tell_why(answer: Answer, request: Request, context_tokens: int) -> None:
     }
     if answer.finish_reason in reasons:
         _notice(reasons[answer.finish_reason])
+    if answer.stats.waited_for:
+        _notice(waited_text(answer.stats))
 
 
 def _notice(text: str) -> None:

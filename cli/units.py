@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mlx_moe.units import scaled
+
+if TYPE_CHECKING:
+    from mlx_moe.decoding.request import GenerationStats
 
 
 def count_text(count: int) -> str:
@@ -49,3 +54,8 @@ def age_text(seconds: float) -> str:
 def span_text(numbers: range) -> str:
     """Return consecutive numbers, such as layers, as "0-8" or "4"."""
     return str(numbers.start) if len(numbers) == 1 else f"{numbers.start}-{numbers.stop - 1}"
+
+
+def waited_text(stats: GenerationStats) -> str:
+    """Return the line that says that an answer waited while a lost part of the model was loaded elsewhere."""
+    return f"{stats.waited_for}; the answer waited {duration_text(stats.waited_s)} and continued"

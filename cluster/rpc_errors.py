@@ -73,6 +73,11 @@ def error_of(error: grpc.RpcError, callee: str, node_id: str | None = None) -> M
     return error_named(code, details, **{name: metadata.get(key) for name, key in _ABOUT_KEYS.items()})
 
 
+def is_reported(error: grpc.RpcError) -> bool:
+    """Whether a failure was reported by the node that was called; else the node did not answer."""
+    return _CODE_KEY in dict(cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ()))
+
+
 def details_of(error: grpc.RpcError) -> str:
     """Return what a failed call says of itself."""
     details = error.details() or error.code().name

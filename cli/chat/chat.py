@@ -17,6 +17,7 @@ from cli.chat.transcript import SavedChat, TranscriptError
 from cli.chat.writing import Writing
 from cli.interrupt import Interrupt
 from cli.options import AnswerOptions
+from cli.units import waited_text
 from cluster.errors import NodeLostError
 from mlx_moe.decoding.request import GenerationStats, Request
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
@@ -250,6 +251,8 @@ class Chat:
             self.screen.notice(f"stopped: max_tokens ({answer.stats.generated_tokens:,}) reached; /continue goes on")
         elif answer.stats.generated_tokens <= 1:
             self.screen.notice("the model gave an empty answer; /retry tries again")
+        if answer.stats.waited_for:
+            self.screen.notice(waited_text(answer.stats))
         if self.verbose:
             self.screen.notice(stats_text(answer.stats))
 

@@ -10,7 +10,9 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 import grpc
 
@@ -20,7 +22,7 @@ from cluster.daemon.greeter import Channels
 from cluster.daemon.state import NodeState
 from cluster.errors import NodeLostError
 from cluster.placement import Placement
-from cluster.rpc_errors import error_named, error_of
+from cluster.rpc_errors import error_named, error_of, is_reported
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from mlx_moe.errors import MoeClusterError
@@ -45,15 +47,26 @@ class _Worker:
             await self.call.done_writing()
 
 
+Replace = Callable[[Placement, frozenset[str]], Awaitable[node_pb2.DeployRequest]]
+"""Returns what to deploy in place of a placement that has lost nodes. Raises MoeClusterError."""
+
+
 class Deploying:
     """A deployment and its calls to workers. `deploy` has the model's further settings, such as its draft."""
 
     def __init__(
-        self, state: NodeState, channels: Channels, placement: Placement, deploy: node_pb2.DeployRequest
+        self,
+        state: NodeState,
+        channels: Channels,
+        placement: Placement,
+        deploy: node_pb2.DeployRequest,
+        replace: Replace,
     ) -> None:
         self._state = state
         self._channels = channels
         self._deploy = deploy
+        self._replace = replace
+        self._repairing: asyncio.Task[None] | None = None
         self._events: asyncio.Queue[fold.Event] = asyncio.Queue()
         self._workers: dict[str, _Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +86,11 @@ class Deploying:
         """Whether it can be reconfigured to a placement: it has not ended, and the content is the same."""
         is_same = placement.content_hash == self.placement.content_hash != ""
         return is_same and self._deployment.phase in (Phase.LOADING, Phase.READY)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether nodes keep on disk what they fetch."""
+        return self._deploy.keep
 
     @property
     def serving(self) -> node_pb2.Serving:
@@ -163,7 +181,9 @@ class Deploying:
             case fold.Start(node_id):
                 self._start(node_id)
             case fold.Reconfigure(node_id):
-                self._tell(node_id, pb.WorkerCommand(reconfigure=self._part()))
+                part = self._part()
+                part.cause = str(self._deployment.cause or f"{part.model} was placed on the nodes in another way")
+                self._tell(node_id, pb.WorkerCommand(reconfigure=part))
             case fold.Connect(node_id, ports):
                 workers = [
                     pb.WorkerAddress(node_id=i, port=port, name=self._state.name(i)) for i, port in ports.items()
@@ -174,6 +194,10 @@ class Deploying:
                 self._tell(node_id, None)
             case fold.Cancel(node_id):
                 self._workers[node_id].call.cancel()
+            case fold.Repair(lost, delay_s):
+                if self._repairing is not None:
+                    self._repairing.cancel()  # more is lost than it knows
+                self._repairing = self._spawn(self._repair(lost, delay_s))
 
     def _tell(self, node_id: str, command: pb.WorkerCommand | None) -> None:
         self._workers[node_id].commands.put_nowait(command)
@@ -182,24 +206,46 @@ class Deploying:
         stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
         worker = self._workers[node_id] = _Worker(stub.RunWorker())
         self._tell(node_id, pb.WorkerCommand(load=self._part()))
-        for task in (asyncio.create_task(worker.write()), asyncio.create_task(self._hear(node_id, worker.call))):
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._spawn(worker.write())
+        self._spawn(self._hear(node_id, worker.call))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _repair(self, lost: frozenset[str], delay_s: float) -> None:
+        """Find a placement without the lost nodes."""
+        log.warning("event=lost model=%s cause=%s", self.placement.model, self._deployment.cause)
+        began_s = time.monotonic()
+        await asyncio.sleep(delay_s)
+        try:
+            deploy = await self._replace(self.placement, lost)
+        except MoeClusterError as error:
+            self._events.put_nowait(fold.RepairFailed(error))
+            return
+        log.info("event=placed_again epoch=%d seconds=%.2f", deploy.epoch, time.monotonic() - began_s)
+        self._deploy = deploy
+        placement = Placement.from_json(json.loads(deploy.placement))
+        self._events.put_nowait(fold.ReconfigureAsked(placement, deploy.epoch))
 
     async def _hear(self, node_id: str, call: WorkerCall) -> None:
         """Queue the events that a worker reports, until its call ends."""
         name = self._state.name(node_id)
         error: MoeClusterError = NodeLostError(f"node {name} ended its worker", node_id=node_id)
+        is_gone = False
         try:
             async for event in call:
                 if (told := _told(event, node_id, name)) is not None:
                     self._events.put_nowait(told)
         except grpc.RpcError as exc:
             error = error_of(exc, f"node {name}", node_id)
+            is_gone = not is_reported(exc)
         except asyncio.CancelledError:
             if not call.cancelled():  # this task was cancelled instead of the call
                 raise
-        self._events.put_nowait(fold.CallEnded(node_id, error))
+        self._events.put_nowait(fold.CallEnded(node_id, error, is_gone))
 
     def _part(self) -> pb.LoadShard:
         return pb.LoadShard(

@@ -1,6 +1,8 @@
 """Deployment: one model on the nodes of a placement, from the start of the first worker to the end of the last.
 
-A fold: takes events of workers, returns commands to them. Knows nothing about gRPC: see `deploying`.
+A fold: takes events of workers, returns commands to them. Knows nothing about gRPC: see `deploying`. Once it was ready
+it survives the loss of any node but the coordinator: it asks for a repair, a placement without what was lost, and
+becomes that.
 """
 
 from __future__ import annotations
@@ -16,8 +18,15 @@ from mlx_moe.errors import MoeClusterError
 FAREWELL_S = 8.0
 """How long a worker may take to tell its clients the reason and to end, before its call is cancelled."""
 
+ANSWER_S = 15.0
+"""How long a worker may take to begin with another placement, before its call is cancelled: it is stuck."""
+
 ROOT_CAUSE_S = 0.5
 """How long a lost link waits for news of the worker at its other end, which is a better reason."""
+
+TRIES = 3
+TRIES_S = 600.0
+"""A node whose worker, or the link to it, was lost this often within TRIES_S gets no part of the next placement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +75,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """A worker's call has ended, and the worker with it; `error` says why, if it was not told to stop."""
+    """A worker's call has ended, and the worker with it; `error` says why, if it was not told to stop.
+
+    With `is_gone` its whole node does not answer any more.
+    """
 
     node_id: str
     error: MoeClusterError
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +101,29 @@ class ReconfigureAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class RepairFailed:
+    """There is no placement without the lost nodes."""
+
+    error: MoeClusterError
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Event = Progressed | Loaded | Connected | Disconnected | Failed | CallEnded | EndAsked | ReconfigureAsked | Tick
+Event = (
+    Progressed
+    | Loaded
+    | Connected
+    | Disconnected
+    | Failed
+    | CallEnded
+    | EndAsked
+    | ReconfigureAsked
+    | RepairFailed
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +163,15 @@ class Cancel:
     node_id: str
 
 
-Command = Start | Reconfigure | Connect | Stop | Cancel
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Find a placement without the lost nodes, after a delay; answer with ReconfigureAsked or RepairFailed."""
+
+    lost: frozenset[str]
+    delay_s: float
+
+
+Command = Start | Reconfigure | Connect | Stop | Cancel | Repair
 
 
 class Phase(StrEnum):
@@ -148,7 +187,7 @@ class Phase(StrEnum):
 class NodeWorker:
     """The worker of one node. `epoch` is the last one that it was told; the other fields belong to this epoch.
 
-    After it was told to stop, its call is cancelled at `cancel_at`.
+    After it was told to stop or to change, its call is cancelled at `cancel_at` if it does not.
     """
 
     epoch: int
@@ -156,6 +195,7 @@ class NodeWorker:
     port: int | None = None
     is_connected: bool = False
     is_stopped: bool = False
+    failure: MoeClusterError | None = None
     cancel_at: float | None = None
 
 
@@ -165,7 +205,9 @@ class Deployment:
 
     `error` is the error that ended it; None while it lasts, or if it was unloaded. `suspicion` is the error of a lost
     link until `suspicion_at`, in case a better reason arrives before. `leaving` is the former coordinator until its
-    clients have been told about the new placement; no other worker closes a link before that.
+    clients have been told about the new placement; no other worker closes a link before that. `cause` is why it was
+    not ready any more, until it is again; `is_repaired` until there is a placement without the `lost` nodes. `losses`
+    has the times of recent losses by node.
     """
 
     placement: Placement
@@ -178,6 +220,11 @@ class Deployment:
     suspicion: MoeClusterError | None = None
     suspicion_at: float | None = None
     leaving: str | None = None
+    was_ready: bool = False
+    cause: MoeClusterError | None = None
+    is_repaired: bool = False
+    lost: frozenset[str] = frozenset()
+    losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, placement: Placement, epoch: int, now: float) -> tuple[Deployment, tuple[Command, ...]]:
@@ -199,18 +246,22 @@ class Deployment:
                 return self._reconfigure(placement, epoch, now)
             case Tick():
                 return self._tick(now)
-            case CallEnded(node_id, error) if node_id in self.workers:
-                return self._call_ended(node_id, error, now)
+            case CallEnded(node_id, error, is_gone) if node_id in self.workers:
+                return self._call_ended(node_id, error, now, is_gone=is_gone)
+            case RepairFailed(error) if self._lasts and self.is_repaired:
+                both = NodeLostError(f"{self.cause}; {error}")
+                return self._end(str(both), both, now)
             case Progressed(node_id) if node_id in self.workers:
-                return self._with(node_id, progress=event), ()
+                return self._with(node_id, progress=event)._heard(node_id), ()
             case Loaded(node_id, epoch, port) if self._counts(node_id, epoch):
-                return self._with(node_id, port=port)._connect()
+                return self._with(node_id, port=port)._heard(node_id)._connect()
             case Connected(node_id, epoch) if self._counts(node_id, epoch):
                 return self._with(node_id, is_connected=True)._settled(now), ()
             case Disconnected(node_id, epoch, error) if node_id in self.workers:
                 return self._disconnected(node_id, epoch, error, now)
             case Failed(node_id, error) if node_id in self.workers and not self.workers[node_id].is_stopped:
-                return self._blame(error, now)
+                failed = self._with(node_id, failure=error)
+                return (failed, ()) if isinstance(error, NodeLostError) else failed._blame(error, now)
         return self, ()
 
     @property
@@ -221,6 +272,10 @@ class Deployment:
         """Whether a worker's event about an epoch concerns the current epoch."""
         worker = self.workers.get(node_id)
         return self._lasts and epoch == self.epoch and worker is not None and not worker.is_stopped
+
+    def _heard(self, node_id: str) -> Deployment:
+        """Wait no longer for a worker to begin with a placement; one that was told to stop must still end in time."""
+        return self if self.workers[node_id].is_stopped else self._with(node_id, cancel_at=None)
 
     def _with(self, node_id: str, **changes: object) -> Deployment:
         worker = replace(self.workers[node_id], **changes)  # type: ignore[arg-type]
@@ -243,7 +298,7 @@ class Deployment:
         connected = [worker for worker in self._of_placement() if worker.is_connected]
         if self.phase is not Phase.LOADING or len(connected) < len(self.placement.node_ids):
             return self
-        return replace(self, phase=Phase.READY, ready_at=now)
+        return replace(self, phase=Phase.READY, ready_at=now, was_ready=True, cause=None, lost=frozenset())
 
     def _disconnected(
         self, node_id: str, epoch: int, error: MoeClusterError | None, now: float
@@ -254,13 +309,17 @@ class Deployment:
             return self, ()
         return self._with(node_id, is_connected=False)._blame(error, now)
 
-    def _call_ended(self, node_id: str, error: MoeClusterError, now: float) -> tuple[Deployment, tuple[Command, ...]]:
-        was_stopped = self.workers[node_id].is_stopped
+    def _call_ended(
+        self, node_id: str, error: MoeClusterError, now: float, *, is_gone: bool
+    ) -> tuple[Deployment, tuple[Command, ...]]:
+        was_stopped, error = self.workers[node_id].is_stopped, self.workers[node_id].failure or error
         after = replace(self, workers={i: worker for i, worker in self.workers.items() if i != node_id})
         if not self._lasts:
             return (after if after.workers else replace(after, phase=Phase.ENDED)), ()
-        if not was_stopped:
+        if not was_stopped and node_id == self.placement.coordinator:
             return after._end(str(error), error, now)
+        if not was_stopped:
+            return after._lose(node_id, error, now, is_gone=is_gone)
         if node_id == self.leaving:
             return replace(after, leaving=None)._tell_all(now)
         return after._tell([node_id], now) if self.leaving is None else (after, ())
@@ -277,9 +336,34 @@ class Deployment:
             ready_at=None,
             suspicion=None,
             suspicion_at=None,
+            is_repaired=False,
             leaving=self.placement.coordinator if is_serving else self.leaving,
         )
         return after._tell_all(now) if after.leaving is None else after._tell([after.leaving], now)
+
+    def _lose(
+        self, node_id: str, error: MoeClusterError, now: float, *, is_gone: bool
+    ) -> tuple[Deployment, tuple[Command, ...]]:
+        """Ask for a repair after the loss of a worker or of the link to it; end if the model was never ready.
+
+        A node that is gone, or was lost TRIES times, gets no part; another one may get its part again.
+        """
+        if not self.was_ready:
+            return self._end(str(error), error, now)
+        times = (*(at for at in self.losses.get(node_id, ()) if at > now - TRIES_S), now)
+        lost = self.lost | {node_id} if is_gone or len(times) > TRIES else self.lost
+        after = replace(
+            self,
+            phase=Phase.LOADING,
+            ready_at=None,
+            suspicion=None,
+            suspicion_at=None,
+            cause=self.cause or error,
+            is_repaired=True,
+            lost=lost,
+            losses={**self.losses, node_id: times},
+        )
+        return after, (Repair(lost, delay_s=float(len(times) - 1)),)
 
     def _tell_all(self, now: float) -> tuple[Deployment, tuple[Command, ...]]:
         return self._tell([*self.placement.node_ids, *self.workers], now)
@@ -298,7 +382,7 @@ class Deployment:
             elif worker is None or worker.is_stopped or worker.epoch == self.epoch:
                 continue
             elif has_part:
-                workers[node_id] = NodeWorker(self.epoch)
+                workers[node_id] = NodeWorker(self.epoch, cancel_at=now + ANSWER_S)
                 commands.append(Reconfigure(node_id))
             else:
                 workers[node_id] = _stopped(worker, now)
@@ -307,8 +391,8 @@ class Deployment:
 
     def _blame(self, error: MoeClusterError, now: float) -> tuple[Deployment, tuple[Command, ...]]:
         """End because of an error; for a lost link wait ROOT_CAUSE_S for a better reason."""
-        if not self._lasts:
-            return self, ()
+        if not self._lasts or (self.is_repaired and isinstance(error, NodeLostError)):
+            return self, ()  # links to what was lost break one after the other
         if not isinstance(error, NodeLostError):
             return self._end(str(error), error, now)
         if self.suspicion is not None:
@@ -317,7 +401,7 @@ class Deployment:
 
     def _tick(self, now: float) -> tuple[Deployment, tuple[Command, ...]]:
         if self.suspicion is not None and self.suspicion_at is not None and now >= self.suspicion_at:
-            return self._end(str(self.suspicion), self.suspicion, now)
+            return self._lose(self.suspicion.node_id or "", self.suspicion, now, is_gone=False)
         late = [i for i, worker in self.workers.items() if worker.cancel_at is not None and now >= worker.cancel_at]
         cancelled = {i: replace(self.workers[i], cancel_at=None) for i in late}
         return replace(self, workers={**self.workers, **cancelled}), tuple(Cancel(i) for i in late)

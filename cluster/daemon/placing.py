@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
-from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, solve
+from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, repair, solve
 from cluster.placement.nodes import capacity, links_from
 from mlx_moe.decoding.chunking import ChunkRule
 
@@ -51,3 +51,18 @@ def place(
         except PlacementError:
             continue
     return solve(model, nodes, between, context_tokens=wanted[-1], concurrency=concurrency, chunks=chunks)
+
+
+def repaired(former: Placement, model: ModelCosts, nodes: list[NodeCapacity], between: Links) -> Placement:
+    """Return the placement after nodes were lost: `nodes` are left. Raises PlacementError if the model does not fit.
+
+    The KV room may be smaller, if the model does not fit otherwise.
+    """
+    rooms = [(former.context_tokens, former.concurrency), (former.context_tokens, 1)]
+    rooms += [(tokens, 1) for tokens in CONTEXTS if tokens < former.context_tokens]
+    for tokens, concurrency in rooms[:-1]:
+        try:
+            return repair(former, model, nodes, between, context_tokens=tokens, concurrency=concurrency)
+        except PlacementError:
+            continue
+    return repair(former, model, nodes, between, context_tokens=rooms[-1][0], concurrency=1)

@@ -58,6 +58,14 @@ class Placed:
     own: Copy
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A placement that has lost nodes."""
+
+    placement: Placement
+    node_ids: frozenset[str]
+
+
 class Serving:
     """Loads at most one model at a time. `deployment` is the one that this node coordinates."""
 
@@ -113,7 +121,7 @@ class Serving:
                 self.deployment.reconfigure(placement, request)
                 return
             await self.unload(f"{placement.model} takes its place")  # only after the checks above
-            deployment = self.deployment = Deploying(self._state, self._channels, placement, request)
+            deployment = self.deployment = Deploying(self._state, self._channels, placement, request, self._without)
             self._running = asyncio.create_task(self._run(deployment))
 
     async def follow(self, epoch: int) -> AsyncIterator[pb.LoadStatus]:
@@ -184,10 +192,13 @@ class Serving:
                 f"place, and so does moe-cluster up {shlex.quote(request.model)}"
             )
 
-    async def placed(self, request: pb.LoadRequest) -> Placed:
-        """Return where a model would be, and which nodes have it. Raises as `load`, before it starts."""
+    async def placed(self, request: pb.LoadRequest, lost: Lost | None = None) -> Placed:
+        """Return where a model would be, and which nodes have it. Raises as `load`, before it starts.
+
+        If it was somewhere and nodes were `lost`, it stays where it can.
+        """
         own = await self._own_copy(request)
-        placement, context_tokens = await asyncio.to_thread(self._placement, request, own)
+        placement, context_tokens = await asyncio.to_thread(self._placement, request, own, lost)
         for node_id in placement.node_ids:
             await self._state.meet(node_id)  # before any node is called
         inspection = Inspection(self._state, self.stub, request.model, own)
@@ -200,18 +211,38 @@ class Serving:
         placement, holders = placed.placement, placed.holders
         await self._require_room(request)  # after the placement: a missing or too large model is refused first
         await self.acquiring.give(request, placement, holders)
-        coordinator, epoch = placement.coordinator, self._state.newest_epoch + 1
-        deploy = pb.DeployRequest(
-            placement=json.dumps(placement.to_json()),
-            epoch=epoch,
-            draft=request.draft,
-            context_tokens=placed.context_tokens,
-            holders=holders,
-            keep=request.keep,
-        )
+        coordinator, deploy = placement.coordinator, self._to_deploy(request, placed)
         with translated(f"node {self._state.name(coordinator)}"):
             await self.stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
-        return coordinator, epoch
+        return coordinator, deploy.epoch
+
+    async def _without(self, former: Placement, lost: frozenset[str]) -> pb.DeployRequest:
+        """Return what to deploy in place of a placement that this node coordinates, after nodes were lost.
+
+        Raises:
+            MoeClusterError: the model does not fit the nodes that are left, or none of them has what was lost.
+        """
+        assert self.deployment is not None  # it asks
+        request = pb.LoadRequest(
+            model=former.model,
+            draft=self.deployment.serving.draft,
+            context_tokens=former.context_tokens,
+            keep=self.deployment.keeps,
+            download=True,
+        )
+        placed = await self.placed(request, Lost(former, lost))
+        await self.acquiring.give(request, placed.placement, placed.holders)
+        return self._to_deploy(request, placed)
+
+    def _to_deploy(self, request: pb.LoadRequest, placed: Placed) -> pb.DeployRequest:
+        return pb.DeployRequest(
+            placement=json.dumps(placed.placement.to_json()),
+            epoch=self._state.newest_epoch + 1,
+            draft=request.draft,
+            context_tokens=placed.context_tokens,
+            holders=placed.holders,
+            keep=request.keep,
+        )
 
     def stub(self, node_id: str) -> node_pb2_grpc.NodeStub:
         """Return the gRPC stub of a node. Raises NodeLostError if its address is unknown."""
@@ -254,7 +285,7 @@ class Serving:
         except SourceError as error:
             raise SourceError(f"{request.model} is on no node, and {error}") from error
 
-    def _placement(self, request: pb.LoadRequest, own: Copy) -> tuple[Placement, int]:
+    def _placement(self, request: pb.LoadRequest, own: Copy, lost: Lost | None) -> tuple[Placement, int]:
         """Return a model's placement, and the most tokens of a request."""
         with Checkpoint.open(own.directory) as checkpoint:
             config = families.config_of(checkpoint)
@@ -262,16 +293,23 @@ class Serving:
                 placement = _placement_of(request.placement)
                 validate(placement, config)
             else:
-                placement = self._best_placement(request, checkpoint, config)
+                placement = self._best_placement(request, checkpoint, config, lost)
         context_tokens = min(max(config.context.tokens, placement.context_tokens), placement.kv_positions)
         return replace(placement, content_hash=placement.content_hash or own.content_hash), context_tokens
 
-    def _best_placement(self, request: pb.LoadRequest, checkpoint: Checkpoint, config: ModelConfig) -> Placement:
+    def _best_placement(
+        self, request: pb.LoadRequest, checkpoint: Checkpoint, config: ModelConfig, lost: Lost | None
+    ) -> Placement:
         float_bytes = placing.float_bytes(self._state)
         recipe = uniform(request.bits or None, request.mode or None) if request.bits or request.mode else AS_STORED
+        if lost is not None:
+            recipe = lost.placement.recipe
         model = checkpoint_costs(request.model, checkpoint, config, float_bytes=float_bytes, recipe=recipe)
         if not wants_mtp(request.draft):
             model = replace(model, mtp=None)
+        if lost is not None:
+            left = [node for node in placing.capacities(self._state) if node.node_id not in lost.node_ids]
+            return placing.repaired(lost.placement, model, left, placing.links(self._state))
         placement = placing.place(
             model,
             placing.capacities(self._state),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from cluster.errors import ClusterError
+from cluster.errors import NodeLostError
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
 
@@ -50,13 +50,13 @@ class WorkerProcess:
             await self._process.stdin.drain()
 
     async def events(self) -> AsyncIterator[pb.WorkerEvent]:
-        """Yield the worker's events until it ends; an unexpected end is yielded as a failure."""
+        """Yield the worker's events until it ends; an unexpected end is yielded as a failure, which is a loss."""
         assert self._process.stdout is not None
         while (event := await pipe.read(self._process.stdout, pb.WorkerEvent())) is not None:
             yield event
         code = await self._process.wait()
         if code:
-            yield pb.WorkerEvent(failure=pb.WorkerFailure(code=ClusterError.code, message=self._ending(code)))
+            yield pb.WorkerEvent(failure=pb.WorkerFailure(code=NodeLostError.code, message=self._ending(code)))
 
     def _ending(self, code: int) -> str:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -113,6 +113,10 @@ class Listening:
             for host in self.hosts:
                 ports.require_free(host, port)
 
+    def is_free(self, port: int) -> bool:
+        """Whether a port can be opened on all hosts."""
+        return all(ports.refusal(host, port) is None for host in self.hosts)
+
     def free_port(self, *, neighbours: int = 0) -> int:
         """Return a port that is free on all hosts together with the `neighbours` ports after it.
 
@@ -123,7 +127,7 @@ class Listening:
         for _ in range(TRIES):
             port = ports.any_free(self.hosts[0])
             wanted = range(port, port + 1 + neighbours)
-            if wanted.stop <= 1 << 16 and all(ports.refusal(host, p) is None for host in self.hosts for p in wanted):
+            if wanted.stop <= 1 << 16 and all(map(self.is_free, wanted)):
                 return port
         raise ClusterError(f"no port is free on {', '.join(self.hosts)}")
 

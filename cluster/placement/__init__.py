@@ -9,6 +9,7 @@ from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, validate
 from cluster.placement.prediction import Prediction, predict
 from cluster.placement.remedy import Fit, Remedy, Wish, fit, remedies
+from cluster.placement.repair import repair
 from cluster.placement.solver import Objective, solve
 from cluster.placement.stages import spread
 
@@ -31,6 +32,7 @@ __all__ = [
     "placed",
     "predict",
     "remedies",
+    "repair",
     "solve",
     "spread",
     "validate",

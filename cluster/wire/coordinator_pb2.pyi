@@ -187,7 +187,7 @@ class AnswerToken(_message.Message):
     def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ..., position: _Optional[int] = ..., stats: _Optional[_Union[AnswerStats, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class AnswerStats(_message.Message):
-    __slots__ = ("prompt_tokens", "cached_tokens", "generated_tokens", "ttft_s", "prefill_s", "decode_s", "total_s", "drafted", "accepted", "compared_by_depth", "accepted_by_depth", "chunk_length")
+    __slots__ = ("prompt_tokens", "cached_tokens", "generated_tokens", "ttft_s", "prefill_s", "decode_s", "total_s", "drafted", "accepted", "compared_by_depth", "accepted_by_depth", "chunk_length", "waited_s", "waited_for")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +200,8 @@ class AnswerStats(_message.Message):
     COMPARED_BY_DEPTH_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_BY_DEPTH_FIELD_NUMBER: _ClassVar[int]
     CHUNK_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    WAITED_FOR_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
@@ -212,4 +214,6 @@ class AnswerStats(_message.Message):
     compared_by_depth: _containers.RepeatedScalarFieldContainer[int]
     accepted_by_depth: _containers.RepeatedScalarFieldContainer[int]
     chunk_length: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., ttft_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., total_s: _Optional[float] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., compared_by_depth: _Optional[_Iterable[int]] = ..., accepted_by_depth: _Optional[_Iterable[int]] = ..., chunk_length: _Optional[int] = ...) -> None: ...
+    waited_s: float
+    waited_for: str
+    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., ttft_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., total_s: _Optional[float] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., compared_by_depth: _Optional[_Iterable[int]] = ..., accepted_by_depth: _Optional[_Iterable[int]] = ..., chunk_length: _Optional[int] = ..., waited_s: _Optional[float] = ..., waited_for: _Optional[str] = ...) -> None: ...

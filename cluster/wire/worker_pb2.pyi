@@ -19,7 +19,7 @@ class WorkerCommand(_message.Message):
     def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ..., reconfigure: _Optional[_Union[LoadShard, _Mapping]] = ...) -> None: ...
 
 class LoadShard(_message.Message):
-    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep", "is_outline", "conversion")
+    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep", "is_outline", "conversion", "cause")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class LoadShard(_message.Message):
     KEEP_FIELD_NUMBER: _ClassVar[int]
     IS_OUTLINE_FIELD_NUMBER: _ClassVar[int]
     CONVERSION_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     placement: str
@@ -40,7 +41,8 @@ class LoadShard(_message.Message):
     keep: bool
     is_outline: bool
     conversion: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., keep: bool = ..., is_outline: bool = ..., conversion: _Optional[str] = ...) -> None: ...
+    cause: str
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., keep: bool = ..., is_outline: bool = ..., conversion: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
 
 class WeightPeer(_message.Message):
     __slots__ = ("node_id", "name", "target")

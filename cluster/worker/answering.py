@@ -1,4 +1,7 @@
-"""Answering: the coordinator's loop: gives answers turns, and sends what the coordinator yields."""
+"""Answering: the coordinator's loop: gives answers turns, and sends what the coordinator yields.
+
+It outlives the loss of a stage: it is interrupted, and resumed with another coordinator and pipeline.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ LOOK_S = 1.0
 class _Answer:
     writer: AnswerWriter
     stream: AnswerQueue
+    waits_since: float | None = None  # monotonic seconds of an interruption, until the next token
 
 
 class Answering:
@@ -37,6 +41,7 @@ class Answering:
         self._answers: dict[str, _Answer] = {}
         self._to_send: deque[Outgoing] = deque()  # before the next turn
         self._has_work = asyncio.Event()
+        self._interruption = ""
 
     @property
     def active(self) -> int:
@@ -116,6 +121,22 @@ class Answering:
         for answer in list(self._answers.values()):
             self.cut_off(answer.writer.sequence, error)
 
+    def interrupt(self, cause: MoeClusterError) -> None:
+        """Record that stages were lost, and why; called while `run` does not run. Answers wait for `resume`."""
+        self._interruption = str(cause)
+        for answer in self._answers.values():
+            answer.waits_since = answer.waits_since or time.monotonic()
+
+    def resume(self, coordinator: Coordinator, pipeline: Pipeline) -> None:
+        """Continue all answers on other stages, which keep no positions: these are computed again as they were."""
+        for sequence in self._coordinator.sequences.values():
+            sequence.restart()
+        self._coordinator, self._pipeline = coordinator, pipeline
+        self._to_send.clear()
+        for answer in self._answers.values():
+            coordinator.submit(answer.writer.sequence)
+        self._has_work.set()
+
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's KV caches on all stages and end its answer."""
         self.cut_off(sequence)
@@ -149,6 +170,10 @@ class Answering:
         answer = self._answers[written.sequence.id]
         if not answer.writer.stats.generated_tokens:
             answer.stream.put(answer.writer.prefill_progress)
+        if answer.waits_since is not None:
+            answer.writer.stats.waited_s += time.monotonic() - answer.waits_since
+            answer.writer.stats.waited_for = self._interruption
+            answer.waits_since = None
         token = answer.writer.write(written)
         reason = answer.writer.finish_reason
         answer.stream.put(QueuedToken(token, replace(answer.writer.stats), reason))

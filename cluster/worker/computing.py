@@ -11,8 +11,9 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from cluster.errors import NodeLostError
 from mlx_moe.layers.steps import Result, Steps, Wait
-from mlx_moe.pipeline.frame import Cancel, Frame, Returned
+from mlx_moe.pipeline.frame import Cancel, Frame, Refused, Returned
 from mlx_moe.pipeline.link import RunningFrame, RunningStage
 
 
@@ -50,13 +51,17 @@ class Computing:
         self._running: RunningFrame | None = None
 
     async def run(self, frame: Frame) -> Returned | None:
-        """Return a frame's result; None if it was cancelled."""
+        """Return a frame's result; None if it was cancelled. Raises as `advance`."""
         running = RunningFrame(frame, self.stage.steps(frame))
         await self.advance(running, math.inf)
         return running.result
 
     async def advance(self, running: RunningFrame, slice_s: float) -> bool:
-        """Compute a frame for about `slice_s`; return whether it has ended. A cancelled frame ends without a result."""
+        """Compute a frame for about `slice_s`; return whether it has ended. A cancelled frame ends without a result.
+
+        Raises:
+            NodeLostError: a node that owns experts of the stage was lost: no frame can be computed any more.
+        """
         ends_at = time.monotonic() + slice_s
         self._running = running
         try:
@@ -64,6 +69,8 @@ class Computing:
                 await self.waiter.wait(wait)
                 if time.monotonic() >= ends_at:
                     return False
+            if isinstance(running.result, Refused) and isinstance(running.result.error, NodeLostError):
+                raise running.result.error
             return True
         finally:
             self._running = None

@@ -39,11 +39,15 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     def __init__(
         self, model: Model, answering: Answering, timelines: Callable[[], Awaitable[worker_pb2.Timelines]]
     ) -> None:
+        self.answering = answering
         self._model = model
-        self._answering = answering
         self._timelines = timelines
         self._conversations: dict[bytes, Sequence] = {}
         self._closed = asyncio.Event()
+
+    def resume(self, model: Model, timelines: Callable[[], Awaitable[worker_pb2.Timelines]]) -> None:
+        """Serve the same model on another placement, after `answering` was resumed there."""
+        self._model, self._timelines = model, timelines
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.ModelDescription:  # noqa: N802
         """Describe the model."""
@@ -99,7 +103,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             stream, request_id = AnswerQueue(), _request_id(request)
             sequence = self._conversation(request.conversation_id)
             writer = self._model.writer(from_request_message(request), sequence)
-            self._answering.begin(writer, stream)
+            self.answering.begin(writer, stream)
             ids = {"request_id": request_id, "sequence_id": sequence.id}
             log.info("event=answer_begun %s prompt_tokens=%d", _pairs(ids), len(request.input_ids))
             began_s, outcome = time.monotonic(), "cancelled"
@@ -113,9 +117,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
                 outcome = error.code
                 raise error.about(**ids) from error
             finally:
-                self._answering.end(writer)
+                self.answering.end(writer)
                 if not request.conversation_id:
-                    self._answering.release(sequence)
+                    self.answering.release(sequence)
                 stats = writer.stats
                 ended = {"reason": outcome, "cached_tokens": stats.cached_tokens, "tokens": stats.generated_tokens}
                 log.info("event=answer_ended %s seconds=%.3f", _pairs(ids | ended), time.monotonic() - began_s)
@@ -135,8 +139,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         finally:
             self._free(request.conversation_id)
 
-    def close(self) -> None:
-        """End the calls that hold conversations."""
+    def close(self, error: MoeClusterError) -> None:
+        """End all answers with an error, and the calls that hold conversations."""
+        self.answering.fail_all(error)
         self._closed.set()
 
     async def Timeline(  # noqa: N802
@@ -149,7 +154,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     def _free(self, conversation_id: bytes) -> None:
         """Free a conversation's KV caches; its answer ends."""
         if sequence := self._conversations.pop(conversation_id, None):
-            self._answering.release(sequence)
+            self.answering.release(sequence)
 
     def _conversation(self, conversation_id: bytes) -> Sequence:
         """Return the sequence of a conversation; a new one if it is unknown or was dropped."""
@@ -165,9 +170,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
 
     def _forget_one(self) -> None:
         for conversation_id, sequence in [*self._conversations.items()][:-1]:  # the last one is about to be answered
-            if sequence.id not in self._answering:
+            if sequence.id not in self.answering:
                 del self._conversations[conversation_id]
-                self._answering.release(sequence)
+                self.answering.release(sequence)
                 return
 
 

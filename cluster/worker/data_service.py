@@ -37,6 +37,10 @@ class DataService(grpc.GenericRpcHandler):
         self._caller = caller
         self._take = take
 
+    def close(self) -> None:
+        """Take no more messages, and release what took them; open streams end with their next message."""
+        self._take = _refuse
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of a method, for gRPC."""
         if handler_call_details.method != self._method:
@@ -59,6 +63,10 @@ class DataService(grpc.GenericRpcHandler):
             log.warning("event=refused caller=%s wanted=%s", caller, self._caller)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this node has no business on this link")
         await context.send_initial_metadata(())  # tells the caller that it is accepted
+
+
+async def _refuse(_message: Message) -> Message | None:
+    raise LinkError("this link belongs to an earlier placement")
 
 
 class CancelService(worker_pb2_grpc.StageServicer):

@@ -14,6 +14,7 @@ from cluster.membership.listening import Listening
 from cluster.trust.credentials import SERVER_OPTIONS, Credentials
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.connections import DATA_OPTIONS, Connections
+from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.loading import Loaded
 from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
@@ -22,12 +23,25 @@ from mlx_moe.errors import MoeClusterError
 GRACE_S = 1.0
 """Time for clients to read the end of their answers."""
 
+ANSWERS_S = 86400.0
+"""Time for the answers that were begun in an epoch to be written in later ones."""
+
 
 class Epoch:
-    """Serves from `connect` to `close`; `ended` gets the error when it cannot continue."""
+    """Serves from `connect` to `interrupt`; `ended` gets the error when it cannot continue.
+
+    It opens `port` if that is free, so that clients reach the next epoch where they reached the last one.
+    """
 
     def __init__(
-        self, number: int, loaded: Loaded, role: Role, name: str, listening: Listening, credentials: Credentials
+        self,
+        number: int,
+        loaded: Loaded,
+        role: Role,
+        name: str,
+        listening: Listening,
+        credentials: Credentials,
+        port: int = 0,
     ) -> None:
         self.number = number
         self.loaded = loaded
@@ -36,34 +50,49 @@ class Epoch:
         self._name = name
         self._credentials = credentials
         self._server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
-        self.port = listening.bind(lambda address: credentials.add_port(self._server, address))
+        wanted = port if port and listening.is_free(port) else 0
+        self.port = listening.bind(lambda address: credentials.add_port(self._server, address), wanted)
         self._serving: tuple[Part, Connections, asyncio.Task[None]] | None = None
 
     def stats(self) -> pb.WorkerStats | None:
         """Return counts and bytes; None if it does not serve."""
         return None if self._serving is None else self._serving[0].stats()
 
-    async def connect(self, workers: Iterable[pb.WorkerAddress], connected: Callable[[], None]) -> None:
-        """Serve, and open the links to the other workers; `connected` is called when they are open."""
+    async def connect(
+        self,
+        workers: Iterable[pb.WorkerAddress],
+        connected: Callable[[], None],
+        interrupted: CoordinatorService | None = None,
+    ) -> None:
+        """Serve, and open the links to the other workers; `connected` is called when they are open.
+
+        The answers of an `interrupted` service continue, if this part coordinates.
+        """
         connections = Connections(self._credentials, workers, self._end)
-        part = part_of(self.loaded, self._role, self._name, self.number, self._credentials, connections)
+        part = part_of(self.loaded, self._role, self._name, self.number, self._credentials, connections, interrupted)
         part.serve(self._server)
         await self._server.start()
         working = asyncio.create_task(self._work(part, connected))
         working.add_done_callback(self._worked)
         self._serving = part, connections, working
 
-    async def close(self, error: MoeClusterError, disconnected: Callable[[], None]) -> None:
-        """End all answers with an error, call `disconnected`, and close the links. No effect if it does not serve."""
+    async def interrupt(
+        self, cause: MoeClusterError, disconnected: Callable[[], None]
+    ) -> tuple[CoordinatorService | None, asyncio.Task[None]] | None:
+        """Stop computing because of `cause`, call `disconnected`, and close the links; None if it does not serve.
+
+        Returns:
+            The service of clients, whose answers wait, if this part coordinates; and what ends when all its calls have.
+        """
         if self._serving is None:
-            return
+            return None
         (part, connections, working), self._serving = self._serving, None
         working.cancel()
         await asyncio.wait((working,))
-        await part.close(error)
+        clients = part.interrupt(cause)
         disconnected()
         await connections.close()  # ends the streams to others, so that their servers need not abort them
-        await self._server.stop(GRACE_S)
+        return clients, asyncio.create_task(self._server.stop(GRACE_S if clients is None else ANSWERS_S))
 
     async def _work(self, part: Part, connected: Callable[[], None]) -> None:
         await part.connect()

@@ -53,8 +53,8 @@ class Part(Protocol):
     def stats(self) -> pb.WorkerStats:
         """Return counts and bytes."""
 
-    async def close(self, error: MoeClusterError) -> None:
-        """Stop; callers that wait for an answer get the error."""
+    def interrupt(self, cause: MoeClusterError) -> CoordinatorService | None:
+        """Stop because of `cause`; return the service for clients, whose answers wait, if this part has it."""
 
 
 class ExpertsPart:
@@ -82,8 +82,9 @@ class ExpertsPart:
         """See Part."""
         return pb.WorkerStats(frames=self._questions, peak_memory_bytes=memory.peak_memory_bytes())
 
-    async def close(self, error: MoeClusterError) -> None:  # noqa: ARG002
-        """See Part. Its leader tells the clients."""
+    def interrupt(self, cause: MoeClusterError) -> None:  # noqa: ARG002
+        """See Part."""
+        self._service.close()
         self._waiter.close()
 
     async def _answer(self, question: Message) -> Message:
@@ -129,8 +130,9 @@ class StagePart:
         """See Part."""
         return _stats(self._stage)
 
-    async def close(self, error: MoeClusterError) -> None:  # noqa: ARG002
-        """See Part. The coordinator tells the clients."""
+    def interrupt(self, cause: MoeClusterError) -> None:  # noqa: ARG002
+        """See Part."""
+        self._service.close()
         self._computing.waiter.close()
 
     async def _take(self, message: Message) -> None:
@@ -138,10 +140,20 @@ class StagePart:
 
 
 class CoordinatorPart:
-    """The first stage and the coordinator, with the service for clients."""
+    """The first stage and the coordinator, with the service for clients.
+
+    `interrupted` is the service of the part that it continues, whose answers it resumes.
+    """
 
     def __init__(
-        self, loaded: LoadedStage, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
+        self,
+        loaded: LoadedStage,
+        role: Role,
+        name: str,
+        epoch: int,
+        credentials: Credentials,
+        connections: Connections,
+        interrupted: CoordinatorService | None,
     ) -> None:
         self._role = role
         self._connections = connections
@@ -180,7 +192,6 @@ class CoordinatorPart:
             chunks=role.placement.chunks,
         )
         self._acceptance = coordinator.acceptance
-        self._answering = Answering(coordinator, pipeline)
         model = Model(
             role.placement.model,
             loaded.config,
@@ -190,7 +201,12 @@ class CoordinatorPart:
             kv_bytes_per_position=cache_costs.full_bytes_per_position,
             kv_positions=coordinator.scheduler.budget.positions,
         )
-        self._clients = CoordinatorService(model, self._answering, self._all_timelines)
+        if interrupted is None:
+            self._clients = CoordinatorService(model, Answering(coordinator, pipeline), self._all_timelines)
+        else:
+            self._clients = interrupted
+            interrupted.answering.resume(coordinator, pipeline)
+            interrupted.resume(model, self._all_timelines)
 
     def serve(self, server: grpc.aio.Server) -> None:
         """See Part."""
@@ -207,27 +223,28 @@ class CoordinatorPart:
 
     async def run(self) -> None:
         """See Part."""
-        await self._answering.run()
+        await self._clients.answering.run()
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
         stats = _stats(self._stage)
-        stats.active_requests = self._answering.active
+        stats.active_requests = self._clients.answering.active
         stats.drafts_compared, stats.drafts_accepted = self._acceptance.compared, self._acceptance.accepted
         return stats
 
-    async def close(self, error: MoeClusterError) -> None:
+    def interrupt(self, cause: MoeClusterError) -> CoordinatorService:
         """See Part."""
-        self._answering.fail_all(error)
-        self._clients.close()
+        self._clients.answering.interrupt(cause)
+        self._service.close()
         self._computing.waiter.close()
+        return self._clients
 
     async def _send(self, message: Message) -> None:
         assert self._next is not None  # a single stage sends nothing
         await self._next.send(message)
 
     def _receive(self, returned: Returned) -> None:
-        self._answering.receive(returned)
+        self._clients.answering.receive(returned)
 
     async def _all_timelines(self) -> pb.Timelines:
         """Return the spans of all stages since the last call, this one's first."""
@@ -249,13 +266,20 @@ class CoordinatorPart:
 
 
 def part_of(
-    loaded: Loaded, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
+    loaded: Loaded,
+    role: Role,
+    name: str,
+    epoch: int,
+    credentials: Credentials,
+    connections: Connections,
+    interrupted: CoordinatorService | None,
 ) -> Part:
-    """Return the part of a role."""
+    """Return the part of a role; if it coordinates, it resumes the answers of an `interrupted` service."""
     if isinstance(loaded, LoadedExperts):
         return ExpertsPart(loaded.holding.shard, role, name, credentials)
-    kind = CoordinatorPart if role.coordinates else StagePart
-    return kind(loaded, role, name, epoch, credentials, connections)
+    if role.coordinates:
+        return CoordinatorPart(loaded, role, name, epoch, credentials, connections, interrupted)
+    return StagePart(loaded, role, name, epoch, credentials, connections)
 
 
 def _stats(stage: RunningStage) -> pb.WorkerStats:

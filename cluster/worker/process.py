@@ -1,6 +1,8 @@
 """Worker: the process that holds a part of a model. It loads, connects, serves and ends at its daemon's commands.
 
-It reads commands from standard input and writes events to standard output, see `pipe`; its log goes to standard error.
+If it coordinates, clients and their answers outlive an epoch: they wait while a lost part is loaded elsewhere, and
+continue in the next epoch. It reads commands from standard input and writes events to standard output, see `pipe`; its
+log goes to standard error.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from cluster.trust.credentials import Credentials
 from cluster.weights.sources import sources_of
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
-from cluster.worker.epoch import Epoch
+from cluster.worker.coordinator_service import CoordinatorService
+from cluster.worker.epoch import GRACE_S, Epoch
 from cluster.worker.loading import Loaded
 from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.role import Role
@@ -55,6 +58,9 @@ class Worker:
         self._credentials = credentials
         self._events = events
         self._epoch: Epoch | None = None
+        self._interrupted: CoordinatorService | None = None
+        self._ending: set[asyncio.Task[None]] = set()  # servers of former epochs, which answers still use
+        self._port = 0
         self._done_bytes = 0
 
     async def run(self, commands: asyncio.StreamReader) -> None:
@@ -72,7 +78,8 @@ class Worker:
                 log.exception("event=crashed")  # logged now: disconnecting may not finish
                 raise
             finally:
-                await self._disconnect(NodeLostError(reason))
+                await self._interrupt(NodeLostError(reason))
+                await self._end_answers(NodeLostError(reason))
 
     async def _next(self, commands: asyncio.StreamReader) -> pb.WorkerCommand:
         """Wait for a command; meanwhile report statistics, and close an epoch that lost a link. Raises other errors."""
@@ -97,8 +104,12 @@ class Worker:
             case "connect":
                 await self._connect(command.connect)
             case "reconfigure":
-                model = command.reconfigure.model
-                await self._disconnect(MovedError(f"{model} is being placed on the nodes in another way: ask again"))
+                moved = MovedError(command.reconfigure.cause)
+                await self._interrupt(moved)
+                if self._interrupted is not None:
+                    self._interrupted.answering.interrupt(moved)  # a better reason than that of a lost link
+                if not Role.read(command.reconfigure.placement, self._node_id).coordinates:
+                    await self._end_answers(MovedError(f"{moved}: ask again"))
                 self._hold(command.reconfigure, self._release())
 
     def _hold(self, told: pb.LoadShard, held: Held) -> None:
@@ -106,7 +117,9 @@ class Worker:
         self._done_bytes = 0
         role = Role.read(told.placement, self._node_id)
         loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
-        epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials)
+        port = self._port if role.coordinates else 0
+        epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials, port)
+        self._port = epoch.port
         held_now = pb.ShardLoaded(
             port=epoch.port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts, epoch=epoch.number
         )
@@ -132,18 +145,32 @@ class Worker:
     async def _connect(self, told: pb.ConnectWorkers) -> None:
         assert self._epoch is not None  # a worker is told to load first
         connected = pb.WorkersConnected(epoch=self._epoch.number)
-        await self._epoch.connect(told.workers, lambda: self._report(pb.WorkerEvent(connected=connected)))
+        interrupted, self._interrupted = self._interrupted, None
+        await self._epoch.connect(told.workers, lambda: self._report(pb.WorkerEvent(connected=connected)), interrupted)
 
     async def _lose(self, error: BaseException) -> None:
-        """Close an epoch that lost a link, and keep its arrays for the next one. Raises any other error."""
+        """Interrupt an epoch that lost a link; its arrays and answers wait for the next one. Raises any other error."""
         if not isinstance(error, NodeLostError):
             raise error
-        await self._disconnect(error, _failure(error))
+        await self._interrupt(error, _failure(error))
 
-    async def _disconnect(self, error: MoeClusterError, cause: pb.WorkerFailure | None = None) -> None:
-        if self._epoch is not None:
-            disconnected = pb.WorkerDisconnected(epoch=self._epoch.number, cause=cause)
-            await self._epoch.close(error, lambda: self._report(pb.WorkerEvent(disconnected=disconnected)))
+    async def _interrupt(self, error: MoeClusterError, cause: pb.WorkerFailure | None = None) -> None:
+        if self._epoch is None:
+            return
+        disconnected = pb.WorkerDisconnected(epoch=self._epoch.number, cause=cause)
+        stopped = await self._epoch.interrupt(error, lambda: self._report(pb.WorkerEvent(disconnected=disconnected)))
+        if stopped is not None:
+            self._interrupted, ending = stopped
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def _end_answers(self, error: MoeClusterError) -> None:
+        """End the answers that wait, and let their readers and those of former epochs read the end."""
+        if self._interrupted is not None:
+            self._interrupted.close(error)
+            self._interrupted = None
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=GRACE_S)
 
     def _progress(self, source: str, done: int, total: int) -> None:
         if done == total or abs(done - self._done_bytes) >= total // 200:  # after what was kept, it begins anew

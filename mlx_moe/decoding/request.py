@@ -100,6 +100,8 @@ class GenerationStats:
         drafted: drafts that were sent; many are invalidated before the model's token at their position is known.
         compared_by_depth: drafts that were compared with it, by their distance from the newest known token.
         accepted_by_depth: the right ones among them; `accepted` is their sum.
+        waited_s: while a lost part of the model was loaded elsewhere, and positions were computed again there.
+        waited_for: what was lost last; "" if nothing was.
     """
 
     prompt_tokens: int = 0
@@ -114,6 +116,8 @@ class GenerationStats:
     compared_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
     chunk_length: int = 0
+    waited_s: float = 0.0
+    waited_for: str = ""
 
     @property
     def prefill_tps(self) -> float:

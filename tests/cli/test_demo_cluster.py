@@ -67,7 +67,7 @@ def test_one_answer_goes_to_stdout_and_nothing_is_left(demo: Path) -> None:
     assert processes(demo) == []
 
 
-def test_the_chat_keeps_what_a_lost_worker_had_written_and_goes_on(demo: Path) -> None:
+def test_an_answer_goes_on_after_its_worker_was_lost(demo: Path) -> None:
     with Terminal(demo / "own", ["-m", "cli", "demo"]) as terminal:
         screen = terminal.until("3/3 nodes")
         for step in ("measuring this machine", "starting mac-1", "starting mac-2, mac-3", "starting the workers"):
@@ -83,8 +83,7 @@ def test_the_chat_keeps_what_a_lost_worker_had_written_and_goes_on(demo: Path) -
         terminal.until("1, 2, 3", 2)
         worker = next(p for p in processes(demo) if "cluster.worker" in p.cmdline() and "mac-3" in p.cmdline())
         worker.send_signal(signal.SIGKILL)
-        screen = terminal.until("error: ")
-        assert "Traceback" not in screen
+        terminal.until("the answer waited")
         terminal.type("What is an expert?\r")
         terminal.until("a small feed-forward network")
         terminal.type(CTRL_D)

@@ -83,39 +83,11 @@ def no_workers(cluster: Cluster) -> bool:
     return not any(node.workers() for node in cluster.nodes)
 
 
-@pytest.mark.parametrize("lost", [1, 2], ids=["middle", "last"])
-def test_a_killed_worker_ends_the_answer_with_its_name_and_the_cluster_loads_again(
-    cluster: Cluster, wanted: list[Token], lost: int
-) -> None:
-    written, tokens = begin(cluster)
-    error = lose(written, tokens, lambda: kill_worker(cluster.nodes[lost]))
-    assert tokens[: len(wanted)] == wanted[: len(tokens)]
-    until(lambda: serving(cluster).failure != "")
-    assert f"node mac-{lost + 1}: the worker was ended by SIGKILL" in serving(cluster).failure, error
-    said = f"{error} {serving(cluster).failure}"
-    assert not any(node.node_id in said for node in cluster.nodes)
-    load_again(cluster, wanted)
-
-
 def test_the_coordinators_killed_worker_ends_the_answer_and_the_cluster_loads_again(
     cluster: Cluster, wanted: list[Token]
 ) -> None:
     written, tokens = begin(cluster)
     lose(written, tokens, lambda: kill_worker(cluster.nodes[0]))
-    load_again(cluster, wanted)
-
-
-def test_a_killed_daemon_takes_its_worker_along_and_comes_back(cluster: Cluster, wanted: list[Token]) -> None:
-    written, tokens = begin(cluster)
-    node = cluster.nodes[1]
-    (worker,) = node.workers()
-    lose(written, tokens, node.kill)
-    until(lambda: not worker.is_running())
-    until(lambda: no_workers(cluster))
-    with pytest.raises(NodeLostError):
-        cluster.load("demo", cluster.place("demo", (2, 2, 2)))
-    cluster.join(node)
-    cluster.wait_for_all()
     load_again(cluster, wanted)
 
 
@@ -128,16 +100,6 @@ def test_workers_of_a_killed_placer_end_on_all_nodes(cluster: Cluster, wanted: l
     first.start("--peer", cluster.nodes[1].address)
     first.wait_up()
     cluster.own = type(cluster.own).connect(first.home)
-    cluster.wait_for_all()
-    load_again(cluster, wanted)
-
-
-def test_a_stopped_node_lets_its_clients_know(cluster: Cluster, wanted: list[Token]) -> None:
-    written, tokens = begin(cluster)
-    node = cluster.nodes[2]
-    error = lose(written, tokens, node.end)
-    assert "mac-3" in str(error)
-    cluster.join(node)
     cluster.wait_for_all()
     load_again(cluster, wanted)
 

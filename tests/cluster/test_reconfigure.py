@@ -85,6 +85,12 @@ def pids(cluster: Cluster) -> dict[str, int]:
     return {node.name: worker.pid for node in cluster.nodes for worker in node.workers()}
 
 
+def swapped(placement: Placement) -> Placement:
+    """Return a placement on two nodes in which each has the part of the other."""
+    one, two = placement.stages
+    return replace(placement, stages=(replace(one, node_id=two.node_id), replace(two, node_id=one.node_id)))
+
+
 @contextmanager
 def node_service(node: RunningNode) -> Iterator[node_pb2_grpc.NodeStub]:
     """Ask a node what only nodes ask each other."""
@@ -148,33 +154,41 @@ def test_the_coordinator_may_move_to_a_node_that_then_reads_embedding_and_lm_hea
     first = place(five_nodes, (2, 4))
     status = load(five_nodes, first)
     running = pids(five_nodes)
-    one, two = first.stages
-    second = replace(first, stages=(replace(one, node_id=two.node_id), replace(two, node_id=one.node_id)))
+    second = swapped(first)
     status = deploy(five_nodes, status, second)
     assert status.serving is not None
-    assert status.serving.coordinator == two.node_id
+    assert status.serving.coordinator == second.coordinator
     assert {node.name: node.total_bytes for node in status.nodes} == missing_bytes(five_nodes, first, second)
     until(lambda: five_nodes.own.status().serving == status.serving)
     assert answered(five_nodes) == wanted
     assert pids(five_nodes) == running
 
 
-def test_an_answer_that_is_written_meanwhile_ends_with_an_error_that_may_be_retried(
-    five_nodes: Cluster, wanted: list[Token]
-) -> None:
+def test_an_answer_that_is_written_meanwhile_continues(five_nodes: Cluster, wanted: list[Token]) -> None:
     five_nodes.unload()
     status = load(five_nodes, place(five_nodes, (2, 2, 2)))
     with closing(five_nodes.own.model(five_nodes.own.status())) as model:
-        written = model.new_conversation().answer(request(max_tokens=None))
+        undisturbed = answer(model, request(max_tokens=100))
+        written = model.new_conversation().answer(request(max_tokens=100))
         tokens = [next(written) for _ in range(3)]
         status = deploy(five_nodes, status, place(five_nodes, (4, 2)))
-        with pytest.raises(MovedError, match="demo is being placed on the nodes in another way: ask again") as caught:
-            tokens.extend(written)
-    assert caught.value.retryable
-    assert tokens[: len(wanted)] == wanted[: len(tokens)]
+        assert tokens + list(written) == undisturbed
+        assert written.stats.waited_for == "demo was placed on the nodes in another way"
     assert status.serving is not None
     assert status.serving.state is ServingState.READY
     assert answered(five_nodes) == wanted
+
+
+def test_an_answer_ends_with_an_error_that_may_be_retried_where_another_node_coordinates(five_nodes: Cluster) -> None:
+    five_nodes.unload()
+    status = load(five_nodes, place(five_nodes, (2, 4)))
+    with closing(five_nodes.own.model(five_nodes.own.status())) as model:
+        written = model.new_conversation().answer(request(max_tokens=None))
+        tokens = [next(written) for _ in range(3)]
+        deploy(five_nodes, status, swapped(place(five_nodes, (2, 4))))
+        with pytest.raises(MovedError, match="demo was placed on the nodes in another way: ask again") as caught:
+            tokens.extend(written)
+    assert caught.value.retryable
 
 
 def test_a_model_whose_drafts_change_keeps_what_it_holds(five_nodes: Cluster) -> None:

@@ -121,15 +121,17 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]
 """The layers of each stage, and among how many nodes its experts are divided."""
 
 
-def layouts(n_layers: int) -> list[Layout]:
+def layouts(n_layers: int, *most_stages: int) -> list[Layout]:
+    """Return every cut into two stages, one into each larger number of stages, and stages whose experts are divided."""
     rest = n_layers - 2
     divided: list[Layout] = [((n_layers,), (2,)), ((n_layers,), (4,)), ((2, rest), (2, 3)), ((rest, 1, 1), (1, 1, 2))]
-    return [*((cut, ()) for n_stages in (2, 3, 5) for cut in cuts(n_layers, n_stages)), *divided]
+    larger = [cuts(n_layers, n_stages)[0] for n_stages in most_stages]
+    return [*((cut, ()) for cut in [*cuts(n_layers, 2), *larger]), *divided]
 
 
 CASES = [
-    *(("demo", *layout) for layout in layouts(6)),
-    *((family, *layout) for family in SHAPES for layout in layouts(5)),
+    *(("demo", *layout) for layout in layouts(6, 3, 5)),
+    *((family, *layout) for family in SHAPES for layout in layouts(5, 3)),
     *(("4 bit", *layout) for layout in [((2, 3), ()), ((1, 2, 2), ()), ((5,), (4,)), ((2, 3), (2, 3))]),
 ]
 

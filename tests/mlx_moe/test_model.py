@@ -1,6 +1,7 @@
 """Model: the public API over the embedded model, from request to answer."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -139,14 +140,17 @@ def test_the_end_of_a_turn_ends_the_answer_unless_it_is_ignored(model: Model) ->
     assert len(ids_of(model.generate(ask(model, "Hello!", max_tokens=len(tokens) + 5)))) == len(tokens) + 5
 
 
-def test_the_context_ends_an_answer_without_max_tokens(model: Model) -> None:
-    context = model.context_tokens
-    request = mlx_moe.Request(
-        tuple([5] * (context - 3)), sampling=mlx_moe.SamplingParams(temperature=0.0), ignore_eos=True
-    )
+def test_the_context_ends_an_answer_without_max_tokens(tmp_path: Path) -> None:
+    directory = shutil.copytree(library.locate("demo"), tmp_path / "short")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    model = mlx_moe.load(directory)
+    assert model.context_tokens == 64
+    request = mlx_moe.Request(tuple([5] * 61), sampling=mlx_moe.SamplingParams(temperature=0.0), ignore_eos=True)
     generation = model.generate(replace(request, detect_loops=False))
     assert len(ids_of(generation)) == 3
     assert generation.finish_reason == "length"
+    model.close()
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_conversation_beside_many_that_are_answered_is_remembered(
     monkeypatch.setattr(coordinator_service, "MAX_CONVERSATIONS", 1)
     serving = service(model)
     answered = serving._conversation(b"a" * 16)
-    serving._answering = cast("Any", {answered.id})
+    serving.answering = cast("Any", {answered.id})
     assert serving._conversation(b"b" * 16) is serving._conversation(b"b" * 16)
 
 

@@ -1,0 +1,146 @@
+"""Repair: the placement that follows the loss of nodes: of all that fit, the one for which the fewest bytes are read.
+
+The coordinator and the order of the stages stay. Lost layers go to the stages beside them, to spare nodes, or, where
+memory is short, move the borders of further stages. Every cut of the layers is considered.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cluster.errors import PlacementError
+from cluster.placement.accounting import budget, placed, shortage
+from cluster.placement.capacity import Links, NodeCapacity
+from cluster.placement.costs import ModelCosts
+from cluster.placement.placement import Placement
+from cluster.placement.prediction import predict
+from cluster.placement.stages import make_stage
+from cluster.placement.striping import divide
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A stage's nodes that are left, the leader first, and the layers that they hold; none for a spare node."""
+
+    nodes: tuple[NodeCapacity, ...]
+    held: range
+
+
+def repair(
+    former: Placement,
+    model: ModelCosts,
+    nodes: Sequence[NodeCapacity],
+    links: Links,
+    *,
+    context_tokens: int,
+    concurrency: int,
+) -> Placement:
+    """Return the placement of the same model on the `nodes` that are left, with KV room as `solve`.
+
+    Raises:
+        PlacementError: the model does not fit, or the coordinator is lost.
+    """
+    found = [
+        placement
+        for units in _sequences(former, nodes)
+        if (placement := _best_cut(former, model, nodes, units, context_tokens, concurrency)) is not None
+    ]
+    if not found:
+        raise PlacementError(shortage(model, nodes, context_tokens * concurrency))
+    held = {stage.node_id: stage.layers for stage in former.stages}
+    return min(
+        found,
+        key=lambda p: (
+            sum(_read_bytes(model, stage.layers, held.get(stage.node_id, range(0))) for stage in p.stages),
+            -predict(p, model, nodes, links).tokens_per_s,
+        ),
+    )
+
+
+def _sequences(former: Placement, nodes: Sequence[NodeCapacity]) -> Iterator[list[_Unit]]:
+    """Yield sequences of units: without spare nodes, and with some in the places of stages that are lost whole."""
+    left = {node.node_id: node for node in nodes}
+    spare = [node for node in nodes if node.node_id not in former.node_ids]
+    units: list[_Unit | None] = []
+    for stage in former.stages:
+        ids = (stage.node_id, *(peer.node_id for peer in stage.peers))
+        members = tuple(left[node_id] for node_id in ids if node_id in left)
+        units.append(_Unit(members, stage.layers) if members else None)
+    if former.coordinator not in left:
+        return
+    gaps = [i for i, unit in enumerate(units) if unit is None]
+    for n_filled in range(min(len(gaps), len(spare)) + 1):
+        for filled in itertools.combinations(gaps, n_filled):
+            for chosen in itertools.permutations(spare, n_filled):
+                fill = dict(zip(filled, chosen, strict=True))
+                sequence = [_Unit((fill[i],), range(0)) if i in fill else unit for i, unit in enumerate(units)]
+                yield [unit for unit in sequence if unit is not None]
+
+
+def _best_cut(
+    former: Placement,
+    model: ModelCosts,
+    nodes: Sequence[NodeCapacity],
+    units: Sequence[_Unit],
+    context_tokens: int,
+    concurrency: int,
+) -> Placement | None:
+    """Return the cut of the layers over units that reads the fewest bytes; among equal ones the most even one."""
+    n_layers, positions = len(model.layers), context_tokens * concurrency
+    best: dict[int, tuple[tuple[int, int], list[range]]] = {0: ((0, 0), [])}
+    for i, unit in enumerate(units):
+        starts = _starts(model, unit, positions, coordinates=i == 0)
+        after: dict[int, tuple[tuple[int, int], list[range]]] = {}
+        for end in range(1, n_layers + 1):
+            for start in range(starts[end], end):
+                if start in best:
+                    (nbytes, unevenness), cut = best[start]
+                    layers = range(start, end)
+                    cost = (nbytes + _read_bytes(model, layers, unit.held), unevenness + len(layers) ** 2)
+                    if end not in after or cost < after[end][0]:
+                        after[end] = cost, [*cut, layers]
+        best = after
+    if n_layers not in best:
+        return None
+    try:
+        stages = [
+            make_stage(model, layers, unit.nodes[0], unit.nodes[1:], positions)
+            for unit, layers in zip(units, best[n_layers][1], strict=True)
+        ]
+        made = placed(
+            model, nodes, stages, context_tokens=context_tokens, concurrency=concurrency, chunks=former.chunks
+        )
+    except PlacementError:
+        return None
+    return replace(made, model=former.model, content_hash=former.content_hash, recipe=former.recipe)
+
+
+def _starts(model: ModelCosts, unit: _Unit, positions: int, *, coordinates: bool) -> list[int]:
+    """Return for each end of a range of layers its first start with which the range fits the unit's memory."""
+    n_layers = len(model.layers)
+    budgets = [budget(model, node) for node in unit.nodes]
+    owned = [range(model.n_experts)]
+    if len(unit.nodes) > 1:
+        divided = divide(model, budgets, positions, coordinator=coordinates)
+        if divided is None:
+            return list(range(n_layers + 1))
+        owned = [range(len(experts)) for experts in divided]
+    starts = np.zeros(n_layers + 1, dtype=np.int64)
+    for i, (free, experts) in enumerate(zip(budgets, owned, strict=True)):
+        needed = [
+            layer.owned_bytes(len(experts), positions) if i == 0 else len(experts) * layer.expert_bytes
+            for layer in model.layers
+        ]
+        held = np.concatenate([[0], np.cumsum(needed, dtype=np.int64)])
+        room = free - (model.coordinator_bytes(positions) if coordinates and i == 0 else 0)
+        starts = np.maximum(starts, np.searchsorted(held, held - room) if room >= 0 else np.arange(n_layers + 1))
+    return [int(start) for start in starts]
+
+
+def _read_bytes(model: ModelCosts, layers: range, held: range) -> int:
+    """Return the bytes of the weights of `layers` that are not among the `held` ones."""
+    return sum(model.layers[x].owned_bytes(model.n_experts, 0) for x in layers if x not in held)
