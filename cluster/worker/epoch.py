@@ -30,7 +30,7 @@ ANSWERS_S = 86400.0
 class Epoch:
     """Serves from `connect` to `interrupt`; `ended` gets the error when it cannot continue.
 
-    It opens `port` if that is free, so that clients reach the next epoch where they reached the last one.
+    It opens `port`, so that clients reach the next epoch where they reached the last one; 0: any free one.
     """
 
     def __init__(
@@ -50,8 +50,7 @@ class Epoch:
         self._name = name
         self._credentials = credentials
         self._server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
-        wanted = port if port and listening.is_free(port) else 0
-        self.port = listening.bind(lambda address: credentials.add_port(self._server, address), wanted)
+        self.port = listening.bind(lambda address: credentials.add_port(self._server, address), port)
         self._serving: tuple[Part, Connections, asyncio.Task[None]] | None = None
 
     def stats(self) -> pb.WorkerStats | None:

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +38,9 @@ from mlx_moe.errors import MoeClusterError
 log = logging.getLogger("cluster.worker")
 
 STATS_S = 1.0
+
+PORT_S = 2.0
+"""How long the server of a former epoch may take to close its port."""
 
 SWITCH_S = 5e-5
 """The interpreter's switch interval: with the default of 5 ms a waking thread may delay a hop by that much."""
@@ -100,7 +104,7 @@ class Worker:
     async def _obey(self, command: pb.WorkerCommand) -> None:
         match command.WhichOneof("command"):
             case "load":
-                self._hold(command.load, {})
+                await self._hold(command.load, {})
             case "connect":
                 await self._connect(command.connect)
             case "reconfigure":
@@ -110,20 +114,29 @@ class Worker:
                     self._interrupted.answering.interrupt(moved)  # a better reason than that of a lost link
                 if not Role.read(command.reconfigure.placement, self._node_id).coordinates:
                     await self._end_answers(MovedError(f"{moved}: ask again"))
-                self._hold(command.reconfigure, self._release())
+                await self._hold(command.reconfigure, self._release())
 
-    def _hold(self, told: pb.LoadShard, held: Held) -> None:
+    async def _hold(self, told: pb.LoadShard, held: Held) -> None:
         """Load a part, reusing the arrays in `held`, and open a port for it."""
         self._done_bytes = 0
         role = Role.read(told.placement, self._node_id)
         loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
-        port = self._port if role.coordinates else 0
+        port = await self._former_port() if role.coordinates else 0
         epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials, port)
         self._port = epoch.port
         held_now = pb.ShardLoaded(
             port=epoch.port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts, epoch=epoch.number
         )
         self._report(pb.WorkerEvent(loaded=held_now))
+
+    async def _former_port(self) -> int:
+        """Return the port at which clients know this worker, 0 if it had none or it does not become free."""
+        ends_at = time.monotonic() + PORT_S
+        while self._port and not self._listening.is_free(self._port):
+            if time.monotonic() > ends_at:
+                return 0
+            await asyncio.sleep(PORT_S / 50)
+        return self._port
 
     def _files(self, told: pb.LoadShard, role: Role) -> NodeFiles:
         """Return what to read a part from."""
