@@ -68,6 +68,8 @@ async def fetch(
 
 def _lacking(role: Role, draft: str, directory: Path, conversion: Path) -> tuple[dict[str, list[range]], int]:
     """Return the ranges of a model from which what its conversion lacks of a role's part is made, and its bytes."""
+    if role.is_kept_in(conversion, draft):
+        return {}, 0
     with Checkpoint.open(directory) as source:
         partial_conversion.begin(conversion, source, role.placement.recipe)
         with Checkpoint.open(conversion) as target, closing(Share(conversion)) as share:

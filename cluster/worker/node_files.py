@@ -61,17 +61,12 @@ class NodeFiles:
 
     def _converted(self, directory: Path, role: Role, draft: str, progress: Progress) -> Checkpoint:
         """Open a conversion, with the parameters of a role on this disk; the model is read only if some are missing."""
-        if partial_conversion.is_begun(directory):
-            target = Checkpoint.open(directory)
-            with closing(Share(directory)) as share:
-                if not pull.missing_bytes(share, role.ranges(target, draft)):
-                    return target
-            target.close()
-        with self._open() as source:
-            partial_conversion.begin(directory, source, role.placement.recipe)
-            with Checkpoint.open(directory) as target, closing(Share(directory)) as share:
-                lacking = role.lacking(source, target, share, draft)
-                fill(share, source, lacking, partial(progress, self.source_name))
+        if not role.is_kept_in(directory, draft):
+            with self._open() as source:
+                partial_conversion.begin(directory, source, role.placement.recipe)
+                with Checkpoint.open(directory) as target, closing(Share(directory)) as share:
+                    lacking = role.lacking(source, target, share, draft)
+                    fill(share, source, lacking, partial(progress, self.source_name))
         return Checkpoint.open(directory)
 
     def _open(self) -> Checkpoint:

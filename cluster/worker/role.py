@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.errors import PlacementError
 from cluster.placement.placement import Placement, StagePlacement
 from mlx_moe import families
+from mlx_moe.checkpoint import pull
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.share import Share
@@ -100,6 +103,13 @@ class Role:
         config = families.config_of(checkpoint)
         stored = find(checkpoint, self.parameters(checkpoint, config, draft))
         return checkpoint.by_file(piece for s in stored for array in s.arrays for piece in array.pieces)
+
+    def is_kept_in(self, directory: Path, draft: str) -> bool:
+        """Whether a directory has all of its part of the model quantized as it is placed."""
+        if not partial_conversion.is_begun(directory):
+            return False
+        with Checkpoint.open(directory) as target, closing(Share(directory)) as share:
+            return not pull.missing_bytes(share, self.ranges(target, draft))
 
     def lacking(self, source: Checkpoint, target: Checkpoint, share: Share, draft: str) -> list[Rows]:
         """Return which rows of its part a share lacks of `target`, the model quantized as it is placed."""
