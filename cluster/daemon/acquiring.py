@@ -24,6 +24,7 @@ from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe.checkpoint import hub_cache
+from mlx_moe.checkpoint.origin import NAME as ORIGIN_NAME
 from mlx_moe.checkpoint.origin import Origin
 from mlx_moe.checkpoint.recipe import AS_STORED
 from mlx_moe.checkpoint.source import SourceError
@@ -171,7 +172,7 @@ class Acquiring:
         try:
             origin = hub.resolve(repo_id, revision)
         except SourceError:
-            earlier = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+            earlier = sorted(folder.glob(f"*/{ORIGIN_NAME}"), key=lambda path: path.stat().st_mtime, reverse=True)
             if not earlier or revision != hub_cache.MAIN:
                 raise
             return self._copies.local(str(earlier[0].parent))
