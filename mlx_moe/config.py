@@ -57,7 +57,8 @@ class GQAConfig:
     The norm goes over each head, or over all heads together when `norm_all_heads`. With `attention_bias` queries, keys
     and values have a bias, and with `output_bias` too the result. Numbers beyond `clip_qkv` are clipped. With an
     `output_gate`, q_proj has two halves for each head: its query, and a gate whose sigmoid scales its result.
-    With `sinks`, each head has a learned score that takes part in the softmax and has no value.
+    With `sinks`, each head has a learned score that takes part in the softmax and has no value. Scores are multiplied
+    by `scale`, by default head_dim^-0.5.
     """
 
     num_attention_heads: int
@@ -70,6 +71,7 @@ class GQAConfig:
     clip_qkv: float | None = None
     output_gate: bool = False
     sinks: bool = False
+    scale: float | None = None
 
     @classmethod
     def read(
@@ -201,6 +203,23 @@ class QuantizationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EndsConfig:
+    """What is added to embedding, norms and lm_head in some families.
+
+    Embeddings are multiplied by `embedding_multiplier`, logits divided by `logits_scaling`. With `norm_bias` the norms
+    of layers and of their result are LayerNorms with a bias.
+    """
+
+    embedding_multiplier: float = 1.0
+    logits_scaling: float = 1.0
+    lm_head_bias: bool = False
+    norm_bias: bool = False
+
+
+NO_ADDITIONS = EndsConfig()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """The values that all families have in common; each family adds its own, such as its attention.
 
@@ -219,6 +238,7 @@ class ModelConfig:
     moe: MoEConfig
     moe_layers: frozenset[int]
     num_nextn_predict_layers: int
+    ends: EndsConfig
 
     @classmethod
     def read(
@@ -230,6 +250,7 @@ class ModelConfig:
         moe: MoEConfig = NO_EXPERTS,
         moe_layers: frozenset[int] = frozenset(),
         num_nextn_predict_layers: int = 0,
+        ends: EndsConfig = NO_ADDITIONS,
         default_norm_eps: float = 1e-6,
         default_tied: bool = False,
         **own: Any,
@@ -251,6 +272,7 @@ class ModelConfig:
             moe=moe,
             moe_layers=moe_layers,
             num_nextn_predict_layers=num_nextn_predict_layers,
+            ends=ends,
             **own,
         )
 

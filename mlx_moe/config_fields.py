@@ -63,6 +63,10 @@ class ConfigFields:
             raise self._wrong(key, value, "a string")
         return value
 
+    def is_word(self, key: str) -> bool:
+        """Whether there is a string under `key` that is not empty."""
+        return isinstance(self._values.get(key), str) and bool(self._values[key])
+
     def dimensions(self, key: str) -> tuple[int, ...]:
         """Return a list of integers in [0, MAX_DIMENSION]; empty if missing or null."""
         values = self._values.get(key) or []
@@ -70,6 +74,14 @@ class ConfigFields:
         if any(number is None or not 0 <= number <= MAX_DIMENSION for number in numbers):
             raise self._wrong(key, values, "a list of layer indices")
         return tuple(number for number in numbers if number is not None)
+
+    def numbers(self, key: str, count: int, above: float) -> tuple[float, ...]:
+        """Return a list of `count` finite numbers greater than `above`."""
+        _, values = self._find((key,), None)
+        one = [ConfigFields({key: value}, self._source) for value in values] if isinstance(values, list) else []
+        if len(one) != count:
+            raise self._wrong(key, values, f"a list of {count} numbers")
+        return tuple(number.number(key, above=above) for number in one)
 
     def words(self, key: str) -> tuple[str, ...]:
         """Return a list of strings; empty if missing or null."""

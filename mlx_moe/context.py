@@ -30,6 +30,8 @@ class Context:
         If linear stretching does not state the original length, max_position_embeddings may be the length before or
         after stretching: the shorter one is the default.
         """
+        if rope.rope_type == "longrope":
+            max_position_embeddings = min(max_position_embeddings, rope.original_max_position_embeddings)
         stretched = max_position_embeddings
         if rope.rope_type in ("linear", "yarn", "llama3"):
             original = rope.original_max_position_embeddings or max_position_embeddings

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import CheckpointError
 
-RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
+RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
 
 DEFAULT_THETA = 10_000.0
 
@@ -30,7 +30,8 @@ class RopeConfig:
     """Rotary position embedding of the first `dims` numbers of each head.
 
     The other fields have the names of `rope_parameters`. `dynamic` is plain up to max_position_embeddings and not
-    supported beyond, where all keys would have to be rotated again. Source: YaRN, arXiv 2309.00071, section 3.4; the
+    supported beyond, where all keys would have to be rotated again; `longrope` neither, beyond the original context,
+    within which it stretches by the `short_factor` of each pair. Source: YaRN, arXiv 2309.00071, section 3.4; the
     `attention_factor` multiplies cos and sin.
     """
 
@@ -47,6 +48,7 @@ class RopeConfig:
     attention_factor: float = 1.0
     mscale_all_dim: float = 0.0
     truncate: bool = True
+    short_factor: tuple[float, ...] = ()
 
 
 def read_rope(
@@ -81,6 +83,8 @@ def read_rope(
         raise section.unsupported(f"rope type {rope_type!r} is not supported; supported are {known}")
     if default_share is None and share != 1.0:
         raise section.unsupported(f"partial_rotary_factor {share:g} is not supported with rope type {rope_type!r}")
+    if rope_type == "longrope":
+        return _read_longrope(fields, section, RopeConfig(dims, rope_theta, interleaved, "longrope"))
     factor, original = _stretch(fields, section, rope_type)
     low_freq_factor = section.number("low_freq_factor", default=None if rope_type == "llama3" else 1.0, above=0)
     return RopeConfig(
@@ -143,6 +147,15 @@ def _stretch(fields: ConfigFields, section: ConfigFields, rope_type: str) -> tup
     return section.number(
         "factor", default=longest / original if rope_type == "yarn" else None, above=LEAST_RATIO
     ), original
+
+
+def _read_longrope(fields: ConfigFields, section: ConfigFields, rope: RopeConfig) -> RopeConfig:
+    """Read what longrope needs within the original context. Source: arXiv 2402.13753; transformers' `phimoe`."""
+    key = "original_max_position_embeddings"
+    original = (section if section.has(key) else fields).dimension(key)
+    factors = section.numbers("short_factor", rope.dims // 2, above=LEAST_RATIO)
+    temperature = section.number("short_mscale", above=0)
+    return replace(rope, original_max_position_embeddings=original, short_factor=factors, attention_factor=temperature)
 
 
 def _beta(section: ConfigFields, key: str, default: float) -> float:

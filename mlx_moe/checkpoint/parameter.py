@@ -103,6 +103,10 @@ class Parameter:
     routed: bool = False
 
 
+FUSED = ("experts.gate_up_proj", "experts.down_proj")
+"""How transformers fuses experts in memory."""
+
+
 def linear(
     path: str, out_features: int, in_features: int, *, float32: bool = False, also: Sequence[str] = ()
 ) -> Parameter:
@@ -179,17 +183,20 @@ def experts(
     out_features: int,
     in_features: int,
     stacked: str = "switch_mlp",
+    stacks: Sequence[tuple[str, str]] = (FUSED,),
 ) -> Parameter:
     """Return a projection of the owned experts, stacked: `[len(owned), out_features, in_features]`.
 
     Layouts, below the first of `paths` or another: stacked below `stacked`, as MLX calls it; one tensor per expert
-    (called `name`); fused `gate_up_proj`, whose first rows are the gate.
+    (called `name`); fused in `stacks`, one of gates and ups, the gate's rows first, and one of downs.
     """
     shape = (len(owned), out_features, in_features)
     layouts = [
         Layout(shape, sources)
         for path in paths
-        for sources in _expert_sources(path, projection, name, n_experts, owned, out_features, in_features, stacked)
+        for sources in _expert_sources(
+            path, projection, name, n_experts, owned, out_features, in_features, stacked, stacks
+        )
     ]
     return Parameter(f"{paths[0]}.experts.{projection}", tuple(layouts), routed=True)
 
@@ -203,6 +210,7 @@ def _expert_sources(
     out_features: int,
     in_features: int,
     stacked: str,
+    stacks: Sequence[tuple[str, str]],
 ) -> Iterator[tuple[Source, ...]]:
     """Yield the sources of each layout below `path`."""
     stack = Source(
@@ -219,14 +227,12 @@ def _expert_sources(
         )
         for e in owned
     )
-    fused_name, parts = ("down_proj", 1) if projection == "down_proj" else ("gate_up_proj", 2)
+    is_down, parts = (True, 1) if projection == "down_proj" else (False, 2)
     first = out_features if projection == "up_proj" else 0
-    fused = Source(
-        f"{path}.experts.{fused_name}",
-        (n_experts, parts * out_features, in_features),
-        tuple(range(e * parts * out_features + first, e * parts * out_features + first + out_features) for e in owned),
-    )
-    yield (fused,)
+    starts = [e * parts * out_features + first for e in owned]
+    rows = tuple(range(start, start + out_features) for start in starts)
+    for stack_names in stacks:
+        yield (Source(f"{path}.{stack_names[is_down]}", (n_experts, parts * out_features, in_features), rows),)
 
 
 def latent_projections(path: str, heads: int, nope: int, value: int, rank: int) -> tuple[Parameter, Parameter]:

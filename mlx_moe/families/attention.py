@@ -74,12 +74,15 @@ class LatentAttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class GroupedQueryAttentionSpec:
-    """Grouped-query attention with parameters below `path`; `window` is the number of positions that one sees."""
+    """Grouped-query attention with parameters below `path`; `window` is the number of positions that one sees.
+
+    Without `rope` nothing is rotated.
+    """
 
     path: str
     hidden_size: int
     config: GQAConfig
-    rope: RopeConfig
+    rope: RopeConfig | None
     norm_eps: float
     window: int | None = None
 

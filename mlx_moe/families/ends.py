@@ -17,6 +17,10 @@ def head_parameters(config: ModelConfig) -> list[Parameter]:
     ]
     if not config.tie_word_embeddings:
         parameters.append(linear("lm_head", config.vocab_size, config.hidden_size))
+    if config.ends.norm_bias:
+        parameters.append(vector("model.norm.bias", config.hidden_size))
+    if config.ends.lm_head_bias:
+        parameters.append(vector("lm_head.bias", config.vocab_size))
     return [stored(config, parameter) for parameter in parameters]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_moe.checkpoint import parameter
@@ -54,7 +54,8 @@ class MLPSpec:
 class GatedExpertsSpec:
     """Routed experts, each a gated MLP, below `path`; `names` are the projections' names in tensors per expert.
 
-    `also` are other paths below which checkpoints have them, and `stacked` is the name below which MLX stacks them.
+    `also` are other paths below which checkpoints have them, and `stacked` is the name below which MLX stacks
+    them, `stacks` are the names of fused ones.
     """
 
     path: str
@@ -63,18 +64,19 @@ class GatedExpertsSpec:
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     also: tuple[str, ...] = ()
     stacked: str = "switch_mlp"
+    stacks: tuple[tuple[str, str], ...] = (parameter.FUSED,)
 
     def parameters(self, owned: Sequence[int]) -> list[Parameter]:
         """See ExpertsSpec."""
         if not owned:
             return []
         n_experts, width, hidden_size = self.moe.n_routed_experts, self.moe.moe_intermediate_size, self.hidden_size
-        paths = (self.path, *self.also)
+        paths, stacks = (self.path, *self.also), (self.stacked, self.stacks)
         gate, up, down = self.names
         return [
-            parameter.experts(paths, "gate_proj", gate, n_experts, owned, width, hidden_size, self.stacked),
-            parameter.experts(paths, "up_proj", up, n_experts, owned, width, hidden_size, self.stacked),
-            parameter.experts(paths, "down_proj", down, n_experts, owned, hidden_size, width, self.stacked),
+            parameter.experts(paths, "gate_proj", gate, n_experts, owned, width, hidden_size, *stacks),
+            parameter.experts(paths, "up_proj", up, n_experts, owned, width, hidden_size, *stacks),
+            parameter.experts(paths, "down_proj", down, n_experts, owned, hidden_size, width, *stacks),
         ]
 
     def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
@@ -126,15 +128,23 @@ class MoESpec:
         )
 
 
-def default_feed_forward(config: ModelConfig, index: int, stacked: str = "switch_mlp") -> MLPSpec | MoESpec:
-    """Return the feed-forward of layer `index`, with the parameter names that most families use."""
+def default_feed_forward(
+    config: ModelConfig, index: int, *, stacked: str = "switch_mlp", correction_bias: str | None = None
+) -> MLPSpec | MoESpec:
+    """Return the feed-forward of layer `index`, with the parameter names that most families use.
+
+    A `correction_bias` is called so in published checkpoints, and as usual in others.
+    """
     path = f"model.layers.{index}.mlp"
     moe, hidden_size = config.moe, config.hidden_size
     if index not in config.moe_layers:
         return MLPSpec(path, hidden_size, config.intermediate_size)
     width = moe.moe_intermediate_size * moe.n_shared_experts
+    router = TopKRouterSpec(path, hidden_size, moe)
+    if correction_bias is not None:
+        router = replace(router, correction_bias=correction_bias, also=(f"{path}.gate",))
     return MoESpec(
-        TopKRouterSpec(path, hidden_size, moe),
+        router,
         GatedExpertsSpec(path, hidden_size, moe, stacked=stacked),
         MLPSpec(f"{path}.shared_experts", hidden_size, width) if width else None,
     )

@@ -10,7 +10,7 @@ from mlx_moe.config_fields import ConfigFields
 from mlx_moe.families.attention import latent_attention
 from mlx_moe.families.feed_forward import default_feed_forward
 from mlx_moe.families.layer_spec import LayerSpec
-from mlx_moe.families.routing import layers_after_dense, read_mtp_layers, sigmoid_experts
+from mlx_moe.families.routing import layers_by_type, read_mtp_layers, sigmoid_experts
 from mlx_moe.rope_config import read_rope
 
 
@@ -24,7 +24,7 @@ def read_config(fields: ConfigFields) -> LatentModelConfig:
         attention=attention,
         rope=read_rope(fields, attention.qk_rope_head_dim, interleaved, default_share=1.0),
         moe=sigmoid_experts(fields, routed_scaling_factor=1.8),
-        moe_layers=_moe_layers(fields),
+        moe_layers=layers_by_type(fields, default=1),
         num_nextn_predict_layers=read_mtp_layers(fields),
         default_norm_eps=1e-5,
     )
@@ -34,13 +34,3 @@ def layer(config: LatentModelConfig, index: int) -> LayerSpec:
     """See Family."""
     path, feed_forward = f"model.layers.{index}", default_feed_forward(config, index)
     return LayerSpec(path, config.hidden_size, config.rms_norm_eps, latent_attention(config, index), feed_forward)
-
-
-def _moe_layers(fields: ConfigFields) -> frozenset[int]:
-    """Return the layers with experts: by mlp_layer_types, as transformers 5 writes them, or by the number of others."""
-    types = fields.words("mlp_layer_types")
-    if not types:
-        return layers_after_dense(fields, default=1)
-    n_layers = fields.dimension("num_hidden_layers")
-    mtp_layers = range(n_layers, n_layers + read_mtp_layers(fields))
-    return frozenset([*(i for i, kind in enumerate(types[:n_layers]) if kind == "sparse"), *mtp_layers])

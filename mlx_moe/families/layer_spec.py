@@ -104,8 +104,9 @@ def as_named(parameter: Parameter) -> Parameter:
 class LayerSpec:
     """A decoder layer: attention and feed-forward, each after a norm; `norms` has the norms' names, in order.
 
-    `output_norms` has those of the norms of their results, if there are any. `stored` tells how the family's
-    checkpoints store a parameter, see `Stored`.
+    `output_norms` has those of the norms of their results, if there are any, `norm_bias` says that norms have a bias.
+    Results are multiplied by `residual_multiplier`. `stored` tells how the family's checkpoints store a parameter, see
+    `Stored`.
     """
 
     path: str
@@ -115,6 +116,8 @@ class LayerSpec:
     feed_forward: FeedForwardSpec
     norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
     output_norms: tuple[str, str] | None = None
+    norm_bias: bool = False
+    residual_multiplier: float = 1.0
     stored: Stored = as_named
 
     def parameters(self, owned: Sequence[int]) -> list[Parameter]:
@@ -124,7 +127,8 @@ class LayerSpec:
     def fixed_parameters(self) -> list[Parameter]:
         """Return the parameters without those of routed experts: the node that runs the layer needs all of them."""
         names = (*self.norms, *(self.output_norms or ()))
-        norms = [vector(f"{self.path}.{name}.weight", self.hidden_size) for name in names]
+        ends = ("weight", "bias") if self.norm_bias else ("weight",)
+        norms = [vector(f"{self.path}.{name}.{end}", self.hidden_size) for name in names for end in ends]
         return [*map(self.stored, [*norms, *self.attention.parameters(), *self.feed_forward.parameters()])]
 
     def expert_parameters(self, owned: Sequence[int]) -> list[Parameter]:
@@ -135,11 +139,10 @@ class LayerSpec:
     def build(self, loaded: LoadedParameters, owned: Sequence[int], bind: BindExperts) -> DecoderLayer:
         """Return the layer built from its loaded parameters; `owned` and `bind` as in FeedForwardSpec."""
         from mlx_moe.layers.decoder import DecoderLayer
-        from mlx_moe.layers.norm import RMSNorm
 
         norms, output_norms = (
-            [RMSNorm(loaded.vector(f"{self.path}.{name}.weight"), self.norm_eps) for name in names]
+            [loaded.norm(f"{self.path}.{name}", self.norm_eps) for name in names]
             for names in (self.norms, self.output_norms or ())
         )
         attention, feed_forward = self.attention.build(loaded), self.feed_forward.build(loaded, owned, bind)
-        return DecoderLayer(norms, output_norms, attention, feed_forward)
+        return DecoderLayer(norms, output_norms, attention, feed_forward, self.residual_multiplier)

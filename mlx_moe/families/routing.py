@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class TopKRouterSpec:
     """A router whose gate and bias for the choice are called `gate` and `correction_bias` below `path`.
 
-    `also` are other paths below which checkpoints have them. A correction bias may be stored as a row, `[1, E]`.
+    `also` are other paths below which checkpoints have them, `also_gates` other names of the gate. A correction bias
+    may be stored as a row, `[1, E]`.
     """
 
     path: str
@@ -27,6 +28,7 @@ class TopKRouterSpec:
     gate: str = "gate"
     correction_bias: str = "gate.e_score_correction_bias"
     also: tuple[str, ...] = ()
+    also_gates: tuple[str, ...] = ()
     gate_bias: bool = False
     correction_bias_is_row: bool = False
 
@@ -34,6 +36,7 @@ class TopKRouterSpec:
         """See RouterSpec."""
         n_experts = self.moe.n_routed_experts
         gates, biases = ([f"{path}.{name}" for path in self.also] for name in (self.gate, self.correction_bias))
+        gates += [f"{self.path}.{name}" for name in self.also_gates]
         parameters = [linear(f"{self.path}.{self.gate}", n_experts, self.hidden_size, float32=True, also=gates)]
         if self.gate_bias:
             parameters.append(vector(f"{self.path}.{self.gate}.bias", n_experts, float32=True))
@@ -84,6 +87,16 @@ def layers_after_dense(fields: ConfigFields, *, default: int) -> frozenset[int]:
     frequency = fields.dimension("moe_layer_freq", default=1)
     n_layers = fields.dimension("num_hidden_layers") + read_mtp_layers(fields)
     return frozenset(layer for layer in range(first, n_layers) if layer % frequency == 0)
+
+
+def layers_by_type(fields: ConfigFields, *, default: int) -> frozenset[int]:
+    """Return the layers with experts: by mlp_layer_types, as transformers 5 writes them, or by the number of others."""
+    types = fields.words("mlp_layer_types")
+    if not types:
+        return layers_after_dense(fields, default=default)
+    n_layers = fields.dimension("num_hidden_layers")
+    mtp_layers = range(n_layers, n_layers + read_mtp_layers(fields))
+    return frozenset([*(i for i, kind in enumerate(types[:n_layers]) if kind == "sparse"), *mtp_layers])
 
 
 def layers_by_step(fields: ConfigFields) -> frozenset[int]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
 
 from mlx_moe.layers.cache import LayerCache
+from mlx_moe.layers.norm import Norm
 from mlx_moe.layers.steps import Steps, finish
-
-Norm = Callable[[mx.array], mx.array]
-"""Maps x `[L, D]` to `[L, D]`."""
 
 
 class Attention(Protocol):
@@ -38,7 +36,8 @@ class FeedForward(Protocol):
 class DecoderLayer:
     """One layer of the model: attention, then feed-forward.
 
-    `norms` are those before attention and feed-forward, `output_norms` those after them, if there are any.
+    `norms` are those before attention and feed-forward, `output_norms` those after them, if there are any. Results are
+    multiplied by `residual_multiplier` before they are added.
     """
 
     def __init__(
@@ -47,11 +46,13 @@ class DecoderLayer:
         output_norms: Sequence[Norm],
         attention: Attention,
         feed_forward: FeedForward,
+        residual_multiplier: float = 1.0,
     ) -> None:
         self._input_norm, self._post_attention_norm = norms
         self._attention_output_norm, self._feed_forward_output_norm = output_norms or (_unchanged, _unchanged)
         self._attention = attention
         self._feed_forward = feed_forward
+        self._residual_multiplier = residual_multiplier
 
     def new_cache(self) -> LayerCache:
         """Return an empty cache for one sequence."""
@@ -68,9 +69,12 @@ class DecoderLayer:
         attended = self._attention(self._input_norm(hidden_states), cache, outputs)
         if outputs < n_rows:
             hidden_states = hidden_states[-outputs:]
-        hidden_states = hidden_states + self._attention_output_norm(attended)
+        hidden_states = hidden_states + self._scaled(self._attention_output_norm(attended))
         result = yield from self._feed_forward.steps(self._post_attention_norm(hidden_states))
-        return hidden_states + self._feed_forward_output_norm(result)
+        return hidden_states + self._scaled(self._feed_forward_output_norm(result))
+
+    def _scaled(self, x: mx.array) -> mx.array:
+        return x if self._residual_multiplier == 1.0 else x * self._residual_multiplier
 
 
 def _unchanged(x: mx.array) -> mx.array:

@@ -24,22 +24,22 @@ WINDOW_BLOCK = 512
 class GroupedQueryAttention:
     """Attention whose cache has the keys and values of each key-value head.
 
-    With a `window` a position sees only so many positions, up to its own. A sink is a learned score of each head that
-    takes part in the softmax and has no value.
+    With a `window` a position sees only so many positions, up to its own. Without `rope` nothing is rotated. A sink is
+    a learned score of each head that takes part in the softmax and has no value.
     """
 
     def __init__(
         self,
         config: GQAConfig,
-        rope: RopeConfig,
+        rope: RopeConfig | None,
         norm_eps: float,
         parameters: LoadedParameters,
         window: int | None = None,
     ) -> None:
         self._config = config
         self._window = window
-        self._rope = Rope(rope)
-        self._scale = config.head_dim**-0.5
+        self._rope = None if rope is None else Rope(rope)
+        self._scale = config.head_dim**-0.5 if config.scale is None else config.scale
         self._norm_eps = norm_eps
         self._q_proj = parameters.linear("q_proj")
         self._k_proj = parameters.linear("k_proj")
@@ -70,8 +70,9 @@ class GroupedQueryAttention:
         k, v = (a.reshape(n_new, c.num_key_value_heads, -1) for a in (k, v))
         if c.qk_norm and not c.norm_all_heads:
             q, k = self._normed(q, k)
-        q = self._rope(q.transpose(1, 0, 2), first_position + n_new - outputs)  # [H, outputs, W]
-        k = self._rope(k.transpose(1, 0, 2), first_position)  # [G, L, W]
+        q, k = q.transpose(1, 0, 2), k.transpose(1, 0, 2)  # [H, outputs, W], [G, L, W]
+        if self._rope is not None:
+            q, k = self._rope(q, first_position + n_new - outputs), self._rope(k, first_position)
         keys, values = cache.append(k, v.transpose(1, 0, 2))  # [G, S, W]
         heads = self._attend(q, keys, values)  # [H, outputs, W]
         heads = heads.transpose(1, 0, 2)

@@ -47,6 +47,8 @@ def _periods(config: RopeConfig) -> mx.array:
         pairs = _yarn_periods(config, pairs)
     elif config.rope_type == "llama3":
         pairs = [_llama3_period(config, period) for period in pairs]
+    elif config.rope_type == "longrope":
+        pairs = [period * factor for period, factor in zip(pairs, config.short_factor, strict=True)]
     return mx.array(pairs, dtype=mx.float32)
 
 

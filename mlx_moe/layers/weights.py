@@ -12,6 +12,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_moe.config import QuantizationConfig
+from mlx_moe.layers.norm import Norm, norm
 
 DEQUANTIZE_FROM = 32
 """Rows from which, on the CPU backend, unpacking a matrix once and multiplying floats is faster (1.35 times)."""
@@ -207,6 +208,10 @@ class LoadedParameters:
     def vector(self, name: str) -> mx.array:
         """Return a norm's weight or a bias."""
         return self.vectors[self.path + name]
+
+    def norm(self, name: str, eps: float) -> Norm:
+        """Return a norm, with its bias if one was loaded."""
+        return norm(self.vector(f"{name}.weight"), self.vectors.get(f"{self.path}{name}.bias"), eps)
 
     def linear(self, name: str) -> Linear:
         """Return a linear map, with its bias if one was loaded."""

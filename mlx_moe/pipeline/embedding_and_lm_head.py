@@ -10,9 +10,9 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_moe.config import ModelConfig
-from mlx_moe.layers.norm import rms_norm
-from mlx_moe.layers.weights import LoadedParameters, Weight
+from mlx_moe.config import EndsConfig, ModelConfig
+from mlx_moe.layers.norm import Norm
+from mlx_moe.layers.weights import Linear, LoadedParameters, Weight
 
 
 class EmbeddingAndLMHead(Protocol):
@@ -30,26 +30,25 @@ class LoadedEmbeddingAndLMHead:
     """The embedding and lm_head in memory; one matrix if the weights are tied."""
 
     embed_tokens: Weight
-    norm: mx.array
-    norm_eps: float
-    lm_head: Weight
+    normed: Norm
+    """Applies the final norm to hidden states `[L, D]` after the last layer."""
+    lm_head: Linear
+    ends: EndsConfig
     dtype: mx.Dtype
 
     @classmethod
     def build(cls, config: ModelConfig, loaded: LoadedParameters, dtype: mx.Dtype) -> LoadedEmbeddingAndLMHead:
         """Return both, built from their loaded parameters."""
         embed_tokens = loaded.weight("model.embed_tokens")
-        lm_head = embed_tokens if config.tie_word_embeddings else loaded.weight("lm_head")
-        return cls(embed_tokens, loaded.vector("model.norm.weight"), config.rms_norm_eps, lm_head, dtype)
+        lm_head = Linear(embed_tokens) if config.tie_word_embeddings else loaded.linear("lm_head")
+        return cls(embed_tokens, loaded.norm("model.norm", config.rms_norm_eps), lm_head, config.ends, dtype)
 
     def embed(self, input_ids: mx.array) -> mx.array:
         """See EmbeddingAndLMHead."""
-        return self.embed_tokens.rows(input_ids).astype(self.dtype)
-
-    def normed(self, hidden_states: mx.array) -> mx.array:
-        """Apply the final norm to hidden_states `[L, D]` after the last layer."""
-        return rms_norm(hidden_states, self.norm, self.norm_eps)
+        rows = self.embed_tokens.rows(input_ids).astype(self.dtype)
+        return rows if self.ends.embedding_multiplier == 1.0 else rows * self.ends.embedding_multiplier
 
     def logits(self, hidden_states: mx.array) -> mx.array:
         """See EmbeddingAndLMHead."""
-        return self.lm_head.matmul(self.normed(hidden_states))
+        logits = self.lm_head(self.normed(hidden_states))
+        return logits if self.ends.logits_scaling == 1.0 else logits / self.ends.logits_scaling

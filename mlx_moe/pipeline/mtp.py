@@ -75,4 +75,4 @@ class MultiTokenPrediction:
         joined = self.eh_proj(mx.concatenate([embedded, previous], axis=-1))
         hidden_states = self.layer(joined, cache, outputs)
         hidden_states = rms_norm(hidden_states, self.output_norm, self.norm_eps)
-        return hidden_states, self.head.lm_head.matmul(hidden_states)
+        return hidden_states, self.head.lm_head(hidden_states)
