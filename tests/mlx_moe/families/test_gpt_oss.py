@@ -25,8 +25,9 @@ from mlx_moe.layers import cache_costs, window_cache
 from mlx_moe.pipeline.link import LocalLink
 from mlx_moe.pipeline.shard_spec import ShardSpec
 from tests import checkpoints, oracles
+from tests.conversions import add_part
 from tests.engine import Engine, load_engine, load_peers
-from tests.mlx_moe.conversion.test_partial_conversion import add, contents
+from tests.mlx_moe.conversion.test_partial_conversion import contents
 from tests.mlx_moe.decoding.test_limited_rewinds import Guesses
 from tests.mlx_moe.demo_pipeline import Certain, Pipeline, answer, ask_for
 from tests.oracles import TOLERANCE, relative_difference
@@ -137,7 +138,7 @@ def test_parts_that_are_converted_apart_are_what_a_conversion_writes(
     recipe = uniform(4, "affine", 32)
     wanted = contents(convert(source, tmp_path / "whole", recipe))
     for experts in ((0, 3, 15), tuple(set(range(16)) - {0, 3, 15})):
-        add(source, tmp_path / "parts", ShardSpec(range(4), dict.fromkeys(range(4), experts)), recipe)
+        add_part(source, tmp_path / "parts", ShardSpec(range(4), dict.fromkeys(range(4), experts)), recipe)
     assert contents(tmp_path / "parts") == wanted
 
 
