@@ -10,7 +10,7 @@ from typing import Protocol
 from cli.terminal import columns, moves_its_cursor
 from cli.visible import visible
 from cli.word_wrap import WordWrap
-from mlx_moe.text.dialects import Content, Markup, Part, ToolCall
+from mlx_moe.text.dialects import Content, Markup, Part, Reasoning, ToolCall
 
 _RESET = "\x1b[0m"
 
@@ -67,26 +67,30 @@ class TerminalText:
     def write(self, text: str, parts: Sequence[Part]) -> None:  # noqa: ARG002 - as in WrittenAnswer
         """Write the parts."""
         for part in parts:
-            if isinstance(part, Markup):
-                continue
-            if self._kind not in (None, type(part)):
-                self._put("\n" if self._last == "\n" else "\n\n")
-            elif isinstance(part, ToolCall) and self._kind is not None:
-                self._put("\n")
-            self._kind = type(part)
-            shown = f"calls {part.name} {' '.join(part.arguments.split())}" if isinstance(part, ToolCall) else part.text
-            if isinstance(part, Content):
-                self._put(visible(shown))
-            else:
-                sys.stdout.write(self._grey)
-                self._put(visible(shown))
-                sys.stdout.write(_RESET)
+            if not isinstance(part, Markup):
+                self._write_part(part)
         sys.stdout.flush()
 
     def finish(self) -> None:
         """End the line, unless it is empty."""
         if self._last not in ("", "\n"):
             print(flush=True)
+
+    def _write_part(self, part: Reasoning | Content | ToolCall) -> None:
+        is_call = isinstance(part, ToolCall)
+        text = f"calls {part.name} {' '.join(part.arguments.split())}" if isinstance(part, ToolCall) else part.text
+        if is_call or type(part) is not self._kind:
+            if not (text := text.lstrip("\n")):
+                return
+            if self._kind is not None:
+                self._put("\n" * ((1 if is_call and self._kind is ToolCall else 2) - (self._last == "\n")))
+            self._kind = type(part)
+        if isinstance(part, Content):
+            self._put(visible(text))
+        else:
+            sys.stdout.write(self._grey)
+            self._put(visible(text))
+            sys.stdout.write(_RESET)
 
     def _put(self, text: str) -> None:
         sys.stdout.write(self._wrap.feed(text, columns(sys.stdout)))

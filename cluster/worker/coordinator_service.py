@@ -29,7 +29,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_CONVERSATIONS = 256
 """Number of conversations kept; beyond it the least recently used idle one is dropped."""
 
-_NO_VARIABLES = {"self", "messages", "add_generation_prompt"}
+_NO_VARIABLES = {"self", "messages", "add_generation_prompt", "keep_null"}
 """Template variables that clients may not set."""
 
 

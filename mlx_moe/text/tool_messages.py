@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
-from mlx_moe.errors import TemplateError
+from mlx_moe.errors import InvalidRequestError, TemplateError
 from mlx_moe.text.dialects import Definition, Dialect
 from mlx_moe.text.message_text import message_text
 from mlx_moe.text.thought import ThoughtMarkers
@@ -75,9 +75,12 @@ class ToolMessages:
         Messages have the form of OpenAI's API: `tool_calls` in those of the model, results in those of role `tool`.
 
         Raises:
-            InvalidRequestError: a call has no name, or its arguments are not a JSON object; and as the template.
+            InvalidRequestError: a tool is not an object, a call has no name, or its arguments are not a JSON object;
+                and as the template.
             TemplateError: as the template.
         """
+        if not isinstance(tools, list | tuple | None) or not all(isinstance(tool, Mapping) for tool in tools or ()):
+            raise InvalidRequestError(f"tools must be a list of objects, got {str(tools)[:80]}")
         keep_null = False
         if any(isinstance(m, Mapping) and (m.get("tool_calls") or m.get("role") == "tool") for m in messages):
             if (form := self._form) is None:

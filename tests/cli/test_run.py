@@ -102,7 +102,7 @@ def test_json_tells_all(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert told["speculation"] == {"drafted": 0, "accepted": 0, "compared_by_depth": [], "accepted_by_depth": []}
 
 
-SPOKEN = 'hm\n</think>\n\nI look.\n<tool_call>\n{"name": "clock", "arguments": {"zone": "Rome"}}\n</tool_call>'
+SPOKEN = 'hm\n</think>\n\nI look.\n<tool_call>\n{"name": "clock", "arguments": {"zone": "Rome"}}\n</tool_call>\nDone.'
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def thinking(backend: ScriptedBackend) -> None:
 def test_json_tells_thoughts_and_calls_apart(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("run", "demo", "hi", "--json") == 0
     told = json.loads(capfd.readouterr().out)
-    assert (told["text"], told["reasoning"], told["content"]) == (SPOKEN, "hm", "I look.")
+    assert (told["text"], told["reasoning"], told["content"]) == (SPOKEN, "hm", "I look.\n\nDone.")
     assert told["tool_calls"] == [{"id": "", "name": "clock", "arguments": '{"zone": "Rome"}'}]
 
 
@@ -138,7 +138,7 @@ def test_a_terminal_shows_thoughts_and_calls_in_grey(
     assert run("run", "demo", "hi") == 0
     shown = capfd.readouterr().out.replace("\x1b[0m\x1b[3;90m", "")
     call = 'calls clock {"zone": "Rome"}'
-    assert shown == f"\x1b[3;90mhm\x1b[0m\n\nI look.\n\n\x1b[3;90m{call}\x1b[0m\n"
+    assert shown == f"\x1b[3;90mhm\x1b[0m\n\nI look.\n\n\x1b[3;90m{call}\x1b[0m\n\nDone.\n"
 
 
 def test_options_override_the_models_defaults_and_nothing_else(run: Run, backend: ScriptedBackend) -> None:

@@ -18,7 +18,7 @@ class Tools:
     """The tools of one request by name. A definition without a name is ignored."""
 
     def __init__(self, definitions: Sequence[Definition] = ()) -> None:
-        functions = [definition.get("function", definition) for definition in definitions]
+        functions = [_mapping(definition).get("function", definition) for definition in definitions]
         self._schemas = {
             function["name"]: _mapping(_mapping(function.get("parameters")).get("properties"))
             for function in functions

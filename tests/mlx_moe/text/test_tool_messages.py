@@ -144,6 +144,12 @@ def test_what_tells_of_the_tools_joins_the_system_message() -> None:
     assert "<tool_call>TOOL_NAME\n<arg_key>PARAMETER</arg_key>" in rendered
 
 
+@pytest.mark.parametrize("tools", [3, "weather", {"name": "weather"}, ["weather"]])
+def test_tools_that_are_none_are_refused(tools: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="tools must be a list of objects"):
+        conversations(KNOWS_NOTHING).render(MESSAGES[:1], tools=tools)
+
+
 def test_without_tools_nothing_changes() -> None:
     messages = [
         {"role": "system", "content": None},
