@@ -77,6 +77,7 @@ class AnswerParser:
         self._reader.end()
         for _ in self._grammar:
             pass
+        self._reader.flush()
         return merged(self._reader.drain())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
 from mlx_moe.text.dialects.json_scan import JsonScan
-from mlx_moe.text.dialects.parts import Content, Markup, Part, Reasoning, ToolCall
+from mlx_moe.text.dialects.parts_writer import PartsWriter
 from mlx_moe.text.dialects.tools import Tools
 
 T = TypeVar("T")
@@ -23,7 +23,6 @@ MAX_NAME_CHARACTERS = 256
 _WORD = re.compile(r"[\w\-.:/]")
 _SPACE = " \t\r\n"
 _FENCES = ("```", "~~~")
-_PARAGRAPH = "\n\n"
 
 
 class MalformedError(Exception):
@@ -52,27 +51,16 @@ class Tags:
         return 0
 
 
-class Reader:
-    """The part of an answer that was not read yet, and what was made of the rest. Reading is linear in the length.
-
-    Line breaks next to markup belong to it: text that ends with some is held back until something follows.
-    """
+class Reader(PartsWriter):
+    """The part of an answer that was not read yet, and what the rest has become. Reading is linear in the length."""
 
     def __init__(self, tools: Tools) -> None:
+        super().__init__()
         self.tools = tools
-        self._calls = 0
         self._text = ""
         self._at = 0
         self._is_over = False
         self._held: list[str] | None = None
-        self._parts: list[Part] = []
-        self._breaks: list[str] = []
-        self._kind: type[Reasoning] | type[Content] = Content
-        self._written: set[type[Part]] = set()
-        self._apart: set[type[Part]] = set()
-        self._at_line_start = True
-
-    # what the parser calls
 
     def feed(self, text: str) -> None:
         """Add text."""
@@ -81,15 +69,6 @@ class Reader:
     def end(self) -> None:
         """Say that no more text comes."""
         self._is_over = True
-
-    def drain(self) -> list[Part]:
-        """Return the parts since the last call; at the end also the line breaks held back."""
-        if self._is_over:
-            self._flush()
-        parts, self._parts = self._parts, []
-        return parts
-
-    # what grammars read with
 
     def accept(self, literal: str) -> Steps[bool]:
         """Read a literal if it is next."""
@@ -197,7 +176,7 @@ class Reader:
         """Read content up to the next tag, which is returned and stays unread; with `code` not one in a code block."""
         searched = Tags(*tags.tags, *_FENCES) if code else tags
         while (tag := (yield from self.up_to(searched, self.content))) in _FENCES:
-            if not self._at_line_start:
+            if not self.at_line_start:
                 self.content(self._take(len(tag)))
                 continue
             fence = yield from self.space(tag[0])
@@ -209,31 +188,10 @@ class Reader:
         """Read content up to a fence that is at least as long as the one that opened the block."""
         ends = Tags(fence)
         while (yield from self.up_to(ends, self.content)):
-            is_end = self._at_line_start
+            is_end = self.at_line_start
             self.content((yield from self.space(fence[0])))
             if is_end:
                 return
-
-    # what grammars write
-
-    def reasoning(self, text: str) -> None:
-        """Add text that was read to the reasoning."""
-        self._write(Reasoning, text)
-
-    def content(self, text: str) -> None:
-        """Add text that was read to the content."""
-        _, line_break, line = text.rpartition("\n")
-        self._at_line_start = bool(line_break or self._at_line_start) and not line.strip(" ")
-        self._write(Content, text)
-
-    def markup(self, text: str = "") -> None:
-        """Add tags that were read, with the line breaks before them."""
-        source = "".join(self._breaks) + text
-        self._breaks.clear()
-        if source:
-            self._parts.append(Markup(source))
-        self._apart = set(self._written)
-        self._at_line_start = True
 
     def breaks(self) -> Steps[None]:
         """Read line breaks after markup, which belong to it."""
@@ -247,9 +205,7 @@ class Reader:
         except MalformedError:
             self.content(self.release())
             return False
-        self.markup()
-        self._parts.append(ToolCall(self._calls, name, arguments, call_id, self.release()))
-        self._calls += 1
+        self.call(name, arguments, call_id, self.release())
         return True
 
     def hold(self, before: str = "") -> None:
@@ -272,23 +228,3 @@ class Reader:
     def _is_beginning(self, literal: str) -> bool:
         rest = self._text[self._at : self._at + len(literal)]
         return len(rest) < len(literal) and literal.startswith(rest)
-
-    def _write(self, kind: type[Reasoning] | type[Content], text: str) -> None:
-        body = text.rstrip("\n")
-        if body:
-            self._flush()
-            if kind in self._apart:
-                self._parts.append(kind(_PARAGRAPH, ""))
-                self._apart.remove(kind)
-            self._written.add(kind)
-            self._parts.append(kind(body, body))
-        self._kind = kind
-        if breaks := text[len(body) :]:
-            self._breaks.append(breaks)
-
-    def _flush(self) -> None:
-        """Write the line breaks held back as text."""
-        if self._breaks:
-            breaks = "".join(self._breaks)
-            self._breaks.clear()
-            self._parts.append(self._kind(breaks, breaks))
