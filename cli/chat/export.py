@@ -25,10 +25,17 @@ def as_json(model: str, dialogue: Dialogue) -> str:
 
 
 def as_markdown(model: str, dialogue: Dialogue) -> str:
-    """Return a page with a heading for each turn."""
+    """Return a page with a heading for each turn, and thoughts as quotations."""
     system = [] if dialogue.system is None else [f"**System:** {dialogue.system}"]
-    turns = [f"## {'You' if m.role == 'user' else model}\n\n{m.text.strip()}" for m in dialogue.messages]
+    turns = [f"## {'You' if m.role == 'user' else model}\n\n{_page(m)}" for m in dialogue.messages]
     return "\n\n".join([*system, *turns]) + "\n"
+
+
+def _page(message: Message) -> str:
+    """Return the text of a message, with the thought before it as a quotation."""
+    parts = message.parts
+    quoted = [f"> {line}".rstrip() for line in parts.thinking.strip().splitlines()]
+    return "\n\n".join(filter(None, ("\n".join(quoted), parts.answer.strip())))
 
 
 def read_json(text: str | bytes) -> tuple[str, Dialogue]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.chat.dialogue import Dialogue, Message
+from cli.chat.export import as_markdown
 from cli.chat.saving import Saving
 from cli.chat.transcript import LISTED, SavedChat, TranscriptError, Transcripts, read_transcript, said
 from cli.whole_file import write_whole
@@ -231,6 +232,11 @@ def test_a_chat_open_elsewhere_goes_on_as_a_copy(transcripts: Transcripts) -> No
     (copy,) = [s for s in transcripts.listing() if isinstance(s, SavedChat) and s.path != path]
     assert copy.dialogue.messages == [QUESTION, ANSWER, more]
     assert read_transcript(path).dialogue.messages == [QUESTION, ANSWER]
+
+
+def test_a_page_quotes_thoughts() -> None:
+    answer = Message("assistant", "<think>\nhm\n\nso\n</think>\n\nYes.\n", "stop")
+    assert as_markdown("demo", Dialogue(messages=[QUESTION, answer])).endswith("## demo\n\n> hm\n>\n> so\n\nYes.\n")
 
 
 def test_the_border_between_thought_and_answer_is_saved(transcripts: Transcripts) -> None:

@@ -54,9 +54,9 @@ def _first(answer: Reader, section: Section, call: Callable[[Reader], Steps[Call
     return (yield from call(answer))
 
 
-def read_calls(answer: Reader, begin: str, call: Callable[[Reader], Steps[Call]]) -> Steps[None]:
+def read_calls(answer: Reader, begin: Tags, call: Callable[[Reader], Steps[Call]]) -> Steps[None]:
     """Read content and calls that begin with a tag up to the end of the answer. `call` reads one with its tags."""
-    while (yield from answer.content_up_to(Tags(begin), code=True)):
+    while (yield from answer.content_up_to(begin, code=True)):
         if (yield from answer.attempt(call(answer))):
             yield from answer.breaks()
 

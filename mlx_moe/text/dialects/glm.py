@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mlx_moe.text.dialects.calls import Call, read_calls
 from mlx_moe.text.dialects.dialect import Dialect
-from mlx_moe.text.dialects.reader import Reader, Steps
+from mlx_moe.text.dialects.reader import Reader, Steps, Tags
 from mlx_moe.text.dialects.thought import read_thought
 from mlx_moe.text.dialects.written import in_tags
 from mlx_moe.text.thought import ThoughtMarkers
@@ -22,7 +22,7 @@ _VALUE_END = "</arg_value>"
 
 def _grammar(answer: Reader, markers: ThoughtMarkers) -> Steps[None]:
     yield from read_thought(answer, markers)
-    yield from read_calls(answer, _BEGIN, _call)
+    yield from read_calls(answer, Tags(_BEGIN), _call)
 
 
 def _call(answer: Reader) -> Steps[Call]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from mlx_moe.text.dialects.calls import read_calls
 from mlx_moe.text.dialects.dialect import Dialect
 from mlx_moe.text.dialects.qwen import read_tool_call, write_tool_calls
-from mlx_moe.text.dialects.reader import Reader, Steps
+from mlx_moe.text.dialects.reader import Reader, Steps, Tags
 from mlx_moe.text.dialects.thought import read_thought
 from mlx_moe.text.thought import ThoughtMarkers
 
@@ -16,7 +16,7 @@ from mlx_moe.text.thought import ThoughtMarkers
 def _grammar(answer: Reader, markers: ThoughtMarkers) -> Steps[None]:
     yield from read_thought(answer, markers)
     if answer.tools:
-        yield from read_calls(answer, "<tool_call>", read_tool_call)
+        yield from read_calls(answer, Tags("<tool_call>"), read_tool_call)
     yield from answer.to_the_end(answer.content)
 
 

@@ -2,6 +2,7 @@
 
 Qwen3 writes a call as JSON; Qwen3-Coder, Qwen3-Next and Qwen3.5 as tags for the function and each parameter. Both are
 read, whichever the template asks for. `</parameter>` in a value that no other tag follows is part of the value.
+Qwen3-Coder sometimes forgets <tool_call>: a function that the request has is called without it too.
 
 Source: the chat templates of the published checkpoints.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from mlx_moe.text.dialects.calls import Call, json_call, read_calls
 from mlx_moe.text.dialects.dialect import Dialect
-from mlx_moe.text.dialects.reader import Reader, Steps
+from mlx_moe.text.dialects.reader import MalformedError, Reader, Steps, Tags
 from mlx_moe.text.dialects.thought import read_thought
 from mlx_moe.text.dialects.written import in_json
 from mlx_moe.text.thought import ThoughtMarkers
@@ -25,19 +26,22 @@ _PARAMETER_END = "</parameter>"
 
 def _grammar(answer: Reader, markers: ThoughtMarkers) -> Steps[None]:
     yield from read_thought(answer, markers)
-    yield from read_calls(answer, _BEGIN, read_tool_call)
+    yield from read_calls(answer, Tags(_BEGIN, _FUNCTION), read_tool_call)
 
 
 def read_tool_call(answer: Reader) -> Steps[Call]:
     """Read a call in either form."""
-    yield from answer.expect(_BEGIN)
+    has_begin = yield from answer.accept(_BEGIN)
     yield from answer.space()
     if (yield from answer.accept(_FUNCTION)):
         call = yield from _tagged(answer)
     else:
         call = json_call((yield from answer.json_object()))
     yield from answer.space()
-    yield from answer.expect(_END)
+    if not (yield from answer.accept(_END)) and has_begin:
+        raise MalformedError
+    if not has_begin and call[0] not in answer.tools:
+        raise MalformedError
     return call
 
 

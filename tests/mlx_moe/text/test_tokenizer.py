@@ -95,6 +95,31 @@ def test_without_a_template_a_chat_is_refused_with_the_cure(tmp_path: Path) -> N
         tokenizer.format_chat(MESSAGES)
 
 
+def test_a_chat_may_have_tools_calls_and_results(tmp_path: Path) -> None:
+    tokenizer = ours.Tokenizer.load(write(tmp_path))
+    tools = [{"type": "function", "function": {"name": "clock", "parameters": {}}}]
+    call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "cat"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "noon"},
+    ]
+    told = tokenizer.decode(tokenizer.format_chat(messages, tools=tools), skip_special_tokens=False)
+    assert '{"name": "clock", "parameters": {}}' in told
+    assert '<s>assistant\n<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call></s>' in told
+    assert told.endswith("<s>user\n<tool_response>\nnoon\n</tool_response></s>\n<s>assistant\n")
+
+
+def test_deepseek_v32_needs_no_template_but_its_own_wins(tmp_path: Path) -> None:
+    files = {"config": {"model_type": "deepseek_v32"}}
+    tokenizer = ours.Tokenizer.load(write(tmp_path, {"chat_template": None}, **files))
+    told = tokenizer.decode(tokenizer.format_chat([{"role": "user", "content": "cat"}]))
+    assert told == "<｜begin▁of▁sentence｜><｜User｜>cat<｜Assistant｜><think>"
+    assert tokenizer.takes_thoughts_apart
+    tokenizer = ours.Tokenizer.load(write(tmp_path, {"chat_template": "own"}, **files))
+    assert tokenizer.decode(tokenizer.format_chat([])) == "own"
+
+
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="half of a surrogate pair at character 3"):
         ours.Tokenizer.load(write(tmp_path)).encode("the\ud83d")

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.text import chat_template
 from mlx_moe.text.chat_template import ChatTemplate
 from mlx_moe.text.dialects import ToolCall, choose
 from mlx_moe.text.tool_messages import ToolMessages
+from tests.patience import PATIENCE_S
 
 TOOLS: list[dict[str, Any]] = [
     {
@@ -92,6 +94,13 @@ ALTERNATES = (
     "{% for m in messages %}{{ raise_exception('no role ' ~ m.role) if m.role not in ('system', 'user', 'assistant') }}"
     "[{{ m.role }}]{{ m.content }}{% endfor %}"
 )
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop no template where the machine is busy."""
+    for deadline in ("DEADLINE_S", "START_DEADLINE_S"):
+        monkeypatch.setattr(chat_template, deadline, PATIENCE_S)
 
 
 def conversations(source: str, model_type: str = "") -> ToolMessages:

@@ -156,6 +156,13 @@ TRANSCRIPTS = [
             (("f", {"x": "a </parameter> b\n"}), ("f", {})),
         ),
         ('<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', "", "", (("f", {"a": 1}),)),
+        (  # without the first tag, or both
+            "Look:\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>"
+            "<function=clock></function>\nand <function=other></function>",
+            "",
+            "Look:\n\nand <function=other></function>",
+            (("weather", {"city": "Rome"}), ("clock", {})),
+        ),
     ),
     *_said(
         "kimi",
