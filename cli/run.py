@@ -90,7 +90,8 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
                 interrupt.check()
 
             answer = conversation.answer(request, progress)
-            parser = backend.dialect.parser(opening=begun_answer(backend, request.input_ids))
+            opening = begun_answer(backend, request.input_ids) if prompt.input_ids is None else ""
+            parser = backend.dialect.parser(opening=opening)
             written = _stream(answer, parser, interrupt, shown=not as_json)
         if as_json:
             print(json.dumps(_report(backend, answer, written, len(request.input_ids)), allow_nan=False))

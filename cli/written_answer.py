@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
+from cli.call_line import call_line
 from cli.terminal import columns, moves_its_cursor
 from cli.visible import visible
 from cli.word_wrap import WordWrap
@@ -77,13 +78,14 @@ class TerminalText:
             print(flush=True)
 
     def _write_part(self, part: Reasoning | Content | ToolCall) -> None:
-        is_call = isinstance(part, ToolCall)
-        text = f"calls {part.name} {' '.join(part.arguments.split())}" if isinstance(part, ToolCall) else part.text
-        if is_call or type(part) is not self._kind:
-            if not (text := text.lstrip("\n")):
+        text = call_line(part) if isinstance(part, ToolCall) else part.text
+        is_same = type(part) is self._kind
+        if not is_same or isinstance(part, ToolCall):
+            text = text.lstrip("\n")  # the line breaks between parts are ours
+            if not text:
                 return
             if self._kind is not None:
-                self._put("\n" * ((1 if is_call and self._kind is ToolCall else 2) - (self._last == "\n")))
+                self._put("\n" * ((1 if is_same else 2) - (self._last == "\n")))
             self._kind = type(part)
         if isinstance(part, Content):
             self._put(visible(text))

@@ -7,6 +7,7 @@ import time
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from cli.call_line import call_line
 from cli.chat.markdown import ChatMarkdown
 from cli.chat.passage import Kind, Passage
 from cli.chat.region import Region, is_blank
@@ -75,7 +76,7 @@ class LiveAnswer(AnswerView):
 
     def waiting(self, status: str) -> None:
         """Draw the status line alone."""
-        self._draw([], [self._status(status)])
+        self._draw([], [self._one_line(status)])
 
     def update(self, text: str, status: str, /) -> None:
         """Draw, unless the last redraw was too recent."""
@@ -83,7 +84,7 @@ class LiveAnswer(AnswerView):
         if started < self._next_drawing:
             return
         final, still_open = self._lines(text, ended=False)
-        self._draw(final, [*still_open, "", self._status(status)])
+        self._draw(final, [*still_open, "", self._one_line(status)])
         took = time.monotonic() - started
         self._next_drawing = started + took + max(REDRAW_S, DRAWING_SHARE * took)
 
@@ -122,7 +123,7 @@ class LiveAnswer(AnswerView):
                 case Content():
                     self._passage("text").add(part.text)
                 case ToolCall():
-                    self._passage("call").add(f"calls {part.name} {' '.join(part.arguments.split())}\n")
+                    self._passage("call").add(f"{call_line(part)}\n")
 
     def _passage(self, kind: Kind) -> Passage:
         """Return the passage that text of this kind continues, or a new one."""
@@ -156,9 +157,6 @@ class LiveAnswer(AnswerView):
 
     def _call(self, text: str, _took_s: float | None) -> list[str]:
         return [self._one_line(call) for call in text.splitlines()]
-
-    def _status(self, status: str) -> str:
-        return self._one_line(status)
 
     def _one_line(self, line: str) -> str:
         text = Text(visible(line), style="bright_black")
