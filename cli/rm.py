@@ -40,12 +40,6 @@ def remove(model: str, yes: bool) -> None:
 
 def _require_unused(planned: Removal, home: Home) -> None:
     """Raise OccupiedError if a process of this machine uses the model, or its node is loading it."""
-    for copy in planned.copies:
-        if is_in_use(copy.path):
-            raise OccupiedError(
-                f"a process on this machine uses {planned.name}: end that first; `lsof {shlex.quote(str(copy.path))}` "
-                f"shows it"
-            )
     with suppress(NoClusterError), OwnNode.connect(home) as node:
         status = node.status()
         serving, holding = status.serving, status.own.holding
@@ -56,3 +50,9 @@ def _require_unused(planned: Removal, home: Home) -> None:
                 raise OccupiedError(
                     f"{status.own.shown_name} holds {name}, which is {planned.name}: `moe-cluster unload` first"
                 )
+    for copy in planned.copies:
+        if is_in_use(copy.path):
+            raise OccupiedError(
+                f"a process on this machine uses {planned.name}: end that first, or `moe-cluster unload`; "
+                f"`lsof {shlex.quote(str(copy.path))}` shows it"
+            )

@@ -23,6 +23,7 @@ from cluster.home import Home
 from cluster.membership.listening import Listening
 from cluster.trust import Insecure, MutualTLS, NodeIdentity
 from cluster.trust.credentials import Credentials
+from cluster.uses import Using
 from cluster.weights.sources import sources_of
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
@@ -31,6 +32,7 @@ from cluster.worker.epoch import GRACE_S, Epoch
 from cluster.worker.loading import Loaded
 from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.role import Role
+from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.source import WeightSource
 from mlx_moe.errors import MoeClusterError
@@ -66,6 +68,7 @@ class Worker:
         self._ending: set[asyncio.Task[None]] = set()  # servers of former epochs, which answers still use
         self._port = 0
         self._done_bytes = 0
+        self._using: Using | None = None
 
     async def run(self, commands: asyncio.StreamReader) -> None:
         """Execute commands until `stop`; report errors."""
@@ -122,6 +125,7 @@ class Worker:
         role = Role.read(told.placement, self._node_id)
         loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
         port = await self._former_port() if role.coordinates else 0
+        self._use(Path(told.conversion or told.directory or library.locate(told.model)))
         epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials, port)
         self._port = epoch.port
         held_now = pb.ShardLoaded(
@@ -137,6 +141,12 @@ class Worker:
                 return 0
             await asyncio.sleep(PORT_S / 50)
         return self._port
+
+    def _use(self, directory: Path) -> None:
+        """Keep a directory from being deleted, since another part may be read from it; let go of the one before."""
+        if self._using is not None:
+            self._using.close()
+        self._using = Using(directory)
 
     def _files(self, told: pb.LoadShard, role: Role) -> NodeFiles:
         """Return what to read a part from."""

@@ -14,6 +14,7 @@ from bench.synthetic import TINY_DEEPSEEK, write_checkpoint
 from cluster.client import ClusterStatus, Wanted
 from cluster.errors import ClusterError
 from cluster.placement import Placement
+from cluster.uses import is_in_use
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.inventory import Place, State
 from mlx_moe.checkpoint.recipe import uniform
@@ -160,10 +161,11 @@ def test_with_bits_each_node_keeps_its_part_quantized_and_reads_that_alone(
     for _ in range(2):
         found = sources(cluster, asked)
         assert answer(cluster.own.model(cluster.own.status()), REQUEST) == wanted
-        cluster.unload()
         listed = [row for row in cluster.own.models() if row.model.place is Place.SHARE]
         kept = {row.node: row.model for row in listed if row.model.form == "4 bit"}
         assert sum(model.weights_bytes for model in kept.values()) == pytest.approx(total, rel=0.01)
+        assert all(is_in_use(model.path) for model in kept.values())
+        cluster.unload()
         assert {n: m.layers for n, m in kept.items()} == {"mac-1": range(1), "mac-2": range(1, 3), "mac-3": range(3, 4)}
     assert found == {"": {"mac-1", "mac-2", "mac-3"}}
     for path in (path for node in cluster.nodes for path in node.home.models.rglob("*.part")):
