@@ -61,7 +61,7 @@ def full(home: Home, tmp_path: Path) -> None:
     damaged.write_bytes(b"\0" * 100)
     other_family = stored.in_cache("org/other", OTHER) / "config.json"
     other_family.unlink()
-    other_family.write_text('{"model_type": "gemma4_text"}')
+    other_family.write_text('{"model_type": "gemma4"}')
     stored.in_part(home.models / "org--part" / COMMIT, 1, 2, 3)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").symlink_to(stored.DEMO)
@@ -79,7 +79,7 @@ def test_the_table_fits_and_says_what_is_here(columns: int) -> None:
     assert "layers 1-3" in rows["org/part"]
     assert "6.6 MB" in rows["org/whole"]
     assert "just now" in rows["org/whole"]
-    assert ("gemma4_text (not run)" in rows["org/other"]) == (columns > 60)
+    assert ("gemma4 (not run)" in rows["org/other"]) == (columns > 60)
     assert "download it with `moe-cluster pull org/damaged`" in " ".join(notes.split())
     assert "free on the disk of" in notes
 
