@@ -58,10 +58,12 @@ def read_rope(
     *,
     default_share: float | None = None,
     default_theta: float = DEFAULT_THETA,
+    longrope: bool = False,
 ) -> RopeConfig:
     """Read the rotary embedding's parameters.
 
     A family with a `default_share` rotates that part of each head's numbers, unless partial_rotary_factor says another.
+    Families have longrope in different ways; one that reads it says so.
 
     Raises:
         CheckpointError: a missing or wrong value.
@@ -78,9 +80,9 @@ def read_rope(
     rope_type = section.word("rope_type" if section.has("rope_type") else "type", default="default")
     if rope_type == "default":
         return RopeConfig(dims, rope_theta, interleaved)
-    if rope_type not in get_args(RopeType):
-        known = ", ".join(get_args(RopeType))
-        raise section.unsupported(f"rope type {rope_type!r} is not supported; supported are {known}")
+    known = [kind for kind in get_args(RopeType) if longrope or kind != "longrope"]
+    if rope_type not in known:
+        raise section.unsupported(f"rope type {rope_type!r} is not supported; supported are {', '.join(known)}")
     if default_share is None and share != 1.0:
         raise section.unsupported(f"partial_rotary_factor {share:g} is not supported with rope type {rope_type!r}")
     if rope_type == "longrope":

@@ -47,7 +47,7 @@ def read_config(fields: ConfigFields) -> GroupedQueryModelConfig:
         fields,
         model_type="phimoe",
         attention=attention,
-        rope=read_rope(fields, attention.head_dim, interleaved=False, default_theta=1e6),
+        rope=read_rope(fields, attention.head_dim, interleaved=False, default_theta=1e6, longrope=True),
         moe=moe,
         moe_layers=frozenset(range(fields.dimension("num_hidden_layers"))),
         ends=EndsConfig(norm_bias=True, lm_head_bias=fields.flag("lm_head_bias", default=False)),
