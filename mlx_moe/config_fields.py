@@ -90,6 +90,13 @@ class ConfigFields:
             raise self._wrong(key, values, "a list of strings")
         return tuple(values)
 
+    def choice(self, key: str, known: Sequence[str], default: str) -> str:
+        """Return a string that is one of the `known`."""
+        value = self.word(key, default)
+        if value not in known:
+            raise self._wrong(key, value, " or ".join(known))
+        return value
+
     def choices(self, key: str, known: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
         """Return a list of as many strings as `default` has, each one of the `known`."""
         _, values = self._find((key,), list(default))

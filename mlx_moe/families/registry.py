@@ -13,6 +13,7 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
 from mlx_moe.families import (
+    bailing_moe,
     deepseek_v2,
     deepseek_v3,
     dots1,
@@ -49,6 +50,7 @@ class Family(Protocol):
 
 
 FAMILIES: dict[str, Family] = {
+    "bailing_moe": bailing_moe,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "dots1": dots1,
@@ -78,6 +80,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 _STORED: dict[str, Callable[[Any, Parameter], Parameter]] = {
+    "bailing_moe": bailing_moe.stored,
     "kimi_k25": kimi_k25.stored,
     "qwen3_5_moe": qwen3_5_moe.stored,
     "qwen3_next": qwen3_next.stored,
