@@ -20,6 +20,26 @@ SILU = ("silu", "swish")
 
 
 @dataclass(frozen=True, slots=True)
+class IndexerConfig:
+    """The indexer of sparse attention, which chooses `topk` positions for each query. Source: arXiv 2512.02556."""
+
+    n_heads: int
+    head_dim: int
+    topk: int
+    interleaved: bool
+
+    @classmethod
+    def read(cls, fields: ConfigFields, *, default_heads: int, interleaved: bool) -> Self:
+        """Read all of it; missing values get transformers' defaults. Raises CheckpointError."""
+        return cls(
+            n_heads=fields.dimension("index_n_heads", default=default_heads),
+            head_dim=fields.dimension("index_head_dim", default=128),
+            topk=fields.dimension("index_topk", default=2048),
+            interleaved=interleaved,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MLAConfig:
     """Multi-head latent attention. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1."""
 
@@ -30,10 +50,11 @@ class MLAConfig:
     qk_rope_head_dim: int
     v_head_dim: int
     attention_bias: bool
+    indexer: IndexerConfig | None = None
 
     @classmethod
-    def read(cls, fields: ConfigFields) -> Self:
-        """Read all of it. Raises CheckpointError."""
+    def read(cls, fields: ConfigFields, **own: Any) -> Self:
+        """Read all but the indexer, which the family reads. Raises CheckpointError."""
         return cls(
             num_attention_heads=fields.dimension("num_attention_heads"),
             q_lora_rank=fields.optional("q_lora_rank"),
@@ -42,12 +63,18 @@ class MLAConfig:
             qk_rope_head_dim=fields.dimension("qk_rope_head_dim", minimum=2),
             v_head_dim=fields.dimension("v_head_dim"),
             attention_bias=fields.flag("attention_bias", default=False),
+            **own,
         )
+
+    @property
+    def latent_width(self) -> int:
+        """Numbers of a position's latent, and of the part of its key that is rotated."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
     def kv_width(self) -> int:
         """Numbers that one position adds to the KV cache of one layer."""
-        return self.kv_lora_rank + self.qk_rope_head_dim
+        return self.latent_width + (0 if self.indexer is None else self.indexer.head_dim)
 
 
 @dataclass(frozen=True, slots=True)

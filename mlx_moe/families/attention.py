@@ -32,14 +32,15 @@ class LatentAttentionSpec:
     def flops(self) -> int:
         """See AttentionSpec. Counted for the expanded form, in which prompts are computed."""
         a = self.config
-        return 2 * a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim)
+        index = 0 if a.indexer is None else a.indexer.n_heads * a.indexer.head_dim
+        return 2 * (a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim) + index)
 
     def parameters(self) -> list[Parameter]:
         """See AttentionSpec."""
         path, a, hidden_size = self.path, self.config, self.hidden_size
         q_out = a.num_attention_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
         parameters = [
-            linear(f"{path}.kv_a_proj_with_mqa", a.kv_width, hidden_size),
+            linear(f"{path}.kv_a_proj_with_mqa", a.latent_width, hidden_size),
             vector(f"{path}.kv_a_layernorm.weight", a.kv_lora_rank),
             *latent_projections(path, a.num_attention_heads, a.qk_nope_head_dim, a.v_head_dim, a.kv_lora_rank),
             linear(f"{path}.o_proj", hidden_size, a.num_attention_heads * a.v_head_dim),
@@ -54,12 +55,12 @@ class LatentAttentionSpec:
             ]
         if a.attention_bias:
             parameters += [
-                vector(f"{path}.kv_a_proj_with_mqa.bias", a.kv_width),
+                vector(f"{path}.kv_a_proj_with_mqa.bias", a.latent_width),
                 vector(f"{path}.o_proj.bias", hidden_size),
             ]
             if a.q_lora_rank is not None:
                 parameters.append(vector(f"{path}.q_a_proj.bias", a.q_lora_rank))
-        return parameters
+        return parameters + self._indexer_parameters()
 
     def build(self, loaded: LoadedParameters) -> LatentAttention:
         """See AttentionSpec."""
@@ -70,6 +71,19 @@ class LatentAttentionSpec:
     def cache_costs(self, float_bytes: int) -> CacheCosts:
         """See AttentionSpec."""
         return CacheCosts(bytes_per_position=float_bytes * self.config.kv_width)
+
+    def _indexer_parameters(self) -> list[Parameter]:
+        index, q_lora_rank = self.config.indexer, self.config.q_lora_rank
+        if index is None or q_lora_rank is None:
+            return []
+        path = f"{self.path}.indexer"
+        return [
+            linear(f"{path}.wq_b", index.n_heads * index.head_dim, q_lora_rank),
+            linear(f"{path}.wk", index.head_dim, self.hidden_size),
+            vector(f"{path}.k_norm.weight", index.head_dim),
+            vector(f"{path}.k_norm.bias", index.head_dim),
+            linear(f"{path}.weights_proj", index.n_heads, self.hidden_size),
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_moe.config import MLAConfig
+from mlx_moe.layers.indexer import Indexer, positions
 from mlx_moe.layers.kv_cache import KVCache
 from mlx_moe.layers.masking import blocks_of_queries, causal_mask
 from mlx_moe.layers.rope import Rope
@@ -40,6 +41,9 @@ class LatentAttention:
         self._key_up = parameters.head_projection("key_up_proj")
         self._value_up = parameters.head_projection("value_up_proj")
         self._o_proj = parameters.linear("o_proj")
+        self._indexer = None
+        if config.indexer is not None:
+            self._indexer = Indexer(config.indexer, rope, parameters.scope("indexer"))
         self._absorb_up_to = absorb_up_to(config)
 
     def new_cache(self) -> KVCache:
@@ -51,35 +55,53 @@ class LatentAttention:
         c = self._config
         n_new = x.shape[0]
         first_position = cache.length
-        queries = self._queries(x if outputs == n_new else x[-outputs:])
-        q = queries.reshape(outputs, c.num_attention_heads, -1).transpose(1, 0, 2)
+        queries = x if outputs == n_new else x[-outputs:]
+        q_latent, q = self._queries(queries)
+        q = q.reshape(outputs, c.num_attention_heads, -1).transpose(1, 0, 2)
         q_nope, q_pe = mx.split(q, [c.qk_nope_head_dim], axis=-1)  # [H, outputs, N], [H, outputs, P]
         latent, k_pe = mx.split(self._kv_a_proj(x), [c.kv_lora_rank], axis=-1)  # [L, R], [L, P]
         latent = mx.fast.rms_norm(latent, self._kv_a_norm, LATENT_NORM_EPS)
         q_pe = self._rope(q_pe, first_position + n_new - outputs)
         k_pe = self._rope(k_pe[None], first_position)[0]
-        latent, k_pe = cache.append(latent, k_pe)  # [S, R], [S, P]
+        index_keys = () if self._indexer is None else (self._indexer.keys(x, first_position),)
+        latent, k_pe, *kept_index = cache.append(latent, k_pe, *index_keys)  # [S, R], [S, P]
+        selected = None if self._indexer is None else self._indexer.select(queries, q_latent, *kept_index)
+        if selected is not None and c.indexer is not None and outputs == 1:
+            chosen = positions(selected[0], c.indexer.topk)
+            latent, k_pe, selected = latent[chosen], k_pe[chosen], None
         attend = self._absorbed if outputs <= self._absorb_up_to else self._expanded
-        heads = attend(q_nope, q_pe, latent, k_pe)  # [H, outputs, V]
+        heads = attend(q_nope, q_pe, latent, k_pe, selected)  # [H, outputs, V]
         return self._o_proj(heads.transpose(1, 0, 2).reshape(outputs, -1))
 
-    def _queries(self, x: mx.array) -> mx.array:
+    def _queries(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Return the latents of the queries (x itself if there are none), and the queries."""
         if self._config.q_lora_rank is None:
-            return self._q_proj(x)
-        return self._q_b_proj(mx.fast.rms_norm(self._q_a_proj(x), self._q_a_norm, LATENT_NORM_EPS))
+            return x, self._q_proj(x)
+        latent = mx.fast.rms_norm(self._q_a_proj(x), self._q_a_norm, LATENT_NORM_EPS)
+        return latent, self._q_b_proj(latent)
 
-    def _absorbed(self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array) -> mx.array:
-        """Attend with queries mapped to latents: reads the cache unchanged, once for all heads."""
+    def _absorbed(
+        self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array, selected: mx.array | None
+    ) -> mx.array:
+        """Attend with queries mapped to latents: reads the cache unchanged, once for all heads.
+
+        `selected` `[L, S]` are the positions that each query attends to; None: all up to its own.
+        """
         n_heads, n_queries, _ = q_nope.shape
         q_latent = self._key_up.apply_transposed(q_nope) * self._scale  # [H, L, R]
         scores = _flat(q_latent) @ latent.T + _flat(q_pe * self._scale) @ k_pe.T  # [H*L, S]
         if n_queries > 1:
             scores = scores.reshape(n_heads, n_queries, -1)
-            scores = (scores + causal_mask(n_queries, latent.shape[0], scores.dtype)).reshape(n_heads * n_queries, -1)
+            mask = causal_mask(n_queries, latent.shape[0], scores.dtype)
+            if selected is not None:
+                mask = mx.where(selected, mask, -mx.inf)
+            scores = (scores + mask).reshape(n_heads * n_queries, -1)
         out = mx.softmax(scores, axis=-1, precise=True) @ latent  # [H*L, R]
         return self._value_up.apply(out.reshape(n_heads, n_queries, -1))
 
-    def _expanded(self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array) -> mx.array:
+    def _expanded(
+        self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array, selected: mx.array | None
+    ) -> mx.array:
         """Attend after expanding the latents to every head's keys and values: fewer operations for many queries."""
         keys = self._key_up.apply(latent[None])  # [H, S, N]
         values = self._value_up.apply(latent[None])  # [H, S, V]
@@ -90,6 +112,8 @@ class LatentAttention:
             end = n_kept - n_queries + block.stop
             pe_scores = _flat(q_pe[:, block.start : block.stop] * self._scale) @ k_pe[:end].T
             mask = causal_mask(len(block), end, pe_scores.dtype)
+            if selected is not None:
+                mask = mx.where(selected[block.start : block.stop, :end], mask, -mx.inf)
             heads = mx.fast.scaled_dot_product_attention(
                 q_nope[None, :, block.start : block.stop],
                 keys[None, :, :end],
