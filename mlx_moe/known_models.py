@@ -2,11 +2,11 @@
 
 One table: name, family, the original's repository, ready 4-bit conversions for MLX, and the published configuration.
 Sources of the conversions, 2026-11-26: the model cards of exo (exo-explore/exo, resources/inference_model_cards: V3.1,
-Kimi-K2-Instruct, Kimi-K2-Thinking, Kimi-K2.5, Qwen3-235B-A22B-Instruct-2507, Qwen3-30B-A3B, Qwen3-Coder-480B,
-Qwen3-Next, Qwen3-Coder-Next, Qwen3.5, Qwen3.6) and its earlier tables (V3, R1, R1-0528); mlx-lm's measurements
-(Qwen3-30B-A3B-Instruct-2507, Qwen3-235B-A22B-Thinking-2507); Apple's WWDC 2025, session 298 (V3-0324); xinference's
-table (Qwen3-235B-A22B); published measurements of others (Qwen3-30B-A3B-Thinking-2507, Qwen3-Coder-30B, MiniMax-M2.1
-and M2.5). This version has loaded none of them yet.
+V3.2, GLM-5, Kimi-K2-Instruct, Kimi-K2-Thinking, Kimi-K2.5, Qwen3-235B-A22B-Instruct-2507, Qwen3-30B-A3B,
+Qwen3-Coder-480B, Qwen3-Next, Qwen3-Coder-Next, Qwen3.5, Qwen3.6) and its earlier tables (V3, R1, R1-0528); mlx-lm's
+measurements (Qwen3-30B-A3B-Instruct-2507, Qwen3-235B-A22B-Thinking-2507); Apple's WWDC 2025, session 298 (V3-0324);
+xinference's table (Qwen3-235B-A22B); published measurements of others (Qwen3-30B-A3B-Thinking-2507, Qwen3-Coder-30B,
+MiniMax-M2.1 and M2.5). This version has loaded none of them yet.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 from mlx_moe.published_configs import (
     DEEPSEEK_V3,
+    DEEPSEEK_V32,
+    GLM_5,
     GPT_OSS_20B,
     GPT_OSS_120B,
     KIMI_K2,
@@ -37,7 +39,7 @@ from mlx_moe.published_configs import (
     QWEN3_NEXT_80B,
 )
 
-RUNS = "DeepSeek-V3, R1, V3.1, Kimi-K2, Qwen3-MoE, Qwen3-Next, Qwen3.5-MoE, MiniMax-M2 and gpt-oss"
+RUNS = "DeepSeek-V3 to V3.2, R1, GLM-5, Kimi-K2, Qwen3-MoE, Qwen3-Next, Qwen3.5-MoE, MiniMax-M2 and gpt-oss"
 """The models that this version runs, for people."""
 
 
@@ -98,6 +100,15 @@ _TABLE = (
         aliases=("deepseek-r1-671b",),
     ),
     _known("deepseek-r1-0528", "deepseek-ai/DeepSeek-R1-0528", "DeepSeek-R1-0528-4bit", config=DEEPSEEK_V3),
+    _known(
+        "deepseek-v3.2",
+        "deepseek-ai/DeepSeek-V3.2",
+        "DeepSeek-V3.2-4bit",
+        config=DEEPSEEK_V32,
+        aliases=("deepseek-v3.2-671b",),
+    ),
+    _known("deepseek-v3.2-exp", "deepseek-ai/DeepSeek-V3.2-Exp", config=DEEPSEEK_V32),
+    _known("glm-5", "zai-org/GLM-5", "GLM-5-4bit", config=GLM_5),
     _known(
         "kimi-k2",
         "moonshotai/Kimi-K2-Instruct",
@@ -227,7 +238,6 @@ _BY_ALIAS = {alias: model for model in _TABLE for alias in (model.name, *model.a
 _UNSUPPORTED = {
     "the dense models that were distilled from DeepSeek-R1": r"-distill-",
     "DeepSeek-V2": r"^deepseek-(?:coder-)?v2",
-    "DeepSeek-V3.2": r"^deepseek-v3\.2",
     "DeepSeek-V4": r"^deepseek-v[4-9]",
     "DeepSeekMoE": r"^deepseek-moe",
     "Qwen2 and its predecessors": r"^qwen(?:1\.5|2|2\.5)?-",
@@ -235,7 +245,7 @@ _UNSUPPORTED = {
     "Qwen3-VL and Omni": r"^qwen3-(?:vl|omni)",
     "the dense Qwen3": r"^qwen3-(?:0\.6|1\.7|4|8|14|32)b",
     "Kimi-VL, Linear, Dev and K3": r"^kimi-(?:vl|linear|dev|k[3-9])",
-    "GLM": r"^glm-",
+    "GLM but 5 and 5.1": r"^glm-(?!5(?:\.1)?(?:-|$))",
     "Mistral and Mixtral": r"^(?:mixtral|ministral|mistral)",
     "Llama": r"^(?:meta-|code-?)?llama",
     "Gemma": r"^gemma",

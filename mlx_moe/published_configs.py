@@ -45,6 +45,40 @@ DEEPSEEK_V3: dict[str, Any] = {
     },
 }
 
+DEEPSEEK_V32: dict[str, Any] = DEEPSEEK_V3 | {
+    "model_type": "deepseek_v32",
+    "index_n_heads": 64,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+}
+
+GLM_5: dict[str, Any] = {
+    "model_type": "glm_moe_dsa",
+    "vocab_size": 154880,
+    "hidden_size": 6144,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 78,
+    "num_attention_heads": 64,
+    "n_shared_experts": 1,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 3,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 2048,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 192,
+    "v_head_dim": 256,
+    "index_n_heads": 32,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "num_nextn_predict_layers": 1,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 202752,
+    "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+}
+
 KIMI_K2: dict[str, Any] = DEEPSEEK_V3 | {
     "model_type": "kimi_k2",
     "vocab_size": 163840,

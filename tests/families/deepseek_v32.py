@@ -10,7 +10,7 @@ CONFIG = {
     "index_head_dim": 32,
     "index_topk": 24,
 }
-"""Prompts are longer than what the indexer chooses. With fewer heads many scores are 0, of which transformers takes any."""
+"""Prompts are longer than what the indexer chooses. Fewer heads give many scores of 0: transformers takes any."""
 
 VARIANTS = {
     "with yarn": {"rope_parameters": deepseek_v3.YARN | {"factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0}},

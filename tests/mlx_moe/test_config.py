@@ -11,6 +11,8 @@ from mlx_moe.families import cache_costs, mtp_parameters, read_config
 from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.published_configs import (
     DEEPSEEK_V3,
+    DEEPSEEK_V32,
+    GLM_5,
     GPT_OSS_20B,
     GPT_OSS_120B,
     KIMI_K2,
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.oracle
     ("values", "published"),
     [
         (DEEPSEEK_V3, 671_026_419_200),
+        (DEEPSEEK_V32, 671_877_944_064),
         (KIMI_K2, 1_026_408_232_448),
         (QWEN3_235B, 235_093_634_560),
         (QWEN3_30B, 30_532_122_624),
@@ -48,6 +51,7 @@ def test_parameter_totals_are_the_published_ones(values: dict[str, Any], publish
 @pytest.mark.parametrize(
     ("values", "vision", "published"),
     [
+        (GLM_5, 0, 753_864_139_008),
         (QWEN3_NEXT_80B, 0, 81_324_862_720),
         (QWEN3_5_35B, 446_571_248, 35_951_822_704),
         (QWEN3_5_122B, 451_290_864, 125_086_497_008),
@@ -59,6 +63,13 @@ def test_parameter_totals_with_mtp_layer_and_vision_tower_are_those_of_the_repos
     config = read_config(values)
     text = model_parameters(config) + mtp_parameters(config)
     assert parameter_count(text) + vision == published
+
+
+def test_the_indexers_of_deepseek_v3_2_are_what_its_repository_has_more_than_that_of_v3() -> None:
+    v3, v32 = (read_config(values) for values in (DEEPSEEK_V3, DEEPSEEK_V32))
+    totals = [parameter_count(model_parameters(config) + mtp_parameters(config)) for config in (v3, v32)]
+    scales = 62 * (8192 // 128 * 1536 // 128 + 7168 // 128)  # of two matrices of each indexer, in FP8
+    assert totals[1] - totals[0] + scales == 685_396_921_376 - 684_531_386_000
 
 
 def test_compressed_cache_of_deepseek_v3_is_68_6_kib_a_token() -> None:

@@ -101,8 +101,8 @@ def test_a_position_takes_the_same_bytes_for_the_model_for_show_and_for_the_plan
 
 
 def test_unknown_models_are_refused_with_those_that_are_known() -> None:
-    with pytest.raises(InvalidRequestError, match=r"no model 'gpt-5' here; .* one of demo, deepseek-v3, .*, kimi-k2,"):
-        read_costs("gpt-5", float_bytes=2)
+    with pytest.raises(InvalidRequestError, match=r"no model 'opus-5' here; .* one of demo, deepseek-v3, .*, kimi-k2,"):
+        read_costs("opus-5", float_bytes=2)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_model_is_planned_by_the_name_that_was_typed(name: str) -> None:
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
         "Qwen/Qwen3-8B",
         "Qwen/Qwen3.5-27B",
-        "deepseek-ai/DeepSeek-V3.2-Exp",
+        "deepseek-ai/DeepSeek-V4-Flash",
         "meta-llama/Llama-3.3-70B-Instruct",
     ],
 )
