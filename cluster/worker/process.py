@@ -32,7 +32,6 @@ from cluster.worker.epoch import GRACE_S, Epoch
 from cluster.worker.loading import Loaded
 from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.role import Role
-from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.source import WeightSource
 from mlx_moe.errors import MoeClusterError
@@ -125,7 +124,7 @@ class Worker:
         role = Role.read(told.placement, self._node_id)
         loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
         port = await self._former_port() if role.coordinates else 0
-        self._use(Path(told.conversion or told.directory or library.locate(told.model)))
+        self._use(told.conversion or told.directory)
         epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials, port)
         self._port = epoch.port
         held_now = pb.ShardLoaded(
@@ -142,11 +141,11 @@ class Worker:
             await asyncio.sleep(PORT_S / 50)
         return self._port
 
-    def _use(self, directory: Path) -> None:
+    def _use(self, directory: str) -> None:
         """Keep a directory from being deleted, since another part may be read from it; let go of the one before."""
         if self._using is not None:
             self._using.close()
-        self._using = Using(directory)
+        self._using = Using(Path(directory)) if directory else None  # an emulated model has none
 
     def _files(self, told: pb.LoadShard, role: Role) -> NodeFiles:
         """Return what to read a part from."""
