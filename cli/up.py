@@ -143,7 +143,8 @@ def wanted(
         try:
             library.on_hub(name)
         except InvalidRequestError:
-            raise missing from None
+            if not Home.default().folder_of(name).exists():  # else a part of it is kept
+                raise missing from None
     return replace(remote.wanted(name, options), plan=placement, users=users or 0, draft=draft or "")
 
 

@@ -6,12 +6,14 @@ Knows the names and permissions of the files, not their contents.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from cluster.errors import ClusterError
+from mlx_moe.checkpoint import library
 
 VARIABLE = "MOE_CLUSTER_HOME"
 
@@ -104,6 +106,12 @@ class Home:
     def chat_history(self) -> Path:
         """Lines typed in the chat, for the up key and Ctrl-R."""
         return self.path / "chat_history"
+
+    def folder_of(self, model: str) -> Path:
+        """Return the folder of what is kept of a model: org--name, or the last part of a path."""
+        match = library.REPO_ID.fullmatch(model)
+        name = match[1].replace("/", "--") if match else re.sub(r"[^A-Za-z0-9_-]+", "-", Path(model).name)
+        return self.models / (name or "model")
 
     def create(self) -> None:
         """Create the directories, readable only by their owner. Raises ClusterError if that is not possible."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from cluster.daemon import outline_message, own_part
 from cluster.daemon.copies import Copies, Copy
-from cluster.daemon.folders import folder_of
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, DownloadError, NodeLostError
 from cluster.home import Home
@@ -127,7 +126,28 @@ class Acquiring:
         copy = self._copies.whole(request.content_hash) if is_holder else None
         if copy is None:
             copy = await self.take(request.model, request.content_hash, list(request.holders), keep=request.keep)
+        elif request.keep:
+            await self._keep_outline(request.model, copy)
         return await asyncio.to_thread(own_part.needs, request, copy, self._state.own.node_id, self._home)
+
+    def kept(self, model: str) -> Copy | None:
+        """Return the newest outline of what this node keeps under a name, as `ls` shows it; None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        folder = self._home.folder_of(model)
+        found = sorted(folder.glob(f"*/{outline_message.RECORD}"), key=lambda path: path.stat().st_mtime)
+        if not found or folder.name.replace("--", "/", 1) != model:  # the last part of a path names other models too
+            return None
+        return self._copies.local(str(found[-1].parent))
+
+    async def _keep_outline(self, model: str, copy: Copy) -> None:
+        """Keep the outline of a whole copy, so that what is kept can be loaded when the copy is gone."""
+        directory = self._directory(model, copy.content_hash, keep=True)
+        if not (directory / outline_message.RECORD).exists():
+            parts = outline_message.sent(copy.directory, copy.content_hash, copy.digests)
+            await outline_message.receive(parts, directory, copy.content_hash)
 
     async def from_hub(self, repo_id: str, revision: str) -> Copy:
         """Return the outline of a model's files on the hub.
@@ -168,7 +188,7 @@ class Acquiring:
         from mlx_moe.checkpoint import hub  # its import takes half a second
         from mlx_moe.checkpoint.hub_source import HubSource
 
-        folder = folder_of(self._home, repo_id)
+        folder = self._home.folder_of(repo_id)
         try:
             origin = hub.resolve(repo_id, revision)
         except SourceError:
@@ -193,7 +213,7 @@ class Acquiring:
     def _directory(self, model: str, content_hash: str, *, keep: bool) -> Path:
         if not _HASH.fullmatch(content_hash):
             raise InvalidRequestError(f"{content_hash[:80]!r} is not the hash of a content")
-        return (folder_of(self._home, model) if keep else self._home.outlines) / content_hash
+        return (self._home.folder_of(model) if keep else self._home.outlines) / content_hash
 
 
 @contextmanager

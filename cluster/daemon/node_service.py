@@ -12,9 +12,7 @@ import grpc
 
 from cluster.daemon import outline_message, own_part
 from cluster.daemon.copies import to_digests
-from cluster.daemon.folders import conversion_of
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
-from cluster.daemon.outline_message import Record
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
@@ -97,9 +95,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         """Yield the outline of a copy that was found."""
         async with reported(context):
             copy = self._serving.copies.known(request.content_hash)
-            record = Record(copy.directory.name, copy.content_hash, copy.digests)
-            parts = outline_message.parts(copy.directory, record)
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            async for part in outline_message.sent(copy.directory, copy.content_hash, copy.digests):
                 yield part
 
     async def Adopt(self, request: node_pb2.AdoptRequest, context: Context) -> node_pb2.AdoptReply:  # noqa: N802
@@ -230,7 +226,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         load.directory, load.stamp = str(copy.directory), copy.stamp
         Uses(self._home.uses).note(copy.directory)
         load.is_outline = copy.is_outline
-        if (conversion := conversion_of(self._home, role.placement, copy, keep=load.keep)) is not None:
+        if (conversion := own_part.conversion_of(self._home, role.placement, copy, keep=load.keep)) is not None:
             load.conversion = str(conversion)
             Uses(self._home.uses).note(conversion)
         load.keep |= copy.directory.is_relative_to(self._home.models)  # it was pulled, or is from the hub

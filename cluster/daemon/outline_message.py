@@ -57,8 +57,14 @@ class Record:
         return json.dumps(value).encode()
 
 
-def parts(directory: Path, record: Record) -> Iterator[pb.OutlinePart]:
-    """Yield the outline of a model's directory, with the record of its content. Raises CheckpointError."""
+async def sent(directory: Path, content_hash: str, digests: Mapping[str, str]) -> AsyncIterator[pb.OutlinePart]:
+    """Yield the outline of a model's directory, with a record of its content. Raises CheckpointError."""
+    parts = _outline(directory, Record(directory.name, content_hash, digests))
+    while (part := await asyncio.to_thread(next, parts, None)) is not None:
+        yield part
+
+
+def _outline(directory: Path, record: Record) -> Iterator[pb.OutlinePart]:
     yield pb.OutlinePart(name=RECORD, data=record.to_json())
     files = WeightFiles.of(directory)
     for path in sorted(directory.iterdir()):

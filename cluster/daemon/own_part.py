@@ -1,23 +1,27 @@
-"""Own part: what this node lacks of its part of a model, or of the whole, and the copying of it to this node's disk."""
+"""Own part: what this node lacks of its part of a model, or of the whole, and where and how it is kept on its disk."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster.daemon.copies import Copy
-from cluster.daemon.folders import conversion_of
 from cluster.home import Home
+from cluster.placement import Placement
 from cluster.wire import node_pb2 as pb
 from cluster.wire import worker_pb2
 from cluster.worker.role import Role
 from mlx_moe.checkpoint import durable_file, pull
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.recipe import AS_STORED
 from mlx_moe.checkpoint.share import Share
 from mlx_moe.checkpoint.source import Sources, WeightSource
 from mlx_moe.conversion import partial_conversion
+from mlx_moe.manifest import digest_of
 
 PROGRESS_S = 0.2
 
@@ -34,6 +38,20 @@ def needs(request: pb.AdoptRequest, copy: Copy, node_id: str, home: Home) -> pb.
         missing = pull.missing_bytes(share, wanted)
     free = durable_file.free_bytes(conversion or copy.directory)
     return pb.AdoptReply(missing_bytes=missing, stored_bytes=missing if stored is None else stored, free_bytes=free)
+
+
+def conversion_of(home: Home, placement: Placement, copy: Copy, *, keep: bool) -> Path | None:
+    """Return where this node keeps its part of a model quantized as it is placed; None: it does not keep it.
+
+    It does if it is asked to `keep` it, if it has begun to, or if it keeps what it lacks of this copy anyway. The name
+    says of which content and how: all nodes that quantize the same rows write the same bytes.
+    """
+    if placement.recipe == AS_STORED:
+        return None
+    name = digest_of([placement.content_hash, json.dumps(asdict(placement.recipe), sort_keys=True)], size=16)
+    directory = home.folder_of(placement.model) / name
+    is_kept = keep or directory.exists() or (copy.is_outline and copy.directory.is_relative_to(home.models))
+    return directory if is_kept else None
 
 
 async def fetch(

@@ -265,7 +265,7 @@ class Serving:
             )
 
     async def _own_copy(self, request: pb.LoadRequest) -> Copy:
-        """Return this node's copy of a model, or the outline of another node's, or of the hub's.
+        """Return this node's copy of a model, or the outline of another node's, of the hub's, or of what is kept here.
 
         Raises:
             InvalidRequestError: there is none.
@@ -273,17 +273,19 @@ class Serving:
         """
         try:
             return await asyncio.to_thread(self.copies.local, request.model)
-        except InvalidRequestError as missing:
-            if (found := await self.acquiring.from_others(request.model)) is not None:
-                return found
+        except InvalidRequestError as error:
+            missing: MoeClusterError = error
+        if (found := await self.acquiring.from_others(request.model)) is not None:
+            return found
+        if library.is_on_hub(request.model):
+            repo_id, revision = library.on_hub(request.model, original=request.bits > 0)
             try:
-                repo_id, revision = library.on_hub(request.model, original=request.bits > 0)
-            except InvalidRequestError:
-                raise missing from None
-        try:
-            return await self.acquiring.from_hub(repo_id, revision)
-        except SourceError as error:
-            raise SourceError(f"{request.model} is on no node, and {error}") from error
+                return await self.acquiring.from_hub(repo_id, revision)
+            except SourceError as error:
+                missing = SourceError(f"{request.model} is on no node, and {error}")
+        if (kept := await asyncio.to_thread(self.acquiring.kept, request.model)) is not None:
+            return kept
+        raise missing
 
     def _placement(self, request: pb.LoadRequest, own: Copy, lost: Lost | None) -> tuple[Placement, int]:
         """Return a model's placement, and the most tokens of a request."""

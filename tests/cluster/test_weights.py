@@ -170,6 +170,9 @@ def test_with_bits_each_node_keeps_its_part_quantized_and_reads_that_alone(
     assert found == {"": {"mac-1", "mac-2", "mac-3"}}
     for path in (path for node in cluster.nodes for path in node.home.models.rglob("*.part")):
         assert "-of-00005" in path.name  # nothing of the original files
+    shutil.rmtree(folders[1] / "mine")
+    assert sources(cluster, asked) == found
+    assert answer(cluster.own.model(cluster.own.status()), REQUEST) == wanted
 
 
 def held_bytes(status: ClusterStatus) -> int:
