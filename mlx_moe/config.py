@@ -171,6 +171,20 @@ class DeltaNetConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkedConfig:
+    """Attention within chunks of `chunk_size` positions (None: of all); see ChunkedAttention.
+
+    With `l2_norm`, rotated queries and keys are normed without a weight. Queries that are not rotated grow by
+    `attn_scale` with the logarithm of their position in steps of `floor_scale` (None: they do not).
+    """
+
+    chunk_size: int | None
+    l2_norm: bool
+    floor_scale: int | None
+    attn_scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class MoEConfig:
     """Routed and shared experts of one MoE layer.
 

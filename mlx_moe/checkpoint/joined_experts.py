@@ -12,51 +12,62 @@ from mlx_moe.checkpoint.form import BLOCKS
 from mlx_moe.checkpoint.parameter import Layout, Parameter, Source
 
 
-def joined_experts(path: str, n_experts: int, owned: Sequence[int], width: int, hidden_size: int) -> list[Parameter]:
+def joined_experts(
+    path: str, n_experts: int, owned: Sequence[int], width: int, hidden_size: int, *, alternating: bool
+) -> list[Parameter]:
     """Return the projections of the owned experts below `path`, and their biases.
 
     These are `gate_up_proj` `[len(owned), 2 * width, hidden_size]` and `down_proj` `[len(owned), hidden_size, width]`.
-    Layouts: the projections apart (MLX), packed blocks (originals), or transposed floats (transformers).
+    Layouts: the projections apart (MLX), packed blocks (originals), or transposed floats (transformers). In the latter
+    two, gate and up take turns if `alternating`.
     """
     stacks = (n_experts, owned)
     gate_up, down = f"{path}.gate_up_proj", f"{path}.down_proj"
     apart = tuple(f"{path}.{name}_proj" for name in ("gate", "up"))
     return [
-        _weight(gate_up, apart, *stacks, width, hidden_size),
-        _bias(gate_up, apart, *stacks, width),
-        _weight(down, (down,), *stacks, hidden_size, width),
-        _bias(down, (down,), *stacks, hidden_size),
+        _weight(gate_up, apart, *stacks, width, hidden_size, alternating),
+        _bias(gate_up, apart, *stacks, width, alternating),
+        _weight(down, (down,), *stacks, hidden_size, width, alternating=False),
+        _bias(down, (down,), *stacks, hidden_size, alternating=False),
     ]
 
 
 def _weight(
-    name: str, apart: Sequence[str], n_experts: int, owned: Sequence[int], out_features: int, in_features: int
+    name: str,
+    apart: Sequence[str],
+    n_experts: int,
+    owned: Sequence[int],
+    out_features: int,
+    in_features: int,
+    alternating: bool,
 ) -> Parameter:
-    n_rows, is_joined = len(apart) * out_features, len(apart) > 1
+    n_rows = len(apart) * out_features
     shape = (len(owned), n_rows, in_features)
     turned = (len(owned), in_features, n_rows)
     layouts = (
         Layout(shape, _by_expert([f"{part}.weight" for part in apart], (n_experts, out_features, in_features), owned)),
-        Layout(shape, (_stack(f"{name}{BLOCKS}", (n_experts, n_rows, in_features), owned),), alternating=is_joined),
+        Layout(shape, (_stack(f"{name}{BLOCKS}", (n_experts, n_rows, in_features), owned),), alternating=alternating),
         Layout(
             turned,
             (_stack(name, (n_experts, in_features, n_rows), owned),),
             transposed=True,
-            alternating=is_joined,
+            alternating=alternating,
         ),
     )
     return Parameter(name, layouts, routed=True)
 
 
-def _bias(name: str, apart: Sequence[str], n_experts: int, owned: Sequence[int], out_features: int) -> Parameter:
-    n_rows, is_joined = len(apart) * out_features, len(apart) > 1
+def _bias(
+    name: str, apart: Sequence[str], n_experts: int, owned: Sequence[int], out_features: int, alternating: bool
+) -> Parameter:
+    n_rows = len(apart) * out_features
     together = (_stack(f"{name}_bias", (n_experts, n_rows), owned),)
     layouts = (
         Layout(
             (len(owned), len(apart), out_features),
             _by_expert([f"{part}.bias" for part in apart], (n_experts, out_features), owned),
         ),
-        Layout((len(owned), n_rows) if is_joined else (len(owned), 1, n_rows), together, alternating=is_joined),
+        Layout((len(owned), n_rows) if alternating else (len(owned), 1, n_rows), together, alternating=alternating),
     )
     return Parameter(f"{name}.bias", layouts, matrix=False, routed=True)
 

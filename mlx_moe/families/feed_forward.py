@@ -106,11 +106,15 @@ class SigmoidGatedMLPSpec:
 
 @dataclass(frozen=True, slots=True)
 class MoESpec:
-    """A router, routed experts and, if the model has them, shared experts."""
+    """A router, routed experts and, if the model has them, shared experts.
+
+    If the router `weights_inputs`, the chosen expert's input is multiplied by its weight, not its result.
+    """
 
     router: RouterSpec
     experts: ExpertsSpec
     shared_experts: SharedExpertsSpec | None = None
+    weights_inputs: bool = False
 
     def parameters(self) -> list[Parameter]:
         """See FeedForwardSpec."""
@@ -125,6 +129,7 @@ class MoESpec:
             self.router.build(loaded),
             bind(self.experts.build(loaded, owned) if owned else None),
             None if self.shared_experts is None else self.shared_experts.mlp(loaded),
+            weights_inputs=self.weights_inputs,
         )
 
 

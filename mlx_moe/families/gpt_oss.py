@@ -5,32 +5,24 @@ Source: gpt-oss model card, arXiv 2508.10925; transformers' `gpt_oss` for the nu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mlx_moe.checkpoint.joined_experts import joined_experts
-from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.config import GQAConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.families.attention import grouped_query_attention
 from mlx_moe.families.feed_forward import MoESpec
+from mlx_moe.families.joined_experts import Clamp, JoinedExpertsSpec
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.families.routing import TopKRouterSpec
 from mlx_moe.families.windows import WindowedModelConfig, read_windows
 from mlx_moe.rope_config import read_rope
-
-if TYPE_CHECKING:
-    from mlx_moe.layers.experts import Experts
-    from mlx_moe.layers.weights import LoadedParameters
 
 
 @dataclass(frozen=True, slots=True)
 class GptOssConfig(WindowedModelConfig):
     """The configuration of a `gpt_oss` model."""
 
-    swiglu_alpha: float
-    swiglu_limit: float
+    clamp: Clamp
 
 
 def read_config(fields: ConfigFields) -> GptOssConfig:
@@ -59,8 +51,10 @@ def read_config(fields: ConfigFields) -> GptOssConfig:
         moe_layers=frozenset(range(n_layers)),
         default_norm_eps=1e-5,
         windows=read_windows(fields, [layer % 2 == 0 for layer in range(n_layers)], default=128),
-        swiglu_alpha=fields.number("swiglu_alpha", default=1.702),
-        swiglu_limit=fields.number("swiglu_limit", default=7.0, above=0),
+        clamp=Clamp(
+            alpha=fields.number("swiglu_alpha", default=1.702),
+            limit=fields.number("swiglu_limit", default=7.0, above=0),
+        ),
     )
 
 
@@ -69,28 +63,5 @@ def layer(config: GptOssConfig, index: int) -> LayerSpec:
     path = f"model.layers.{index}"
     attention = grouped_query_attention(config, index, config.windows[index])
     router = TopKRouterSpec(f"{path}.mlp", config.hidden_size, config.moe, gate="router", gate_bias=True)
-    feed_forward = MoESpec(router, ClampedExpertsSpec(f"{path}.mlp", config))
+    feed_forward = MoESpec(router, JoinedExpertsSpec(f"{path}.mlp", config.hidden_size, config.moe, config.clamp))
     return LayerSpec(path, config.hidden_size, config.rms_norm_eps, attention, feed_forward)
-
-
-@dataclass(frozen=True, slots=True)
-class ClampedExpertsSpec:
-    """Routed experts with biases and a clamped activation, below `path`."""
-
-    path: str
-    config: GptOssConfig
-
-    def parameters(self, owned: Sequence[int]) -> list[Parameter]:
-        """See ExpertsSpec."""
-        moe = self.config.moe
-        experts = (f"{self.path}.experts", moe.n_routed_experts, owned)
-        return joined_experts(*experts, moe.moe_intermediate_size, self.config.hidden_size) if owned else []
-
-    def build(self, loaded: LoadedParameters, owned: Sequence[int]) -> Experts:
-        """See ExpertsSpec."""
-        from mlx_moe.layers.clamped_experts import ClampedMLPs
-        from mlx_moe.layers.experts import Experts
-
-        c = self.config
-        mlps = ClampedMLPs(c.swiglu_alpha, c.swiglu_limit, loaded.scope(f"{self.path}.experts"))
-        return Experts(c.moe.n_routed_experts, owned, mlps)

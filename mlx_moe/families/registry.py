@@ -28,6 +28,7 @@ from mlx_moe.families import (
     granitemoe,
     kimi_k25,
     llama,
+    llama4_text,
     minimax_m2,
     mixtral,
     olmoe,
@@ -68,6 +69,8 @@ FAMILIES: dict[str, Family] = {
     "kimi_k2": deepseek_v3,
     "kimi_k25": kimi_k25,
     "llama": llama,
+    "llama4": llama4_text,
+    "llama4_text": llama4_text,
     "minimax": minimax_m2,
     "minimax_m2": minimax_m2,
     "mistral": llama,
@@ -86,6 +89,7 @@ FAMILIES: dict[str, Family] = {
 _STORED: dict[str, Callable[[Any, Parameter], Parameter]] = {
     "bailing_moe": bailing_moe.stored,
     "kimi_k25": kimi_k25.stored,
+    "llama4": llama4_text.stored,
     "qwen3_5_moe": qwen3_5_moe.stored,
     "qwen3_next": qwen3_next.stored,
 }

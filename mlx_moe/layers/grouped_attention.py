@@ -71,8 +71,7 @@ class GroupedQueryAttention:
         if c.qk_norm and not c.norm_all_heads:
             q, k = self._normed(q, k)
         q, k = q.transpose(1, 0, 2), k.transpose(1, 0, 2)  # [H, outputs, W], [G, L, W]
-        if self._rope is not None:
-            q, k = self._rope(q, first_position + n_new - outputs), self._rope(k, first_position)
+        q, k = self._positioned(q, k, first_position + n_new - outputs, first_position)
         keys, values = cache.append(k, v.transpose(1, 0, 2))  # [G, S, W]
         heads = self._attend(q, keys, values)  # [H, outputs, W]
         heads = heads.transpose(1, 0, 2)
@@ -82,6 +81,10 @@ class GroupedQueryAttention:
 
     def _normed(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         return rms_norm(q, self._q_norm, self._norm_eps), rms_norm(k, self._k_norm, self._norm_eps)
+
+    def _positioned(self, q: mx.array, k: mx.array, first_query: int, first_position: int) -> tuple[mx.array, mx.array]:
+        """Tell queries `[H, outputs, W]` and keys `[G, L, W]` their positions."""
+        return (q, k) if self._rope is None else (self._rope(q, first_query), self._rope(k, first_position))
 
     def _attend(self, q: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         n_heads, n_queries, _ = q.shape

@@ -20,12 +20,23 @@ SharedExperts = Callable[[mx.array], mx.array]
 
 
 class MoE:
-    """Routes positions, adds the results of the chosen experts by weight, and adds the shared experts."""
+    """Routes positions, adds the results of the chosen experts by weight, and adds the shared experts.
 
-    def __init__(self, router: Router, experts: RoutedExperts, shared_experts: SharedExperts | None) -> None:
+    If it `weights_inputs`, one expert is chosen, whose input is multiplied by its weight instead.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        experts: RoutedExperts,
+        shared_experts: SharedExperts | None,
+        *,
+        weights_inputs: bool = False,
+    ) -> None:
         self._router = router
         self._experts = experts
         self._shared_experts = shared_experts
+        self._weights_inputs = weights_inputs
 
     def steps(self, x: mx.array) -> Steps[mx.array]:
         """Map x `[L, D]` to `[L, D]`.
@@ -34,6 +45,10 @@ class MoE:
         """
         indices, weights = self._router(x)
         shared = None if self._shared_experts is None else self._shared_experts(x)
-        rows = yield from self._experts.steps(x, indices, shared)
-        y = (rows * weights[..., None].astype(rows.dtype)).sum(axis=-2)
+        if self._weights_inputs:
+            rows = yield from self._experts.steps(x * weights.astype(x.dtype), indices, shared)
+            y = rows.squeeze(-2)
+        else:
+            rows = yield from self._experts.steps(x, indices, shared)
+            y = (rows * weights[..., None].astype(rows.dtype)).sum(axis=-2)
         return y if shared is None else y + shared

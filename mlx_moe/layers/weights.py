@@ -209,13 +209,17 @@ class LoadedParameters:
         """Return a norm's weight or a bias."""
         return self.vectors[self.path + name]
 
+    def find_vector(self, name: str) -> mx.array | None:
+        """Return a norm's weight or a bias; None if it was not loaded."""
+        return self.vectors.get(self.path + name)
+
     def norm(self, name: str, eps: float) -> Norm:
         """Return a norm, with its bias if one was loaded."""
-        return norm(self.vector(f"{name}.weight"), self.vectors.get(f"{self.path}{name}.bias"), eps)
+        return norm(self.vector(f"{name}.weight"), self.find_vector(f"{name}.bias"), eps)
 
     def linear(self, name: str) -> Linear:
         """Return a linear map, with its bias if one was loaded."""
-        return Linear(self.weight(name), self.vectors.get(f"{self.path}{name}.bias"))
+        return Linear(self.weight(name), self.find_vector(f"{name}.bias"))
 
     def head_projection(self, name: str) -> HeadProjection:
         """Return one linear map per head."""
