@@ -247,7 +247,7 @@ _UNSUPPORTED = {
     "Kimi-VL, Linear, Dev and K3": r"^kimi-(?:vl|linear|dev|k[3-9])",
     "GLM but 5 and 5.1": r"^glm-(?!5(?:\.1)?(?:-|$))",
     "Mistral and Mixtral": r"^(?:mixtral|ministral|mistral)",
-    "Llama": r"^(?:meta-|code-?)?llama",
+    "Llama": r"^(?:meta-|code-?)?llama(?!-?4)",
     "Gemma": r"^gemma",
     "Phi": r"^phi-(?!3\.5-moe)",
     "OLMo": r"^olmo",
