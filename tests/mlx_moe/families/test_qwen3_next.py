@@ -19,6 +19,7 @@ from mlx_moe.checkpoint import json_file
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.drafting import MTPDrafter
+from mlx_moe.decoding.request import Request, Token
 from mlx_moe.layers.cache_costs import INPUTS_KEPT, STATES_KEPT
 from mlx_moe.pipeline.holding import load_holding
 from mlx_moe.pipeline.shard_spec import ShardSpec
@@ -115,6 +116,35 @@ def test_drafts_taken_back_change_no_token_and_nothing_is_run_again(
         pipeline.close()
     assert answer.stats.drafted > answer.stats.accepted
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("kept", [64, 104])
+def test_an_undone_a_borrowed_and_an_evicted_conversation_have_the_tokens_of_fresh_ones(
+    with_mtp: Path, kept: int
+) -> None:
+    """The new prompt shares `kept` positions with the first one's 100 and its answer."""
+    engine = load_engine(with_mtp, [range(2), range(2, 4)])
+
+    def written(request: Request, **settings: Any) -> list[Token]:
+        pipeline = Pipeline(2, loaded=engine, **settings)
+        (tokens,) = pipeline.finish(pipeline.ask(request))
+        pipeline.close()
+        return tokens
+
+    first = ask_for(IDS[:100], 8)
+    said = [*IDS[:100], *(token.id for token in written(first))]
+    other = ask_for([*said[:kept], *oracles.random_ids(30, 256, seed=1)], 8)
+    fresh = written(other)
+    undone, borrowed = Pipeline(2, loaded=engine), Pipeline(2, loaded=engine, kv_positions=512)
+    session = undone.new_session()
+    undone.finish(undone.ask(first, session))
+    (tokens,) = undone.finish(undone.ask(other, session))
+    assert [token.id for token in tokens] == [token.id for token in fresh]
+    undone.close()
+    borrowed.finish(borrowed.ask(first, borrowed.new_session()))
+    assert borrowed.finish(borrowed.ask(other, borrowed.new_session())) == [fresh]
+    assert borrowed.finish(borrowed.ask(first)) == [written(first)]  # one of the others was evicted for it
+    borrowed.close()
 
 
 def test_states_cost_what_the_planner_counts_at_most(whole: Engine) -> None:
