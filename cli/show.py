@@ -45,7 +45,8 @@ def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
     experts = f"{s.n_routed_experts} a layer, {s.num_experts_per_tok} for each token"
     if s.n_shared_experts:
         experts += f", {s.n_shared_experts} shared"
-    context_bytes = s.kv_bytes_per_position * s.context_tokens
+    states = f" and {bytes_text(s.kv_fixed_bytes)} of states" if s.kv_fixed_bytes else ""
+    context = f"{bytes_text(s.kv_context_bytes)} for the whole context"
     return [
         ("model", visible(model)),
         ("family", visible(s.model_type)),
@@ -60,7 +61,7 @@ def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
         ("context", context_text(s.context_tokens, s.longest_context, s.rope_type)),
         (
             "KV cache",
-            f"{s.kv_bytes_per_position:,} bytes a token, {bytes_text(context_bytes)} for the whole context",
+            f"{s.kv_bytes_per_position:,} bytes a token{states}, {context}",
         ),
         ("content hash", s.content_hash),
         ("path", visible(str(s.path))),

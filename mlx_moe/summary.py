@@ -27,7 +27,8 @@ class ModelSummary:
     """What `show` prints. Bytes are those stored; `parameters` leaves out the MTP layer, `mtp_parameters` is it.
 
     `mtp_missing` counts the parameters that the promised MTP layer lacks: it does not draft then. KV caches are counted
-    in the numbers that this machine computes with. `form` is how most of the weights are stored, `quantization` what
+    in the numbers that this machine computes with: what each position takes, what a sequence takes besides (recurrent
+    states), and all of a whole context. `form` is how most of the weights are stored, `quantization` what
     they are in memory; None: floats.
     """
 
@@ -45,6 +46,8 @@ class ModelSummary:
     num_experts_per_tok: int
     n_shared_experts: int
     kv_bytes_per_position: int
+    kv_fixed_bytes: int
+    kv_context_bytes: int
     context_tokens: int
     longest_context: int
     rope_type: str
@@ -62,7 +65,7 @@ def describe(name_or_path: str | Path) -> ModelSummary:
         parts = find_all(checkpoint, config)
         stored = [parameter for part in parts.values() for parameter in part]
         form = form_of_most(stored)
-        float_bytes = loader.compute_dtype(stored).size
+        costs = families.cache_costs(config, loader.compute_dtype(stored).size)
         section = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
         if section and isinstance(form, Floats):
             log.debug("event=quantization_section_ignored section=%.200s reason=tensors_are_plain", section)
@@ -81,7 +84,9 @@ def describe(name_or_path: str | Path) -> ModelSummary:
             n_routed_experts=config.moe.n_routed_experts,
             num_experts_per_tok=config.moe.num_experts_per_tok,
             n_shared_experts=config.moe.n_shared_experts,
-            kv_bytes_per_position=families.cache_costs(config, float_bytes).full_bytes_per_position,
+            kv_bytes_per_position=costs.full_bytes_per_position,
+            kv_fixed_bytes=costs.fixed_bytes,
+            kv_context_bytes=costs.nbytes(config.context.tokens),
             context_tokens=config.context.tokens,
             longest_context=config.context.longest,
             rope_type=config.rope.rope_type,
