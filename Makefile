@@ -16,6 +16,9 @@ endif
 
 .PHONY: demo test fast check coverage wheel format proto clean
 
+# The tests start hundreds of processes: each would compile the project anew without a cache of bytecode
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST = -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 demo: .venv/.runtime  ## three nodes on this machine answer a prompt; on a terminal, then chat. PROMPT="..." asks that alone
