@@ -43,7 +43,7 @@ class LayerCosts:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of KV cache per position, windows included: each of many short sequences fills its own."""
+        """Bytes of KV cache per position, with those of windows that no sequence overflows."""
         return self.cache.full_bytes_per_position
 
     def owned_bytes(self, n_experts: int, positions: int) -> int:
@@ -147,7 +147,7 @@ def model_costs(
     moe = config.moe
     embedding, norm, *heads = families.head_parameters(config)
     specs = [families.layer(config, index) for index in range(config.num_hidden_layers)]
-    layers = tuple(_layer_costs(spec, spec.fixed_parameters(), size_of, float_bytes) for spec in specs)
+    layers = tuple(_layer_costs(config, spec, spec.fixed_parameters(), size_of, float_bytes) for spec in specs)
     return ModelCosts(
         name=name,
         parameters=_count([embedding, norm, *heads])
@@ -181,10 +181,12 @@ def _mtp_costs(config: ModelConfig, size_of: SizeOf, float_bytes: int) -> LayerC
     spec = families.layer(config, config.num_hidden_layers)
     experts = {parameter.name for parameter in spec.expert_parameters((0,))}
     fixed = [parameter for parameter in families.mtp_parameters(config) if parameter.name not in experts]
-    return _layer_costs(spec, fixed, size_of, float_bytes)
+    return _layer_costs(config, spec, fixed, size_of, float_bytes)
 
 
-def _layer_costs(spec: LayerSpec, fixed: Sequence[Parameter], size_of: SizeOf, float_bytes: int) -> LayerCosts:
+def _layer_costs(
+    config: ModelConfig, spec: LayerSpec, fixed: Sequence[Parameter], size_of: SizeOf, float_bytes: int
+) -> LayerCosts:
     expert = spec.expert_parameters((0,))
     return LayerCosts(
         fixed_bytes=sum(map(size_of, fixed)),
@@ -192,7 +194,7 @@ def _layer_costs(spec: LayerSpec, fixed: Sequence[Parameter], size_of: SizeOf, f
         expert_bytes=sum(map(size_of, expert)),
         expert_parameters=_count(expert),
         attention_flops=spec.attention.flops,
-        cache=spec.attention.cache_costs(float_bytes),
+        cache=spec.attention.cache_costs(float_bytes).within(config.context.tokens),
     )
 
 

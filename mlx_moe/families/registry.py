@@ -132,4 +132,5 @@ def stored(config: ModelConfig, parameter: Parameter) -> Parameter:
 def cache_costs(config: ModelConfig, float_bytes: int) -> CacheCosts:
     """Return the costs of one sequence's caches in all layers, with numbers of `float_bytes`."""
     layers = (layer(config, index) for index in range(config.num_hidden_layers))
-    return sum((spec.attention.cache_costs(float_bytes) for spec in layers), CacheCosts())
+    costs = sum((spec.attention.cache_costs(float_bytes) for spec in layers), CacheCosts())
+    return costs.within(config.context.tokens)

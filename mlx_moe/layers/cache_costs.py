@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 STATES_KEPT = 8
 """States that a layer with a recurrent state keeps of one sequence, the newest included."""
@@ -51,6 +51,15 @@ class CacheCosts:
     def fixed_positions(self) -> int:
         """Number of positions that take as many bytes as the fixed part; 0 if positions take none."""
         return -(-self.fixed_bytes // per_position) if (per_position := self.full_bytes_per_position) else 0
+
+    def within(self, context: int) -> CacheCosts:
+        """Return the costs if a sequence may have `context` positions: windows that it overflows are a fixed part."""
+        full = [(rows, nbytes) for rows, nbytes in self.windows if rows < context]
+        return replace(
+            self,
+            fixed_bytes=self.fixed_bytes + sum(rows * nbytes for rows, nbytes in full),
+            windows=tuple(window for window in self.windows if window not in full),
+        )
 
     def nbytes(self, positions: int) -> int:
         """Return the bytes for a number of positions."""

@@ -49,17 +49,20 @@ def test_totals_are_the_published_ones(
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "index_bytes"),
-    [("gpt-oss-20b", 20_914_757_184, 13_761_264_768), ("gpt-oss-120b", 116_829_156_672, 65_248_815_744)],
+    ("name", "parameters", "index_bytes", "n_layers"),
+    [("gpt-oss-20b", 20_914_757_184, 13_761_264_768, 24), ("gpt-oss-120b", 116_829_156_672, 65_248_815_744, 36)],
 )
 def test_what_was_published_in_4_bits_is_planned_with_the_bytes_of_its_files(
-    name: str, parameters: int, index_bytes: int
+    name: str, parameters: int, index_bytes: int, n_layers: int
 ) -> None:
     costs = read_costs(name, float_bytes=2)
     assert costs.parameters == parameters
     routers = len(costs.layers) * costs.n_experts * (costs.hidden_size + 1)
     assert costs.weights_bytes == index_bytes + 2 * routers  # these are float32 in memory
     assert read_costs(name, float_bytes=2, bits=8).weights_bytes > costs.weights_bytes
+    head_bytes = 2 * 8 * 64 * 2  # keys and values of a position; every other layer keeps 4,096 positions of them
+    assert costs.kv_bytes_per_position == n_layers // 2 * head_bytes
+    assert sum(layer.cache.fixed_bytes for layer in costs.layers) == n_layers // 2 * 4096 * head_bytes
 
 
 @pytest.mark.parametrize(("dtype", "float_bytes"), [(mx.float32, 4), (mx.bfloat16, 2)])

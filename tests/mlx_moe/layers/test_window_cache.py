@@ -115,3 +115,10 @@ def test_costs_add_windows_of_one_length_and_keep_others_apart() -> None:
     assert total == CacheCosts(4, 6, ((256, 5), (512, 30)))
     assert total.nbytes(300) == 4 + 300 * 6 + 256 * 5 + 300 * 30
     assert total.full_bytes_per_position == 41
+
+
+def test_windows_that_a_context_overflows_are_a_fixed_part() -> None:
+    costs = CacheCosts(1, 2, ((256, 5), (512, 30)))
+    assert costs.within(256) == costs
+    assert costs.within(512) == CacheCosts(1 + 256 * 5, 2, ((512, 30),))
+    assert costs.within(10_000).nbytes(10_000) == costs.nbytes(10_000)
