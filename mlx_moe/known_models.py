@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_moe.published_configs import (
+    DEEPSEEK_V2_LITE,
     DEEPSEEK_V3,
     DEEPSEEK_V32,
+    GLM_4_5_AIR,
+    GLM_4_6,
     GLM_5,
     GPT_OSS_20B,
     GPT_OSS_120B,
@@ -27,6 +30,7 @@ from mlx_moe.published_configs import (
     KIMI_K2_0905,
     KIMI_K2_5,
     MINIMAX_M2,
+    MIXTRAL_8X7B,
     QWEN3_5_35B,
     QWEN3_5_122B,
     QWEN3_5_397B,
@@ -39,7 +43,10 @@ from mlx_moe.published_configs import (
     QWEN3_NEXT_80B,
 )
 
-RUNS = "DeepSeek-V3 to V3.2, R1, GLM-5, Kimi-K2, Qwen3-MoE, Qwen3-Next, Qwen3.5-MoE, MiniMax-M2 and gpt-oss"
+RUNS = (
+    "DeepSeek-V2 to V3.2, R1, Kimi-K2, Qwen2 to Qwen3.5, GLM-4 and 5, Mixtral, OLMoE, ERNIE 4.5, dots.llm1, MiniMax-M2, "
+    "Granite MoE, K-EXAONE, Phi-3.5-MoE, Ling, gpt-oss, Llama 2 and 3, and Mistral"
+)
 """The models that this version runs, for people."""
 
 
@@ -77,6 +84,12 @@ def _known(
 
 
 _TABLE = (
+    _known(
+        "deepseek-v2-lite",
+        "deepseek-ai/DeepSeek-V2-Lite-Chat",
+        config=DEEPSEEK_V2_LITE,
+        aliases=("deepseek-v2-lite-chat", "deepseek-v2-16b"),
+    ),
     _known(
         "deepseek-v3",
         "deepseek-ai/DeepSeek-V3",
@@ -226,6 +239,14 @@ _TABLE = (
     _known("minimax-m2", "MiniMaxAI/MiniMax-M2", config=MINIMAX_M2),
     _known("minimax-m2.1", "MiniMaxAI/MiniMax-M2.1", "MiniMax-M2.1-4bit", config=MINIMAX_M2),
     _known("minimax-m2.5", "MiniMaxAI/MiniMax-M2.5", "MiniMax-M2.5-4bit", config=MINIMAX_M2),
+    _known(
+        "mixtral-8x7b",
+        "mistralai/Mixtral-8x7B-Instruct-v0.1",
+        config=MIXTRAL_8X7B,
+        aliases=("mixtral", "mixtral-8x7b-instruct-v0.1"),
+    ),
+    _known("glm-4.5-air", "zai-org/GLM-4.5-Air", "GLM-4.5-Air-4bit", config=GLM_4_5_AIR),
+    _known("glm-4.6", "zai-org/GLM-4.6", "GLM-4.6-4bit", config=GLM_4_6),
     _known("gpt-oss-20b", "openai/gpt-oss-20b", config=GPT_OSS_20B),  # 4 bits as published: no conversion is smaller
     _known("gpt-oss-120b", "openai/gpt-oss-120b", config=GPT_OSS_120B),
 )
@@ -236,21 +257,19 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {model.name: model for model in _TABLE 
 _BY_ALIAS = {alias: model for model in _TABLE for alias in (model.name, *model.aliases)}
 
 _UNSUPPORTED = {
-    "the dense models that were distilled from DeepSeek-R1": r"-distill-",
-    "DeepSeek-V2": r"^deepseek-(?:coder-)?v2",
     "DeepSeek-V4": r"^deepseek-v[4-9]",
     "DeepSeekMoE": r"^deepseek-moe",
-    "Qwen2 and its predecessors": r"^qwen(?:1\.5|2|2\.5)?-",
+    "the first Qwen": r"^qwen-",
+    "Qwen2-VL, Audio and Omni": r"^qwen2(?:\.5)?-(?:vl|audio|omni)",
     "the dense Qwen3.5 and 3.6": r"^qwen3\.[56]-(?:0\.8|2|4|9|27)b",
     "Qwen3-VL and Omni": r"^qwen3-(?:vl|omni)",
-    "the dense Qwen3": r"^qwen3-(?:0\.6|1\.7|4|8|14|32)b",
     "Kimi-VL, Linear, Dev and K3": r"^kimi-(?:vl|linear|dev|k[3-9])",
-    "GLM but 5 and 5.1": r"^glm-(?!5(?:\.1)?(?:-|$))",
-    "Mistral and Mixtral": r"^(?:mixtral|ministral|mistral)",
-    "Llama": r"^(?:meta-|code-?)?llama(?!-?4)",
+    "ChatGLM, GLM-V and GLM-5.2 and later": r"^(?:chatglm|glm-(?:5\.[2-9]|[6-9]|\d(?:\.\d)?v|4-9b(?:-chat|$)))",
+    "Mistral with images": r"^(?:pixtral|ministral-3|mistral-(?:small-(?:3\.[1-9]|4)|medium-3|large-3))",
+    "Llama 3.2 with images": r"^(?:meta-)?llama-3\.2-(?:11|90)b",
     "Gemma": r"^gemma",
     "Phi": r"^phi-(?!3\.5-moe)",
-    "OLMo": r"^olmo",
+    "the dense OLMo": r"^olmo-",
     "MiniMax-Text-01, M1 and M3": r"^minimax-(?!m2)",
     "the dense ERNIE and ERNIE-VL": r"^ernie-(?!4\.5-(?:21b|300b))",
     "Hunyuan": r"^hunyuan",

@@ -53,19 +53,18 @@ class Engine:
         self, input_ids: Sequence[int], chunks: Sequence[int] | None = None, sequence_id: str = "r"
     ) -> np.ndarray:
         """Return the logits of all positions `[L, V]`."""
-        return np.array(self.head.logits(self.hidden_states(input_ids, chunks or [len(input_ids)], sequence_id)))
+        logits = self.head.logits(self.hidden_states(input_ids, chunks or [len(input_ids)], sequence_id))
+        return np.array(logits.astype(mx.float32))
 
     def greedy(self, input_ids: Sequence[int], count: int) -> list[int]:
         """Return the likeliest next tokens, position by position."""
-        ids = list(input_ids)
-        self.logits(ids, sequence_id="greedy")
-        for position in range(len(input_ids), len(input_ids) + count):
-            start = position - 1
-            embedded = self.head.embed(mx.array(ids[start:]))
-            self.link.send(Frame("greedy", start, embedded, FrameKind.DECODE))
+        written = [int(self.logits(input_ids, sequence_id="greedy")[-1].argmax())]
+        for position in range(len(input_ids), len(input_ids) + count - 1):
+            embedded = self.head.embed(mx.array(written[-1:]))
+            self.link.send(Frame("greedy", position, embedded, FrameKind.DECODE))
             logits = self.head.logits(self._receive("greedy"))
-            ids.append(int(mx.argmax(logits[-1]).item()))
-        return ids[len(input_ids) :]
+            written.append(int(mx.argmax(logits[-1]).item()))
+        return written
 
     def _receive(self, sequence_id: str) -> mx.array:
         while not (returned := self.link.receive(sequence_id)):
@@ -82,8 +81,9 @@ def load_engine(
     owned_experts: Mapping[int, tuple[int, ...]] | None = None,
     peers: ExpertPeers = NO_PEERS,
     recipe: Recipe = AS_STORED,
+    dtype: mx.Dtype = mx.float32,
 ) -> Engine:
-    """Load a checkpoint in float32, quantized by `recipe`, its layers in as many stages as there are ranges."""
+    """Load a checkpoint in a dtype, quantized by `recipe`, its layers in as many stages as there are ranges."""
     with Checkpoint.open(directory) as checkpoint:
         config = families.config_of(checkpoint)
         specs = [ShardSpec(r, owned_experts or {}) for r in layers or [range(config.num_hidden_layers)]]
@@ -91,12 +91,12 @@ def load_engine(
         with_mtp = has_mtp(checkpoint, config)
         if with_mtp:
             parameters += mtp_parameters(config)
-        loaded = loader.load(checkpoint, find(checkpoint, parameters, recipe), mx.float32)
-        head = LoadedEmbeddingAndLMHead.build(config, loaded, mx.float32)
+        loaded = loader.load(checkpoint, find(checkpoint, parameters, recipe), dtype)
+        head = LoadedEmbeddingAndLMHead.build(config, loaded, dtype)
         stages = []
         for number, spec in enumerate(specs):
-            shard = loader.load(checkpoint, find(checkpoint, spec.parameters(config), recipe), mx.float32)
-            stages.append(Stage(Shard.build(spec, config, shard, mx.float32, peers), f"node-{number}"))
+            shard = loader.load(checkpoint, find(checkpoint, spec.parameters(config), recipe), dtype)
+            stages.append(Stage(Shard.build(spec, config, shard, dtype, peers), f"node-{number}"))
         mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp else None
         return Engine(config, head, LocalLink(stages, slice_s=math.inf), mtp)  # every frame whole, however slow
 

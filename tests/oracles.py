@@ -57,12 +57,12 @@ def relative_difference(got: Logits, wanted: Logits) -> float:
     return float(np.abs(got - wanted).max() / (wanted.max() - wanted.min()))
 
 
-def transformers_model(directory: Path) -> Model:
-    """Return a checkpoint in one of its own layouts as transformers loads it, in float32."""
+def transformers_model(directory: Path, dtype: str = "float32") -> Model:
+    """Return a checkpoint in one of its own layouts as transformers loads it."""
     import torch
 
     model, found = transformers().AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, output_loading_info=True
+        directory, dtype=getattr(torch, dtype), output_loading_info=True
     )
     if found["missing_keys"] or found["mismatched_keys"]:
         raise AssertionError(f"{directory}: {found}")
@@ -74,7 +74,7 @@ def logits(model: Model, ids: Sequence[int]) -> Logits:
     import torch
 
     with torch.no_grad():
-        result: Logits = model(torch.tensor([ids])).logits[0].numpy()
+        result: Logits = model(torch.tensor([ids])).logits[0].float().numpy()
     return result
 
 
@@ -160,6 +160,17 @@ def dequantize(source: Path, directory: Path) -> Path:
     mx.save_safetensors(str(directory / "model.safetensors"), tensors, metadata={"format": "pt"})
     for path in source.glob("tokenizer*"):
         shutil.copy(path, directory)
+    return directory
+
+
+def unpack(source: Path, directory: Path) -> Path:
+    """Write a checkpoint of MLX's layout with its matrices unpacked, under the same names."""
+    directory.mkdir()
+    config: dict[str, Any] = json.loads((source / "config.json").read_text())
+    how = config.pop("quantization")
+    config.pop("quantization_config", None)
+    (directory / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(directory / "model.safetensors"), _unpacked(source, how), metadata={"format": "mlx"})
     return directory
 
 

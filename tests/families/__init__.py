@@ -1,7 +1,9 @@
 """What the tests of each family need to know: a module a model type, named like it.
 
 A module has `CONFIG`, the values of a tiny configuration for transformers, and `KNOWN_BY`, the models that people know
-the family by. It may have `VARIANTS`, further configurations by what is said of them, each a set of changes;
+the family by. It may have `ALIASES`, further model types that are read alike; `VARIANTS`, further configurations by
+what is said of them, each a set of changes; `MTP`, changes for a model that has one more layer, which is stored as the
+MTP layer, or a text if that is tested elsewhere; `MLX_LM`, False if mlx-lm does not read what transformers saves;
 `HUB_NAMES`, keys that published configurations spell otherwise than transformers 5 saves them; `HUB_ONLY`, what they
 have besides; and `HUB_LACKS`, keys that only transformers 5 saves.
 """
@@ -21,7 +23,10 @@ class FamilyData:
 
     config: Mapping[str, Any]
     known_by: str
+    aliases: tuple[str, ...]
     variants: Mapping[str, Mapping[str, Any]]
+    mtp: Mapping[str, Any] | str | None
+    mlx_lm: bool
     hub_names: Mapping[str, str]
     hub_only: Mapping[str, Any]
     hub_lacks: tuple[str, ...]
@@ -31,13 +36,18 @@ NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 """All families with data."""
 
 
-def read(name: str) -> FamilyData:
-    """Return the data of a family."""
-    values = vars(importlib.import_module(f"{__name__}.{name}"))
+def read(model_type: str) -> FamilyData:
+    """Return the data of a family, by its name or an alias."""
+    by_name = {name: vars(importlib.import_module(f"{__name__}.{name}")) for name in NAMES}
+    aliases = {alias: values for values in by_name.values() for alias in values.get("ALIASES", ())}
+    values = (aliases | by_name)[model_type]
     return FamilyData(
         values["CONFIG"],
         values["KNOWN_BY"],
+        values.get("ALIASES", ()),
         values.get("VARIANTS", {}),
+        values.get("MTP"),
+        values.get("MLX_LM", True),
         values.get("HUB_NAMES", {}),
         values.get("HUB_ONLY", {}),
         values.get("HUB_LACKS", ()),

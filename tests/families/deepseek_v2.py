@@ -2,6 +2,8 @@
 
 KNOWN_BY = "DeepSeek-V2, V2-Lite, DeepSeek-Coder-V2"
 
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 40.0, "original_max_position_embeddings": 64}
+
 CONFIG = {
     "vocab_size": 256,
     "hidden_size": 64,
@@ -21,12 +23,11 @@ CONFIG = {
     "v_head_dim": 32,
     "max_position_embeddings": 512,
     "rms_norm_eps": 1e-5,
+    "rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707},
 }
 
-YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 40.0, "original_max_position_embeddings": 64}
-
 VARIANTS = {
-    "with yarn": {"rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+    "without yarn": {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
     "with groups, as V2": {
         "topk_method": "group_limited_greedy",
         "n_group": 4,

@@ -2,6 +2,8 @@
 
 KNOWN_BY = "DeepSeek-V3, R1, V3.1, Kimi-K2"
 
+ALIASES = ("kimi_k2", "kimi_k25")
+
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64}
 """The original context is shorter than prompt and answer together."""
 
@@ -52,3 +54,5 @@ VARIANTS = {
 
 HUB_LACKS = ("head_dim", "qk_head_dim", "rope_interleave")
 HUB_ONLY = {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1, "ep_size": 1}
+
+MTP: dict[str, int] = {}

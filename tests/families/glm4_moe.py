@@ -28,3 +28,5 @@ VARIANTS = {
 }
 
 HUB_NAMES = {"num_mtp_layers": "num_nextn_predict_layers"}
+
+MTP: dict[str, int] = {}

@@ -25,4 +25,12 @@ CONFIG = {
 VARIANTS = {"with all layers sparse": {"mlp_layer_types": ["sparse"] * 3}}
 
 HUB_LACKS = ("mlp_layer_types", "qk_head_dim")
-HUB_ONLY = {"first_k_dense_replace": 1, "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
+HUB_ONLY = {
+    "first_k_dense_replace": 1,
+    "topk_method": "noaux_tc",
+    "num_nextn_predict_layers": 0,
+    "num_mtp_layers": 1,  # this and the next for transformers' MtpModel: its configuration of the family lacks them
+    "mtp_mlp_layer_types": ["sparse"],
+}
+
+MTP = {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}

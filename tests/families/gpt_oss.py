@@ -39,3 +39,5 @@ VARIANTS = {
     "without attention biases": {"attention_bias": False},
     "with a tight clamp": {"swiglu_limit": 0.5, "swiglu_alpha": 1.0},
 }
+
+MLX_LM = False  # only OpenAI's own MXFP4

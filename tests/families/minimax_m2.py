@@ -2,6 +2,8 @@
 
 KNOWN_BY = "MiniMax-M2, M2.1, M2.5"
 
+ALIASES = ("minimax",)
+
 CONFIG = {
     "vocab_size": 256,
     "hidden_size": 128,

@@ -9,11 +9,10 @@ CONFIG = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 32,
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
     "max_position_embeddings": 512,
     "sliding_window": None,
 }
 
-VARIANTS = {"with tied embeddings": {"tie_word_embeddings": True, "num_key_value_heads": 1}}
+VARIANTS = {"with tied embeddings and wide heads": {"tie_word_embeddings": True, "head_dim": 32}}

@@ -31,3 +31,5 @@ VARIANTS = {
 
 HUB_LACKS = ("layer_types",)
 HUB_ONLY = {"full_attention_interval": 4}
+
+MTP = "by a test of its own"

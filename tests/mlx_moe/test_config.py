@@ -10,13 +10,17 @@ from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.families import cache_costs, mtp_parameters, read_config
 from mlx_moe.layers.cache_costs import CacheCosts
 from mlx_moe.published_configs import (
+    DEEPSEEK_V2_LITE,
     DEEPSEEK_V3,
     DEEPSEEK_V32,
+    GLM_4_5_AIR,
+    GLM_4_6,
     GLM_5,
     GPT_OSS_20B,
     GPT_OSS_120B,
     KIMI_K2,
     MINIMAX_M2,
+    MIXTRAL_8X7B,
     QWEN3_5_35B,
     QWEN3_5_122B,
     QWEN3_5_397B,
@@ -42,6 +46,8 @@ pytestmark = pytest.mark.oracle
         (MINIMAX_M2, 228_689_764_864),
         (GPT_OSS_20B, 20_914_757_184),
         (GPT_OSS_120B, 116_829_156_672),
+        (DEEPSEEK_V2_LITE, 15_706_484_224),
+        (MIXTRAL_8X7B, 46_702_792_704),
     ],
 )
 def test_parameter_totals_are_the_published_ones(values: dict[str, Any], published: int) -> None:
@@ -70,6 +76,18 @@ def test_the_indexers_of_deepseek_v3_2_are_what_its_repository_has_more_than_tha
     totals = [parameter_count(model_parameters(config) + mtp_parameters(config)) for config in (v3, v32)]
     scales = 62 * (8192 // 128 * 1536 // 128 + 7168 // 128)  # of two matrices of each indexer, in FP8
     assert totals[1] - totals[0] + scales == 685_396_921_376 - 684_531_386_000
+
+
+@pytest.mark.parametrize(
+    ("values", "published", "copies"), [(GLM_4_5_AIR, 110_468_824_832, 2), (GLM_4_6, 356_785_898_816, 0)]
+)
+def test_parameter_totals_with_the_mtp_layer_are_the_published_ones(
+    values: dict[str, Any], published: int, copies: int
+) -> None:
+    """The MTP layer of the first is published with copies of the embedding and the lm_head."""
+    config = read_config(values)
+    count = parameter_count([*model_parameters(config), *mtp_parameters(config)])
+    assert count + copies * config.vocab_size * config.hidden_size == published
 
 
 def test_compressed_cache_of_deepseek_v3_is_68_6_kib_a_token() -> None:

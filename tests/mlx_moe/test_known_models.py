@@ -56,6 +56,28 @@ def test_an_unsupported_family_is_named_by_the_refusal_with_what_runs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", True),
+        ("Qwen/Qwen2.5-7B-Instruct", True),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", False),
+        ("Qwen/Qwen3-0.6B", True),
+        ("zai-org/GLM-4.7", True),
+        ("zai-org/GLM-4.5V", False),
+        ("THUDM/glm-4-9b-chat", False),
+        ("THUDM/GLM-4-9B-0414", True),
+        ("mistralai/Mistral-7B-Instruct-v0.3", True),
+        ("meta-llama/Llama-3.3-70B-Instruct", True),
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", False),
+        ("allenai/OLMoE-1B-7B-0924", True),
+        ("allenai/OLMo-2-1124-7B", False),
+    ],
+)
+def test_a_name_alone_says_whether_its_family_runs(name: str, runs: bool) -> None:
+    assert known_models.unsupported(name) is not runs
+
+
+@pytest.mark.parametrize(
     ("name", "suggested"),
     [
         ("kimi", ["kimi-k2", "kimi-k2-0905", "kimi-k2-thinking", "kimi-k2.5"]),
