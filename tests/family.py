@@ -1,6 +1,6 @@
 """`python -m tests.family NAME ...`: run every check of families and print a table; status 1 if one fails.
 
-`--table` runs them for all families and writes the README's table.
+`--table` writes their rows of the README's table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- /families -->)", re.DOTA
 COLUMNS = ("family", "models", "largest difference of a logit", "stacked by mlx-lm", "drafts", "bf16 error")
 
 
-def figures(name: str) -> dict[str, str]:
+def measure(name: str) -> dict[str, str]:
     """Return what each check of a family says; a failure begins with FAILED."""
     family, found = FamilyUnderTest(name), {}
     for title, check in CHECKS.items():
@@ -36,47 +36,59 @@ def figures(name: str) -> dict[str, str]:
     return found
 
 
-def rows_of_readme(text: str) -> list[list[str]]:
-    """Return the cells of the README's table."""
+def rows_of_readme(text: str) -> dict[str, list[str]]:
+    """Return the cells of each row of the README's table, by the family's name."""
     match = TABLE.search(text)
     assert match is not None, "the README has no table of families"
-    lines = match[0].strip().splitlines()[2:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in match[0].splitlines()[2:] if "|" in line]
+    return {names(row[0])[0]: row for row in rows}
+
+
+def names(cell: str) -> list[str]:
+    """Return the model types that a row's first cell names."""
+    return cell.replace("`", "").split(", ")
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.family", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(families.NAMES)}; default: all")
-    parser.add_argument("--table", action="store_true", help="write the README's table")
+    parser.add_argument("--table", action="store_true", help="write their rows of the README's table")
     options = parser.parse_args(arguments)
-    console, found = Console(), {}
+    console, failed = Console(), False
     for name in options.names or families.NAMES:
         started = time.process_time()
-        found[name] = figures(name)
-        table = Table(
-            "check", "figure", title=f"{name}, {time.process_time() - started:.1f} s of CPU", title_justify="left"
-        )
-        for title, figure in found[name].items():
-            table.add_row(title, figure)
+        found = measure(name)
+        title = f"{name}, {time.process_time() - started:.1f} s of CPU"
+        table = Table("check", "figure", title=title, title_justify="left")
+        for check, figure in found.items():
+            table.add_row(check, figure)
         console.print(table)
-    if any(figure.startswith("FAILED") for checks in found.values() for figure in checks.values()):
-        return 1
-    if options.table:
-        README.write_text(TABLE.sub(_markdown(found), README.read_text()))
-    return 0
+        if any(figure.startswith("FAILED") for figure in found.values()):
+            failed = True
+        elif options.table:
+            _write_row(name, found)
+    return int(failed)
 
 
-def _markdown(found: dict[str, dict[str, str]]) -> str:
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    for name, checks in found.items():
-        data = families.read(name)
-        chosen = ("logits and tokens", "conversions", "its mtp", "its error")
-        cells = [next(figure for title, figure in checks.items() if title.startswith(start)) for start in chosen]
-        names = ", ".join(f"`{n}`" for n in (name, *data.aliases))
-        lines.append(f"| {' | '.join([names, data.known_by, *cells])} |")
+def _write_row(name: str, checks: dict[str, str]) -> None:
+    text = README.read_text()
+    rows = rows_of_readme(text) | {name: _row(name, checks)}
+    table = _markdown([rows[name] for name in families.NAMES if name in rows])
+    README.write_text(TABLE.sub(lambda _: table, text))
+
+
+def _row(name: str, checks: dict[str, str]) -> list[str]:
+    data = families.read(name)
+    chosen = ("logits and tokens", "conversions", "its mtp", "its error")
+    figures = [next(figure for title, figure in checks.items() if title.startswith(start)) for start in chosen]
+    return [", ".join(f"`{n}`" for n in (name, *data.aliases)), data.known_by, *figures]
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
     note = f"Held to transformers {version('transformers')} in float32 and mlx-lm {version('mlx-lm')}."
-    return "\n".join(lines) + f"\n\n{note}\n"
+    return "\n".join([f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS), *lines]) + f"\n\n{note}\n"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from tests.oracles import TOLERANCE, Answer, relative_difference
 SAME = 1e-5
 """Largest difference of a logit between two ways to run the engine, as a share of their spread; 1e-6 is measured."""
 
-BF16_SLACK = 1.15
+BF16_SLACK = 1.2
 """How far our error in bf16 may exceed transformers', both of them random."""
 
 N_IDS = 130

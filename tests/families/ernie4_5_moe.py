@@ -21,3 +21,5 @@ VARIANTS = {
     "without shared experts": {"moe_num_shared_experts": 0},
     "with an lm_head of its own": {"tie_word_embeddings": False},
 }
+
+MLX_LM = False  # it drops the bias of the router

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_moe.families import registry
 from tests import families
-from tests.family import README, rows_of_readme
+from tests.family import README, names, rows_of_readme
 from tests.family_checks import CHECKS, FamilyUnderTest
 
 ALIASES = {name: families.read(name).aliases for name in families.NAMES}
@@ -32,5 +32,5 @@ def test_every_registered_family_is_checked() -> None:
 
 
 def test_the_readme_lists_every_family() -> None:
-    listed = [cells[0].replace("`", "").split(", ") for cells in rows_of_readme(README.read_text())]
-    assert listed == [[name, *ALIASES[name]] for name in families.NAMES]
+    listed = {name: names(cells[0]) for name, cells in rows_of_readme(README.read_text()).items()}
+    assert listed == {name: [name, *ALIASES[name]] for name in families.NAMES}
