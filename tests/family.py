@@ -22,7 +22,14 @@ README = Path(__file__).parents[1] / "README.md"
 TABLE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- /families -->)", re.DOTALL)
 """The part of the README that is written from the checks."""
 
-COLUMNS = ("family", "models", "largest difference of a logit", "stacked by mlx-lm", "drafts", "bf16 error")
+COLUMNS = (
+    "family",
+    "models",
+    "transformers, difference",
+    "mlx-lm's conversions, difference",
+    "drafts of its MTP layer, difference",
+    "error in bf16",
+)
 
 
 def measure(name: str) -> dict[str, str]:
@@ -73,8 +80,12 @@ def main(arguments: list[str]) -> int:
 
 def _write_row(name: str, checks: dict[str, str]) -> None:
     text = README.read_text()
-    rows = rows_of_readme(text) | {name: _row(name, checks)}
-    table = _markdown([rows[name] for name in families.NAMES if name in rows])
+    others = {
+        name: [f"`{name}`", known_by, "held to mlx-lm", "", "none", ""]
+        for name, known_by in families.WITHOUT_TRANSFORMERS.items()
+    }
+    rows = rows_of_readme(text) | others | {name: _row(name, checks)}
+    table = _markdown([rows[name] for name in sorted(rows)])
     README.write_text(TABLE.sub(lambda _: table, text))
 
 

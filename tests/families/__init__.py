@@ -35,6 +35,9 @@ class FamilyData:
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 """All families with data."""
 
+WITHOUT_TRANSFORMERS = {"bailing_moe": "Ling and Ring"}
+"""Registered families that transformers does not have, and the models they are known by: mlx-lm is their reference."""
+
 
 def read(model_type: str) -> FamilyData:
     """Return the data of a family, by its name or an alias."""

@@ -10,3 +10,5 @@ VARIANTS = {"with yarn": deepseek_v32.VARIANTS["with yarn"]}
 
 HUB_LACKS = (*deepseek_v32.HUB_LACKS, "indexer_types")
 HUB_ONLY = deepseek_v32.HUB_ONLY
+
+MLX_LM = False  # it reads rope_parameters alone, as GLM-5 is published
