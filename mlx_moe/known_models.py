@@ -45,7 +45,7 @@ from mlx_moe.published_configs import (
 
 RUNS = (
     "DeepSeek-V2 to V3.2, R1, Kimi-K2, Qwen2 to Qwen3.5, GLM-4 and 5, Mixtral, OLMoE, ERNIE 4.5, dots.llm1, MiniMax, "
-    "Granite MoE, K-EXAONE, Phi-3.5-MoE, Ling, gpt-oss, Llama 2 and 3, and Mistral"
+    "Granite MoE, K-EXAONE, Phi-3.5-MoE, Ling, gpt-oss, Llama 2 to 4 and Mistral"
 )
 """The models that this version runs, for people."""
 

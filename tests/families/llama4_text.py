@@ -2,6 +2,8 @@
 
 KNOWN_BY = "Llama 4 Scout, Maverick (text)"
 
+ALIASES = ("llama4",)
+
 CONFIG = {
     "vocab_size": 256,
     "hidden_size": 128,
@@ -35,3 +37,5 @@ VARIANTS = {
         }
     },
 }
+
+MLX_LM = False  # its model of that name is another
