@@ -34,18 +34,17 @@ def read_section_calls(answer: Reader, section: Section, call: Callable[[Reader]
     tags = Tags(section.begin, section.call, section.end)
     is_open = False
     while tag := (yield from answer.content_up_to(tags, code=not (section.is_special or is_open))):
-        if tag == section.end or (tag == section.call and not (is_open or section.is_special)):
+        if tag == section.end and is_open:
             yield from answer.accept(tag)
-            if is_open:
-                answer.markup(tag)
-                yield from answer.breaks()
-            else:
-                answer.content(tag)
+            answer.markup(tag)
+            yield from answer.breaks()
             is_open = False
+        elif tag == section.end or not (tag == section.begin or is_open or section.is_special):
+            yield from answer.accept(tag)
+            answer.content(tag)
         elif (yield from answer.attempt(_first(answer, section, call) if tag == section.begin else call(answer))):
-            is_open = True
-        if is_open:
             answer.markup((yield from answer.space()))
+            is_open = True
 
 
 def _first(answer: Reader, section: Section, call: Callable[[Reader], Steps[Call]]) -> Steps[Call]:
