@@ -73,10 +73,13 @@ class Acquiring:
             return await self.take(model, content_hash, [node_id], keep=False)
         return None
 
-    async def give(self, request: pb.LoadRequest, placement: Placement, holders: Sequence[str]) -> None:
+    async def give(self, request: pb.LoadRequest, placement: Placement, holders: Sequence[str], own: Copy) -> None:
         """Give the outline of a model to all nodes of a placement without a copy, before it is loaded.
 
+        `own` is this node's copy, or outline.
+
         Raises:
+            CheckpointError: no node has the model, it is not from the hub, and not all of it is kept.
             ClusterError: a disk has too little room for what is kept.
             DownloadError: weights must be downloaded, and the request does not allow it yet.
         """
@@ -86,7 +89,14 @@ class Acquiring:
         parts = await self.adopted(asked, [node_id for node_id in placement.node_ids if node_id not in whole])
         if keep:
             require_room(request.model, parts)
-        if not holders and not request.download and (total := sum(part.missing_bytes for part in parts.values())):
+        if not holders and (total := sum(part.missing_bytes for part in parts.values())):
+            if not own.repo_id:
+                raise CheckpointError(
+                    f"{request.model} is on no node, and of what the nodes keep {bytes_text(total)} are missing: copy "
+                    f"its files to one of them, or ask for the --bits that `moe-cluster ls` shows"
+                )
+            if request.download:
+                return
             rooms = "; ".join(_room(name, part.missing_bytes, part) for name, part in parts.items())
             raise DownloadError(f"{request.model} is on no node: {bytes_text(total)} would be downloaded ({rooms})")
 

@@ -210,7 +210,7 @@ class Serving:
         placed = await self.placed(request)
         placement, holders = placed.placement, placed.holders
         await self._require_room(request)  # after the placement: a missing or too large model is refused first
-        await self.acquiring.give(request, placement, holders)
+        await self.acquiring.give(request, placement, holders, placed.own)
         coordinator, deploy = placement.coordinator, self._to_deploy(request, placed)
         with translated(f"node {self._state.name(coordinator)}"):
             await self.stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
@@ -231,7 +231,7 @@ class Serving:
             download=True,
         )
         placed = await self.placed(request, Lost(former, lost))
-        await self.acquiring.give(request, placed.placement, placed.holders)
+        await self.acquiring.give(request, placed.placement, placed.holders, placed.own)
         return self._to_deploy(request, placed)
 
     def _to_deploy(self, request: pb.LoadRequest, placed: Placed) -> pb.DeployRequest:

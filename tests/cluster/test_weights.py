@@ -19,7 +19,7 @@ from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.inventory import Place, State
 from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.errors import InvalidRequestError
+from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, answer, running_cluster
 from tests.conversions import converted
@@ -173,6 +173,8 @@ def test_with_bits_each_node_keeps_its_part_quantized_and_reads_that_alone(
     shutil.rmtree(folders[1] / "mine")
     assert sources(cluster, asked) == found
     assert answer(cluster.own.model(cluster.own.status()), REQUEST) == wanted
+    with pytest.raises(CheckpointError, match=r"mine is on no node, and .* are missing: copy its files .*--bits"):
+        sources(cluster, replace(asked, plan=replace(placed, recipe=uniform(3))))
 
 
 def held_bytes(status: ClusterStatus) -> int:
