@@ -113,10 +113,16 @@ class ConfigFields:
             raise self._wrong(key, value, "an object")
         return ConfigFields(value, f"{self._source}: {key}")
 
-    def within(self, key: str) -> ConfigFields:
-        """Return the values of the object under `key`, then those beside it; all of these values if it is missing."""
+    def within(self, key: str, *beside: str) -> ConfigFields:
+        """Return the values of the object under `key`, then those beside it; all of these values if it is missing.
+
+        The values of the keys `beside` it come first.
+        """
         section = self.section(key)
-        return self if section is None else ConfigFields({**self._values, **dict(section.items())}, section._source)
+        if section is None:
+            return self
+        first = {name: self._values[name] for name in beside if self.has(name)}
+        return ConfigFields({**self._values, **dict(section.items()), **first}, section._source)
 
     def items(self) -> list[tuple[str, Any]]:
         """Return all pairs, unchecked."""

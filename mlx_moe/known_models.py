@@ -262,7 +262,7 @@ _UNSUPPORTED = {
     "the first Qwen": r"^qwen-",
     "Qwen2-VL, Audio and Omni": r"^qwen2(?:\.5)?-(?:vl|audio|omni)",
     "the dense Qwen3.5 and 3.6": r"^qwen3\.[56]-(?:0\.8|2|4|9|27)b",
-    "Qwen3-VL and Omni": r"^qwen3-(?:vl|omni)",
+    "the dense Qwen3-VL and Omni": r"^qwen3-(?:vl-(?:2|4|8|32)b|omni)",
     "Kimi-VL, Linear, Dev and K3": r"^kimi-(?:vl|linear|dev|k[3-9])",
     "ChatGLM, GLM-V and GLM-5.2 and later": r"^(?:chatglm|glm-(?:5\.[2-9]|[6-9]|\d(?:\.\d)?v|4-9b(?:-chat|$)))",
     "Mistral with images": r"^(?:pixtral|ministral-3|mistral-(?:small-(?:3\.[1-9]|4)|medium-3|large-3))",

@@ -12,8 +12,11 @@ from mlx_moe.config_fields import ConfigFields
 
 
 def text_fields(fields: ConfigFields) -> ConfigFields:
-    """Return the values of the text part; of a text model that was saved alone, all values."""
-    return fields.within("text_config")
+    """Return the values of the text part; of a text model that was saved alone, all values.
+
+    Whether the embedding is tied is a value of the whole model, as in transformers.
+    """
+    return fields.within("text_config", "tie_word_embeddings")
 
 
 def stored(parameter: Parameter) -> Parameter:

@@ -37,6 +37,7 @@ from mlx_moe.families import (
     qwen3_5_moe,
     qwen3_moe,
     qwen3_next,
+    qwen3_vl_moe,
 )
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.layers.cache_costs import CacheCosts
@@ -84,6 +85,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_moe_text": qwen3_5_moe,
     "qwen3_moe": qwen3_moe,
     "qwen3_next": qwen3_next,
+    "qwen3_vl_moe": qwen3_vl_moe,
+    "qwen3_vl_moe_text": qwen3_vl_moe,
 }
 
 _STORED: dict[str, Callable[[Any, Parameter], Parameter]] = {
@@ -92,6 +95,7 @@ _STORED: dict[str, Callable[[Any, Parameter], Parameter]] = {
     "llama4": llama4_text.stored,
     "qwen3_5_moe": qwen3_5_moe.stored,
     "qwen3_next": qwen3_next.stored,
+    "qwen3_vl_moe": qwen3_vl_moe.stored,
 }
 """How the checkpoints of some families store a parameter, if not under its own name."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +23,30 @@ pytestmark = pytest.mark.oracle
 
 IDS = oracles.random_ids(100, 256)
 VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128}
+VL_TEXT = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "moe_intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "max_position_embeddings": 512,
+}
 
 
 @pytest.fixture(scope="module")
 def oracle() -> Model:
+    return whole_model("qwen3_5_moe", VISION, qwen3_5_moe.CONFIG["text_config"])
+
+
+def whole_model(family: str, vision: Mapping[str, Any], text: Mapping[str, Any]) -> Model:
     """Return a model that reads images, with random weights."""
     library = checkpoints.transformers()
-    config = library.AutoConfig.for_model("qwen3_5_moe", vision_config=VISION, **qwen3_5_moe.CONFIG)
+    config = library.AutoConfig.for_model(family, vision_config=dict(vision), text_config=dict(text))
     model = library.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     checkpoints.randomize(model, 0.1, torch.Generator().manual_seed(0))
     return model
@@ -53,6 +72,28 @@ def test_a_conversion_by_mlx_lm_has_the_same_numbers(oracle: Model, tmp_path: Pa
     converted = checkpoints.convert_with_mlx_lm(source, tmp_path / "converted")
     wanted = oracles.logits(oracle, IDS)
     assert oracles.relative_difference(load_engine(converted).logits(IDS), wanted) <= oracles.TOLERANCE
+
+
+@pytest.mark.parametrize("layout", ["saved", "published", "converted"])
+def test_stacks_of_experts_have_the_numbers_of_transformers_turned_or_not(layout: str, tmp_path: Path) -> None:
+    oracle = whole_model("qwen3_vl_moe", VISION | {"deepstack_visual_indexes": [0]}, VL_TEXT)
+    directory = checkpoints.save(oracle, tmp_path / "saved")
+    if layout != "saved":
+        tensors = load_file(directory / "model.safetensors")
+        turned = {
+            name: np.ascontiguousarray(array.swapaxes(1, 2)) if ".experts." in name else array
+            for name, array in tensors.items()
+        }
+        save_file(turned, directory / "model.safetensors", metadata={"format": "pt"})
+    if layout == "converted":
+        path = directory / "config.json"
+        config = json_file.read(path)
+        published = {"rope_theta": 500_000.0, "norm_topk_prob": True, "num_experts": 16, "decoder_sparse_step": 1}
+        config["text_config"] |= published | {"tie_word_embeddings": False}
+        path.write_text(json.dumps(config))
+        directory = checkpoints.convert_with_mlx_lm(directory, tmp_path / "converted")
+    wanted = oracles.logits(oracle, IDS)
+    assert oracles.relative_difference(load_engine(directory).logits(IDS), wanted) <= oracles.TOLERANCE
 
 
 def test_kimis_names_are_those_of_deepseek_below_the_language_model(tmp_path: Path) -> None:
