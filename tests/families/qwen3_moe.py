@@ -1,6 +1,8 @@
 """Qwen3-MoE."""
 
-KNOWN_BY = "Qwen3-30B-A3B, 235B-A22B, Qwen3-Coder"
+KNOWN_BY = "Qwen3-30B-A3B, 235B-A22B, Qwen3-Coder, Qwen3-VL-30B-A3B, 235B-A22B"
+
+ALIASES = ("qwen3_vl_moe", "qwen3_vl_moe_text")
 
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64}
 """The original context is shorter than prompt and answer together."""

@@ -1,4 +1,4 @@
-"""Qwen3-Next: numbers of transformers in its own layout and MLX's, its MTP layer, and what its states cost."""
+"""Qwen3-Next: its MTP layer, what goes back in a conversation, and what its states cost."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ from mlx_moe.layers.cache_costs import INPUTS_KEPT, STATES_KEPT
 from mlx_moe.pipeline.holding import load_holding
 from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.sampling_params import SamplingParams
-from mlx_moe.summary import model_parameters, parameter_count
 from tests import checkpoints, oracles
 from tests.checkpoints import Model, Shape
-from tests.engine import Engine, load_engine, load_peers
+from tests.engine import Engine, load_engine
 from tests.mlx_moe.demo_pipeline import GREEDY, SAMPLED, Certain, Pipeline, ask_for
 
 SHAPE = Shape("qwen3_next")
@@ -38,7 +37,6 @@ WITH_MTP = Shape(
 """Its last layer is to be the MTP layer, which always has full attention."""
 
 IDS = oracles.random_ids(130, 256)
-CHUNKS = [[130], [70, 33, 17, 2, *[1] * 8]]
 
 pytestmark = pytest.mark.oracle
 
@@ -49,11 +47,6 @@ def whole() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> oracles.Logits:
-    return oracles.logits(SHAPE.model(), IDS)
-
-
-@pytest.fixture(scope="module")
 def oracle_with_mtp() -> Model:
     return WITH_MTP.model()
 
@@ -61,30 +54,6 @@ def oracle_with_mtp() -> Model:
 @pytest.fixture(scope="module")
 def with_mtp(oracle_with_mtp: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_with_mtp(oracle_with_mtp, tmp_path_factory.mktemp("mtp"))
-
-
-@pytest.mark.parametrize("chunks", CHUNKS)
-def test_logits_equal_those_of_transformers(whole: Engine, wanted: oracles.Logits, chunks: list[int]) -> None:
-    assert oracles.relative_difference(whole.logits(IDS, chunks), wanted) <= oracles.TOLERANCE
-
-
-def test_any_split_of_layers_and_experts_equals_the_whole_to_the_bit(whole: Engine) -> None:
-    directory = checkpoints.saved(SHAPE)
-    owned = [dict.fromkeys(range(4), experts) for experts in (tuple(range(5)), tuple(range(5, 16)))]
-    for split in (
-        load_engine(directory, [range(1), range(1, 3), range(3, 4)]),
-        load_engine(directory, [range(2), range(2, 4)], owned[0], load_peers(directory, owned)),
-    ):
-        for chunks in CHUNKS:
-            assert np.array_equal(split.logits(IDS, chunks), whole.logits(IDS, chunks))
-
-
-def test_a_conversion_by_mlx_lm_whose_norms_are_stored_otherwise_has_the_same_numbers(
-    wanted: oracles.Logits, tmp_path: Path
-) -> None:
-    source = checkpoints.saved(SHAPE, hub_dialect=True)
-    converted = checkpoints.convert_with_mlx_lm(source, tmp_path / "converted")
-    assert oracles.relative_difference(load_engine(converted).logits(IDS), wanted) <= oracles.TOLERANCE
 
 
 def test_the_mtp_layer_guesses_as_one_of_transformers_layers(oracle_with_mtp: Model, with_mtp: Path) -> None:
@@ -167,11 +136,6 @@ def test_the_planner_counts_the_bytes_that_are_loaded(with_mtp: Path) -> None:
         )
     assert holding.mtp is not None
     assert read_costs(str(with_mtp), float_bytes=4).stored_bytes == holding.weights_bytes
-
-
-def test_it_has_as_many_parameters_as_in_transformers() -> None:
-    config = families.read_config(json_file.read(checkpoints.saved(SHAPE) / "config.json"))
-    assert parameter_count(model_parameters(config)) == sum(p.numel() for p in SHAPE.model().parameters())
 
 
 def save_with_mtp(model: Model, directory: Path) -> Path:
