@@ -42,7 +42,7 @@ def rows(model: str, summary: ModelSummary) -> list[tuple[str, str]]:
     """Return labels and values for people."""
     s = summary
     dense = s.num_hidden_layers - s.moe_layers
-    experts = f"{s.n_routed_experts} a layer, {s.num_experts_per_tok} for each token"
+    experts = f"{s.n_routed_experts} a layer, {s.num_experts_per_tok} for each token" if s.moe_layers else "none"
     if s.n_shared_experts:
         experts += f", {s.n_shared_experts} shared"
     states = f" and {bytes_text(s.kv_fixed_bytes)} of states" if s.kv_fixed_bytes else ""
