@@ -264,7 +264,8 @@ NO_ADDITIONS = EndsConfig()
 class ModelConfig:
     """The values that all families have in common; each family adds its own, such as its attention.
 
-    `moe_layers` has the indices of the layers with routed experts.
+    `moe_layers` has the indices of the layers with routed experts. A `sliding_window` of all layers, which have no mask
+    for it, limits the context.
     """
 
     model_type: str
@@ -280,6 +281,7 @@ class ModelConfig:
     moe_layers: frozenset[int]
     num_nextn_predict_layers: int
     ends: EndsConfig
+    sliding_window: int | None
 
     @classmethod
     def read(
@@ -292,6 +294,7 @@ class ModelConfig:
         moe_layers: frozenset[int] = frozenset(),
         num_nextn_predict_layers: int = 0,
         ends: EndsConfig = NO_ADDITIONS,
+        sliding_window: int | None = None,
         default_norm_eps: float = 1e-6,
         default_tied: bool = False,
         **own: Any,
@@ -314,13 +317,14 @@ class ModelConfig:
             moe_layers=moe_layers,
             num_nextn_predict_layers=num_nextn_predict_layers,
             ends=ends,
+            sliding_window=sliding_window,
             **own,
         )
 
     @property
     def context(self) -> Context:
         """The number of positions that a request may use."""
-        return Context.of(self.max_position_embeddings, self.rope)
+        return Context.of(self.max_position_embeddings, self.rope, self.sliding_window)
 
 
 @dataclass(frozen=True, slots=True)

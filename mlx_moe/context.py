@@ -15,16 +15,17 @@ class Context:
     """Prompt and answer of one request may use `tokens` positions by default, and up to `longest` on request.
 
     These follow from the rope settings, because `max_position_embeddings` of a stretched model is often the length
-    before stretching.
+    before stretching. A sliding `window` of all layers limits both: within it, every position sees all before it.
     """
 
     tokens: int
     longest: int
     max_position_embeddings: int
     rope: RopeConfig
+    window: int | None
 
     @classmethod
-    def of(cls, max_position_embeddings: int, rope: RopeConfig) -> Context:
+    def of(cls, max_position_embeddings: int, rope: RopeConfig, window: int | None = None) -> Context:
         """Return the context that a model's settings allow.
 
         If linear stretching does not state the original length, max_position_embeddings may be the length before or
@@ -37,7 +38,10 @@ class Context:
             original = rope.original_max_position_embeddings or max_position_embeddings
             stretched = max(stretched, int(rope.factor * original))
         is_sure = rope.original_max_position_embeddings > 0
-        return cls(stretched if is_sure else max_position_embeddings, stretched, max_position_embeddings, rope)
+        tokens = stretched if is_sure else max_position_embeddings
+        if window is not None:
+            tokens, stretched = min(tokens, window), min(stretched, window)
+        return cls(tokens, stretched, max_position_embeddings, rope, window)
 
     def require(self, wanted: int) -> int:
         """Return `wanted`. Raises InvalidRequestError if the rotary embedding does not allow it."""
@@ -52,6 +56,8 @@ class Context:
         """Return an instruction that allows a context of `wanted` tokens, for messages."""
         if wanted <= self.longest:
             return f"give --context {wanted} (up to {self.longest})"
+        if self.window is not None and wanted > self.window:
+            return f"take another model: its layers see no more than a sliding window of {self.window:,} tokens"
         return f'for {wanted:,} put "rope_scaling": {json.dumps(self._yarn(wanted))} into its config.json'
 
     def _yarn(self, wanted: int) -> dict[str, object]:

@@ -99,9 +99,7 @@ def read_rope(
         _beta(section, "beta_fast", 32.0),
         _beta(section, "beta_slow", 1.0),
         low_freq_factor,
-        section.number(
-            "high_freq_factor", default=None if rope_type == "llama3" else 4 * low_freq_factor, above=low_freq_factor
-        ),
+        section.number("high_freq_factor", default=None if rope_type == "llama3" else 4 * low_freq_factor, above=0),
         _attention_factor(section, factor) if rope_type == "yarn" else 1.0,
         section.number("mscale_all_dim", default=0.0, above=-1),
         section.flag("truncate", default=True),

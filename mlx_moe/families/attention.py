@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_moe.checkpoint.parameter import Parameter, latent_projections, linear, vector
@@ -161,10 +161,3 @@ def require_full_attention(fields: ConfigFields) -> None:
     """Refuse use_sliding_window. Raises UnsupportedModelError."""
     if fields.flag("use_sliding_window", default=False):
         raise fields.unsupported("use_sliding_window is not supported")
-
-
-def limit_to_window(config: GroupedQueryModelConfig, window: int | None) -> GroupedQueryModelConfig:
-    """Limit the context to a sliding window of all layers: within it, every position sees all before it."""
-    if window is None or window >= config.max_position_embeddings:
-        return config
-    return replace(config, max_position_embeddings=window)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mlx_moe.config import GQAConfig, GroupedQueryModelConfig
 from mlx_moe.config_fields import ConfigFields
-from mlx_moe.families.attention import grouped_query_attention, limit_to_window, require_full_attention
+from mlx_moe.families.attention import grouped_query_attention, require_full_attention
 from mlx_moe.families.feed_forward import default_feed_forward
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.rope_config import read_rope
@@ -22,14 +22,14 @@ def read_config(fields: ConfigFields) -> GroupedQueryModelConfig:
     if fields.flag("mlp_bias", default=False):
         raise fields.unsupported("mlp_bias is not supported")
     attention = _read_attention(fields, model_type)
-    config = GroupedQueryModelConfig.read(
+    window = fields.optional("sliding_window", default=MISTRAL_WINDOW) if model_type == "mistral" else None
+    return GroupedQueryModelConfig.read(
         fields,
         model_type=model_type,
         attention=attention,
         rope=read_rope(fields, attention.head_dim, interleaved=False),
+        sliding_window=window,
     )
-    window = fields.optional("sliding_window", default=MISTRAL_WINDOW) if model_type == "mistral" else None
-    return limit_to_window(config, window)
 
 
 def layer(config: GroupedQueryModelConfig, index: int) -> LayerSpec:

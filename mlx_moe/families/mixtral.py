@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mlx_moe.config import GQAConfig, GroupedQueryModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
-from mlx_moe.families.attention import grouped_query_attention, limit_to_window
+from mlx_moe.families.attention import grouped_query_attention
 from mlx_moe.families.feed_forward import GatedExpertsSpec, MoESpec
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.families.routing import TopKRouterSpec
@@ -27,16 +27,16 @@ def read_config(fields: ConfigFields) -> GroupedQueryModelConfig:
         scoring_func="softmax",
         norm_topk_prob=True,  # equal to a softmax over the chosen logits
     )
-    config = GroupedQueryModelConfig.read(
+    return GroupedQueryModelConfig.read(
         fields,
         model_type="mixtral",
         attention=attention,
         rope=read_rope(fields, attention.head_dim, interleaved=False, default_theta=DEFAULT_THETA),
         moe=moe,
         moe_layers=frozenset(range(fields.dimension("num_hidden_layers"))),
+        sliding_window=fields.optional("sliding_window"),
         default_norm_eps=1e-5,
     )
-    return limit_to_window(config, fields.optional("sliding_window"))
 
 
 def layer(config: GroupedQueryModelConfig, index: int) -> LayerSpec:

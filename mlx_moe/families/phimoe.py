@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlx_moe.checkpoint.parameter import Parameter, linear
 from mlx_moe.config import EndsConfig, GQAConfig, GroupedQueryModelConfig, MoEConfig
 from mlx_moe.config_fields import ConfigFields
-from mlx_moe.families.attention import grouped_query_attention, limit_to_window
+from mlx_moe.families.attention import grouped_query_attention
 from mlx_moe.families.feed_forward import GatedExpertsSpec, MoESpec
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.rope_config import read_rope
@@ -43,7 +43,7 @@ def read_config(fields: ConfigFields) -> GroupedQueryModelConfig:
     )
     if moe.num_experts_per_tok != 2:
         raise fields.unsupported(f"phimoe chooses 2 experts for each token, got {moe.num_experts_per_tok}")
-    config = PhimoeConfig.read(
+    return PhimoeConfig.read(
         fields,
         model_type="phimoe",
         attention=attention,
@@ -51,10 +51,10 @@ def read_config(fields: ConfigFields) -> GroupedQueryModelConfig:
         moe=moe,
         moe_layers=frozenset(range(fields.dimension("num_hidden_layers"))),
         ends=EndsConfig(norm_bias=True, lm_head_bias=fields.flag("lm_head_bias", default=False)),
+        sliding_window=fields.optional("sliding_window"),
         default_norm_eps=1e-5,
         router_jitter_noise=fields.number("router_jitter_noise", default=0.01, above=0),
     )
-    return limit_to_window(config, fields.optional("sliding_window"))
 
 
 def layer(config: PhimoeConfig, index: int) -> LayerSpec:

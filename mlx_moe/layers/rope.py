@@ -76,9 +76,9 @@ def _pair_of(rotations: float, config: RopeConfig) -> float:
 
 def _llama3_period(config: RopeConfig, period: float) -> float:
     """Keep a period that has at least `high_freq_factor` rotations in the original context, stretch one with fewer
-    than `low_freq_factor`, and blend in between.
+    than `low_freq_factor`, and blend in between: nothing if both are equal, as in Llama 4 Scout.
     """
     turns = config.original_max_position_embeddings / (2 * math.pi * period)
     low, high = config.low_freq_factor, config.high_freq_factor
-    kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+    kept = min(max((turns - low) / (high - low), 0.0), 1.0) if low < high else float(turns >= low)
     return 1 / ((1 - kept) / (config.factor * period) + kept / period)

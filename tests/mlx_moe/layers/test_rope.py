@@ -25,6 +25,7 @@ from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine
 from tests.families import deepseek_v3, qwen3_moe
+from tests.families import read as family_data
 from tests.oracles import TOLERANCE, relative_difference
 
 pytestmark = pytest.mark.oracle
@@ -52,6 +53,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 128,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
+    },
+    "llama3, equal factors": {
+        "factor": 16.0,
+        "original_max_position_embeddings": 128,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 1.0,
     },
     "linear, mscale": {"factor": 2.0, "mscale_all_dim": 1.0},
 }
@@ -207,6 +214,16 @@ def test_context_is_what_the_settings_allow(
     values |= {"max_position_embeddings": longest, "rope_scaling": rope}
     found = families.read_config(values).context
     assert (found.tokens, found.longest) == context
+
+
+@pytest.mark.parametrize("family", ["mistral", "mixtral", "phimoe"])
+def test_no_stretching_goes_beyond_a_sliding_window_of_all_layers(family: str) -> None:
+    rope = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+    values = {"model_type": family, **family_data(family).config, "rope_parameters": rope, "sliding_window": 96}
+    context = families.read_config(values).context
+    assert (context.tokens, context.longest) == (96, 96)
+    with pytest.raises(InvalidRequestError, match="no more than a sliding window of 96 tokens"):
+        context.require(97)
 
 
 @pytest.mark.parametrize("rope", [None, {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}])
