@@ -17,6 +17,7 @@ from cluster.cost_reader import read_costs
 from mlx_moe import families
 from mlx_moe.checkpoint import json_file
 from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.drafting import MTPDrafter
 from mlx_moe.decoding.request import Request, Token
@@ -26,6 +27,7 @@ from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.sampling_params import SamplingParams
 from tests import checkpoints, oracles
 from tests.checkpoints import Model, Shape
+from tests.conversions import converted
 from tests.engine import Engine, load_engine
 from tests.mlx_moe.demo_pipeline import GREEDY, SAMPLED, Certain, Pipeline, ask_for
 
@@ -126,6 +128,14 @@ def test_states_cost_what_the_planner_counts_at_most(whole: Engine) -> None:
     assert stage.kv_bytes - before == costs.nbytes(256)
     stage.release("costs")
     assert costs.fixed_bytes == 3 * (STATES_KEPT * 4 * (4 * 32 * 32 + 3 * 256) + INPUTS_KEPT * 4 * (256 + 2 * 4))
+
+
+def test_a_conversion_has_the_bits_of_quantizing_while_loading_and_keeps_the_mtp_layer(
+    with_mtp: Path, tmp_path: Path
+) -> None:
+    quantized, conversion = load_engine(with_mtp, recipe=uniform(4)), load_engine(converted(with_mtp, tmp_path / "4"))
+    assert conversion.mtp is not None
+    assert np.array_equal(conversion.logits(IDS), quantized.logits(IDS))
 
 
 def test_the_planner_counts_the_bytes_that_are_loaded(with_mtp: Path) -> None:
