@@ -69,10 +69,9 @@ def wanted(family: str, dtype: str) -> Answer:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("fused", [False, True], ids=["per expert", "fused"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("hub_dialect", [False, True], ids=["transformers 5", "hub"])
-def test_what_transformers_saves(family: str, fused: bool, dtype: str, hub_dialect: bool) -> None:
+@pytest.mark.parametrize(("fused", "hub_dialect"), [(False, True), (True, False)], ids=["as on the hub", "fused"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_transformers_saves_in_16_bits(family: str, fused: bool, dtype: str, hub_dialect: bool) -> None:
     directory = checkpoints.saved(shape(family), fused=fused, dtype=dtype, hub_dialect=hub_dialect)
     assert_parity(directory, wanted(family, dtype))
 
@@ -178,19 +177,3 @@ def test_an_older_conversion_with_a_quantized_kv_b_proj(bits: int, group_size: i
     newer = checkpoints.convert_with_mlx_lm(source, tmp_path / "newer", bits=bits, group_size=group_size)
     older = checkpoints.with_older_kv_b_proj(newer, source, tmp_path / "older")
     assert_parity_dequantized(older)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_layout_counts_the_same_parameters(family: str, tmp_path: Path) -> None:
-    model = shape(family).model()
-    count = sum(parameter.numel() for parameter in model.parameters())
-    count += sum(b.numel() for name, b in model.named_buffers() if name.endswith("e_score_correction_bias"))
-    for fused in (False, True):
-        directory = checkpoints.save(model, tmp_path / str(fused), fused=fused)
-        assert stored_bytes(directory) == 4 * count
-
-
-def stored_bytes(directory: Path) -> int:
-    with Checkpoint.open(directory) as checkpoint:
-        config = read_config(checkpoint.config)
-        return sum(stored.nbytes for stored in find(checkpoint, model_parameters(config)))
