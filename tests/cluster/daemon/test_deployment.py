@@ -217,6 +217,7 @@ class World:
     serving: set[str] = field(default_factory=set)
     causes: list[Exception] = field(default_factory=list)
     repairs: list[frozenset[str]] = field(default_factory=list)
+    dead: set[str] = field(default_factory=set)
     now: float = 0.0
 
     def obey(self, commands: tuple[Command, ...]) -> None:
@@ -226,6 +227,11 @@ class World:
                     assert node_id not in self.said, "two workers on a node"
                     self.said[node_id] = deque([Loaded(node_id, self.deployment.epoch, 7000)])
                     self.stops[node_id], self.parts[node_id] = 0, self.deployment.epoch
+                    self.dead.discard(node_id)
+                case Reconfigure(node_id) | Connect(node_id) if node_id in self.dead:
+                    pass
+                case Stop(node_id) if node_id in self.dead:
+                    self.stops[node_id] += 1
                 case Reconfigure(node_id):
                     self.leave(node_id)
                     self.parts[node_id] = self.deployment.epoch
@@ -278,6 +284,7 @@ class World:
         if node_id in self.said and not self.stops[node_id]:
             error = NodeLostError(f"{node_id} was killed")
             self.causes += [error, LOST]
+            self.dead.add(node_id)
             self.serving.discard(node_id)
             self.break_links(node_id)
             self.said[node_id] = deque([Failed(node_id, error), CallEnded(node_id, NodeLostError(f"{node_id} ended"))])
