@@ -382,7 +382,7 @@ class Deployment:
             elif worker is None or worker.is_stopped or worker.epoch == self.epoch:
                 continue
             elif has_part:
-                workers[node_id] = NodeWorker(self.epoch, cancel_at=now + ANSWER_S)
+                workers[node_id] = NodeWorker(self.epoch, failure=worker.failure, cancel_at=now + ANSWER_S)
                 commands.append(Reconfigure(node_id))
             else:
                 workers[node_id] = _stopped(worker, now)
