@@ -89,7 +89,7 @@ def chunks_of(length: int, total: int = len(IDS)) -> list[int]:
     return [min(length, total - start) for start in range(0, total, length)]
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 32, 57, 58, 59, 64, 255, 256, 257, 299])
+@pytest.mark.parametrize("length", [1, 7, 57, 58, 59, 256, 299])
 def test_chunked_prefill_equals_prefill_at_once(whole: Engine, wanted: oracles.Logits, length: int) -> None:
     assert relative_difference(whole.logits(IDS, chunks_of(length)), wanted) <= SAME
 
