@@ -49,10 +49,10 @@ class ConfigFields:
             raise self._wrong(key, value, f"a number above {above:g}")
         return float(value)
 
-    def flag(self, key: str, default: bool) -> bool:
-        """Return a boolean; 0 and 1 are accepted."""
+    def flag(self, key: str, default: bool, *, also_true: int = 1) -> bool:
+        """Return a boolean; 0 and 1 are accepted, and another number that some files have in place of true."""
         key, value = self._find((key,), default)
-        if not isinstance(value, bool) and _integer(value) not in (0, 1):
+        if not isinstance(value, bool) and _integer(value) not in (0, 1, also_true):
             raise self._wrong(key, value, "true or false")
         return bool(value)
 

@@ -56,7 +56,7 @@ def read_config(fields: ConfigFields) -> Llama4Config:
     interval = fields.dimension("no_rope_layer_interval", default=4)
     rotated = fields.dimensions("no_rope_layers") or tuple(int((i + 1) % interval != 0) for i in range(n_layers))
     step = fields.dimension("interleave_moe_layer_step", default=1)
-    is_tuned = fields.flag("attn_temperature_tuning", default=True)
+    is_tuned = fields.flag("attn_temperature_tuning", default=True, also_true=4)  # as in conversions by MLX
     return Llama4Config.read(
         fields,
         model_type=model_type,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlx_moe import families
 from mlx_moe.checkpoint.recipe import uniform
 from tests import checkpoints, oracles
 from tests.conversions import converted
@@ -55,6 +56,13 @@ def directory(oracle: checkpoints.Model, tmp_path_factory: pytest.TempPathFactor
 def test_the_text_part_has_the_numbers_of_transformers(oracle: checkpoints.Model, directory: Path) -> None:
     wanted = oracles.logits(oracle.language_model, IDS)
     assert relative_difference(load_engine(directory).logits(IDS, [30, 33, *[1] * 17]), wanted) <= TOLERANCE
+
+
+def test_a_number_in_place_of_true_tunes_the_temperature() -> None:
+    values = llama4_text.CONFIG | {"model_type": "llama4_text", "attn_temperature_tuning": 4}
+    config = families.read_config(values)
+    assert config == families.read_config(values | {"attn_temperature_tuning": True})
+    assert config != families.read_config(values | {"attn_temperature_tuning": False})
 
 
 def test_a_conversion_of_mlx_lm_computes_what_mlx_lm_does(directory: Path, tmp_path: Path) -> None:
