@@ -125,13 +125,13 @@ class Serving:
             self._running = asyncio.create_task(self._run(deployment))
 
     async def follow(self, epoch: int) -> AsyncIterator[pb.LoadStatus]:
-        """Yield the progress of the model that this node coordinates, until it is ready.
+        """Yield the progress of the model that this node coordinates, until it is ready, in this epoch or a later one.
 
         Raises:
             MoeClusterError: loading failed, or the model was unloaded before it was ready.
         """
         deployment = self.deployment
-        while deployment is not None and deployment is self.deployment and deployment.serving.epoch == epoch:
+        while deployment is not None and deployment is self.deployment and deployment.serving.epoch >= epoch:
             yield deployment.load_status
             if deployment.error is not None:
                 raise deployment.error

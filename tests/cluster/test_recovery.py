@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mlx_moe
-from cluster.client import RemoteAnswer, RemoteModel, ServingState
+from cluster.client import RemoteAnswer, RemoteModel, ServingState, Wanted
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.sampling_params import SamplingParams
@@ -88,6 +88,21 @@ def test_answers_continue_with_the_same_tokens_after_a_stage_was_killed(
     until(lambda: is_ready(cluster))
     assert answer(model, request(PROMPTS[0])) == wanted[0]
     assert not worker.is_running()
+
+
+def test_a_model_that_is_asked_for_during_a_repair_is_there_after_it(
+    cluster: Cluster, wanted: list[list[Token]]
+) -> None:
+    written = loaded(cluster).new_conversation().answer(request(PROMPTS[0]))
+    tokens = read(written, 3)
+    cluster.nodes[1].kill()
+    until(lambda: not is_ready(cluster))
+    *_, last = cluster.own.load(Wanted("demo"))
+    assert last.serving.state is ServingState.READY
+    model = cluster.own.model(cluster.own.status())
+    assert answer(model, request(PROMPTS[1])) == wanted[1]
+    model.close()
+    assert tokens + list(written) == wanted[0]
 
 
 def test_a_loss_while_prompts_are_read_changes_no_token(cluster: Cluster) -> None:
