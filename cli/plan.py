@@ -181,7 +181,8 @@ def _print(made: Plan) -> None:
     where = f"{used} of {known} nodes" if known > 1 else "one node"
     console.print(
         f"{visible(placement.model)}: {count_text(costs.parameters)} parameters, {bytes_text(costs.weights_bytes)} at "
-        f"{costs.bits:.1f} bits a weight, on {where}"
+        f"{costs.bits:.1f} bits a weight, on {where}; a token uses {count_text(costs.active_parameters)}, "
+        f"{bytes_text(costs.read_bytes_per_token)}"
     )
     console.print()
     console.print(_nodes_table(made))

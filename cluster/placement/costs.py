@@ -62,6 +62,8 @@ class ModelCosts:
 
     name: str
     parameters: int
+    active_parameters: int
+    """Parameters that compute one token: with the lm_head, without the embedding, as models are published."""
     float_bytes: int
     hidden_size: int
     context: Context
@@ -152,6 +154,8 @@ def model_costs(
         name=name,
         parameters=_count([embedding, norm, *heads])
         + sum(x.fixed_parameters + moe.n_routed_experts * x.expert_parameters for x in layers),
+        active_parameters=_count([norm, *(heads or [embedding])])
+        + sum(x.fixed_parameters + moe.num_experts_per_tok * x.expert_parameters for x in layers),
         float_bytes=float_bytes,
         hidden_size=config.hidden_size,
         context=config.context,

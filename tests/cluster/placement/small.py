@@ -29,6 +29,7 @@ def model(layers: Sequence[LayerCosts], n_experts: int = 8, mtp: LayerCosts | No
     return ModelCosts(
         name="small",
         parameters=1_000_000,
+        active_parameters=100_000,
         float_bytes=2,
         hidden_size=1000,
         context=Context.of(1000, RopeConfig(64, 10_000.0, interleaved=False)),

@@ -70,6 +70,21 @@ def test_what_was_published_in_4_bits_is_planned_with_the_bytes_of_its_files(
     assert sum(layer.cache.fixed_bytes for layer in costs.layers) == n_layers // 2 * 4096 * head_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("gpt-oss-20b", 3.61),
+        ("gpt-oss-120b", 5.13),
+        ("mixtral-8x7b", 12.7),
+        ("glm-4.5-air", 12.8),
+        ("deepseek-v3", 36.6),
+    ],
+)
+def test_a_token_uses_the_published_number_of_parameters(name: str, billions: float) -> None:
+    """Those of gpt-oss are the model card's; others are published as 12.9, 12 and 37, rounded or with the embedding."""
+    assert read_costs(name, float_bytes=2).active_parameters / 1e9 == pytest.approx(billions, abs=0.05)
+
+
 @pytest.mark.parametrize(("dtype", "float_bytes"), [(mx.float32, 4), (mx.bfloat16, 2)])
 def test_a_checkpoint_costs_what_the_engine_will_take(dtype: mx.Dtype, float_bytes: int) -> None:
     reader = CostReader("demo", float_bytes=float_bytes)
