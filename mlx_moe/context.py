@@ -29,7 +29,7 @@ class Context:
         """Return the context that a model's settings allow.
 
         If linear stretching does not state the original length, max_position_embeddings may be the length before or
-        after stretching: the shorter one is the default.
+        after stretching: the shorter one is the default. In Llama 3.1 to 3.3 it is the trained length, after stretching.
         """
         if rope.rope_type == "longrope":
             max_position_embeddings = min(max_position_embeddings, rope.original_max_position_embeddings)
@@ -37,7 +37,7 @@ class Context:
         if rope.rope_type in ("linear", "yarn", "llama3"):
             original = rope.original_max_position_embeddings or max_position_embeddings
             stretched = max(stretched, int(rope.factor * original))
-        is_sure = rope.original_max_position_embeddings > 0
+        is_sure = rope.original_max_position_embeddings > 0 and rope.rope_type != "llama3"
         tokens = stretched if is_sure else max_position_embeddings
         if window is not None:
             tokens, stretched = min(tokens, window), min(stretched, window)

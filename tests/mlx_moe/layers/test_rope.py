@@ -205,6 +205,7 @@ def test_numbers_past_the_original_context_are_those_of_transformers(family: str
         (512, {"rope_type": "linear", "factor": 2.0}, (512, 1024)),
         (512, {"rope_type": "linear", "factor": 8, "original_max_position_embeddings": 128}, (1024, 1024)),
         (512, {"rope_type": "dynamic", "factor": 2.0}, (512, 512)),
+        (512, {"rope_type": "llama3", **KINDS["llama3"]}, (512, 1024)),
     ],
 )
 def test_context_is_what_the_settings_allow(
