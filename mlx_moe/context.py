@@ -29,7 +29,7 @@ class Context:
         """Return the context that a model's settings allow.
 
         If linear stretching does not state the original length, max_position_embeddings may be the length before or
-        after stretching: the shorter one is the default. In Llama 3.1 to 3.3 it is the trained length, after stretching.
+        after stretching: the shorter one is the default. In Llama 3.1 to 3.3 it is the one after.
         """
         if rope.rope_type == "longrope":
             max_position_embeddings = min(max_position_embeddings, rope.original_max_position_embeddings)

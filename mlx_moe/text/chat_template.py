@@ -38,6 +38,9 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 _READS_REASONING = re.compile(rf"""[.'"]({"|".join(_REASONING)})\b""")
 """Matches `message.thinking`, `message['thinking']` and `message.get('thinking')`, not a variable of that name."""
 
+_MEDIA = ("image", "image_url", "video", "audio")
+"""Keys of parts that are no text: templates of models that read images look for them, whatever the part's type is."""
+
 _PROBE = "a thought of an earlier turn"
 _INHERITED = ("PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -247,7 +250,8 @@ def _message(message: Mapping[str, Any], keep_null: bool) -> dict[str, Any]:
 def _require_text(content: object) -> None:
     """Raise InvalidRequestError for a part of a message that is not text."""
     for part in content if isinstance(content, list) else []:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        given = part if isinstance(part, Mapping) else {}
+        kind = next((key for key in _MEDIA if key in given), given.get("type", "text"))
         if kind != "text":
             raise InvalidRequestError(
                 f"a message has a part of type {str(kind)[:40]!r}, and models read only text here: send the message "

@@ -184,9 +184,13 @@ def test_a_message_that_is_no_mapping_is_refused() -> None:
         ChatTemplate("", {}).render(["hello"])  # type: ignore[list-item]
 
 
-def test_a_part_of_a_message_that_is_no_text_is_refused_by_its_type() -> None:
-    content = [{"type": "text", "text": "What is this?"}, {"type": "image", "image": "cat.png"}]
-    with pytest.raises(InvalidRequestError, match="a part of type 'image', and models read only text here"):
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [({"type": "input_audio"}, "input_audio"), ({"image": "cat.png"}, "image"), ({"image_url": {}}, "image_url")],
+)
+def test_a_part_of_a_message_that_is_no_text_is_refused_by_its_type(part: dict[str, object], kind: str) -> None:
+    content = [{"type": "text", "text": "What is this?"}, part]
+    with pytest.raises(InvalidRequestError, match=f"a part of type '{kind}', and models read only text here"):
         ChatTemplate(TEMPLATES["tags a turn"], TOKENS).render([{"role": "user", "content": content}])
 
 
