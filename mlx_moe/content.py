@@ -18,7 +18,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint, Piece
@@ -111,7 +111,8 @@ def outline_hash(checkpoint: Checkpoint, config: ModelConfig) -> str:
 
 
 def config_hash(config: ModelConfig) -> str:
-    """Return a hash of the configuration, which needs no tensors."""
+    """Return a hash of the configuration, which needs no tensors: only they tell whether an lm_head is tied."""
+    config = replace(config, tie_word_embeddings=False)
     return digest_of([f"{name} {value}" for name, value in sorted(field_names(_fields(config)).items())], size=16)
 
 

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.parameter import Parameter
+from mlx_moe.checkpoint.parameter import Parameter, linear
+from mlx_moe.checkpoint.quantization import is_readable
 from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
 from mlx_moe.errors import UnsupportedModelError
@@ -118,8 +119,15 @@ def read_config(values: Mapping[str, Any], source: str = "config.json") -> Model
 
 
 def config_of(checkpoint: Checkpoint) -> ModelConfig:
-    """Read a checkpoint's config.json. Raises as `read_config`; the message has the file's path."""
-    return read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+    """Read a checkpoint's config.json. Raises as `read_config`; the message has the file's path.
+
+    An lm_head in the files counts even if config.json ties it to the embedding, as in transformers: some were trained
+    apart. Others are a copy, which headers do not tell.
+    """
+    config = read_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+    if config.tie_word_embeddings and _has_lm_head(checkpoint, config):
+        return replace(config, tie_word_embeddings=False)
+    return config
 
 
 def layer(config: ModelConfig, index: int) -> LayerSpec:
@@ -138,3 +146,8 @@ def cache_costs(config: ModelConfig, float_bytes: int) -> CacheCosts:
     layers = (layer(config, index) for index in range(config.num_hidden_layers))
     costs = sum((spec.attention.cache_costs(float_bytes) for spec in layers), CacheCosts())
     return costs.within(config.context.tokens)
+
+
+def _has_lm_head(checkpoint: Checkpoint, config: ModelConfig) -> bool:
+    lm_head = stored(config, linear("lm_head", config.vocab_size, config.hidden_size))
+    return any(is_readable(checkpoint, layout) for layout in lm_head.layouts)

@@ -3,6 +3,7 @@
 The families' configurations: tests/family_checks.py.
 """
 
+import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 import mlx_moe
-from mlx_moe.checkpoint import library
+from mlx_moe import content, families
+from mlx_moe.checkpoint import json_file, library
+from mlx_moe.checkpoint.checkpoint import Checkpoint
 from tests import checkpoints, oracles
 from tests.checkpoints import Shape
 from tests.engine import load_engine
@@ -45,6 +48,16 @@ def assert_parity(directory: Path, oracle: checkpoints.Model) -> Answer:
     engine = load_engine(directory)
     assert relative_difference(engine.logits(answer.prompt + answer.written), answer.logits) <= TOLERANCE
     return answer
+
+
+def test_an_lm_head_in_the_files_counts_even_if_config_json_ties_it(tmp_path: Path) -> None:
+    oracle = Shape("llama").model()
+    path = checkpoints.save(oracle, tmp_path) / "config.json"
+    path.write_text(json.dumps(json_file.read(path) | {"tie_word_embeddings": True}))
+    assert_parity(tmp_path, oracles.transformers_model(tmp_path))
+    with Checkpoint.open(tmp_path) as checkpoint:
+        found = families.config_of(checkpoint)
+    assert content.config_hash(found) == content.config_hash(families.read_config(json_file.read(path)))
 
 
 def test_a_router_bias_that_misleads_a_mask_of_zeros_does_not_mislead_ours(tmp_path: Path) -> None:
