@@ -142,10 +142,19 @@ def stored(config: ModelConfig, parameter: Parameter) -> Parameter:
 
 
 def cache_costs(config: ModelConfig, float_bytes: int) -> CacheCosts:
-    """Return the costs of one sequence's caches in all layers, with numbers of `float_bytes`."""
+    """Return the costs of one sequence's caches in all layers, with numbers of `float_bytes`.
+
+    Raises UnsupportedModelError if no layer keeps all positions: budgets count positions.
+    """
     layers = (layer(config, index) for index in range(config.num_hidden_layers))
     costs = sum((spec.attention.cache_costs(float_bytes) for spec in layers), CacheCosts())
-    return costs.within(config.context.tokens)
+    costs = costs.within(config.context.tokens)
+    if not costs.full_bytes_per_position:
+        raise UnsupportedModelError(
+            f"{config.model_type}: all layers have sliding windows or recurrent states, which is not supported: take a "
+            f"model with full attention in some layers"
+        )
+    return costs
 
 
 def _has_lm_head(checkpoint: Checkpoint, config: ModelConfig) -> bool:

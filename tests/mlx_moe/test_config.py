@@ -94,6 +94,12 @@ def test_compressed_cache_of_deepseek_v3_is_68_6_kib_a_token() -> None:
     assert cache_costs(read_config(DEEPSEEK_V3), 2) == CacheCosts(0, 61 * 576 * 2)
 
 
+def test_a_model_none_of_whose_layers_keeps_all_positions_is_refused() -> None:
+    types = ["sliding_attention"] * GPT_OSS_20B["num_hidden_layers"]
+    with pytest.raises(UnsupportedModelError, match="gpt_oss: all layers have sliding windows"):
+        cache_costs(read_config(GPT_OSS_20B | {"layer_types": types}), 2)
+
+
 def test_both_dialects_read_alike() -> None:
     hub = read_config(DEEPSEEK_V3)
     values = {k: v for k, v in DEEPSEEK_V3.items() if k not in ("rope_theta", "rope_scaling", "scoring_func")}
