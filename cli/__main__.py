@@ -33,9 +33,11 @@ def _fill_closed_streams() -> None:
 
 
 def _comes_of_ctrl_c(end: BaseException | None) -> bool:
-    while end is not None and not isinstance(end, KeyboardInterrupt):
+    seen = set[int]()
+    while end is not None and not isinstance(end, KeyboardInterrupt) and id(end) not in seen:
+        seen.add(id(end))
         end = end.__cause__ or end.__context__
-    return end is not None
+    return isinstance(end, KeyboardInterrupt)
 
 
 def _leave() -> None:

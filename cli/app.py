@@ -439,7 +439,7 @@ def plan(
     many: Annotated[bool, typer.Option("--many", help="Optimize for many users; default: for one.")] = False,
     bits: Annotated[
         int | None,
-        typer.Option(metavar="N", callback=within(2, 16), help="Plan as if the model were quantized to N bits."),
+        typer.Option(metavar="N", callback=within(2, 8), help="Plan as if the model were quantized to N bits."),
     ] = None,
     chunk: o.Chunk = None,
     json: o.Json = False,

@@ -87,7 +87,9 @@ Chunk = Annotated[
 Context = Annotated[
     int | None,
     typer.Option(
-        metavar="N", callback=within(1), help="Context: N tokens for prompt and answer; default: the model's own."
+        metavar="N",
+        callback=within(1),
+        help="Context: N tokens for prompt and answer; default: the model's own; on a cluster at most 32768, in a plan 8192.",
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the model that the cluster serves, if it is idle.")]

@@ -134,9 +134,10 @@ def make(
     """
     from cluster.cost_reader import CostReader
     from cluster.placement import fit, predict
-    from mlx_moe.checkpoint.recipe import AS_STORED, MODES, uniform
+    from mlx_moe.checkpoint.recipe import AS_STORED, uniform
     from mlx_moe.decoding.chunking import ChunkRule
 
+    recipe = AS_STORED if bits is None else uniform(bits)
     reader = CostReader(model, float_bytes=target.float_bytes)
     costs = reader.at(bits)
     context_tokens = context if context is not None else min(DEFAULT_CONTEXT, costs.context.tokens)
@@ -151,7 +152,6 @@ def make(
         chunks=None if chunk is None else ChunkRule.fixed(chunk),
     )
     if with_content:
-        recipe = uniform(bits) if bits in MODES["affine"].bits else AS_STORED
         placement = replace(found.placement, content_hash=reader.content_hash(), recipe=recipe)
         found = replace(found, placement=placement)
     prompts = [n for n in PROMPTS if n <= context_tokens]

@@ -24,10 +24,16 @@ WRAPPED_COLUMNS = 24
 _UNLIMITED = 10**6
 
 
+class _TableConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command end as it does for other output; rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def table_console() -> Console:
     """Return the console for tables: stdout, as wide as the terminal, COLUMNS or PIPE_COLUMNS."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    return _TableConsole(markup=False, emoji=False, highlight=False, width=width)
 
 
 class HeadedTable:

@@ -66,9 +66,9 @@ class CostReader:
     def _assumed(self, bits: int | None) -> Recipe:
         """Return how a known model is quantized: all of it, or its experts alone if it was published so."""
         section = known_models.published_config(self._model).get("quantization_config", {})
-        if bits is None and section.get("quant_method") == "mxfp4":
-            return Recipe(experts=QuantizationConfig(32, 4, "mxfp4"))
         how = QuantizationConfig(GROUP_SIZE, bits or DEFAULT_BITS)
+        if section.get("quant_method") == "mxfp4" and (bits is None or bits >= DEFAULT_BITS):
+            return Recipe(QuantizationConfig(32, 4, "mxfp4"), None if bits is None else how)
         return Recipe(how, how)
 
     def content_hash(self) -> str:
@@ -109,16 +109,11 @@ def _open(model: str, *, needed: bool) -> Checkpoint | None:
     try:
         directory = library.locate(model)
     except InvalidRequestError as exc:
-        if needed:
-            raise _not_here(model, exc) from exc
-        return None
+        if not needed:
+            return None
+        names = [name for name in known_models.suggestions(model) if "/" in model and name in model.lower()]
+        if not names:
+            raise
+        plans = " or ".join(f"`moe-cluster plan {name}`" for name in names)
+        raise InvalidRequestError(f"{exc}; to plan without its files: {plans}") from exc
     return Checkpoint.open(directory) if needed or hub_cache.is_complete(directory) else None
-
-
-def _not_here(model: str, error: InvalidRequestError) -> InvalidRequestError:
-    """Return the error for a repository that is not on this machine, with the plan of the same model without files."""
-    names = known_models.suggestions(model) if "/" in model else []
-    if not names:
-        return error
-    plans = " or ".join(f"`moe-cluster plan {name}`" for name in names)
-    return InvalidRequestError(f"{error}; to plan without its files: {plans}")

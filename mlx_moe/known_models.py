@@ -271,7 +271,7 @@ _UNSUPPORTED = {
     "Phi": r"^phi-(?!3\.5-moe)",
     "the dense OLMo": r"^olmo-",
     "MiniMax-Text-01, M1 and M3": r"^minimax-(?!m2)",
-    "the dense ERNIE and ERNIE-VL": r"^ernie-(?!4\.5-(?:21b|300b))",
+    "the dense ERNIE and ERNIE-VL": r"^ernie-(?!4\.5(?:-(?:21b|300b)|$))",
     "Hunyuan": r"^hunyuan",
     "the dense Granite": r"^granite-(?!.*-a[48]00m)",
     "Jamba": r"^jamba",
@@ -300,7 +300,7 @@ def unsupported(name: str) -> bool:
 
 def refusal(name: str) -> str:
     """Return the error message for a model of an unsupported family."""
-    return f"{name} is of the family {_family(name)}, which this version does not run; it runs {RUNS}"
+    return f"{name} belongs to {_family(name)}, which this version does not run; it runs {RUNS}"
 
 
 def suggestions(name: str) -> list[str]:

@@ -62,6 +62,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(families.NAMES)}; default: all")
     parser.add_argument("--table", action="store_true", help="write their rows of the README's table")
     options = parser.parse_args(arguments)
+    for name in options.names:
+        if name in families.WITHOUT_TRANSFORMERS:
+            parser.error(
+                f"{name} has no model in transformers: tests/mlx_moe/families/test_{name}.py holds it to mlx-lm"
+            )
+        if name not in families.NAMES:
+            parser.error(f"{name} is not one of {', '.join(families.NAMES)}")
     console, failed = Console(), False
     for name in options.names or families.NAMES:
         started = time.process_time()

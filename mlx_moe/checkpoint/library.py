@@ -71,6 +71,8 @@ def on_hub(model: str, *, original: bool = False) -> tuple[str, str]:
     if match := REPO_ID.fullmatch(model):
         return match[1], match[2] or hub_cache.MAIN
     if (known := known_models.find(model)) is None:
+        if model == DEMO:
+            raise InvalidRequestError(f"{DEMO} is built in: there is nothing to download")
         raise InvalidRequestError(f"{model} is neither org/name nor the short name of a known model")
     return known.original if original else known.repository, hub_cache.MAIN
 

@@ -69,6 +69,8 @@ def removal(model: str, stored: Sequence[StoredModel]) -> Removal:
         folders = [copy for copy in stored if copy.name in {model, *names} and copy.place is Place.FOLDER]
         if folders:
             raise _of_the_user(folders[0].path)
+        if model == library.DEMO:
+            raise InvalidRequestError(f"{model} is built in, and stays")
         raise InvalidRequestError(f"{model} is not on this machine; `moe-cluster ls` lists what is")
     if len(found := sorted({copy.name for copy in copies})) > 1:
         commands = " or ".join(f"`moe-cluster rm {name}`" for name in found)
