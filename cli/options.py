@@ -89,7 +89,7 @@ Context = Annotated[
     typer.Option(
         metavar="N",
         callback=within(1),
-        help="Context: N tokens for prompt and answer; default: the model's, on a cluster 32768, in a plan 8192 at most.",
+        help="Context: N tokens for prompt and answer; default: the model's; on a cluster 32768, in a plan 8192.",
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the model that the cluster serves, if it is idle.")]
