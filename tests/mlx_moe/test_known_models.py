@@ -52,7 +52,7 @@ def test_an_unsupported_family_is_named_by_the_refusal_with_what_runs() -> None:
     assert known_models.refusal("deepseek-v4") == (
         f"deepseek-v4 belongs to DeepSeek-V4, which this version does not run; it runs {known_models.RUNS}"
     )
-    assert "family the dense Qwen3.5 and 3.6," in known_models.refusal("Qwen/Qwen3.5-27B")
+    assert "belongs to the dense Qwen3.5 and 3.6," in known_models.refusal("Qwen/Qwen3.5-27B")
 
 
 @pytest.mark.parametrize(
