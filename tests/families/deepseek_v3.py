@@ -1,6 +1,6 @@
 """DeepSeek-V3."""
 
-KNOWN_BY = "DeepSeek-V3, R1, V3.1, Kimi-K2"
+KNOWN_BY = "DeepSeek-V3, R1, V3.1, Kimi-K2, Kimi-K2.5 (text)"
 
 ALIASES = ("kimi_k2", "kimi_k25")
 

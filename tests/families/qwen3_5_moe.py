@@ -2,7 +2,7 @@
 
 from tests.families import qwen3_next
 
-KNOWN_BY = "Qwen3.5-35B-A3B, 122B-A10B, 397B-A17B"
+KNOWN_BY = "Qwen3.5-35B-A3B, 122B-A10B, 397B-A17B, Qwen3.6-35B-A3B (text)"
 
 ALIASES = ("qwen3_5_moe_text",)
 

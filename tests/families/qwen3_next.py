@@ -1,6 +1,6 @@
 """Qwen3-Next."""
 
-KNOWN_BY = "Qwen3-Next-80B-A3B"
+KNOWN_BY = "Qwen3-Next-80B-A3B, Qwen3-Coder-Next"
 
 CONFIG = {
     "vocab_size": 256,
