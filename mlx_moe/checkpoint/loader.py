@@ -11,7 +11,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
 from itertools import islice
 from threading import Semaphore
 from types import TracebackType
@@ -131,6 +132,12 @@ def _joined(cuts: list[Arrays], rows: tuple[int, ...]) -> Arrays:
     return tuple(arrays)
 
 
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Return the threads that read, the same for all loads: MLX keeps a thread of its own for each that computed."""
+    return ThreadPoolExecutor(count, thread_name_prefix="read")
+
+
 class _Reader:
     """Reads arrays from a checkpoint, several at a time.
 
@@ -152,13 +159,15 @@ class _Reader:
     def read(self, wanted: Iterable[StoredArray]) -> Iterator[mx.array]:
         """Yield arrays in order."""
         reading: deque[Future[mx.array]] = deque()
-        with ThreadPoolExecutor(self.AT_ONCE, thread_name_prefix="read") as pool:
+        try:
             for stored in wanted:
-                reading.append(pool.submit(self._filled, self._file(stored)))
+                reading.append(_threads(self.AT_ONCE).submit(self._filled, self._file(stored)))
                 if len(reading) > self.AT_ONCE:
                     yield self._settled(reading.popleft())
             while reading:
                 yield self._settled(reading.popleft())
+        finally:
+            wait([future for future in reading if not future.cancel()])
 
     def __enter__(self) -> _Reader:
         return self

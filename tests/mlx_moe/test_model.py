@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import psutil
 import pytest
 
 import mlx_moe
@@ -138,6 +139,15 @@ def test_the_end_of_a_turn_ends_the_answer_unless_it_is_ignored(model: Model) ->
     assert generation.finish_reason == "stop"
     assert tokens[-1] in model.tokenizer.eos_token_ids
     assert len(ids_of(model.generate(ask(model, "Hello!", max_tokens=len(tokens) + 5)))) == len(tokens) + 5
+
+
+def test_loading_again_and_again_leaves_no_threads_behind() -> None:
+    def threads() -> int:
+        mlx_moe.load("demo").close()
+        return psutil.Process().num_threads()
+
+    before = threads()
+    assert [threads() for _ in range(3)] == [before] * 3
 
 
 def test_the_context_ends_an_answer_without_max_tokens(tmp_path: Path) -> None:
