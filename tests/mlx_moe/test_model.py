@@ -19,7 +19,7 @@ from mlx_moe.decoding.engine import Engine
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import CheckpointError, InvalidRequestError, NumericsError
-from mlx_moe.layers.weights import DenseWeight
+from mlx_moe.layers.weights import DenseWeight, Linear
 from mlx_moe.model import LocalModel as Model
 from mlx_moe.pipeline.link import LocalLink
 
@@ -221,7 +221,7 @@ def test_nan_fails_the_request_names_the_layer_and_leaves_the_model_answering(mo
 
 
 def test_nan_in_the_head_is_told_from_nan_in_a_layer(model: Model) -> None:
-    broken = DenseWeight(mx.full((model.config.vocab_size, model.config.hidden_size), mx.nan))
+    broken = Linear(DenseWeight(mx.full((model.config.vocab_size, model.config.hidden_size), mx.nan)))
     coordinator = Coordinator(replace(model.head, lm_head=broken), model.config.vocab_size)
     writer = AnswerWriter(model.tokenizer, Sequence(), ask(model), seed=1, limit=4)
     with pytest.raises(NumericsError, match="output head"):
