@@ -26,7 +26,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_models_of_this_machine_and_short_names_complete_a_name() -> None:
     assert model_names.complete("") == ["demo", "Qwen/Tiny", "my-model", *KNOWN_MODELS]
-    assert model_names.complete("de")[:2] == ["demo", "deepseek-v3"]
+    assert model_names.complete("de")[:2] == ["demo", "deepseek-v2-lite"]
     assert model_names.complete("QWEN/") == ["Qwen/Tiny"]
     assert model_names.complete_here("") == ["Qwen/Tiny", "my-model"]
 
@@ -40,4 +40,4 @@ def test_the_shell_is_told_the_names(command: str) -> None:
     }
     script = "from cli.app import main; main()"
     shell = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert shell.stdout.split() == ["kimi-k2", "kimi-k2-0905", "kimi-k2-thinking"]
+    assert shell.stdout.split() == ["kimi-k2", "kimi-k2-0905", "kimi-k2-thinking", "kimi-k2.5"]
