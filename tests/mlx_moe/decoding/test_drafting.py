@@ -161,7 +161,8 @@ def test_a_layer_that_fails_amid_drafts_is_named() -> None:
         failing.advance()
         pipeline.link.step()
     broken = pipeline.engine.link.stages[1].shard.layers[1]
-    healthy, broken._input_norm = broken._input_norm, broken._input_norm * mx.nan
+    healthy = broken._input_norm
+    broken._input_norm = lambda x: healthy(x) * mx.nan
     with pytest.raises(NumericsError, match="node node-1, layer 3"):
         pipeline.finish(failing)
     broken._input_norm = healthy
