@@ -24,8 +24,8 @@ with OwnNode.connect(Home(Path(sys.argv[1]))) as own:
         status = own.status()
         nodes = {node.shown_name: [node.state, *node.info.addresses] for node in status.nodes}
         ids = {node.shown_name: node.info.node_id for node in status.nodes}
-        failure = status.serving.failure if status.serving else ""
-        print(json.dumps({"nodes": nodes, "ids": ids, "failure": failure}), flush=True)
+        epoch = status.ready.epoch if status.ready else 0
+        print(json.dumps({"nodes": nodes, "ids": ids, "epoch": epoch}), flush=True)
         time.sleep(0.1)
 """
 
@@ -84,9 +84,9 @@ class Machine:
         return dict(self._told["ids"])
 
     @property
-    def failure(self) -> str:
-        """Why the cluster's model failed, "" if it did not."""
-        return str(self._told["failure"])
+    def epoch(self) -> int:
+        """The epoch of the model that is ready, 0 if none is."""
+        return int(self._told["epoch"])
 
     def load_demo(self, placement: str | None = None) -> None:
         """Load a model, on nodes of a placement (JSON) if one is given."""

@@ -102,7 +102,7 @@ def test_nodes_are_found_again_whatever_becomes_of_their_addresses(hosts: Hosts,
     pair.until_at(("10.77.1.1",), ("10.77.1.2", "10.88.0.2"))
 
 
-def test_a_cut_is_told_once_and_a_new_address_is_found(pair: Pair) -> None:
+def test_a_cut_is_told_once_and_a_model_is_loaded_again_after_a_new_address(pair: Pair) -> None:
     pair.address(1, "10.77.0.1/24")
     pair.address(2, "10.77.0.2/24")
     pair.begin()
@@ -117,8 +117,12 @@ def test_a_cut_is_told_once_and_a_new_address_is_found(pair: Pair) -> None:
     pair.load()
     assert pair.happenings("lost", "back") == [["lost", "back"]] * 2
 
+    until(lambda: all(machine.epoch for machine in pair.machines))
+    before = pair.machines[0].epoch
     pair.address(1, "10.77.0.51/24")
+    until(lambda: all(machine.epoch > before for machine in pair.machines))  # what was lost is repaired
     pair.until_at(("10.77.0.51",), ("10.77.0.2",))
+    pair.load()
 
 
 def test_nodes_on_a_link_that_has_but_link_local_ipv6_find_each_other_and_load(pair: Pair) -> None:
