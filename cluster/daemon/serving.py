@@ -197,7 +197,7 @@ class Serving:
 
         If it was somewhere and nodes were `lost`, it stays where it can.
         """
-        own = await self._own_copy(request)
+        own = await self._own_copy(request) if lost is None else self.copies.known(lost.placement.content_hash)
         placement, context_tokens = await asyncio.to_thread(self._placement, request, own, lost)
         for node_id in placement.node_ids:
             await self._state.meet(node_id)  # before any node is called

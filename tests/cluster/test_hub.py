@@ -106,7 +106,18 @@ def test_with_bits_each_node_downloads_its_share_and_keeps_it_quantized_instead(
     list(cluster.own.load(Wanted(FLOATS, plan)))  # nobody has to agree, and the hub is not needed
     hub.faults.clear()
     assert hub.total_sent() == sent
-    assert answer(cluster.own.model(cluster.own.status()), REQUEST) == tokens
+    model = cluster.own.model(cluster.own.status())
+    assert answer(model, REQUEST) == tokens
+
+    refused = Fault("gated", at="api", times=1)
+    hub.faults.append(refused)
+    written = model.new_conversation().answer(REQUEST)
+    begun = [next(written)]
+    (worker,) = cluster.nodes[1].workers()
+    worker.kill()
+    assert begun + list(written) == tokens
+    assert refused.times == 1  # for a repair the hub is not asked
+    hub.faults.clear()
 
 
 def small_bytes(directory: Path = DEMO) -> int:
