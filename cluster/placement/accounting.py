@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from cluster.errors import PlacementError
 from cluster.placement.capacity import HARD_LIMIT, NodeCapacity, size_text
 from cluster.placement.costs import LONGEST_CHUNK, ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
+from cluster.placement.search import Integers
+from cluster.placement.timing import Owner
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 
 MAX_CONTEXTS = 64
@@ -26,6 +30,29 @@ class Load:
 def budget(model: ModelCosts, node: NodeCapacity) -> int:
     """Return the bytes that weights and KV cache may use on a node; negative if it has no room for a worker."""
     return int(HARD_LIMIT * node.memory_bytes) - model.temporary_bytes
+
+
+def first_layers(model: ModelCosts, owners: Sequence[Owner], positions: int, reserved: int = 0) -> Integers:
+    """Return for each boundary b the first layer a for which [a, b) fits its owners, the leader first.
+
+    There is KV room for `positions`; the leader needs `reserved` bytes besides.
+    """
+    first = np.zeros(len(model.layers) + 1, dtype=np.int64)
+    for i, owner in enumerate(owners):
+        held = prefix_sums(
+            [
+                layer.owned_bytes(owner.n_experts, positions) if i == 0 else owner.n_experts * layer.expert_bytes
+                for layer in model.layers
+            ]
+        )
+        free = budget(model, owner.node) - (reserved if i == 0 else 0)
+        first = np.maximum(first, np.searchsorted(held, held - free) if free >= 0 else np.arange(len(held)))
+    return first
+
+
+def prefix_sums(values: Sequence[int]) -> Integers:
+    """Return the sum of all values before each boundary: 0, then one number a value."""
+    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
 
 
 def loads(model: ModelCosts, stages: Sequence[StagePlacement]) -> dict[str, Load]:

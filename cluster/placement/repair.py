@@ -10,16 +10,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from cluster.errors import PlacementError
-from cluster.placement.accounting import budget, placed, shortage
+from cluster.placement.accounting import budget, first_layers, placed, prefix_sums, shortage
 from cluster.placement.capacity import Links, NodeCapacity
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.prediction import predict
 from cluster.placement.stages import make_stage
 from cluster.placement.striping import divide
+from cluster.placement.timing import Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +92,19 @@ def _best_cut(
     n_layers, positions = len(model.layers), context_tokens * concurrency
     best: dict[int, tuple[tuple[int, int], list[range]]] = {0: ((0, 0), [])}
     for i, unit in enumerate(units):
-        starts = _starts(model, unit, positions, coordinates=i == 0)
+        owners = _owners(model, unit, positions, coordinates=i == 0)
+        if owners is None:
+            return None
+        first = first_layers(model, owners, positions, model.coordinator_bytes(positions) if i == 0 else 0)
+        read = prefix_sums([_read_bytes(model, range(layer, layer + 1), unit.held) for layer in range(n_layers)])
         after: dict[int, tuple[tuple[int, int], list[range]]] = {}
         for end in range(1, n_layers + 1):
-            for start in range(starts[end], end):
+            for start in range(first[end], end):
                 if start in best:
                     (nbytes, unevenness), cut = best[start]
-                    layers = range(start, end)
-                    cost = (nbytes + _read_bytes(model, layers, unit.held), unevenness + len(layers) ** 2)
+                    cost = (nbytes + int(read[end] - read[start]), unevenness + (end - start) ** 2)
                     if end not in after or cost < after[end][0]:
-                        after[end] = cost, [*cut, layers]
+                        after[end] = cost, [*cut, range(start, end)]
         best = after
     if n_layers not in best:
         return None
@@ -119,26 +121,12 @@ def _best_cut(
     return replace(made, model=former.model, content_hash=former.content_hash, recipe=former.recipe)
 
 
-def _starts(model: ModelCosts, unit: _Unit, positions: int, *, coordinates: bool) -> list[int]:
-    """Return for each end of a range of layers its first start with which the range fits the unit's memory."""
-    n_layers = len(model.layers)
-    budgets = [budget(model, node) for node in unit.nodes]
-    owned = [range(model.n_experts)]
-    if len(unit.nodes) > 1:
-        divided = divide(model, budgets, positions, coordinator=coordinates)
-        if divided is None:
-            return list(range(n_layers + 1))
-        owned = [range(len(experts)) for experts in divided]
-    starts = np.zeros(n_layers + 1, dtype=np.int64)
-    for i, (free, experts) in enumerate(zip(budgets, owned, strict=True)):
-        needed = [
-            layer.owned_bytes(len(experts), positions) if i == 0 else len(experts) * layer.expert_bytes
-            for layer in model.layers
-        ]
-        held = np.concatenate([[0], np.cumsum(needed, dtype=np.int64)])
-        room = free - (model.coordinator_bytes(positions) if coordinates and i == 0 else 0)
-        starts = np.maximum(starts, np.searchsorted(held, held - room) if room >= 0 else np.arange(n_layers + 1))
-    return [int(start) for start in starts]
+def _owners(model: ModelCosts, unit: _Unit, positions: int, *, coordinates: bool) -> list[Owner] | None:
+    """Return who owns how many experts of a layer, the leader first; None if a peer would own none."""
+    if len(unit.nodes) == 1:
+        return [Owner(unit.nodes[0], model.n_experts)]
+    owned = divide(model, [budget(model, node) for node in unit.nodes], positions, coordinator=coordinates)
+    return None if owned is None else [Owner(node, len(e)) for node, e in zip(unit.nodes, owned, strict=True)]
 
 
 def _read_bytes(model: ModelCosts, layers: range, held: range) -> int:

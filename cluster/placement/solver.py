@@ -16,7 +16,7 @@ import numpy as np
 
 from cluster.errors import PlacementError
 from cluster.placement import search
-from cluster.placement.accounting import budget, placed, shortage
+from cluster.placement.accounting import budget, first_layers, placed, prefix_sums, shortage
 from cluster.placement.capacity import Link, Links, NodeCapacity, node_classes
 from cluster.placement.chunks import with_chunks
 from cluster.placement.costs import LayerCosts, ModelCosts
@@ -242,10 +242,10 @@ class Problem:
         boundaries = np.arange(len(self.model.layers) + 1)
         time, start = boundaries, boundaries
         if owners is not None:
-            time, start = self._times(owners), self._starts(owners, 0)
+            time, start = self._times(owners), first_layers(self.model, owners, self.positions)
         first = np.full(len(boundaries), NEVER)
         if opening is not None:
-            fits = self._starts(opening, self.model.coordinator_bytes(self.positions)) == 0
+            fits = first_layers(self.model, opening, self.positions, self.model.coordinator_bytes(self.positions)) == 0
             fits[0] = False
             first[fits] = self._times(opening)[fits] + _nanoseconds(head_s(self.model, opening[0].node))
         uses = tuple(n + (c == leader) for c, n in enumerate(peers))
@@ -257,31 +257,11 @@ class Problem:
         for layer in self.model.layers:
             if layer not in known:
                 known[layer] = _nanoseconds(decode_s(self.model, layer, owners, self._position))
-        return _prefix_sums([known[layer] for layer in self.model.layers])
-
-    def _starts(self, owners: Sequence[Owner], reserved: int) -> Integers:
-        """Return for each boundary b the first layer a for which [a, b) fits, with `reserved` bytes on the leader."""
-        start = np.zeros(len(self.model.layers) + 1, dtype=np.int64)
-        for i, owner in enumerate(owners):
-            held = _prefix_sums(
-                [
-                    layer.owned_bytes(owner.n_experts, self.positions)
-                    if i == 0
-                    else owner.n_experts * layer.expert_bytes
-                    for layer in self.model.layers
-                ]
-            )
-            free = budget(self.model, owner.node) - (reserved if i == 0 else 0)
-            start = np.maximum(start, np.searchsorted(held, held - free) if free >= 0 else np.arange(len(held)))
-        return start
+        return prefix_sums([known[layer] for layer in self.model.layers])
 
 
 def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)
-
-
-def _prefix_sums(values: Sequence[int]) -> Integers:
-    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
 
 
 def _expanded(counts: Sequence[int]) -> list[int]:
