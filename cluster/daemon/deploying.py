@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from cluster.daemon import deployment as fold
+from cluster.daemon import deployment_events as events
 from cluster.daemon.deployment import Deployment, Phase
 from cluster.daemon.greeter import Channels
 from cluster.daemon.state import NodeState
@@ -67,7 +67,7 @@ class Deploying:
         self._deploy = deploy
         self._replace = replace
         self._repairing: asyncio.Task[None] | None = None
-        self._events: asyncio.Queue[fold.Event] = asyncio.Queue()
+        self._events: asyncio.Queue[events.Event] = asyncio.Queue()
         self._workers: dict[str, _Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._become(*Deployment.begin(placement, deploy.epoch, time.monotonic()))
@@ -149,52 +149,52 @@ class Deploying:
 
     def end(self, reason: str) -> None:
         """Stop all workers; interrupted answers get the reason. `run` returns when all have ended."""
-        self._apply(fold.EndAsked(reason))
+        self._apply(events.EndAsked(reason))
 
     def reconfigure(self, placement: Placement, deploy: node_pb2.DeployRequest) -> None:
         """Change to another placement: workers keep what they hold of their new parts. Can be followed like a load."""
         self._deploy = deploy
-        self._apply(fold.ReconfigureAsked(placement, deploy.epoch))
+        self._apply(events.ReconfigureAsked(placement, deploy.epoch))
 
-    async def _next_event(self) -> fold.Event:
+    async def _next_event(self) -> events.Event:
         wakes_at = self._deployment.wakes_at
         try:
             async with asyncio.timeout(None if wakes_at is None else max(0.0, wakes_at - time.monotonic())):
                 return await self._events.get()
         except TimeoutError:
-            return fold.Tick()
+            return events.Tick()
 
-    def _apply(self, event: fold.Event) -> None:
+    def _apply(self, event: events.Event) -> None:
         was_ready = self._deployment.phase is Phase.READY
         self._become(*self._deployment.apply(event, time.monotonic()))
         if self._deployment.phase is Phase.READY and not was_ready:
             log.info("event=ready model=%s seconds=%.2f", self.placement.model, self.serving.load_s)
 
-    def _become(self, deployment: Deployment, commands: tuple[fold.Command, ...]) -> None:
+    def _become(self, deployment: Deployment, commands: tuple[events.Command, ...]) -> None:
         self._deployment = deployment
         self._state.own_serving = self.serving
         for command in commands:
             self._do(command)
 
-    def _do(self, command: fold.Command) -> None:
+    def _do(self, command: events.Command) -> None:
         match command:
-            case fold.Start(node_id):
+            case events.Start(node_id):
                 self._start(node_id)
-            case fold.Reconfigure(node_id):
+            case events.Reconfigure(node_id):
                 part = self._part()
                 part.cause = str(self._deployment.cause or f"{part.model} was placed on the nodes in another way")
                 self._tell(node_id, pb.WorkerCommand(reconfigure=part))
-            case fold.Connect(node_id, ports):
+            case events.Connect(node_id, ports):
                 workers = [
                     pb.WorkerAddress(node_id=i, port=port, name=self._state.name(i)) for i, port in ports.items()
                 ]
                 self._tell(node_id, pb.WorkerCommand(connect=pb.ConnectWorkers(workers=workers)))
-            case fold.Stop(node_id, reason):
+            case events.Stop(node_id, reason):
                 self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
                 self._tell(node_id, None)
-            case fold.Cancel(node_id):
+            case events.Cancel(node_id):
                 self._workers[node_id].call.cancel()
-            case fold.Repair(lost, delay_s):
+            case events.Repair(lost, delay_s):
                 if self._repairing is not None:
                     self._repairing.cancel()  # more is lost than it knows
                 self._repairing = self._spawn(self._repair(lost, delay_s))
@@ -223,12 +223,12 @@ class Deploying:
         try:
             deploy = await self._replace(self.placement, lost)
         except MoeClusterError as error:
-            self._events.put_nowait(fold.RepairFailed(error))
+            self._events.put_nowait(events.RepairFailed(error))
             return
         log.info("event=placed_again epoch=%d seconds=%.2f", deploy.epoch, time.monotonic() - began_s)
         self._deploy = deploy
         placement = Placement.from_json(json.loads(deploy.placement))
-        self._events.put_nowait(fold.ReconfigureAsked(placement, deploy.epoch))
+        self._events.put_nowait(events.ReconfigureAsked(placement, deploy.epoch))
 
     async def _hear(self, node_id: str, call: WorkerCall) -> None:
         """Queue the events that a worker reports, until its call ends."""
@@ -245,7 +245,7 @@ class Deploying:
         except asyncio.CancelledError:
             if not call.cancelled():  # this task was cancelled instead of the call
                 raise
-        self._events.put_nowait(fold.CallEnded(node_id, error, is_gone))
+        self._events.put_nowait(events.CallEnded(node_id, error, is_gone))
 
     def _part(self) -> pb.LoadShard:
         return pb.LoadShard(
@@ -258,23 +258,23 @@ class Deploying:
         )
 
 
-def _told(event: pb.WorkerEvent, node_id: str, name: str) -> fold.Event | None:
+def _told(event: pb.WorkerEvent, node_id: str, name: str) -> events.Event | None:
     """Return the deployment's event for a worker's event; None if there is none."""
     match event.WhichOneof("event"):
         case "progress":
-            return fold.Progressed(
+            return events.Progressed(
                 node_id, event.progress.done_bytes, event.progress.total_bytes, event.progress.source
             )
         case "loaded":
-            return fold.Loaded(node_id, event.loaded.epoch, event.loaded.port)
+            return events.Loaded(node_id, event.loaded.epoch, event.loaded.port)
         case "connected":
-            return fold.Connected(node_id, event.connected.epoch)
+            return events.Connected(node_id, event.connected.epoch)
         case "disconnected":
             cause = event.disconnected.cause if event.disconnected.HasField("cause") else None
             error = None if cause is None else _error(cause, node_id, name)
-            return fold.Disconnected(node_id, event.disconnected.epoch, error)
+            return events.Disconnected(node_id, event.disconnected.epoch, error)
         case "failure":
-            return fold.Failed(node_id, _error(event.failure, node_id, name))
+            return events.Failed(node_id, _error(event.failure, node_id, name))
     return None
 
 
