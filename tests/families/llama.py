@@ -1,6 +1,6 @@
 """Llama."""
 
-KNOWN_BY = "Llama 2 to 3.3, the drafters of its size"
+KNOWN_BY = "Llama 2 to 3.3 and its small drafters"
 
 CONFIG = {
     "vocab_size": 256,
