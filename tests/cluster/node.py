@@ -11,6 +11,7 @@ from cluster.daemon import admission
 from cluster.daemon.daemon import Daemon, Settings
 from cluster.errors import ClusterError
 from cluster.home import Home
+from tests.faults import way_out
 from tests.patience import PATIENCE_S
 
 admission.LOOK_S = PATIENCE_S  # ends with the first that is looked for
@@ -36,6 +37,7 @@ if __name__ == "__main__":
     parser.add_argument("--join")
     parser.add_argument("--peer", action="append", default=[])
     parser.add_argument("--new", action="store_true")
+    way_out.use()
     try:
         asyncio.run(run(parser.parse_args()))
     except ClusterError as error:

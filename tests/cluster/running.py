@@ -24,6 +24,9 @@ from tests.patience import PATIENCE_S, until
 
 ROOT = Path(__file__).parents[2]
 
+WORKERS = {"cluster.worker", "tests.faults.worker"}
+"""The modules that run in workers."""
+
 
 class RunningNode:
     """A daemon; `prefix` is what its command begins with, to run it elsewhere."""
@@ -63,9 +66,7 @@ class RunningNode:
         self.node_id = str(self._announced()["node_id"])
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            process for process in processes_with(str(self.home.path)) if "cluster.worker" in process.info["cmdline"]
-        ]
+        return [p for p in processes_with(str(self.home.path)) if WORKERS.intersection(p.info["cmdline"])]
 
     def token(self) -> str:
         """Return a join token; only of the node that began the cluster."""
