@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, TypeVar
 
 import typer
@@ -20,10 +21,36 @@ _NOT_A_NUMBER = re.compile(r"Input should be a valid (number|integer).*input_val
 """The text of the cause of a usage error where an option takes a number."""
 
 Number = TypeVar("Number", int, float)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Section(typer.Typer):
+    """Commands under one heading of the help."""
+
+    def __init__(self, heading: str) -> None:
+        super().__init__()
+        self._heading = heading
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Function], Function]:
+        """See Typer.command."""
+        return super().command(*args, rich_help_panel=self._heading, **options)
+
+    def add_typer(self, *args: Any, **options: Any) -> None:
+        """See Typer.add_typer."""
+        super().add_typer(*args, rich_help_panel=self._heading, **options)
 
 
 class Commands(TyperGroup):
     """The commands of moe-cluster."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Write the commands under the headings of their sections, in one column of names."""
+        shown = [(name, command) for name, command in self.commands.items() if not command.hidden]
+        width = max(len(name) for name, _ in shown)
+        for heading, section in groupby(shown, lambda entry: getattr(entry[1], "rich_help_panel", "Commands")):
+            limit = formatter.width - width - 6
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), each.get_short_help_str(limit)) for name, each in section])
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """Parse the options before the command; report a usage error in one line."""

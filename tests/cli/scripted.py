@@ -197,9 +197,10 @@ def one_answer(text: str) -> Script:
 def main() -> None:
     """Run the command line over a script that is a file's text: `python scripted.py FILE chat …`."""
     from cli import app
+    from cli.commands import answers
 
     models = ScriptedModels(one_answer(Path(sys.argv.pop(1)).read_text(encoding="utf-8")))
-    app._models = lambda *_how: models
+    answers._models = lambda *_how: models
     app.main()
 
 

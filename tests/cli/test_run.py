@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cli import app
+from cli.commands import answers
 from mlx_moe.errors import InsufficientMemoryError, NumericsError
 from mlx_moe.text.dialects import named
 from mlx_moe.text.thought import ThoughtMarkers
@@ -34,7 +35,7 @@ def backend() -> ScriptedBackend:
 def models(backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch) -> ScriptedModels:
     models = ScriptedModels(one_answer(""))
     monkeypatch.setattr(models, "open", lambda _model, **_options: backend)
-    monkeypatch.setattr(app, "_models", lambda *_how: models)
+    monkeypatch.setattr(answers, "_models", lambda *_how: models)
     return models
 
 
@@ -364,4 +365,6 @@ def test_the_list_of_commands_is_not_cut(columns: int) -> None:
     environment = {**os.environ, "COLUMNS": str(columns)}
     command = [sys.executable, "-m", "cli", "--help"]
     shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert "..." not in shown.partition("Commands:")[2]
+    sections = shown.partition("Answers:")[2]
+    assert "Nodes:" in sections
+    assert "..." not in sections
