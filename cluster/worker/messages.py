@@ -21,6 +21,9 @@ EXPERTS_METHOD = "/moe_cluster.v1.Ring/Experts"
 MAX_MESSAGE_BYTES = 256 << 20
 """Longest message on a data link: a chunk of 512 positions, all 8 experts' rows of each, is 59 MB for DeepSeek-V3."""
 
+MAX_FAILURE_BYTES = 4000
+"""How much of a failure's text is read."""
+
 _MAGIC = b"MCF1"
 _HEADER = struct.Struct(">4sBBBxIQ16sIIIIQ")
 _CHECKSUMS = struct.Struct(">II")
@@ -161,7 +164,7 @@ def failure(message: Message, error: MoeClusterError) -> Message:
 
 def raised_by(message: Message) -> MoeClusterError:
     """Return the error of a FAILURE message."""
-    code, _, text = bytes(message.payload).decode(errors="replace").partition(" ")
+    code, _, text = bytes(message.payload[:MAX_FAILURE_BYTES]).decode(errors="replace").partition(" ")
     if code == RewindError.code:
         return RewindError(text, reached=message.position)
     return error_named(code, text)

@@ -23,11 +23,11 @@ from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.data_service import CancelService, DataService
 from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
-from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Message
+from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Kind, Message
 from cluster.worker.pipeline import LocalPipeline, Pipeline
 from cluster.worker.recording import Recording
 from cluster.worker.remote_experts import answer_pairs
-from cluster.worker.ring import RingPipeline, RingStage
+from cluster.worker.ring import RingPipeline, RingStage, timelines_of
 from cluster.worker.role import Role
 from mlx_moe import families, memory
 from mlx_moe.decoding.coordinator import Coordinator
@@ -103,7 +103,7 @@ class StagePart:
         self._experts = loaded.remote_experts
         self._stage = loaded.stage(name)
         self._computing = Computing(self._stage)
-        self._ring = RingStage(self._computing, epoch)
+        self._ring = RingStage(self._computing, epoch, connections.name(role.previous_node))
         self._inbox = Inbox()
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._take)
         self._next: FrameStream | None = None
@@ -159,7 +159,7 @@ class CoordinatorPart:
         self._connections = connections
         self._experts = loaded.remote_experts
         self._stage = loaded.stage(name)
-        self._timelines: dict[str, asyncio.Future[bytes]] = {}
+        self._timelines: dict[str, asyncio.Future[Message]] = {}
         self._next: FrameStream | None = None
         self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._come_back)
         n_stages = len(role.placement.stages)
@@ -175,6 +175,7 @@ class CoordinatorPart:
             self._send,
             connections.cancel,
             work=sum(layers) / max(1, layers[0]),
+            last=connections.name(role.previous_node),
         )
         pipeline: Pipeline = self._ring if n_stages > 1 else LocalPipeline(computing, recording, self._receive)
         ends, tokenizer = loaded.ends, loaded.tokenizer
@@ -254,13 +255,13 @@ class CoordinatorPart:
         asked_id = uuid.uuid4().hex
         told = self._timelines[asked_id] = asyncio.get_running_loop().create_future()
         await self._ring.ask_timelines(asked_id)
-        timelines.MergeFromString(await told)
+        timelines.MergeFrom(timelines_of(await told))
         return timelines
 
     async def _come_back(self, message: Message) -> None:
-        if told := self._timelines.pop(message.sequence_id, None):
+        if message.kind is Kind.TIMELINES and (told := self._timelines.pop(message.sequence_id, None)):
             if not told.cancelled():  # the caller may have disconnected
-                told.set_result(bytes(message.payload))
+                told.set_result(message)
             return
         self._ring.come_back(message)
 

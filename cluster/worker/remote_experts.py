@@ -17,6 +17,7 @@ import numpy as np
 
 from cluster.errors import NodeLostError
 from cluster.worker.arrays import array_of, bytes_of, dtype_of
+from cluster.worker.expectation import Expectation
 from cluster.worker.messages import EXPERTS_METHOD, Kind, LinkError, Message, failure, raised_by
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_dispatch import Dispatch, Pairs
@@ -34,8 +35,10 @@ _BY_EXPERT = 1
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A request to a peer; `message` is its answer once that was read."""
+    """A request to a peer about experts of a layer; `message` is its answer once that was read."""
 
+    layer: int
+    expected: Expectation
     message: Message | None = None
 
 
@@ -63,7 +66,8 @@ class ExpertLink:
     def ask(self, layer: int, x: mx.array, pairs: Pairs) -> Question:
         """Request rows: send pairs of a layer with the rows of x `[L, D]` that they need."""
         self._serial += 1
-        question = self._open[self._serial] = Question()
+        expected = Expectation(len(pairs.experts), x.shape[1], dtype_of(x))
+        question = self._open[self._serial] = Question(layer, expected)
         self._sent.put(pairs_message(layer, x, pairs, self._serial).encode())
         return question
 
@@ -82,17 +86,20 @@ class ExpertLink:
         """Wait for the requested rows `[n, D]`.
 
         Raises:
-            FrameError: the peer refused the request.
+            FrameError: the peer refused the request, or answered something else.
+            NumericsError: it answered NaN or Inf.
             NodeLostError: the peer was lost.
         """
         self.wait(question)
         message = question.message
         if message is None:
             raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from self._end
+        message.require_sound(self._node)
         if message.kind is Kind.FAILURE:
             raise raised_by(message)
-        message.require_sound(self._node)
-        return array_of(message.payload, message.rows, message.width, message.dtype)
+        rows = array_of(message.payload, message.rows, message.width, message.dtype)
+        question.expected.require(message, f"node {self._node}, experts of layer {question.layer},")
+        return rows
 
     def close(self) -> None:
         """End the stream."""

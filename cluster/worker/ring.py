@@ -10,16 +10,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+from google.protobuf.message import DecodeError
 
 from cluster.timeline import Span, SpanKind
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.arrays import is_frame, to_frame, to_message
 from cluster.worker.computing import Computing
+from cluster.worker.expectation import Expectation
 from cluster.worker.messages import Kind, Message, failure, raised_by
 from cluster.worker.pipeline import Receive
 from cluster.worker.recording import Recording
-from mlx_moe.errors import FrameError, MoeClusterError
+from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned
 
 log = logging.getLogger(__name__)
@@ -35,13 +39,14 @@ The estimate is the time of the first stage, times the work of all stages in mul
 
 
 class RingStage:
-    """A stage after the first: computes received frames and forwards the results."""
+    """A stage after the first: computes received frames and forwards the results. `previous` is the sender's name."""
 
-    def __init__(self, computing: Computing, epoch: int) -> None:
+    def __init__(self, computing: Computing, epoch: int, previous: str) -> None:
         self._computing = computing
         self._stage = computing.stage
         self._recording = Recording(self._stage.node)
         self._epoch = epoch
+        self._previous = previous
         self._cancelled: dict[str, int] = {}
 
     def cancel(self, cancel: Cancel) -> None:
@@ -70,11 +75,17 @@ class RingStage:
                 case Frame():
                     return to_message(result, self._epoch)
                 case Refused():
-                    return failure(message, result.error)
+                    return failure(message, self._cause(frame, result.error))
                 case None:
                     return None
         finally:
             self._recording.add(_span(message, message.arrived_s, began_s))
+
+    def _cause(self, frame: Frame, error: MoeClusterError) -> MoeClusterError:
+        """Return why a frame failed here: NaN that it came with is not this stage's."""
+        if not isinstance(error, NumericsError) or mx.isfinite(frame.hidden_states).all().item():
+            return error
+        return NumericsError(f"node {self._previous} sent hidden states that are not finite to node {self._stage.node}")
 
     def _is_cancelled(self, message: Message) -> bool:
         is_cancelled = message.serial <= self._cancelled.get(message.sequence_id, 0)
@@ -82,7 +93,7 @@ class RingStage:
             self._cancelled = {name: upto for name, upto in self._cancelled.items() if upto > message.serial}
         return is_cancelled
 
-    def _obey(self, message: Message) -> Message:
+    def _obey(self, message: Message) -> Message | None:
         if message.kind is Kind.RELEASE:
             self._stage.release(message.sequence_id)
         elif message.kind is Kind.FORK:
@@ -91,10 +102,22 @@ class RingStage:
             except FrameError:  # the next frame raises RewindError
                 self._stage.release(message.sequence_id)
         elif message.kind is Kind.TIMELINES:
-            timelines = pb.Timelines.FromString(bytes(message.payload))
+            timelines = timelines_of(message)
             timelines.stages.append(self._recording.take())
             return replace(message, payload=timelines.SerializeToString())
+        elif message.kind is not Kind.FAILURE:
+            log.warning("event=dropped kind=%s", message.kind.name)
+            return None
         return message
+
+
+def timelines_of(message: Message) -> pb.Timelines:
+    """Return the timelines of a TIMELINES message; none if it has something else."""
+    try:
+        return pb.Timelines.FromString(bytes(message.payload))
+    except DecodeError as error:
+        log.warning("event=bad_timelines error=%s", error)
+        return pb.Timelines()
 
 
 def _span(message: Message, arrived_s: float, began_s: float, kind: SpanKind | None = None) -> Span:
@@ -104,11 +127,21 @@ def _span(message: Message, arrived_s: float, began_s: float, kind: SpanKind | N
     return Span(kind, message.sequence_id, message.serial, message.position, message.rows, arrived_s, began_s, ended_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A frame that the other stages compute; `first_s`: the seconds that it took in the first stage."""
+
+    sequence_id: str
+    first_s: float
+    expected: Expectation
+
+
 class RingPipeline:
     """The coordinator's end of the ring: its own stage, which is the first, then the others.
 
     `cancel_elsewhere` tells the other stages to drop frames that are on their way; `recording` is what the coordinator
-    did. `work` is what all stages compute for a frame, in multiples of what the first one does.
+    did. `work` is what all stages compute for a frame, in multiples of what the first one does. `last` is the name of
+    the node with the last stage.
     """
 
     def __init__(
@@ -121,6 +154,7 @@ class RingPipeline:
         send: Send,
         cancel_elsewhere: Callable[[Cancel], None],
         work: float,
+        last: str,
     ) -> None:
         self.computing = computing
         self.recording = recording
@@ -131,7 +165,8 @@ class RingPipeline:
         self._send = send
         self._cancel_elsewhere = cancel_elsewhere
         self._work = work
-        self._under_way: dict[int, tuple[str, float]] = {}  # by serial: sequence, seconds in the first stage
+        self._last = last
+        self._under_way: dict[int, _UnderWay] = {}  # by serial
         self._heard_s = 0.0
 
     async def send(self, item: Outgoing) -> None:
@@ -175,26 +210,31 @@ class RingPipeline:
         """Process a message from the last stage."""
         if message.epoch != self._epoch:
             return
+        under_way = self._under_way.get(message.serial)
+        if under_way is None or under_way.sequence_id != message.sequence_id:
+            return  # void, cancelled or unknown; or a fork or release that went around the ring
         if is_frame(message):
             self.recording.add(_span(message, message.arrived_s, time.monotonic(), SpanKind.RETURN))
         elif message.kind is not Kind.FAILURE:
-            return  # a fork or release that went around the ring
+            return
         self._heard_s = time.monotonic()
         self._forget(message.sequence_id, message.serial)
         try:
             if message.kind is Kind.FAILURE:
+                message.require_sound(self.computing.stage.node)
                 raise raised_by(message)
             returned: Returned = to_frame(message, self.computing.stage.node)
+            under_way.expected.require(message, f"node {self._last}")
         except MoeClusterError as error:
             returned = Refused(message.sequence_id, message.serial, error)
         self._receive(returned)
 
     def overdue(self, now_s: float) -> set[str]:
         """See Pipeline."""
-        slowest_s = max((seconds for _, seconds in self._under_way.values()), default=0.0) * self._work
+        slowest_s = max((frame.first_s for frame in self._under_way.values()), default=0.0) * self._work
         if now_s - self._heard_s <= SILENCE_S + SILENCE_FACTOR * slowest_s:
             return set()
-        return {sequence_id for sequence_id, _ in self._under_way.values()}
+        return {frame.sequence_id for frame in self._under_way.values()}
 
     async def _send_frame(self, frame: Frame) -> None:
         began_s = time.monotonic()
@@ -208,10 +248,10 @@ class RingPipeline:
         self.recording.add(_span(message, began_s, began_s))
         if not self._under_way:
             self._heard_s = ended_s
-        self._under_way[frame.serial] = (frame.sequence_id, ended_s - began_s)
+        self._under_way[frame.serial] = _UnderWay(frame.sequence_id, ended_s - began_s, Expectation.after(message))
         await self._send(message)
 
     def _forget(self, sequence_id: str, serial: int) -> None:
         """Expect no frames of a sequence up to a serial number any more: those before are back, void or cancelled."""
-        for number in [n for n, (name, _) in self._under_way.items() if name == sequence_id and n <= serial]:
+        for number in [n for n, f in self._under_way.items() if f.sequence_id == sequence_id and n <= serial]:
             del self._under_way[number]

@@ -21,7 +21,7 @@ from cluster.worker.remote_experts import ExpertLink, RemoteExperts, answer_pair
 from mlx_moe import families
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.errors import FrameError
+from mlx_moe.errors import FrameError, NumericsError
 from mlx_moe.layers.expert_dispatch import Pairs
 from mlx_moe.layers.steps import finish
 from mlx_moe.pipeline.holding import load_experts
@@ -187,6 +187,36 @@ def test_frames_that_pause_in_a_layer_get_their_own_rows(peers: tuple[Peer, Peer
     other = finish(routed.steps(mx.zeros((2, 2)), mx.array([[0], [0]]), None))
     assert other.tolist() == [[[2.0, 2.0]], [[2.0, 2.0]]]
     assert finish(paused).tolist() == [[[1.0, 1.0]], [[1.0, 1.0]]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"rows": 2, "payload": bytes(16)}, FrameError),
+        ({"width": 1, "payload": bytes(4)}, FrameError),
+        ({"dtype": Dtype.BFLOAT16, "payload": bytes(4)}, FrameError),
+        ({"payload": bytes(7)}, FrameError),
+        ({"kind": Kind.PAIRS, "rows": 0, "payload": b""}, FrameError),
+        ({"payload": np.array([1, np.nan], np.float32).tobytes()}, NumericsError),
+        ({"payload": np.array([1, np.inf], np.float32).tobytes()}, NumericsError),
+    ],
+    ids=["rows", "width", "dtype", "bytes", "kind", "nan", "inf"],
+)
+def test_rows_that_are_something_else_end_the_request_alone(
+    peers: tuple[Peer, Peer], changes: dict[str, Any], error: type[Exception]
+) -> None:
+    link = peers[0].link
+    peers[0].answers.put(replace(answer_of(1.0), **changes))
+    with pytest.raises(error):
+        link.answer(link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0])))
+    peers[0].answers.put(answer_of(2.0))
+    assert link.answer(link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0]))).tolist() == [[2.0, 2.0]]
+
+
+def test_a_peer_that_returns_nan_is_named(peers: tuple[Peer, Peer]) -> None:
+    peers[0].answers.put(answer_of(np.nan))
+    with pytest.raises(NumericsError, match="node mac-2, experts of layer 2, returned"):
+        peers[0].link.answer(peers[0].link.ask(LAYER, mx.zeros((1, 2)), pairs([0], [0])))
 
 
 def test_a_peer_that_is_gone_is_named(peers: tuple[Peer, Peer]) -> None:

@@ -8,11 +8,13 @@ import itertools
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ import mlx_moe
 from cluster.timeline import FRAMES, SpanKind, Timeline
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.computing import Computing
-from cluster.worker.messages import Kind, Message
+from cluster.worker.messages import ITEM_BYTES, Dtype, Kind, Message
 from cluster.worker.recording import Recording
 from cluster.worker.ring import RingPipeline, RingStage
 from mlx_moe.decoding.answer_writer import AnswerWriter
@@ -32,7 +34,7 @@ from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.decoding.sequence import Sequence as Conversation
 from mlx_moe.decoding.session import Session
-from mlx_moe.errors import NumericsError, RewindError
+from mlx_moe.errors import FrameError, NumericsError, RewindError
 from mlx_moe.model import LocalModel
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, FrameKind, Outgoing, Refused, Release, Returned
 from mlx_moe.pipeline.shard_spec import ShardSpec
@@ -75,7 +77,7 @@ class Ring:
         first, *others = stages(ends)
         self.n_stages = len(others) + 1
         self.stages = [first, *others]
-        self.others = [RingStage(Computing(stage), EPOCH) for stage in others]
+        self.others = [RingStage(Computing(stage), EPOCH, f"mac-{n}") for n, stage in enumerate(others, 1)]
         self.wires: list[deque[bytes]] = [deque() for _ in self.stages]
         self.returned: defaultdict[str, list[Returned]] = defaultdict(list)
         self.pipeline = RingPipeline(
@@ -87,6 +89,7 @@ class Ring:
             self._send,
             self._cancel,
             work=N_LAYERS / len(first.shard.layers),
+            last=self.stages[-1].node,
         )
         self.frames_in_flight = self.pipeline.frames_in_flight
         self.heard_of_cancels = True
@@ -365,6 +368,91 @@ def test_nan_names_node_and_layer() -> None:
     layer._input_norm = healthy
     with pytest.raises(NumericsError, match="node mac-2, layer 3"):
         positions(ring.receive(A))
+
+
+def change_last(ring: Ring, wire: int, **changes: Any) -> None:
+    """Change the newest message on a wire, as a node that computes something else would send it."""
+    message = Message.decode(ring.wires[wire].pop())
+    ring.wires[wire].append(replace(message, **changes).encode())
+
+
+def numbers(rows: int, dtype: Dtype = Dtype.FLOAT32, width: int | None = None) -> dict[str, Any]:
+    width = width or demo().config.hidden_size
+    return {"rows": rows, "width": width, "dtype": dtype, "payload": bytes(rows * width * ITEM_BYTES[dtype])}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda: numbers(4, width=1),
+        lambda: numbers(4, width=demo().config.hidden_size + 1),
+        lambda: numbers(4, Dtype.BFLOAT16),
+        lambda: numbers(3),
+        lambda: numbers(4) | {"position": 1},
+        lambda: numbers(4) | {"payload": b"1234567"},
+        lambda: numbers(4) | {"rows": 2**32 - 1, "width": 2**32 - 1},
+    ],
+    ids=["narrow", "wide", "dtype", "rows", "position", "bytes", "huge"],
+)
+def test_a_frame_that_returns_as_something_else_ends_its_request_alone(changes: Callable[[], dict[str, Any]]) -> None:
+    ring = Ring([2, 4])
+    send(ring, A, 0, 4)
+    for wire in range(len(ring.others)):
+        ring.step(wire)
+    change_last(ring, -1, **changes())
+    send(ring, B, 0, 4)
+    ring.settle()
+    with pytest.raises(FrameError, match=r"node mac-[13]"):
+        positions(ring.receive(A))
+    assert positions(ring.receive(B)) == [0]
+
+
+def test_frames_and_failures_that_nobody_waits_for_are_dropped() -> None:
+    ring = Ring([3])
+    serial = send(ring, A, 0, 4)
+    ring.step(0)
+    returned = Message.decode(ring.wires[1][0])
+    for changes in ({"serial": serial + 1}, {"serial": 0}, {"sequence_id": B}, {"kind": Kind.ROWS}):
+        ring.pipeline.come_back(replace(returned, **changes))
+    ring.pipeline.come_back(Message(Kind.FAILURE, B, EPOCH, serial, payload=b"error no"))
+    assert not ring.returned
+    ring.settle()
+    ring.pipeline.come_back(returned)  # twice
+    assert positions(ring.receive(A)) == [0]
+
+
+def test_a_stage_drops_what_is_no_message_of_the_ring_and_outlives_a_timeline_that_is_none() -> None:
+    ring = Ring([3])
+    stage = ring.others[0]
+    assert loop().run(stage.pass_on(Message(Kind.PAIRS, A, EPOCH))) is None
+    told = loop().run(stage.pass_on(Message(Kind.TIMELINES, A, EPOCH, payload=b"\xff\xff")))
+    assert told is not None
+    assert [each.node for each in pb.Timelines.FromString(bytes(told.payload)).stages] == ["mac-2"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "said"),
+    [(1, "node mac-2 sent hidden states that are not finite to node mac-3"), (2, "node mac-3 returned 1 x .* finite")],
+)
+@pytest.mark.parametrize("written", [0, 2])
+def test_nan_that_no_stage_admits_names_the_node_that_sent_it(wire: int, said: str, written: int) -> None:
+    ring = Ring([2, 4])
+    answers = Answers(ring)
+    answer, other = answers.ask(request(3)), answers.ask(request(2))
+
+    def go_on() -> None:
+        while True:
+            answers.advance(answer)
+            for number in range(len(ring.wires)):
+                while ring.wires[number]:
+                    if number == wire and len(answer[1]) >= written:
+                        n_bytes = len(Message.decode(ring.wires[wire][-1]).payload)
+                        change_last(ring, wire, payload=np.full(n_bytes // 4, np.nan, np.float32).tobytes())
+                    ring.step(number)
+
+    with pytest.raises(NumericsError, match=said):
+        go_on()
+    assert answers.finish(other) == [wanted(2)]
 
 
 def test_messages_of_another_epoch_are_dropped_at_both_ends() -> None:
