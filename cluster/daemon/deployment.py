@@ -46,7 +46,11 @@ ROOT_CAUSE_S = 0.5
 
 TRIES = 3
 TRIES_S = 600.0
-"""A node whose worker, or the link to it, was lost this often within TRIES_S gets no part of the next placement."""
+"""A node whose worker, or the link to it, was lost more often within TRIES_S gets no part of the next placement.
+
+Before the model was ready for the first time, the load ends when workers of one node have died TRIES times."""
+
+CURE = "free memory there, give it less of the model with `moe-cluster up --memory 16GB`, or quantize with `--bits 4`"
 
 
 class Phase(StrEnum):
@@ -191,10 +195,11 @@ class Deployment:
         after = replace(self, workers={i: worker for i, worker in self.workers.items() if i != node_id})
         if not self._lasts:
             return (after if after.workers else replace(after, phase=Phase.ENDED)), ()
-        if not was_stopped and node_id == self.placement.coordinator:
+        if not was_stopped and node_id == self.placement.coordinator and self.was_ready:
             return after._end(str(error), error, now)
         if not was_stopped:
-            return after._lose(node_id, error, now, is_gone=is_gone)
+            has_died = self.workers[node_id].failure is not None
+            return after._lose(node_id, error, now, is_gone=is_gone, has_died=has_died)
         if node_id == self.leaving:
             return replace(after, leaving=None)._tell_all(now)
         return after._tell([node_id], now) if self.leaving is None else (after, ())
@@ -217,15 +222,19 @@ class Deployment:
         return after._tell_all(now) if after.leaving is None else after._tell([after.leaving], now)
 
     def _lose(
-        self, node_id: str, error: MoeClusterError, now: float, *, is_gone: bool
+        self, node_id: str, error: MoeClusterError, now: float, *, is_gone: bool, has_died: bool = False
     ) -> tuple[Deployment, tuple[Command, ...]]:
-        """Ask for a repair after the loss of a worker or of the link to it; end if the model was never ready.
+        """Ask for a repair after the loss of a worker or of the link to it.
 
-        A node that is gone, or was lost TRIES times, gets no part; another one may get its part again.
+        A node that is gone, or was lost TRIES times, gets no part; another one may get its part again. A model that was
+        never ready ends, unless it is a worker that has died for less than the TRIES-th time.
         """
-        if not self.was_ready:
-            return self._end(str(error), error, now)
         times = (*(at for at in self.losses.get(node_id, ()) if at > now - TRIES_S), now)
+        if not self.was_ready and (is_gone or not has_died):
+            return self._end(str(error), error, now)
+        if not self.was_ready and len(times) == TRIES:
+            said = f"{error}. It was worker {TRIES} of {TRIES} there that died before the model was ready: {CURE}"
+            return self._end(said, NodeLostError(said, node_id=node_id), now)
         lost = self.lost | {node_id} if is_gone or len(times) > TRIES else self.lost
         after = replace(
             self,

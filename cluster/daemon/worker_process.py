@@ -21,7 +21,10 @@ TERMINATE_S = 5.0
 """How long a worker may take to end after its input has closed; then it gets SIGTERM and as long again."""
 
 _LOG_BYTES = 4 << 20
-_TAIL_CHARACTERS = 300
+_TAIL_BYTES = 64 << 10
+_LINE_CHARACTERS = 300
+_FATAL = "Fatal Python error: "
+"""What `faulthandler` writes first when a worker crashes by a signal."""
 
 _ENVIRONMENT = {
     # glibc returns freed large buffers to the kernel: 26 ms for an 8 MiB message; 4 ms with these settings.
@@ -31,11 +34,12 @@ _ENVIRONMENT = {
 
 
 class WorkerProcess:
-    """A running worker. What it writes to standard error goes to `log_path`."""
+    """A running worker. What it writes to standard error goes to `log_path`, from byte `log_start` on."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log_path: Path, log_start: int) -> None:
         self._process = process
         self._log_path = log_path
+        self._log_start = log_start
 
     @property
     def pid(self) -> int:
@@ -60,10 +64,11 @@ class WorkerProcess:
 
     def _ending(self, code: int) -> str:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        with suppress(OSError):
-            tail = self._log_path.read_text(errors="replace")[-_TAIL_CHARACTERS:].strip().splitlines()
-            if code > 0 and tail:
-                how += f": {tail[-1]}"
+        with suppress(OSError), self._log_path.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            if last := [line for line in lines if code > 0 or line.startswith(_FATAL)][-1:]:
+                how += f": {last[0][:_LINE_CHARACTERS]}"
         return f"the worker {how} (see {self._log_path})"
 
 
@@ -86,6 +91,7 @@ async def worker_process(
     with log_path.open("ab") as output:
         if output.tell() > _LOG_BYTES:
             output.truncate(0)
+        log_start = output.seek(0, os.SEEK_END)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", module, *arguments),
             stdin=asyncio.subprocess.PIPE,
@@ -97,7 +103,7 @@ async def worker_process(
         )
     log.info("event=worker_started pid=%d", process.pid)
     try:
-        yield WorkerProcess(process, log_path)
+        yield WorkerProcess(process, log_path, log_start)
     finally:
         await asyncio.shield(_end(process))
         log.info("event=worker_ended pid=%d code=%s", process.pid, process.returncode)

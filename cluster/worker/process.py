@@ -8,6 +8,7 @@ log goes to standard error.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -224,6 +225,7 @@ def _ended_by_signals(reading: asyncio.Task[pb.WorkerCommand | None]) -> Iterato
 def main(load: Load) -> None:
     """Run a worker between standard input and output. Arguments: HOME NODE_ID NAME HOST,... [--insecure]."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    faulthandler.enable()  # a crash in native code says where
     sys.setswitchinterval(SWITCH_S)
     asyncio.run(_main(load, *sys.argv[1:5], insecure="--insecure" in sys.argv[5:]))
     logging.shutdown()

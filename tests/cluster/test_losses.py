@@ -12,10 +12,11 @@ import pytest
 
 import mlx_moe
 from cluster.client import OwnNode, RemoteAnswer, ServingState, ServingStatus, Wanted
+from cluster.daemon.deployment import TRIES
 from cluster.errors import NoClusterError, NodeLostError
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
-from mlx_moe.errors import CheckpointError, MoeClusterError, NumericsError
+from mlx_moe.errors import CheckpointError, NumericsError
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
 from tests.patience import PATIENCE_S, until
@@ -144,18 +145,27 @@ def test_a_load_goes_on_without_the_node_that_asked_for_it(cluster: Cluster, tmp
     cluster.wait_for_all()
 
 
-def test_a_worker_lost_while_it_loads_ends_the_load_with_its_name(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "n_deaths"), [(0, 1), (2, TRIES)], ids=["coordinator once", "other at every load"])
+def test_a_worker_that_dies_while_it_loads_is_tried_again_a_few_times(
+    cluster: Cluster, wanted: list[Token], number: int, n_deaths: int
+) -> None:
     cluster.unload()
-    large = tmp_path / "large"
-    _write_large(large)
-    loading = cluster.own.load(Wanted(str(large), cluster.place(str(large), (4, 4, 4))))
+    loading = cluster.own.load(Wanted("demo", cluster.place("demo", (2, 2, 2))))
     next(loading)
-    node = cluster.nodes[2]
-    until(lambda: bool(node.workers()))
-    kill_worker(node)
-    with pytest.raises(MoeClusterError, match="node mac-3: the worker was ended by SIGKILL"):
+    killed = set[int]()
+    while len(killed) < n_deaths:
+        until(lambda: any(worker.pid not in killed for worker in cluster.nodes[number].workers()))
+        for worker in cluster.nodes[number].workers():
+            worker.kill()
+            killed.add(worker.pid)
+    if n_deaths == TRIES:
+        said = rf"node mac-{number + 1}: the worker was ended by SIGKILL .* worker 3 of 3 there that died"
+        with pytest.raises(NodeLostError, match=said):
+            list(loading)
+        until(lambda: no_workers(cluster))
+    else:
         list(loading)
-    until(lambda: no_workers(cluster))
+        assert answer(cluster.own.model(cluster.own.status()), request()) == wanted
 
 
 def test_another_copy_of_the_model_is_refused_before_loading_with_both_hashes(

@@ -148,10 +148,24 @@ def test_without_its_coordinator_or_room_it_ends() -> None:
     assert told == [Stop("a", f"{LOST}; demo needs 3 GB")]
 
 
-def test_what_was_never_ready_ends_with_the_first_loss() -> None:
+@pytest.mark.parametrize("dies", ["a", "b"])
+def test_a_worker_that_dies_at_every_load_is_tried_a_few_times_then_said_plainly(dies: str) -> None:
     deployment, _ = Deployment.begin(placed("a", "b"), 1, 0.0)
-    deployment, told = applied(deployment, Failed("b", KILLED), CallEnded("b", LOST))
-    assert (deployment.error, told) == (KILLED, [Stop("a", str(KILLED))])
+    for count in range(1, TRIES):
+        deployment, commands = applied(deployment, Failed(dies, KILLED), CallEnded(dies, LOST), now=float(count))
+        assert commands == [Repair(frozenset(), float(count - 1))]
+        deployment, commands = applied(deployment, ReconfigureAsked(placed("a", "b"), 1 + count))
+        assert Start(dies) in commands
+    deployment, commands = applied(deployment, Failed(dies, KILLED), CallEnded(dies, LOST), now=9.0)
+    assert str(deployment.error).startswith(f"{KILLED}. It was worker {TRIES} of {TRIES} there")
+    assert commands == [Stop("ba"["ab".index(dies)], str(deployment.error))]
+
+
+def test_what_was_never_ready_ends_with_a_node_that_is_gone_or_has_ended_its_worker() -> None:
+    for event in (CallEnded("b", LOST, is_gone=True), CallEnded("b", LOST)):
+        deployment, _ = Deployment.begin(placed("a", "b"), 1, 0.0)
+        deployment, told = applied(deployment, event)
+        assert (deployment.error, told) == (LOST, [Stop("a", str(LOST))])
 
 
 def test_it_ends_with_the_last_call_and_cancels_one_that_does_not_end() -> None:

@@ -78,6 +78,15 @@ def test_a_worker_that_crashes_is_reported_with_its_last_words(monkeypatch: pyte
     assert "ended with code 1: ValueError: so not" in failure_of(monkeypatch, tmp_path, "raise ValueError('so not')")
 
 
+def test_a_worker_that_crashes_by_a_signal_is_reported_with_its_own_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "log").write_text("Fatal Python error: of an earlier worker\n")
+    crash = "import faulthandler, os; faulthandler.enable(); os.abort()"
+    assert "by SIGABRT: Fatal Python error: Aborted (see" in failure_of(monkeypatch, tmp_path, crash)
+    assert "by SIGKILL (see" in failure_of(monkeypatch, tmp_path, "import os; os.kill(os.getpid(), 9)")
+
+
 def test_a_worker_that_ends_in_order_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert failure_of(monkeypatch, tmp_path, "") == ""
 
