@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli.bench.commands import bench
-from cli.commands import answers, models, nodes
+from cli.commands import answers, maintenance, models, nodes
 from cli.exit_codes import ExitCode
 from cli.failures import error_line, silence_stdout
 from cli.usage import Commands
@@ -24,14 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for section in (answers.commands, nodes.commands, models.commands):
+for section in (answers.commands, nodes.commands, models.commands, maintenance.commands):
     app.add_typer(section)
-app.add_typer(
-    bench,
-    name="bench",
-    short_help="Measure a machine, a cluster or emulated Macs.",
-    rich_help_panel="Maintenance",
-)
 
 
 def main() -> None:

@@ -8,19 +8,17 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Mapping
-from logging.handlers import RotatingFileHandler
 
 from cli.exit_codes import ExitCode
 from cli.loading import load_when_it_fits
 from cli.news import News
+from cluster import log_files
 from cluster.client import NodeClient, ServingStatus, Wanted
 from cluster.errors import ClusterError
 from cluster.home import Home
 from cluster.node.options import NodeOptions
 from cluster.node.running import Admission, Change, NodeInfo, RunningNode, Settings, run_node
 from mlx_moe.errors import MoeClusterError
-
-LOG_BYTES = 4 << 20
 
 
 class ForegroundNode:
@@ -115,8 +113,7 @@ class ForegroundNode:
 def _log_to_file(home: Home) -> None:
     """Write the log to a file in the home; the terminal shows only the news."""
     logging.raiseExceptions = False  # a logging error (full disk) must not print
-    handler = RotatingFileHandler(home.logs / "daemon.log", maxBytes=LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    handler = log_files.LogFile(home.logs / log_files.DAEMON)
     if not logging.getLogger("cluster").isEnabledFor(logging.DEBUG):
         logging.root.handlers.clear()
         for package in ("cli", "cluster", "mlx_moe"):

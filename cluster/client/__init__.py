@@ -4,6 +4,7 @@
 Results are values; protobuf messages do not appear.
 """
 
+from cluster.client.about import NodeAbout
 from cluster.client.model import AnswerStream, Begun, ModelClient, ModelDescription, Prefilled, Written
 from cluster.client.node import NodeClient, is_running
 from cluster.client.plain import OwnNode, RemoteAnswer, RemoteConversation, RemoteModel
@@ -28,6 +29,7 @@ __all__ = [
     "LoadStatus",
     "ModelClient",
     "ModelDescription",
+    "NodeAbout",
     "NodeClient",
     "NodeProgress",
     "NodeState",

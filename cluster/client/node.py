@@ -9,6 +9,8 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 
+from cluster.client import about
+from cluster.client.about import NodeAbout
 from cluster.client.model import ModelClient
 from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress, ServingState
 from cluster.client.status_message import cluster_status, load_status, pull_status
@@ -108,6 +110,23 @@ class NodeClient:
         """Return the models on the disks of all present nodes that answer, this one's first."""
         with self._called():
             return from_message(await self._stub.ListAllModels(pb.ListModelsRequest(), timeout=CALL_S))
+
+    async def about(self) -> list[NodeAbout]:
+        """Return what all present nodes that answer tell about themselves, this one first."""
+        with self._called():
+            reply = await self._stub.AboutNodes(pb.AboutRequest(), timeout=CALL_S)
+        return [about.from_message(node) for node in reply.nodes]
+
+    async def log_lines(self, node: str, n_lines: int, cursor: str = "") -> tuple[list[str], str]:
+        """Return the last lines of a node's logs, or those after a cursor that an earlier call returned, and a cursor.
+
+        Raises:
+            NodeLostError: no such node is present, or it does not answer.
+        """
+        read = pb.ReadLogRequest(lines=n_lines, cursor=cursor)
+        with self._called():
+            reply = await self._stub.ReadNodeLog(pb.ReadNodeLogRequest(node=node, read=read), timeout=CALL_S)
+        return list(reply.lines), reply.cursor
 
     async def unload(self, reason: str) -> str:
         """Unload the cluster's model; return its name, "" if there was none."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from cluster.client.about import NodeAbout
 from cluster.client.loop_thread import shared_loop
 from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Written
 from cluster.client.node import CALL_S, NodeClient
@@ -75,6 +76,14 @@ class OwnNode:
     def models(self) -> list[ListedModel]:
         """Return the models on the disks of all present nodes."""
         return self._loop.run(self._node.models())
+
+    def about(self) -> list[NodeAbout]:
+        """Return what all present nodes tell about themselves, this one first."""
+        return self._loop.run(self._node.about())
+
+    def log_lines(self, node: str, n_lines: int, cursor: str = "") -> tuple[list[str], str]:
+        """Return the last lines of a node's logs, or those after a cursor; and a cursor."""
+        return self._loop.run(self._node.log_lines(node, n_lines, cursor))
 
     def glance(self) -> Set[str]:
         """Return the ids of the present nodes, possibly cached; empty if the node does not answer."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from cluster.daemon import diagnosis
 from cluster.daemon.pulling import Pulling
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
@@ -85,6 +86,22 @@ class ControlService(node_pb2_grpc.ControlServicer):
             self._require_own(context)
             self._stop.set()
             return pb.StopReply()
+
+    async def AboutNodes(self, _request: pb.AboutRequest, context: Context) -> pb.AboutNodesReply:  # noqa: N802
+        """Return the clocks and versions of all present nodes that answer, this one's first."""
+        async with reported(context):
+            self._require_own(context)
+            calls = (diagnosis.ask_about(self._serving.stub(node_id)) for node_id in sorted(self._state.present))
+            told = await asyncio.gather(*calls, return_exceptions=True)
+            others = [one for one in told if isinstance(one, pb.AboutNode)]
+            return pb.AboutNodesReply(nodes=[diagnosis.about(self._state.own.node_id), *others])
+
+    async def ReadNodeLog(self, request: pb.ReadNodeLogRequest, context: Context) -> pb.LogLines:  # noqa: N802
+        """Return lines of a node's logs."""
+        async with reported(context):
+            self._require_own(context)
+            node_id = diagnosis.node_named(self._state, request.node)
+            return await diagnosis.ask_log(self._state, node_id, self._serving.stub(node_id), request.read)
 
     def _status(self) -> pb.ClusterStatus:
         state = self._state

@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from cluster.daemon import outline_message, own_part
+from cluster import log_files
+from cluster.daemon import diagnosis, outline_message, own_part
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
 from cluster.daemon.serving import Serving
@@ -154,7 +155,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
                     name,
                     self._listening.now().hosts,
                     insecure=self._credentials.insecure,
-                    log_path=self._home.logs / "worker.log",
+                    log_path=self._home.logs / log_files.WORKER,
                 ) as worker:
                     self._worker = worker
                     telling = asyncio.create_task(self._tell(worker, first, commands))
@@ -198,6 +199,15 @@ class NodeService(node_pb2_grpc.NodeServicer):
         """Unload the model that this node coordinates."""
         async with reported(context):
             return node_pb2.UnloadReply(model=await self._serving.unload_own(request.reason))
+
+    async def About(self, _request: node_pb2.AboutRequest, _context: Context) -> node_pb2.AboutNode:  # noqa: N802
+        """Return this node's clock and versions."""
+        return diagnosis.about(self._state.own.node_id)
+
+    async def ReadLog(self, request: node_pb2.ReadLogRequest, context: Context) -> node_pb2.LogLines:  # noqa: N802
+        """Return lines of this node's logs."""
+        async with reported(context):
+            return await diagnosis.read_log(self._home, request)
 
     async def _tell(
         self, worker: WorkerProcess, first: pb.WorkerCommand, rest: AsyncIterator[pb.WorkerCommand]

@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 TERMINATE_S = 5.0
 """How long a worker may take to end after its input has closed; then it gets SIGTERM and as long again."""
 
-_LOG_BYTES = 4 << 20
 _TAIL_BYTES = 64 << 10
 _LINE_CHARACTERS = 300
 _FATAL = "Fatal Python error: "
@@ -65,7 +64,9 @@ class WorkerProcess:
     def _ending(self, code: int) -> str:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         with suppress(OSError), self._log_path.open("rb") as log:
-            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            end = log.seek(0, os.SEEK_END)
+            start = self._log_start if self._log_start <= end else 0  # it was moved, and this is the next file
+            log.seek(max(start, end - _TAIL_BYTES))
             lines = log.read().decode(errors="replace").strip().splitlines()
             if last := [line for line in lines if code > 0 or line.startswith(_FATAL)][-1:]:
                 how += f": {last[0][:_LINE_CHARACTERS]}"
@@ -89,8 +90,6 @@ async def worker_process(
     """
     arguments = (str(home), node_id, name, ",".join(hosts), *(["--insecure"] if insecure else []))
     with log_path.open("ab") as output:
-        if output.tell() > _LOG_BYTES:
-            output.truncate(0)
         log_start = output.seek(0, os.SEEK_END)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", module, *arguments),

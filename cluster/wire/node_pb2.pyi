@@ -457,3 +457,58 @@ class StopRequest(_message.Message):
 class StopReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class AboutRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AboutNode(_message.Message):
+    __slots__ = ("node_id", "clock_s", "versions", "ahead_s", "ahead_error_s")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_S_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_S_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_ERROR_S_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    clock_s: float
+    versions: _containers.ScalarMap[str, str]
+    ahead_s: float
+    ahead_error_s: float
+    def __init__(self, node_id: _Optional[str] = ..., clock_s: _Optional[float] = ..., versions: _Optional[_Mapping[str, str]] = ..., ahead_s: _Optional[float] = ..., ahead_error_s: _Optional[float] = ...) -> None: ...
+
+class AboutNodesReply(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[AboutNode]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[AboutNode, _Mapping]]] = ...) -> None: ...
+
+class ReadLogRequest(_message.Message):
+    __slots__ = ("lines", "cursor")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    lines: int
+    cursor: str
+    def __init__(self, lines: _Optional[int] = ..., cursor: _Optional[str] = ...) -> None: ...
+
+class ReadNodeLogRequest(_message.Message):
+    __slots__ = ("node", "read")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    read: ReadLogRequest
+    def __init__(self, node: _Optional[str] = ..., read: _Optional[_Union[ReadLogRequest, _Mapping]] = ...) -> None: ...
+
+class LogLines(_message.Message):
+    __slots__ = ("lines", "cursor")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedScalarFieldContainer[str]
+    cursor: str
+    def __init__(self, lines: _Optional[_Iterable[str]] = ..., cursor: _Optional[str] = ...) -> None: ...

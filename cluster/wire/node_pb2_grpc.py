@@ -96,6 +96,16 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.UnloadReply.FromString,
                 _registered_method=True)
+        self.About = channel.unary_unary(
+                '/moe_cluster.v1.Node/About',
+                request_serializer=cluster_dot_wire_dot_node__pb2.AboutRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.AboutNode.FromString,
+                _registered_method=True)
+        self.ReadLog = channel.unary_unary(
+                '/moe_cluster.v1.Node/ReadLog',
+                request_serializer=cluster_dot_wire_dot_node__pb2.ReadLogRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.LogLines.FromString,
+                _registered_method=True)
 
 
 class NodeServicer(object):
@@ -184,6 +194,20 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def About(self, request, context):
+        """For diagnosis: the node's clock and the versions of its software.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadLog(self, request, context):
+        """The last lines of the node's logs, which have no prompts; its user's name and directories are replaced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -246,6 +270,16 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Unload,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.UnloadReply.SerializeToString,
+            ),
+            'About': grpc.unary_unary_rpc_method_handler(
+                    servicer.About,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.AboutRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.AboutNode.SerializeToString,
+            ),
+            'ReadLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadLog,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.ReadLogRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.LogLines.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -583,6 +617,60 @@ class Node(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def About(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/About',
+            cluster_dot_wire_dot_node__pb2.AboutRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.AboutNode.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/ReadLog',
+            cluster_dot_wire_dot_node__pb2.ReadLogRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.LogLines.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ControlStub(object):
     """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
@@ -625,6 +713,16 @@ class ControlStub(object):
                 '/moe_cluster.v1.Control/Stop',
                 request_serializer=cluster_dot_wire_dot_node__pb2.StopRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.StopReply.FromString,
+                _registered_method=True)
+        self.AboutNodes = channel.unary_unary(
+                '/moe_cluster.v1.Control/AboutNodes',
+                request_serializer=cluster_dot_wire_dot_node__pb2.AboutRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.AboutNodesReply.FromString,
+                _registered_method=True)
+        self.ReadNodeLog = channel.unary_unary(
+                '/moe_cluster.v1.Control/ReadNodeLog',
+                request_serializer=cluster_dot_wire_dot_node__pb2.ReadNodeLogRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.LogLines.FromString,
                 _registered_method=True)
 
 
@@ -673,6 +771,20 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AboutNodes(self, request, context):
+        """Asks all present nodes what About tells.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadNodeLog(self, request, context):
+        """Reads the log of another present node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -705,6 +817,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.StopRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.StopReply.SerializeToString,
+            ),
+            'AboutNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.AboutNodes,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.AboutRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.AboutNodesReply.SerializeToString,
+            ),
+            'ReadNodeLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadNodeLog,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.ReadNodeLogRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.LogLines.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -872,6 +994,60 @@ class Control(object):
             '/moe_cluster.v1.Control/Stop',
             cluster_dot_wire_dot_node__pb2.StopRequest.SerializeToString,
             cluster_dot_wire_dot_node__pb2.StopReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AboutNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Control/AboutNodes',
+            cluster_dot_wire_dot_node__pb2.AboutRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.AboutNodesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadNodeLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Control/ReadNodeLog',
+            cluster_dot_wire_dot_node__pb2.ReadNodeLogRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.LogLines.FromString,
             options,
             channel_credentials,
             insecure,

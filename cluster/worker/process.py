@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cluster import log_files
 from cluster.errors import MovedError, NodeLostError
 from cluster.home import Home
 from cluster.membership.listening import Listening
@@ -224,7 +225,8 @@ def _ended_by_signals(reading: asyncio.Task[pb.WorkerCommand | None]) -> Iterato
 
 def main(load: Load) -> None:
     """Run a worker between standard input and output. Arguments: HOME NODE_ID NAME HOST,... [--insecure]."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    log_file = log_files.LogFile(Home(Path(sys.argv[1])).logs / log_files.WORKER, takes_stderr=True)
+    logging.basicConfig(level=logging.INFO, handlers=[log_file])
     faulthandler.enable()  # a crash in native code says where
     sys.setswitchinterval(SWITCH_S)
     asyncio.run(_main(load, *sys.argv[1:5], insecure="--insecure" in sys.argv[5:]))

@@ -165,6 +165,22 @@ def test_an_idle_model_gives_way_only_to_who_says_so(homes: list[Path], tmp_path
     said(homes[0], "unload")
 
 
+def test_logs_of_other_nodes_can_be_read_and_have_no_prompts(homes: list[Path]) -> None:
+    here = said(homes[0], "logs", "--lines", "2000")
+    assert "event=ready model=demo" in here
+    assert "event=worker_started" in said(homes[1], "logs", "mac-1", "--lines", "2000")
+    everywhere = [said(home, "logs", name, "-n", "2000") for home in homes for name in ("mac-1", "mac-2", "mac-3")]
+    assert any("event=answer_begun" in lines for lines in everywhere)
+    for lines in (here, *everywhere):
+        assert "expert?" not in lines
+    assert not any(str(home) in lines for home in homes for lines in everywhere)
+    unknown = moe_cluster(homes[0], "logs", "mac-9")
+    assert (unknown.code, unknown.err) == (
+        8,
+        "error: node 'mac-9' is not here; present are mac-1, mac-2, mac-3\n",
+    )
+
+
 def test_up_on_a_node_that_is_up_shows_how_it_stands(homes: list[Path]) -> None:
     assert "mac-1 is up already" in said(homes[0], "up")
     refused = moe_cluster(homes[0], "up", "--new")
