@@ -69,7 +69,7 @@ class Home:
 
     @property
     def daemon(self) -> Path:
-        """The address of the running daemon of this home."""
+        """Where the running daemon of this home is."""
         return self.path / "daemon.json"
 
     @property

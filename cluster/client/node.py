@@ -1,4 +1,4 @@
-"""NodeClient: calls this machine's node with the node's own certificate. Asynchronous."""
+"""NodeClient: calls this machine's node through its control socket. Asynchronous."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import grpc
+
+from cluster import control_socket
 from cluster.client import about
 from cluster.client.about import NodeAbout
 from cluster.client.model import ModelClient
@@ -20,7 +25,7 @@ from cluster.home import Home
 from cluster.lock import POLL_S, is_held
 from cluster.model_list import ListedModel, from_message
 from cluster.rpc_errors import translated
-from cluster.trust import Credentials, Insecure, MutualTLS, NodeIdentity
+from cluster.trust import CHANNEL_OPTIONS, Credentials, Insecure, MutualTLS, NodeIdentity
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 
@@ -40,13 +45,37 @@ SETTLE_S = 10.0
 """Timeout for all nodes to report what they hold after a model was loaded."""
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a running daemon says of itself to its machine's command line: `control` is its socket."""
+
+    pid: int
+    node_id: str
+    control: Path
+    insecure: bool
+
+    @classmethod
+    def read(cls, home: Home) -> Announced:
+        """Read it. Raises as `NodeClient.connect`."""
+        if not is_running(home):
+            raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
+        try:
+            value = json.loads(home.daemon.read_text())
+            return cls(value["pid"], value["node_id"], Path(value["control"]), value["insecure"])
+        except FileNotFoundError as exc:
+            raise NoClusterError("the node of this machine is starting or ending: try again in a moment") from exc
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
+            raise ClusterError(
+                f"{home.daemon} cannot be read ({exc}), and a node runs: end its process, and moe-cluster up again"
+            ) from exc
+
+
 class NodeClient:
     """The node daemon of this machine. Use the client in the event loop in which it was made, and close it."""
 
-    def __init__(self, home: Home, credentials: Credentials, node_id: str, address: str) -> None:
+    def __init__(self, home: Home, announced: Announced) -> None:
         self._home = home
-        self._credentials = credentials
-        self._open(node_id, address)
+        self._open(announced)
 
     @classmethod
     async def connect(cls, home: Home) -> NodeClient:
@@ -56,9 +85,7 @@ class NodeClient:
             NoClusterError: none runs, or it is not up yet.
             ClusterError: its address file cannot be read.
         """
-        node_id, address, insecure = _announced(home)
-        credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(home.identity))
-        return cls(home, credentials, node_id, address)
+        return cls(home, Announced.read(home))
 
     async def status(self, timeout_s: float = CALL_S) -> ClusterStatus:
         """Return the cluster's status as this node sees it. If the node was restarted, its new address is used.
@@ -147,12 +174,17 @@ class NodeClient:
             await asyncio.sleep(POLL_S)
 
     async def model(self, status: ClusterStatus) -> ModelClient:
-        """Return the model that the cluster serves. Raises NoClusterError if it serves none."""
+        """Return the model that the cluster serves, called with this node's certificate.
+
+        Raises:
+            NoClusterError: it serves none.
+            TrustError: the certificate cannot be read.
+        """
         if status.serving is None or not status.coordinator_address:
             raise NoClusterError("no model is loaded; `moe-cluster chat MODEL` or `moe-cluster up MODEL` loads one")
         coordinator = status.serving.coordinator
         callee = f"node {status.name(coordinator)}, which coordinates,"
-        return await ModelClient.connect(self._credentials, coordinator, status.coordinator_address, callee)
+        return await ModelClient.connect(self._credentials(), coordinator, status.coordinator_address, callee)
 
     async def settled(self) -> ClusterStatus:
         """Return the status once all nodes have reported what they hold, which they do some time after loading.
@@ -209,27 +241,32 @@ class NodeClient:
         with self._called():
             return cluster_status(await self._stub.Status(pb.StatusRequest(), timeout=timeout_s))
 
-    def _open(self, node_id: str, address: str) -> None:
-        self._node_id = node_id
-        self._address = address
-        self._channel = self._credentials.aio_channel(address, node_id)
+    def _credentials(self) -> Credentials:
+        if self._announced.insecure:
+            return Insecure(self._announced.node_id)
+        return MutualTLS(NodeIdentity.load(self._home.identity))
+
+    def _open(self, announced: Announced) -> None:
+        self._announced = announced
+        control_socket.require_own(self._home, announced.control)
+        self._channel = grpc.aio.insecure_channel(control_socket.target(announced.control), CHANNEL_OPTIONS)
         self._stub = node_pb2_grpc.ControlStub(self._channel)
 
     async def _follow(self) -> None:
-        """Connect to the address of the restarted node. Raises NoClusterError if none runs."""
-        node_id, address, _ = _announced(self._home)
+        """Connect to the restarted node. Raises NoClusterError if none runs."""
+        announced = Announced.read(self._home)
         await self._channel.close()
-        self._open(node_id, address)
+        self._open(announced)
 
     @contextlib.contextmanager
     def _called(self) -> Iterator[None]:
         """Translate the errors of a call within the block; raise NoClusterError if the node has ended."""
         try:
-            with translated("this machine's node", self._node_id):
+            with translated("this machine's node", self._announced.node_id):
                 yield
         except NodeLostError as error:
             with contextlib.suppress(NoClusterError):
-                if _announced(self._home)[1] == self._address:
+                if Announced.read(self._home) == self._announced:
                     raise
             raise NoClusterError("this machine's node has ended: moe-cluster up starts it again") from error
 
@@ -253,18 +290,3 @@ def _load_request(wanted: Wanted) -> pb.LoadRequest:
 def is_running(home: Home) -> bool:
     """Whether a node runs in a home, determined by its lock: its pid may belong to another process now."""
     return is_held(home.lock)
-
-
-def _announced(home: Home) -> tuple[str, str, bool]:
-    """Return id and address of a home's daemon, and whether it is insecure. Raises as `NodeClient.connect`."""
-    if not is_running(home):
-        raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
-    try:
-        value = json.loads(home.daemon.read_text())
-        return value["node_id"], value["address"], value["insecure"]
-    except FileNotFoundError as exc:
-        raise NoClusterError("the node of this machine is starting or ending: try again in a moment") from exc
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
-        raise ClusterError(
-            f"{home.daemon} cannot be read ({exc}), and a node runs: end its process, and moe-cluster up again"
-        ) from exc

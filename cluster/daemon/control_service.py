@@ -1,27 +1,54 @@
-"""ControlService: the calls of this machine's own command line, which presents the node's own certificate."""
+"""ControlService: the calls of this machine's own command line, over a Unix socket that only the node's owner can open.
+
+It has no other port: what strangers and other nodes do on the network cannot shut it out, and they cannot call it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from cluster import control_socket
 from cluster.daemon import diagnosis
 from cluster.daemon.pulling import Pulling
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
-from cluster.errors import TrustError
+from cluster.errors import ClusterError
+from cluster.home import Home
 from cluster.membership.node_message import links_to_messages, to_message
 from cluster.rpc_errors import reported
-from cluster.trust.credentials import Credentials
+from cluster.trust.credentials import SERVER_OPTIONS
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 
 LIST_S = 30.0
 
+GRACE_S = 1.0
+"""Time for a command that is being answered, such as the one that stops the node, once the socket closes."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@asynccontextmanager
+async def served(home: Home, service: ControlService) -> AsyncIterator[Path]:
+    """Serve the calls at a home's socket while the context lasts; yields its path. Raises ClusterError."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    node_pb2_grpc.add_ControlServicer_to_server(service, server)
+    with control_socket.private_path(home) as path:
+        try:
+            server.add_insecure_port(control_socket.target(path))
+        except RuntimeError as exc:
+            raise ClusterError(f"no socket can be made at {path}: is $MOE_CLUSTER_HOME on a local disk?") from exc
+    await server.start()
+    try:
+        yield path
+    finally:
+        await server.stop(GRACE_S)
 
 
 class ControlService(node_pb2_grpc.ControlServicer):
@@ -32,48 +59,44 @@ class ControlService(node_pb2_grpc.ControlServicer):
         state: NodeState,
         serving: Serving,
         pulling: Pulling,
-        credentials: Credentials,
         cluster_id: str,
         stop: asyncio.Event,
+        *,
+        insecure: bool,
     ) -> None:
         self._state = state
         self._serving = serving
         self._pulling = pulling
-        self._credentials = credentials
+        self._insecure = insecure
         self._cluster_id = cluster_id
         self._stop = stop
 
     async def Status(self, _request: pb.StatusRequest, context: Context) -> pb.ClusterStatus:  # noqa: N802
         """Return the cluster's status as this node sees it."""
         async with reported(context):
-            self._require_own(context)
             return self._status()
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> AsyncIterator[pb.LoadStatus]:  # noqa: N802
         """Load a model; the load continues if the caller disconnects."""
         async with reported(context):
-            self._require_own(context)
             async for status in self._serving.load(request):
                 yield status
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadReply:  # noqa: N802
         """Unload the cluster's model, and end a pull that this node runs."""
         async with reported(context):
-            self._require_own(context)
             pulled = await self._pulling.end()
             return pb.UnloadReply(model=await self._serving.unload(request.reason) or pulled)
 
     async def Pull(self, request: pb.PullRequest, context: Context) -> AsyncIterator[pb.PullStatus]:  # noqa: N802
         """Copy a model to the disks of the cluster; it continues if the caller disconnects."""
         async with reported(context):
-            self._require_own(context)
             async for status in self._pulling.pull(request):
                 yield status
 
     async def ListAllModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ModelList:  # noqa: N802
         """Return the models on the disks of all present nodes, this one first."""
         async with reported(context):
-            self._require_own(context)
             node_ids = [self._state.own.node_id, *sorted(self._state.present)]
             calls = (self._serving.stub(node_id).ListModels(request, timeout=LIST_S) for node_id in node_ids)
             found = await asyncio.gather(*calls, return_exceptions=True)
@@ -83,14 +106,12 @@ class ControlService(node_pb2_grpc.ControlServicer):
     async def Stop(self, _request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """Stop this node."""
         async with reported(context):
-            self._require_own(context)
             self._stop.set()
             return pb.StopReply()
 
     async def AboutNodes(self, _request: pb.AboutRequest, context: Context) -> pb.AboutNodesReply:  # noqa: N802
         """Return the clocks and versions of all present nodes that answer, this one's first."""
         async with reported(context):
-            self._require_own(context)
             calls = (diagnosis.ask_about(self._serving.stub(node_id)) for node_id in sorted(self._state.present))
             told = await asyncio.gather(*calls, return_exceptions=True)
             others = [one for one in told if isinstance(one, pb.AboutNode)]
@@ -99,7 +120,6 @@ class ControlService(node_pb2_grpc.ControlServicer):
     async def ReadNodeLog(self, request: pb.ReadNodeLogRequest, context: Context) -> pb.LogLines:  # noqa: N802
         """Return lines of a node's logs."""
         async with reported(context):
-            self._require_own(context)
             node_id = diagnosis.node_named(self._state, request.node)
             return await diagnosis.ask_log(self._state, node_id, self._serving.stub(node_id), request.read)
 
@@ -111,7 +131,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
         )
         return pb.ClusterStatus(
             cluster_id=self._cluster_id,
-            insecure=self._credentials.insecure,
+            insecure=self._insecure,
             own_node_id=state.own.node_id,
             nodes=[self._node(state.own.node_id), *(self._node(i) for i in sorted(state.membership.members))],
             serving=serving,
@@ -133,9 +153,3 @@ class ControlService(node_pb2_grpc.ControlServicer):
         if member and member.link:
             status.latency_s, status.bytes_per_s = member.link.latency_s, member.link.bytes_per_s
         return status
-
-    def _require_own(self, context: Context) -> None:
-        caller = self._credentials.peer_id(context)
-        if caller != (own := self._state.own.node_id):
-            name = self._state.name(caller) if caller else "?"
-            raise TrustError(f"node {name} may not command node {self._state.name(own)}")

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import grpc
 
+from cluster import open_files
 from cluster.daemon.admission import Admission
-from cluster.daemon.control_service import ControlService
+from cluster.daemon.control_service import ControlService, served
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.pulling import Pulling
@@ -90,6 +92,7 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(only_daemon_of(self.home))
+            open_files.allow()
             measured = await hardware(self.home.hardware)
             credentials = self.admission.credentials
             server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
@@ -116,14 +119,15 @@ class Daemon:
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(), weights))
             pulling = Pulling(self.state, self.serving)
-            control = ControlService(
-                self.state, self.serving, pulling, credentials, self.admission.cluster_id, self.stopped
-            )
-            node_pb2_grpc.add_ControlServicer_to_server(control, server)
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)
+            control = ControlService(
+                *(self.state, self.serving, pulling, self.admission.cluster_id, self.stopped),
+                insecure=credentials.insecure,
+            )
+            control_path = await stack.enter_async_context(served(self.home, control))
             self.admission.keep()
-            stack.enter_context(_announced_to_cli(self.home, self.state, credentials.insecure))
+            stack.enter_context(_announced_to_cli(self.home, self.state, control_path, credentials.insecure))
             for peer in self.settings.peers:
                 self.state.apply(Hinted(Target((peer,)), typed=True))
             for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -191,10 +195,16 @@ def only_daemon_of(home: Home) -> Iterator[None]:
 
 
 @contextmanager
-def _announced_to_cli(home: Home, state: NodeState, insecure: bool) -> Iterator[None]:
-    """Write the daemon's address for this machine's command line."""
+def _announced_to_cli(home: Home, state: NodeState, control: Path, insecure: bool) -> Iterator[None]:
+    """Write where the daemon is, for this machine's command line."""
     node_id = state.own.node_id
-    value = {"pid": os.getpid(), "address": state.target(node_id), "node_id": node_id, "insecure": insecure}
+    value = {
+        "pid": os.getpid(),
+        "address": state.target(node_id),
+        "control": str(control),
+        "node_id": node_id,
+        "insecure": insecure,
+    }
     private_file.write(home.daemon, json.dumps(value).encode())
     try:
         yield

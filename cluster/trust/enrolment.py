@@ -22,17 +22,17 @@ from cluster.trust.token_store import TokenStore
 from cluster.wire import enrolment_pb2, enrolment_pb2_grpc
 
 MAX_MESSAGE_BYTES = 16 << 10  # a request has 0.6 KiB
-MAX_CONCURRENT = 16
 UNREADABLE = "it cannot read its join tokens now; its log says why"
 REFUSAL = "the join token is not valid, or not any more; make another with `moe-cluster token create`"
 
 _OPTIONS: Options = (
     *SERVER_OPTIONS,
     *max_message(MAX_MESSAGE_BYTES),
-    # A joining machine makes one call.
-    ("grpc.max_connection_age_ms", 30_000),
+    # A joining machine makes one call at once. Whoever waits with it gives way, and so cannot keep others out.
+    ("grpc.max_connection_idle_ms", 2_000),
+    ("grpc.max_connection_age_ms", 5_000),
     ("grpc.max_connection_age_grace_ms", 5_000),
-    ("grpc.max_concurrent_streams", 4),
+    ("grpc.max_concurrent_streams", 1),
 )
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ async def serve(
     Raises:
         ClusterError: a port is taken.
     """
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT)
+    server = grpc.aio.server(options=_OPTIONS)
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(Enrolment(authority, tokens, now_s), server)
     credentials = grpc.ssl_server_credentials([(authority.private_key, authority.certificate)])
     for address in addresses:
@@ -80,12 +80,11 @@ class Enrolment(enrolment_pb2_grpc.EnrolmentServicer):
         """See enrolment.proto."""
         peer = context.peer()
         address = peer.rpartition(":")[0]  # without the port, which differs at each try
-        wait_s = self._failures.wait_s(address, self._now_s())
-        if wait_s:
-            details = f"too many failed tries; wait {math.ceil(wait_s)} s"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
         try:
             async with self._one_at_a_time:
+                if wait_s := self._failures.wait_s(address, self._now_s()):
+                    details = f"too many failed tries; wait {math.ceil(wait_s)} s"
+                    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
                 certificate = await asyncio.to_thread(self._admit, request, peer)  # may wait for the lock of the tokens
             return enrolment_pb2.EnrolReply(certificate=certificate)
         except TrustError as exc:

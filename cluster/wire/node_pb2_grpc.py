@@ -675,7 +675,7 @@ class Node(object):
 class ControlStub(object):
     """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
 
-    For this node's own command line, which uses the node's certificate.
+    For this machine's own command line, over a Unix socket that only the owner of the node can open.
     """
 
     def __init__(self, channel):
@@ -729,7 +729,7 @@ class ControlStub(object):
 class ControlServicer(object):
     """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
 
-    For this node's own command line, which uses the node's certificate.
+    For this machine's own command line, over a Unix socket that only the owner of the node can open.
     """
 
     def Status(self, request, context):
@@ -839,7 +839,7 @@ def add_ControlServicer_to_server(servicer, server):
 class Control(object):
     """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
 
-    For this node's own command line, which uses the node's certificate.
+    For this machine's own command line, over a Unix socket that only the owner of the node can open.
     """
 
     @staticmethod

@@ -6,16 +6,20 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from cluster.errors import ClusterError, TrustError
 from cluster.lock import held
 from cluster.trust import Authority, JoinToken, NodeIdentity, NodeKey, join
+from cluster.trust.authority import AUTHORITY_NAME
+from cluster.trust.credentials import server_name
 from cluster.trust.enrolment import REFUSAL
-from cluster.trust.failure_limit import OVERALL, PER_ADDRESS
+from cluster.trust.failure_limit import PER_ADDRESS
 from tests.cluster.trust.first_node import FirstNode
 from tests.patience import PATIENCE_S
 
@@ -236,17 +240,34 @@ def test_a_request_larger_than_any_honest_one_is_not_read(first_node: FirstNode)
     first_node.run(use)
 
 
-def test_noise_on_the_port_leaves_it_working(first_node: FirstNode) -> None:
+def test_noise_and_a_thousand_half_open_connections_leave_the_port_working(first_node: FirstNode) -> None:
     async def use(address: str) -> None:
         host, port = address.split(":")
         writers = []
-        for noise in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)), b"\x16\x03\x01\xff\xff", b"") * (OVERALL // 4):
+        for noise in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)), b"\x16\x03\x01\xff\xff", b"") * 250:
             _, writer = await asyncio.open_connection(host, int(port) + 1)
             writer.write(noise)
             writers.append(writer)
         await first_node.join(address, first_node.tokens.create(), "node")
         for writer in writers:
             writer.transport.abort()
+
+    first_node.run(use)
+
+
+def test_strangers_that_begin_calls_and_send_nothing_keep_nobody_out(first_node: FirstNode) -> None:
+    async def use(address: str) -> None:
+        host, port = address.split(":")
+        credentials = grpc.ssl_channel_credentials(first_node.authority.certificate)
+        async with AsyncExitStack() as stack:
+            for n in range(20):
+                options = (*server_name(AUTHORITY_NAME), ("not shared", n))
+                channel = grpc.aio.secure_channel(f"{host}:{int(port) + 1}", credentials, options)
+                await stack.enter_async_context(channel)
+                begin: Any = channel.stream_unary("/moe_cluster.v1.Enrolment/Enrol")
+                stack.callback(begin().cancel)
+                await channel.channel_ready()
+            await first_node.join(address, first_node.tokens.create(), "node")
 
     first_node.run(use)
 
