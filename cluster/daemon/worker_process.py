@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 TERMINATE_S = 5.0
 """How long a worker may take to end after its input has closed; then it gets SIGTERM and as long again."""
 
+INTERRUPT_S = 1.5
+"""How long a worker may take to end after its load was interrupted; then it is killed."""
+
 _TAIL_BYTES = 64 << 10
 _LINE_CHARACTERS = 300
 _FATAL = "Fatal Python error: "
@@ -39,6 +42,8 @@ class WorkerProcess:
         self._process = process
         self._log_path = log_path
         self._log_start = log_start
+        self._loading_epoch = 0
+        self._interrupting: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -46,20 +51,36 @@ class WorkerProcess:
         return self._process.pid
 
     async def tell(self, command: pb.WorkerCommand) -> None:
-        """Send a command; ignored if the worker has ended."""
+        """Send a command; ignored if the worker has ended. It hears `stop` while it loads, too."""
         assert self._process.stdin is not None
+        if (epoch := max(command.load.epoch, command.reconfigure.epoch)) > 0:
+            self._loading_epoch = epoch
         with suppress(ConnectionError):
             self._process.stdin.write(pipe.framed(command))
             await self._process.stdin.drain()
+        if command.HasField("stop") and self._loading_epoch and self._interrupting is None:
+            self._interrupting = asyncio.create_task(self._interrupt())
 
     async def events(self) -> AsyncIterator[pb.WorkerEvent]:
         """Yield the worker's events until it ends; an unexpected end is yielded as a failure, which is a loss."""
         assert self._process.stdout is not None
         while (event := await pipe.read(self._process.stdout, pb.WorkerEvent())) is not None:
+            if event.HasField("loaded") and event.loaded.epoch == self._loading_epoch:
+                self._loading_epoch = 0
             yield event
         code = await self._process.wait()
         if code:
             yield pb.WorkerEvent(failure=pb.WorkerFailure(code=NodeLostError.code, message=self._ending(code)))
+
+    async def _interrupt(self) -> None:
+        """Interrupt a load, by force if it does not end by itself."""
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signum)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTERRUPT_S):
+                    await self._process.wait()
+                    return
 
     def _ending(self, code: int) -> str:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -45,6 +45,9 @@ STATS_S = 1.0
 PORT_S = 2.0
 """How long the server of a former epoch may take to close its port."""
 
+REASON_S = 0.2
+"""How long to wait for the command that says why a load was interrupted."""
+
 SWITCH_S = 5e-5
 """The interpreter's switch interval: with the default of 5 ms a waking thread may delay a hop by that much."""
 
@@ -79,6 +82,8 @@ class Worker:
                 while (command := await self._next(commands)).WhichOneof("command") != "stop":
                     await self._obey(command)
                 reason = command.stop.reason
+            except _LoadInterrupted:
+                reason = await self._reason(commands)
             except MoeClusterError as error:
                 reason = str(error)
                 self._report(pb.WorkerEvent(failure=_failure(error)))
@@ -105,6 +110,15 @@ class Worker:
         command = None if reading.cancelled() else reading.result()
         return command or pb.WorkerCommand(stop=pb.StopWorker(reason="the node that loaded the model released it"))
 
+    async def _reason(self, commands: asyncio.StreamReader) -> str:
+        """Return why a load was interrupted."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REASON_S):
+                command = await pipe.read(commands, pb.WorkerCommand())
+                if command is not None and command.stop.reason:
+                    return command.stop.reason
+        return "its worker was ended while it loaded"
+
     async def _obey(self, command: pb.WorkerCommand) -> None:
         match command.WhichOneof("command"):
             case "load":
@@ -124,7 +138,8 @@ class Worker:
         """Load a part, reusing the arrays in `held`, and open a port for it."""
         self._done_bytes = 0
         role = Role.read(told.placement, self._node_id)
-        loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
+        with _interrupted_by_sigterm():
+            loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
         port = await self._former_port() if role.coordinates else 0
         self._use(told.conversion or told.directory)
         epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials, port)
@@ -212,7 +227,7 @@ def _failure(error: MoeClusterError) -> pb.WorkerFailure:
 
 @contextmanager
 def _ended_by_signals(reading: asyncio.Task[pb.WorkerCommand | None]) -> Iterator[None]:
-    """Treat SIGTERM and SIGINT as the end of the commands; during loading they end the process."""
+    """Treat SIGTERM and SIGINT as the end of the commands."""
     loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
     for signum in signals:
         loop.add_signal_handler(signum, reading.cancel)
@@ -221,6 +236,24 @@ def _ended_by_signals(reading: asyncio.Task[pb.WorkerCommand | None]) -> Iterato
     finally:
         for signum in signals:
             loop.remove_signal_handler(signum)
+
+
+class _LoadInterrupted(BaseException):
+    """SIGTERM came while a part was loaded. No Exception, as KeyboardInterrupt: nothing that reads files handles it."""
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Raise _LoadInterrupted in the block when SIGTERM comes."""
+
+    def interrupt(_signum: int, _frame: object) -> None:
+        raise _LoadInterrupted
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def main(load: Load) -> None:

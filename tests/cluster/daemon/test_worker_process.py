@@ -121,6 +121,26 @@ def test_a_worker_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tm
     run(monkeypatch, tmp_path, f"{signals}import time; time.sleep(1e4)", scenario, terminate_s=0.3)
 
 
+@pytest.mark.parametrize("ignored", ["", "SIGTERM"])
+def test_a_worker_that_is_loading_is_interrupted_when_it_is_told_to_stop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ignored: str
+) -> None:
+    codes: list[str] = []
+
+    async def scenario(worker: WorkerProcess) -> None:
+        events = worker.events()
+        assert [await anext(events), await anext(events)] == [LOADED, LOADED]  # of another epoch
+        await worker.tell(pb.WorkerCommand(load=pb.LoadShard(epoch=1)))
+        await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason="enough")))
+        codes.extend([event.failure.message async for event in events])
+
+    signals = f"import signal; signal.signal(signal.{ignored}, signal.SIG_IGN); " if ignored else ""
+    monkeypatch.setattr(module, "INTERRUPT_S", 0.3)
+    ignoring = f"sys.stdout.buffer.write({pipe.framed(LOADED)!r}); sys.stdout.flush(); "
+    run(monkeypatch, tmp_path, f"{signals}{ignoring}import time; time.sleep(1e4)", scenario)
+    assert f"ended by {'SIGKILL' if ignored else 'SIGTERM'}" in codes[0]
+
+
 def test_a_cancelled_daemon_task_ends_its_worker_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pids: list[int] = []
 
