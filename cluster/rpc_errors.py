@@ -1,4 +1,7 @@
-"""Errors over gRPC: the project's own travel with their code and come out as they went in; gRPC's are translated."""
+"""Errors over gRPC: the project's own travel with their code and come out as they went in; gRPC's are translated.
+
+`cluster.rpc_words` has the words for what gRPC says.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, cast
 import grpc
 
 from cluster.errors import NodeLostError, PlacementError, TrustError
+from cluster.rpc_words import in_words
 from mlx_moe.errors import (
     CheckpointError,
     InsufficientMemoryError,
@@ -27,9 +31,6 @@ _ABOUT_KEYS = {
 
 _MAX_DETAILS = 4000
 """Characters of a message: gRPC carries it in a header, which has 8 KiB."""
-
-_NOT_CONNECTED = "failed to connect to all addresses"
-"""gRPC lists addresses and layers after it, and the cause, such as "Connection refused", at the end."""
 
 _STATUS: tuple[tuple[type[MoeClusterError], grpc.StatusCode], ...] = (
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -79,9 +80,9 @@ def is_reported(error: grpc.RpcError) -> bool:
 
 
 def details_of(error: grpc.RpcError) -> str:
-    """Return what a failed call says of itself."""
+    """Return why a call failed: what its callee reported, or what gRPC says, in words for a person."""
     details = error.details() or error.code().name
-    return details.rpartition(": ")[2] if details.startswith(_NOT_CONNECTED) else details
+    return details if is_reported(error) else in_words(details)
 
 
 def error_named(code: str, message: str, **about: str | None) -> MoeClusterError:

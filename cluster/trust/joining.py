@@ -17,6 +17,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from cluster.errors import ClusterError, TrustError
 from cluster.membership.address import join as join_address
+from cluster.rpc_errors import details_of
+from cluster.rpc_words import in_words
 from cluster.trust.authority import AUTHORITY_NAME
 from cluster.trust.credentials import CHANNEL_OPTIONS, server_name
 from cluster.trust.enrolment import enrolment_port
@@ -88,11 +90,11 @@ async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityP
     except TimeoutError as exc:
         raise ClusterError(f"{address} does not answer within {timeout_s:g} s") from exc
     except ssl.SSLError as exc:
-        raise ClusterError(f"{address} does not answer as a node: {exc.reason}") from exc
+        raise ClusterError(f"{address} does not answer as a node: {in_words(exc.reason or str(exc))}") from exc
     except socket.gaierror as exc:
-        raise ClusterError(f"{address} cannot be found: {exc.strerror}") from exc
+        raise ClusterError(f"{address} cannot be found: {in_words(str(exc.strerror))}") from exc
     except OSError as exc:  # without an errno it combines the errors of several addresses
-        reason = f": {os.strerror(exc.errno)}" if exc.errno else ""
+        reason = f": {in_words(os.strerror(exc.errno))}" if exc.errno else ""
         raise ClusterError(f"{address} does not answer{reason}") from exc
     except ValueError as exc:  # a port or a host name that cannot be one
         raise ClusterError(f"{address} cannot be reached: {exc}") from exc
@@ -127,7 +129,7 @@ async def _ask(port: _AuthorityPort, token: JoinToken, key: NodeKey, timeout_s: 
         except grpc.aio.AioRpcError as exc:
             if exc.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED):
                 raise TrustError(f"{port.address} refused to let this node in: {exc.details()}") from exc
-            raise ClusterError(f"{port.address} was lost while joining: {exc.details()}") from exc
+            raise ClusterError(f"{port.address} was lost while joining: {details_of(exc)}") from exc
     return bytes(reply.certificate)
 
 

@@ -184,7 +184,8 @@ def test_an_address_that_says_nothing_is_left_at_the_deadline(first_node: FirstN
 
 
 @pytest.mark.parametrize(
-    ("host", "reason"), [("127.0.0.1", ": Connection refused"), ("localhost", ""), ("no.such.host.invalid", "")]
+    ("host", "reason"),
+    [("127.0.0.1", ": nothing listens there (connection refused)"), ("localhost", ""), ("no.such.host.invalid", "")],
 )
 def test_a_node_that_is_not_there_is_named_as_it_was_typed(first_node: FirstNode, host: str, reason: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
