@@ -113,6 +113,7 @@ class ForegroundNode:
 def _log_to_file(home: Home) -> None:
     """Write the log to a file in the home; the terminal shows only the news."""
     logging.raiseExceptions = False  # a logging error (full disk) must not print
+    log_files.bound(sys.stderr.fileno())  # launchd appends to it at each start
     handler = log_files.LogFile(home.logs / log_files.DAEMON)
     if not logging.getLogger("cluster").isEnabledFor(logging.DEBUG):
         logging.root.handlers.clear()

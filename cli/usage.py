@@ -75,6 +75,16 @@ def within(low: float, high: float = math.inf) -> Callable[[Number | None], Numb
     return check
 
 
+def parsed_as(command: str, context: typer.Context) -> dict[str, Any]:
+    """Return the values of a command's further arguments, read as those of another command; it does not run.
+
+    Exits with code 2 for a usage error.
+    """
+    root = context.find_root()
+    with root.command.commands[command].make_context(command, list(context.args), parent=root) as parsed:  # type: ignore[attr-defined]
+        return dict(parsed.params)
+
+
 @contextmanager
 def _refused() -> Iterator[None]:
     """Report a usage error in one line, with exit code 2. A usage error that prints the help is raised unchanged."""

@@ -98,6 +98,11 @@ class Home:
         return self.path / "logs"
 
     @property
+    def service(self) -> Path:
+        """A service file that a person has to install as root."""
+        return self.path / "service"
+
+    @property
     def sessions(self) -> Path:
         """Saved chats, one file each."""
         return self.path / "sessions"

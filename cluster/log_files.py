@@ -10,6 +10,7 @@ import heapq
 import logging
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -74,6 +75,13 @@ class LogFile(RotatingFileHandler):
         super().doRollover()
         if self._takes_stderr and self.stream is not None:
             os.dup2(self.stream.fileno(), sys.stderr.fileno())
+
+
+def bound(descriptor: int) -> None:
+    """Empty a log file that is open for appending and has LOG_BYTES, such as that of the service's errors."""
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size > LOG_BYTES:
+        os.ftruncate(descriptor, 0)
 
 
 def last(directory: Path, n_lines: int) -> tuple[list[str], Cursor]:

@@ -9,7 +9,7 @@ import typer
 from cli import options as o
 from cli.bench.commands import bench
 from cli.failures import reported
-from cli.usage import Section, within
+from cli.usage import Section, parsed_as, within
 
 commands = Section("Maintenance")
 
@@ -33,6 +33,54 @@ def logs(
         from cli import logs as log_lines
 
         log_lines.show(node, lines, follow=follow)
+
+
+service = typer.Typer(help="Start the node with the machine.", no_args_is_help=True)
+commands.add_typer(service, name="service")
+
+System = Annotated[
+    bool, typer.Option("--system", help="On Linux: for the system, which needs root; default: for this user.")
+]
+
+
+@service.command(
+    "install",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    short_help="Start the node with this machine, and now.",
+)
+def install_service(
+    context: typer.Context,
+    print_only: Annotated[bool, typer.Option("--print", help="Print the service's file, install nothing.")] = False,
+    system: System = False,
+    debug: o.Debug = False,
+) -> None:
+    """Start the node with this machine, and now, and again when it fails: launchd on macOS, systemd on Linux.
+
+    All further arguments are those of up, such as --name, --memory, --peer and MODEL; they are kept.
+    """
+    parsed = parsed_as("up", context)
+    with reported(debug):
+        from cli import service as service_file
+
+        service_file.install(context.args, parsed, system=system, print_only=print_only)
+
+
+@service.command("uninstall")
+def uninstall_service(system: System = False, debug: o.Debug = False) -> None:
+    """Stop the node, and do not start it with this machine any more."""
+    with reported(debug):
+        from cli import service as service_file
+
+        service_file.uninstall(system=system)
+
+
+@service.command("status")
+def show_service(system: System = False, debug: o.Debug = False) -> None:
+    """Show whether the service is installed and runs."""
+    with reported(debug):
+        from cli import service as service_file
+
+        service_file.status(system=system)
 
 
 commands.add_typer(bench, name="bench", short_help="Measure a machine, a cluster or emulated Macs.")

@@ -24,6 +24,7 @@ from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.pulling import Pulling
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
+from cluster.daemon.wakefulness import caffeinate, keep_awake
 from cluster.errors import ClusterError, HeldError
 from cluster.home import Home
 from cluster.lock import held
@@ -137,6 +138,7 @@ class Daemon:
                     tasks.create_task(greeter.run()),
                     tasks.create_task(discover(self._found, self._announcement)),
                     tasks.create_task(self._keep_addresses(asked, port)),
+                    tasks.create_task(keep_awake(lambda: self.state.holding.epoch > 0, caffeinate())),
                 ]
                 self._on_up(self)
                 await self.stopped.wait()

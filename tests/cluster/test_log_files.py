@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,19 @@ def test_a_foreign_cursor_is_refused(text: str) -> None:
 def test_there_is_nothing_to_read_where_nothing_was_logged(tmp_path: Path) -> None:
     lines, cursor = log_files.last(tmp_path / "missing", 5)
     assert (lines, log_files.following(tmp_path / "missing", cursor)[0]) == ([], [])
+
+
+def test_a_file_that_others_append_to_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_files, "LOG_BYTES", 10)
+    for size, left in ((10, 10), (11, 0)):
+        (tmp_path / "errors").write_bytes(b"x" * size)
+        with (tmp_path / "errors").open("ab") as file:
+            log_files.bound(file.fileno())
+        assert (tmp_path / "errors").stat().st_size == left
+    reading, writing = os.pipe()
+    log_files.bound(writing)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_moved_file_takes_standard_error_along(tmp_path: Path) -> None:
