@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 
 from cluster import open_files
+from cluster.daemon import callers
 from cluster.daemon.admission import Admission
 from cluster.daemon.control_service import ControlService, served
 from cluster.daemon.greeter import Channels, Greeter
@@ -36,6 +37,7 @@ from cluster.membership.listening import Listening
 from cluster.membership.membership import Announced, Change, Hinted, Moved
 from cluster.membership.node_info import NodeInfo
 from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment, private_file
+from cluster.trust.call_rules import CallRules
 from cluster.weights.pacer import Pacer
 from cluster.weights.weights_service import WeightsService
 from cluster.wire import node_pb2_grpc
@@ -96,7 +98,6 @@ class Daemon:
             open_files.allow()
             measured = await hardware(self.home.hardware)
             credentials = self.admission.credentials
-            server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
             asked = Listening.at(self.settings.host)
             port = self.settings.port or asked.free_port(neighbours=1)
             if self.admission.authority is not None:
@@ -105,8 +106,10 @@ class Daemon:
                 enrolled_at = [join(host, enrolment.enrolment_port(port)) for host in asked.hosts]
                 await stack.enter_async_context(enrolment.serve(self.admission.authority, tokens, enrolled_at))
             listening = asked.with_loopback(port)
-            listening.bind(lambda address: credentials.add_port(server, address), port)
             self.state = NodeState(self._info(asked, port, measured), self._on_change)
+            allowed = CallRules(credentials, callers.rules(self.state))
+            server = grpc.aio.server(interceptors=[allowed], options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+            listening.bind(lambda address: credentials.add_port(server, address), port)
             self.state.reached(self.state.own.node_id, join(listening.own_host, port))
             channels = Channels(credentials)
             stack.push_async_callback(channels.close)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 import grpc
@@ -27,22 +30,35 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_CONVERSATIONS = 256
-"""Number of conversations kept; beyond it the least recently used idle one is dropped."""
+"""Number of conversations kept; beyond it an idle one is dropped, of the node with the most, the least recently used.
+"""
+
+_Conversation = tuple[str, bytes]
+"""The node that began a conversation, and the id that it chose: no other node can name it."""
 
 _NO_VARIABLES = {"self", "messages", "add_generation_prompt", "keep_null"}
 """Template variables that clients may not set."""
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
-    """Serves one model. Tokenizing runs in threads, everything else on the event loop's thread."""
+    """Serves one model. Tokenizing runs in threads, everything else on the event loop's thread.
+
+    `caller_of` returns the id of the node that makes a call.
+    """
 
     def __init__(
-        self, model: Model, answering: Answering, timelines: Callable[[], Awaitable[worker_pb2.Timelines]]
+        self,
+        model: Model,
+        answering: Answering,
+        timelines: Callable[[], Awaitable[worker_pb2.Timelines]],
+        caller_of: Callable[[Context], str],
     ) -> None:
         self.answering = answering
         self._model = model
         self._timelines = timelines
-        self._conversations: dict[bytes, Sequence] = {}
+        self._caller_of = caller_of
+        self._conversations: dict[_Conversation, Sequence] = {}
+        self._alias_key = secrets.token_bytes(16)
         self._closed = asyncio.Event()
 
     def resume(self, model: Model, timelines: Callable[[], Awaitable[worker_pb2.Timelines]]) -> None:
@@ -101,7 +117,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         """Stream an answer; it ends with the call, whatever the reason."""
         async with reported(context):
             stream, request_id = AnswerQueue(), _request_id(request)
-            sequence = self._conversation(request.conversation_id)
+            sequence = self._conversation((self._caller_of(context), request.conversation_id))
             writer = self._model.writer(from_request_message(request), sequence)
             self.answering.begin(writer, stream)
             ids = {"request_id": request_id, "sequence_id": sequence.id}
@@ -124,20 +140,20 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
                 ended = {"reason": outcome, "cached_tokens": stats.cached_tokens, "tokens": stats.generated_tokens}
                 log.info("event=answer_ended %s seconds=%.3f", _pairs(ids | ended), time.monotonic() - began_s)
 
-    async def CloseConversation(self, request: pb.ConversationId, _context: Context) -> pb.ConversationClosed:  # noqa: N802
+    async def CloseConversation(self, request: pb.ConversationId, context: Context) -> pb.ConversationClosed:  # noqa: N802
         """Free a conversation's KV caches."""
-        self._free(request.conversation_id)
+        self._free((self._caller_of(context), request.conversation_id))
         return pb.ConversationClosed()
 
     async def HoldConversation(  # noqa: N802
-        self, request: pb.ConversationId, _context: Context
+        self, request: pb.ConversationId, context: Context
     ) -> AsyncIterator[pb.ConversationHeld]:
         """Keep a conversation until the call ends, with its client or with this worker."""
         try:
             yield pb.ConversationHeld()
             await self._closed.wait()
         finally:
-            self._free(request.conversation_id)
+            self._free((self._caller_of(context), request.conversation_id))
 
     def close(self, error: MoeClusterError) -> None:
         """End all answers with an error, and the calls that hold conversations."""
@@ -147,33 +163,38 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Timeline(  # noqa: N802
         self, _request: pb.TimelineRequest, _context: Context
     ) -> AsyncIterator[worker_pb2.StageTimeline]:
-        """Stream each stage's spans since the last call."""
+        """Stream each stage's spans since the last call; sequences have other ids in it than those in use."""
         for stage in (await self._timelines()).stages:
+            for span in stage.spans:
+                span.sequence_id = blake2b(span.sequence_id, digest_size=16, key=self._alias_key).digest()
             yield stage
 
-    def _free(self, conversation_id: bytes) -> None:
+    def _free(self, conversation: _Conversation) -> None:
         """Free a conversation's KV caches; its answer ends."""
-        if sequence := self._conversations.pop(conversation_id, None):
+        if sequence := self._conversations.pop(conversation, None):
             self.answering.release(sequence)
 
-    def _conversation(self, conversation_id: bytes) -> Sequence:
+    def _conversation(self, conversation: _Conversation) -> Sequence:
         """Return the sequence of a conversation; a new one if it is unknown or was dropped."""
+        _, conversation_id = conversation
         if not conversation_id:
             return Sequence()
         if len(conversation_id) != 16:
             raise InvalidRequestError(f"a conversation id must have 16 bytes, got {len(conversation_id)}")
-        sequence = self._conversations.pop(conversation_id, None) or Sequence()
-        self._conversations[conversation_id] = sequence  # the most recently used one is last
+        sequence = self._conversations.pop(conversation, None) or Sequence()
+        self._conversations[conversation] = sequence  # the most recently used one is last
         if len(self._conversations) > MAX_CONVERSATIONS:
             self._forget_one()
         return sequence
 
     def _forget_one(self) -> None:
-        for conversation_id, sequence in [*self._conversations.items()][:-1]:  # the last one is about to be answered
-            if sequence.id not in self.answering:
-                del self._conversations[conversation_id]
-                self.answering.release(sequence)
-                return
+        count = Counter(node_id for node_id, _ in self._conversations)
+        earlier = [*self._conversations.items()][:-1]  # the last one is about to be answered
+        idle = [(conversation, sequence) for conversation, sequence in earlier if sequence.id not in self.answering]
+        if idle:
+            conversation, sequence = max(idle, key=lambda one: count[one[0][0]])  # the first of equals
+            del self._conversations[conversation]
+            self.answering.release(sequence)
 
 
 def _event(item: Progress | QueuedToken) -> pb.AnswerEvent:

@@ -1,4 +1,7 @@
-"""Data service: a worker's stream of raw bytes for one other node, and the call that cancels frames."""
+"""Data service: a worker's stream of raw bytes for one other node, and the call that cancels frames.
+
+Who may make these calls is in `callers`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from typing import Any
 
 import grpc
 
-from cluster.trust.credentials import Credentials
+from cluster.rpc_errors import reported
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
 from cluster.worker.messages import LinkError, Message
+from mlx_moe.errors import InvalidRequestError
 from mlx_moe.pipeline.frame import Cancel
+
+SEQUENCE_ID_BYTES = 16
 
 log = logging.getLogger(__name__)
 
@@ -20,21 +26,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DataService(grpc.GenericRpcHandler):
-    """Passes the messages of a stream to `take`, one after the other, and sends its results back.
+    """Passes the messages of a stream to `take`, one after the other, and sends its results back."""
 
-    `caller` is the id of the node that may open the stream; an insecure cluster accepts every node.
-    """
-
-    def __init__(
-        self,
-        credentials: Credentials,
-        method: str,
-        caller: str,
-        take: Callable[[Message], Awaitable[Message | None]],
-    ) -> None:
-        self._credentials = credentials
+    def __init__(self, method: str, take: Callable[[Message], Awaitable[Message | None]]) -> None:
         self._method = method
-        self._caller = caller
         self._take = take
 
     def close(self) -> None:
@@ -48,7 +43,7 @@ class DataService(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(self._serve)
 
     async def _serve(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        await self._require_caller(context)
+        await context.send_initial_metadata(())  # tells the caller that it is accepted
         try:
             async for data in messages:
                 if reply := await self._take(Message.decode(data)):
@@ -56,13 +51,6 @@ class DataService(grpc.GenericRpcHandler):
         except LinkError as error:
             log.error("event=bad_link error=%s", error)
             await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-
-    async def _require_caller(self, context: Context) -> None:
-        caller = self._credentials.peer_id(context)
-        if caller != self._caller and not self._credentials.insecure:
-            log.warning("event=refused caller=%s wanted=%s", caller, self._caller)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this node has no business on this link")
-        await context.send_initial_metadata(())  # tells the caller that it is accepted
 
 
 async def _refuse(_message: Message) -> Message | None:
@@ -75,7 +63,10 @@ class CancelService(worker_pb2_grpc.StageServicer):
     def __init__(self, cancel: Callable[[Cancel], None]) -> None:
         self._cancel = cancel
 
-    async def Cancel(self, request: pb.CancelRequest, _context: Context) -> pb.CancelReply:  # noqa: N802
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelReply:  # noqa: N802
         """Drop a sequence's frames up to a serial number."""
-        self._cancel(Cancel(request.sequence_id.hex(), request.serial))
+        async with reported(context):
+            if len(request.sequence_id) != SEQUENCE_ID_BYTES:
+                raise InvalidRequestError(f"a sequence id must have {SEQUENCE_ID_BYTES} bytes")
+            self._cancel(Cancel(request.sequence_id.hex(), request.serial))
         return pb.CancelReply()

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 import grpc
 
 from cluster.membership.listening import Listening
+from cluster.trust.call_rules import CallRules
 from cluster.trust.credentials import SERVER_OPTIONS, Credentials
 from cluster.wire import worker_pb2 as pb
+from cluster.worker import callers
 from cluster.worker.connections import DATA_OPTIONS, Connections
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.loading import Loaded
@@ -49,7 +51,8 @@ class Epoch:
         self._role = role
         self._name = name
         self._credentials = credentials
-        self._server = grpc.aio.server(options=(*SERVER_OPTIONS, *DATA_OPTIONS))
+        allowed = CallRules(credentials, callers.rules(role, insecure=credentials.insecure))
+        self._server = grpc.aio.server(interceptors=[allowed], options=(*SERVER_OPTIONS, *DATA_OPTIONS))
         self.port = listening.bind(lambda address: credentials.add_port(self._server, address), port)
         self._serving: tuple[Part, Connections, asyncio.Task[None]] | None = None
 

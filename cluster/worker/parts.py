@@ -60,10 +60,10 @@ class Part(Protocol):
 class ExpertsPart:
     """Experts of a stage that another node leads."""
 
-    def __init__(self, shard: ExpertShard, role: Role, name: str, credentials: Credentials) -> None:
+    def __init__(self, shard: ExpertShard, name: str) -> None:
         self._shard = shard
         self._name = name
-        self._service = DataService(credentials, EXPERTS_METHOD, role.stage.node_id, self._answer)
+        self._service = DataService(EXPERTS_METHOD, self._answer)
         self._waiter = Waiter()
         self._questions = 0
 
@@ -95,9 +95,7 @@ class ExpertsPart:
 class StagePart:
     """A stage after the first."""
 
-    def __init__(
-        self, loaded: LoadedStage, role: Role, name: str, epoch: int, credentials: Credentials, connections: Connections
-    ) -> None:
+    def __init__(self, loaded: LoadedStage, role: Role, name: str, epoch: int, connections: Connections) -> None:
         self._role = role
         self._connections = connections
         self._experts = loaded.remote_experts
@@ -105,7 +103,7 @@ class StagePart:
         self._computing = Computing(self._stage)
         self._ring = RingStage(self._computing, epoch, connections.name(role.previous_node))
         self._inbox = Inbox()
-        self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._take)
+        self._service = DataService(FRAMES_METHOD, self._take)
         self._next: FrameStream | None = None
 
     def serve(self, server: grpc.aio.Server) -> None:
@@ -161,7 +159,7 @@ class CoordinatorPart:
         self._stage = loaded.stage(name)
         self._timelines: dict[str, asyncio.Future[Message]] = {}
         self._next: FrameStream | None = None
-        self._service = DataService(credentials, FRAMES_METHOD, role.previous_node, self._come_back)
+        self._service = DataService(FRAMES_METHOD, self._come_back)
         n_stages = len(role.placement.stages)
         self._computing = computing = Computing(self._stage)
         recording = Recording(name)
@@ -203,7 +201,9 @@ class CoordinatorPart:
             kv_positions=coordinator.scheduler.budget.positions,
         )
         if interrupted is None:
-            self._clients = CoordinatorService(model, Answering(coordinator, pipeline), self._all_timelines)
+            self._clients = CoordinatorService(
+                model, Answering(coordinator, pipeline), self._all_timelines, credentials.peer_id
+            )
         else:
             self._clients = interrupted
             interrupted.answering.resume(coordinator, pipeline)
@@ -277,10 +277,10 @@ def part_of(
 ) -> Part:
     """Return the part of a role; if it coordinates, it resumes the answers of an `interrupted` service."""
     if isinstance(loaded, LoadedExperts):
-        return ExpertsPart(loaded.holding.shard, role, name, credentials)
+        return ExpertsPart(loaded.holding.shard, name)
     if role.coordinates:
         return CoordinatorPart(loaded, role, name, epoch, credentials, connections, interrupted)
-    return StagePart(loaded, role, name, epoch, credentials, connections)
+    return StagePart(loaded, role, name, epoch, connections)
 
 
 def _stats(stage: RunningStage) -> pb.WorkerStats:

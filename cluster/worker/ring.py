@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 Send = Callable[[Message], Awaitable[None]]
 """Sends a message to the next node; waits while that node is far behind."""
 
+MAX_CANCELLED = 1024
+"""Cancelled sequences whose frames a stage remembers to drop: more than there are answers."""
+
 SILENCE_S = 60.0
 SILENCE_FACTOR = 4.0
 """Answers end if nothing returns for SILENCE_S plus this factor times the estimate for the slowest frame in flight.
@@ -52,7 +55,9 @@ class RingStage:
     def cancel(self, cancel: Cancel) -> None:
         """Drop frames of a sequence up to a serial number: the one that is computed, and those behind it."""
         sequence_id = cancel.sequence_id
-        self._cancelled[sequence_id] = max(cancel.serial, self._cancelled.get(sequence_id, 0))
+        self._cancelled[sequence_id] = max(cancel.serial, self._cancelled.pop(sequence_id, 0))
+        if len(self._cancelled) > MAX_CANCELLED:  # frames that were dropped before are dropped on return in any case
+            del self._cancelled[next(iter(self._cancelled))]
         self._computing.cancel(cancel)
 
     async def pass_on(self, message: Message) -> Message | None:

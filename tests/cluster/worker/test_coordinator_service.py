@@ -15,6 +15,7 @@ from cluster.wire import coordinator_pb2 as pb
 from cluster.worker import coordinator_service
 from cluster.worker.coordinator_service import CoordinatorService
 from mlx_moe.checkpoint import library
+from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.model import LocalModel
 
 TEMPLATE = "{% for m in messages %}{{ m.content.split('<|user|>')[-1] }}{% endfor %}"
@@ -37,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 def service(model: LocalModel) -> CoordinatorService:
     nothing = cast("Any", None)
-    return CoordinatorService(model, nothing, nothing)
+    return CoordinatorService(model, nothing, nothing, lambda _: "a node")
 
 
 def test_it_describes_thoughts_notes_and_a_missing_tokenizer(model: LocalModel, tmp_path: Path) -> None:
@@ -60,9 +61,39 @@ def test_a_conversation_beside_many_that_are_answered_is_remembered(
 ) -> None:
     monkeypatch.setattr(coordinator_service, "MAX_CONVERSATIONS", 1)
     serving = service(model)
-    answered = serving._conversation(b"a" * 16)
+    answered = serving._conversation(("mac-1", b"a" * 16))
     serving.answering = cast("Any", {answered.id})
-    assert serving._conversation(b"b" * 16) is serving._conversation(b"b" * 16)
+    assert serving._conversation(("mac-1", b"b" * 16)) is serving._conversation(("mac-1", b"b" * 16))
+
+
+class Released(set[str]):
+    """Stands for answering where nothing is answered: ids of sequences that were released."""
+
+    def __contains__(self, _: object) -> bool:
+        return False
+
+    def release(self, sequence: Sequence) -> None:
+        self.add(sequence.id)
+
+
+def test_the_node_with_the_most_conversations_loses_one_first(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_service, "MAX_CONVERSATIONS", 3)
+    serving = service(model)
+    serving.answering = released = cast("Any", Released())
+    modest = serving._conversation(("mac-1", b"a" * 16))
+    many = [serving._conversation(("mac-2", bytes([n]) * 16)) for n in range(5)]
+    assert serving._conversation(("mac-1", b"a" * 16)) is modest
+    assert set(released) == {sequence.id for sequence in many[:3]}
+
+
+def test_a_conversation_is_unknown_to_other_nodes(model: LocalModel) -> None:
+    serving = service(model)
+    own = serving._conversation(("mac-1", b"a" * 16))
+    assert serving._conversation(("mac-2", b"a" * 16)) is not own
+    serving._free(("mac-3", b"a" * 16))
+    assert serving._conversation(("mac-1", b"a" * 16)) is own
 
 
 def test_an_answers_text_keeps_the_markers_of_a_thought(model: LocalModel) -> None:

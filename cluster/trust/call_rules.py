@@ -1,0 +1,94 @@
+"""Call rules: which node may make which call of a server, and how many at once; one table for each server.
+
+A certificate says who calls, not what the caller may do: a member of the cluster is a guest on every other node.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+
+from cluster.errors import ClusterError, TrustError
+from cluster.rpc_errors import reported
+from cluster.trust.credentials import Credentials
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`refusal` returns why a node may not make the call, "" if it may; a node may make `at_once` of them at once."""
+
+    refusal: Callable[[str], str]
+    at_once: int
+
+
+class CallRules(grpc.aio.ServerInterceptor):
+    """Refuses calls that break the rules, before their messages are read. Calls without a rule are refused."""
+
+    def __init__(self, credentials: Credentials, rules: Mapping[str, Rule]) -> None:
+        self._credentials = credentials
+        self._rules = rules
+        self._in_progress: Counter[tuple[str, str]] = Counter()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return a call's handler behind its rule, for gRPC."""
+        handler = await continuation(handler_call_details)
+        return None if handler is None else self._guarded(handler, handler_call_details.method)
+
+    def _guarded(self, handler: Handler, method: str) -> Handler:
+        serve: Any = handler.unary_unary or handler.stream_unary or handler.unary_stream or handler.stream_stream
+
+        async def call(request: Any, context: Context) -> Any:
+            async with self._admitted(method, context):
+                return await serve(request, context)
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._admitted(method, context), aclosing(serve(request, context)) as replies:
+                async for reply in replies:
+                    yield reply
+
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        guarded: Any = stream if handler.response_streaming else call
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    @asynccontextmanager
+    async def _admitted(self, method: str, context: Context) -> AsyncIterator[None]:
+        caller = self._credentials.peer_id(context)
+        key = caller, method
+        async with reported(context):
+            self._require(caller, method)
+        self._in_progress[key] += 1
+        try:
+            yield
+        finally:
+            self._in_progress[key] -= 1
+            if not self._in_progress[key]:
+                del self._in_progress[key]
+
+    def _require(self, caller: str, method: str) -> None:
+        """Raise TrustError if a node may not make a call, ClusterError if it makes too many at once."""
+        rule = self._rules.get(method)
+        refusal = "this call is nobody's" if rule is None else rule.refusal(caller)
+        if rule is None or refusal:
+            raise TrustError(refusal)
+        if self._in_progress[caller, method] >= rule.at_once:
+            raise ClusterError(
+                f"node {caller} waits for {rule.at_once} calls of {method.rpartition('/')[2]} here already: try again "
+                "when they have ended"
+            )
