@@ -12,6 +12,7 @@ from typing import Any, cast
 import grpc
 
 from cluster.errors import NodeLostError, PlacementError, TrustError
+from cluster.printable import MAX_ERROR, printable
 from cluster.rpc_words import in_words
 from mlx_moe.errors import (
     CheckpointError,
@@ -29,8 +30,6 @@ _ABOUT_KEYS = {
 }
 """Metadata that carries what an error is about, by its attribute."""
 
-_MAX_DETAILS = 4000
-"""Characters of a message: gRPC carries it in a header, which has 8 KiB."""
 
 _STATUS: tuple[tuple[type[MoeClusterError], grpc.StatusCode], ...] = (
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -52,7 +51,7 @@ async def reported(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
         status = next((s for kind, s in _STATUS if isinstance(error, kind)), grpc.StatusCode.ABORTED)
         about = ((key, vars(error)[name]) for name, key in _ABOUT_KEYS.items())
         metadata = ((_CODE_KEY, error.code), *((key, value) for key, value in about if value is not None))
-        await context.abort(status, str(error)[:_MAX_DETAILS], metadata)
+        await context.abort(status, str(error)[:MAX_ERROR], metadata)
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def is_reported(error: grpc.RpcError) -> bool:
 
 def details_of(error: grpc.RpcError) -> str:
     """Return why a call failed: what its callee reported, or what gRPC says, in words for a person."""
-    details = error.details() or error.code().name
+    details = printable(error.details() or error.code().name, MAX_ERROR)
     return details if is_reported(error) else in_words(details)
 
 

@@ -88,6 +88,11 @@ class Deploying:
         return is_same and self._deployment.phase in (Phase.LOADING, Phase.READY)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it serves answers."""
+        return self._deployment.phase is Phase.READY
+
+    @property
     def keeps(self) -> bool:
         """Whether nodes keep on disk what they fetch."""
         return self._deploy.keep

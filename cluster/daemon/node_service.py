@@ -24,6 +24,7 @@ from cluster.membership.listening import Listening
 from cluster.membership.membership import Greeted, Left
 from cluster.membership.node_message import from_message
 from cluster.model_list import of_this_machine, to_message
+from cluster.printable import MAX_REASON, is_printable, printable
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
 from cluster.uses import Uses
@@ -31,7 +32,10 @@ from cluster.weights.sources import sources_of
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.role import Role
-from mlx_moe.errors import MoeClusterError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError
+
+MAX_MODEL = 1024
+"""Characters of a model's name, which may be a path."""
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +142,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> AsyncIterator[pb.WorkerEvent]:
         """Run a worker as long as the call lasts."""
         async with reported(context):
-            first = await anext(commands, pb.WorkerCommand())
+            first, caller = await anext(commands, pb.WorkerCommand()), self._credentials.peer_id(context)
             name = self._state.name(self._state.own.node_id)
             if self._one_fetch_at_a_time.locked():
                 raise ClusterError(
@@ -147,8 +151,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
             await self._no_worker_ends.wait()
             if self._state.holding.epoch:
                 raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
-            await self._hold(first.load)
             try:
+                await self._hold(first.load, caller)
                 async with worker_process(
                     self._home.path,
                     self._state.own.node_id,
@@ -158,7 +162,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
                     log_path=self._home.logs / log_files.WORKER,
                 ) as worker:
                     self._worker = worker
-                    telling = asyncio.create_task(self._tell(worker, first, commands))
+                    telling = asyncio.create_task(self._tell(worker, first, commands, caller))
                     try:
                         async for event in worker.events():
                             self._note(event)
@@ -184,7 +188,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def Deploy(self, request: node_pb2.DeployRequest, context: Context) -> node_pb2.DeployReply:  # noqa: N802
         """Start loading a model that this node coordinates."""
         async with reported(context):
-            await self._serving.deploy(request)
+            await self._serving.deploy(request, self._credentials.peer_id(context))
             return node_pb2.DeployReply()
 
     async def FollowLoad(  # noqa: N802
@@ -198,7 +202,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def Unload(self, request: node_pb2.UnloadRequest, context: Context) -> node_pb2.UnloadReply:  # noqa: N802
         """Unload the model that this node coordinates."""
         async with reported(context):
-            return node_pb2.UnloadReply(model=await self._serving.unload_own(request.reason))
+            caller, reason = self._credentials.peer_id(context), printable(request.reason, MAX_REASON)
+            return node_pb2.UnloadReply(model=await self._serving.unload_for(caller, reason))
 
     async def About(self, _request: node_pb2.AboutRequest, _context: Context) -> node_pb2.AboutNode:  # noqa: N802
         """Return this node's clock and versions."""
@@ -210,28 +215,41 @@ class NodeService(node_pb2_grpc.NodeServicer):
             return await diagnosis.read_log(self._home, request)
 
     async def _tell(
-        self, worker: WorkerProcess, first: pb.WorkerCommand, rest: AsyncIterator[pb.WorkerCommand]
+        self, worker: WorkerProcess, first: pb.WorkerCommand, rest: AsyncIterator[pb.WorkerCommand], caller: str
     ) -> None:
         await worker.tell(first)
         async for command in rest:
             try:
-                for other in command.connect.workers:
-                    other.target = await self._state.meet(other.node_id, other.port)
+                others = command.connect.workers
+                targets = await asyncio.gather(*(self._state.meet(other.node_id, other.port) for other in others))
+                for other, target in zip(others, targets, strict=True):
+                    other.target = target
                 if command.HasField("reconfigure"):
-                    await self._hold(command.reconfigure)
+                    await self._hold(command.reconfigure, caller)
             except MoeClusterError as error:
                 await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
                 raise
             await worker.tell(command)
 
-    async def _hold(self, load: pb.LoadShard) -> None:
+    async def _hold(self, load: pb.LoadShard, caller: str) -> None:
         """Record what the worker will hold, and add the directory of this node's copy and the targets of its peers.
 
+        Only the coordinator of a placement may ask for it, with a higher epoch than is held.
+
         Raises:
-            MoeClusterError: there is no copy, or a peer is unknown.
+            MoeClusterError: it may not, there is no copy, or a peer is unknown.
         """
         self._held_at = time.monotonic()
         role = Role.read(load.placement, self._state.own.node_id)
+        if caller != role.placement.coordinator:
+            raise TrustError(
+                f"node {self._state.name(caller)} may not run a worker on node {self._state.name(role.node_id)}: "
+                f"node {self._state.name(role.placement.coordinator)} coordinates the placement"
+            )
+        if load.epoch <= self._state.holding.epoch:
+            raise InvalidRequestError(f"epoch {load.epoch} does not follow epoch {self._state.holding.epoch}")
+        if not is_printable(load.model, MAX_MODEL):
+            raise InvalidRequestError("a model whose name cannot be printed")
         copy = self._serving.copies.known(role.placement.content_hash)
         load.directory, load.stamp = str(copy.directory), copy.stamp
         Uses(self._home.uses).note(copy.directory)
@@ -240,8 +258,6 @@ class NodeService(node_pb2_grpc.NodeServicer):
             load.conversion = str(conversion)
             Uses(self._home.uses).note(conversion)
         load.keep |= copy.directory.is_relative_to(self._home.models)  # it was pulled, or is from the hub
-        for peer in load.peers:
-            peer.target = await self._state.meet(peer.node_id)
         self._state.holding = node_pb2.Holding(
             model=load.model,
             epoch=load.epoch,
@@ -251,6 +267,9 @@ class NodeService(node_pb2_grpc.NodeServicer):
             leads=role.leads,
             coordinates=role.coordinates,
         )
+        targets = await asyncio.gather(*(self._state.meet(peer.node_id) for peer in load.peers))
+        for peer, target in zip(load.peers, targets, strict=True):
+            peer.target = target
 
     def _note(self, event: pb.WorkerEvent) -> None:
         if event.HasField("progress"):

@@ -18,7 +18,7 @@ from cluster.daemon.deploying import Deploying
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
-from cluster.errors import ClusterError, OccupiedError
+from cluster.errors import ClusterError, OccupiedError, TrustError
 from cluster.home import Home
 from cluster.placement import Placement, validate
 from cluster.rpc_errors import translated
@@ -77,6 +77,7 @@ class Serving:
         self._greeter = greeter
         self._channels = channels
         self._running: asyncio.Task[None] | None = None
+        self._asked_by = ""
         self._one_placement_at_a_time = asyncio.Lock()
         self._one_deployment_at_a_time = asyncio.Lock()
 
@@ -106,17 +107,21 @@ class Serving:
         finally:
             call.cancel()
 
-    async def deploy(self, request: pb.DeployRequest) -> None:
+    async def deploy(self, request: pb.DeployRequest, caller: str) -> None:
         """Start loading a model on a placement that this node coordinates. Raises as `load`, before it starts.
 
-        If this node coordinates the same model already, its workers keep what they hold of their new parts.
+        If this node coordinates the same model already, its workers keep what they hold of their new parts. The model
+        that is replaced must be idle, whatever the calling node has found: it may know less, or pretend to.
         """
         placement = _placement_of(request.placement)
+        if placement.coordinator != self._state.own.node_id:
+            raise InvalidRequestError("the placement has another coordinator than the node that is to deploy it")
         async with self._one_deployment_at_a_time:
             if request.epoch <= self._state.newest_epoch:
                 raise ClusterError("another model was placed on the cluster at the same time: try again")
-            for node_id in placement.node_ids:
-                await self._state.meet(node_id)
+            await asyncio.gather(*(self._state.meet(node_id) for node_id in placement.node_ids))
+            await self._require_no_answers()
+            self._asked_by = caller
             if self.deployment is not None and self.deployment.may_become(placement):
                 self.deployment.reconfigure(placement, request)
                 return
@@ -150,6 +155,28 @@ class Serving:
             await self.stub(coordinator).Unload(pb.UnloadRequest(reason=reason), timeout=UNLOAD_S)
         await self._greeter.ask_all()  # so that this node's status says it too
         return serving.model
+
+    async def unload_for(self, caller: str, reason: str) -> str:
+        """Unload the model that this node coordinates, as another node asks; return its name, "" if there is none.
+
+        A person may unload it on any node while it is idle. Otherwise only on a node that holds a part, or was asked to
+        load it, since another one would end the answers of others.
+
+        Raises:
+            TrustError: it is in use, and not the caller's to unload.
+        """
+        deployment = self.deployment
+        if deployment is None:
+            return ""
+        owners = {self._state.own.node_id, self._asked_by, *deployment.placement.node_ids}
+        is_idle = deployment.is_ready and not self._state.holding.stats.active_requests
+        if caller not in owners and not is_idle and deployment.error is None:
+            names = ", ".join(sorted(self._state.name(node_id) for node_id in owners - {""}))
+            raise TrustError(
+                f"{deployment.placement.model} is in use, and node {self._state.name(caller)} neither holds a part nor "
+                f"loaded it: type `moe-cluster unload` on one of {names}, or when nobody is answered"
+            )
+        return await self.unload_own(reason)
 
     async def unload_own(self, reason: str) -> str:
         """Unload the model that this node coordinates; return its name, "" if there is none."""
@@ -247,6 +274,12 @@ class Serving:
     def stub(self, node_id: str) -> node_pb2_grpc.NodeStub:
         """Return the gRPC stub of a node. Raises NodeLostError if its address is unknown."""
         return node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
+
+    async def _require_no_answers(self) -> None:
+        """Raise ClusterError if a model that would be replaced is in use."""
+        coordinator, serving = self._state.serving
+        if coordinator and not _has_failed(serving):
+            await self._require_idle(serving)
 
     async def _require_idle(self, serving: pb.Serving) -> None:
         """Raise ClusterError if the cluster's model is loading, or still in use after its worker has reported again."""

@@ -15,6 +15,12 @@ from mlx_moe.config import ModelConfig, QuantizationConfig
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
 from mlx_moe.errors import InvalidRequestError
 
+MOST = (1 << 31) - 1
+"""The largest count in a plan: of positions, users, chunks."""
+
+MOST_BYTES = 1 << 60
+MOST_LAYERS = 9999
+
 T = TypeVar("T")
 
 OwnedExperts = Mapping[int, tuple[int, ...]]
@@ -191,14 +197,15 @@ class _Fields:
             del self._values[key]
         return is_null
 
-    def count(self, key: str, minimum: int) -> int:
+    def count(self, key: str, minimum: int, most: int = MOST) -> int:
         value = self.take(key, int)
-        if value < minimum:
-            raise InvalidRequestError(f"{self._source}: {key} must be {minimum} or more, got {value}")
+        if not minimum <= value <= most:
+            limit = f"{minimum} or more" if value < minimum else f"at most {most}"
+            raise InvalidRequestError(f"{self._source}: {key} must be {limit}, got {_shown(value)}")
         return value
 
     def counts(self) -> dict[str, int]:
-        return {key: self.count(key, 0) for key in list(self._values)}
+        return {key: self.count(key, 0, MOST_BYTES) for key in list(self._values)}
 
     def section(self, key: str) -> _Fields:
         return _Fields(self.take(key, dict), f"{self._source}: {key}")
@@ -214,8 +221,10 @@ class _Fields:
 def _stage(value: object, source: str) -> StagePlacement:
     fields = _Fields(value, source)
     layers = _indices(fields.take("layers", list), f"{source}: layers")
-    if len(layers) != 2:
-        raise InvalidRequestError(f"{source}: layers must be [first, one past the last], got {list(layers)}")
+    if len(layers) != 2 or max(layers) > MOST_LAYERS:
+        raise InvalidRequestError(
+            f"{source}: layers must be [first, one past the last] of at most {MOST_LAYERS}, got {_shown(layers)}"
+        )
     stage = StagePlacement(
         node_id=fields.take("node_id", str),
         layers=range(*layers),

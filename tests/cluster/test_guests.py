@@ -1,0 +1,169 @@
+"""Guests at a running cluster: what a node with a certificate of the cluster, and calls of its own, cannot do."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cluster.trust import Authority, MutualTLS, NodeIdentity, NodeKey
+from cluster.weights.weights_service import READ_METHOD
+from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc, worker_pb2, worker_pb2_grpc
+from cluster.wire import node_pb2 as pb
+from tests.cluster.running import Cluster, RunningNode, answer, coordinator_stub, running_cluster
+from tests.cluster.test_losses import request
+from tests.cluster.test_strangers import worker_address
+from tests.patience import PATIENCE_S, until
+
+pytestmark = pytest.mark.slow
+
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -> Iterator[Cluster]:
+    """Run three nodes. The third one has no part of the model."""
+    with running_cluster(tmp_path_factory.mktemp("guests"), 3, measured_hardware) as running:
+        running.load("demo", running.place("demo", (2, 4)))
+        yield running
+
+
+@pytest.fixture
+def certificate(cluster: Cluster, tmp_path: Path) -> NodeIdentity:
+    """Return a certificate of the cluster without a node."""
+    authority, key = Authority.load(cluster.nodes[0].home.authority), NodeKey.open(tmp_path)
+    return key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
+
+
+def identity_of(node: RunningNode) -> NodeIdentity:
+    return NodeIdentity.load(node.home.identity)
+
+
+@contextmanager
+def channel(guest: NodeIdentity, node: RunningNode, address: str = "") -> Iterator[grpc.Channel]:
+    with MutualTLS(guest).channel(address or node.address, node.node_id) as opened:
+        yield opened
+
+
+def code_of(call: Callable[..., Any], asked: object) -> grpc.StatusCode:
+    """Make a call; return how it ends."""
+    try:
+        reply = call(asked, timeout=PATIENCE_S)
+        return ended(reply) if isinstance(reply, grpc.Call) else grpc.StatusCode.OK
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+
+
+def ended(call: Any) -> grpc.StatusCode:
+    """Read a stream; return how it ends."""
+    with suppress(grpc.RpcError):
+        list(call)
+    code: grpc.StatusCode = call.code()
+    return code
+
+
+def test_a_certificate_without_a_node_is_answered_no_call(cluster: Cluster, certificate: NodeIdentity) -> None:
+    node = cluster.nodes[0]
+    commands = iter([worker_pb2.WorkerCommand()])
+    with channel(certificate, node) as opened:
+        stub = node_pb2_grpc.NodeStub(opened)
+        assert code_of(stub.Inspect, pb.WantedModel(model="demo")) is DENIED
+        assert code_of(stub.Unload, pb.UnloadRequest(reason="mine")) is DENIED
+        assert code_of(stub.Deploy, pb.DeployRequest()) is DENIED
+        assert code_of(stub.RunWorker, commands) is DENIED
+        assert code_of(stub.Outline, pb.OutlineRequest()) is DENIED
+        assert code_of(stub.Fetch, pb.AdoptRequest()) is DENIED
+        assert code_of(opened.unary_stream(READ_METHOD), b"") is DENIED
+    assert cluster.model is not None
+    assert len(answer(cluster.model, request())) == 8
+
+
+def test_only_the_coordinator_cancels_frames_and_a_timeline_names_no_sequence(cluster: Cluster) -> None:
+    _, stage, guest = cluster.nodes
+    assert cluster.model is not None
+    writing = cluster.model.new_conversation().answer(request(max_tokens=64))
+    next(writing)
+    with coordinator_stub(cluster) as asked:
+        spans = [span for told in asked.Timeline(coordinator_pb2.TimelineRequest()) for span in told.spans]
+    with channel(identity_of(guest), stage, worker_address(stage)) as opened:
+        stub = worker_pb2_grpc.StageStub(opened)
+        for sequence_id in {span.sequence_id for span in spans}:
+            cancel = worker_pb2.CancelRequest(sequence_id=sequence_id, serial=2**63)
+            assert code_of(stub.Cancel, cancel) is DENIED
+    with channel(identity_of(cluster.nodes[0]), stage, worker_address(stage)) as opened:
+        stub = worker_pb2_grpc.StageStub(opened)
+        for sequence_id in {span.sequence_id for span in spans}:  # not even with its certificate: it has other ids
+            stub.Cancel(worker_pb2.CancelRequest(sequence_id=sequence_id, serial=2**63), timeout=PATIENCE_S)
+    assert len(list(writing)) == 63
+
+
+def test_a_node_cannot_close_or_go_on_with_anothers_conversation(cluster: Cluster) -> None:
+    first, _, guest = cluster.nodes
+    conversation_id = b"c" * 16
+    asked = coordinator_pb2.AnswerRequest(conversation_id=conversation_id, input_ids=range(90, 150), max_tokens=2)
+
+    named = coordinator_pb2.ConversationId(conversation_id=conversation_id)
+    with coordinator_stub(cluster) as own, ExitStack() as stack:
+        address = cluster.own.status().coordinator_address
+        stranger = coordinator_pb2_grpc.CoordinatorStub(
+            stack.enter_context(channel(identity_of(guest), first, address))
+        )
+        list(own.Answer(asked, timeout=PATIENCE_S))
+        stranger.CloseConversation(named, timeout=PATIENCE_S)
+        *_, last = own.Answer(asked, timeout=PATIENCE_S)
+        assert last.token.stats.cached_tokens > 0
+        own.CloseConversation(named, timeout=PATIENCE_S)
+        *_, last = own.Answer(asked, timeout=PATIENCE_S)
+        assert last.token.stats.cached_tokens == 0
+        own.CloseConversation(named, timeout=PATIENCE_S)
+
+
+def test_one_worker_runs_on_a_node_and_only_the_coordinator_of_its_placement_runs_it(cluster: Cluster) -> None:
+    leader, other, free = cluster.nodes
+    with channel(identity_of(leader), free) as opened:
+        content = node_pb2_grpc.NodeStub(opened).Inspect(pb.WantedModel(model="demo"), timeout=PATIENCE_S).content_hash
+
+    def placed(*node_ids: str) -> str:
+        plan = cluster.place("demo", (2, 4)).to_json() | {"content_hash": content}
+        stages = [stage | {"node_id": node_id} for stage, node_id in zip(plan["stages"], node_ids, strict=True)]
+        return json.dumps(plan | {"stages": stages})
+
+    def run(stub: node_pb2_grpc.NodeStub, epoch: int, placement: str) -> Any:
+        load = worker_pb2.LoadShard(model="demo", epoch=epoch, placement=placement)
+        return stub.RunWorker(iter([worker_pb2.WorkerCommand(load=load)]), timeout=PATIENCE_S)
+
+    with channel(identity_of(leader), free) as opened, ThreadPoolExecutor(6) as threads:
+        stub = node_pb2_grpc.NodeStub(opened)
+        own, foreign = placed(leader.node_id, free.node_id), placed(other.node_id, free.node_id)
+        assert ended(run(stub, 9, foreign)) is DENIED
+        assert ended(run(stub, 0, own)) is grpc.StatusCode.INVALID_ARGUMENT
+        calls = [run(stub, epoch, own) for epoch in range(10, 16)]
+        ends = [threads.submit(ended, call) for call in calls]
+        until(lambda: sum(end.done() for end in ends) == 5)
+        assert len(free.workers()) == 1
+        for call in calls:
+            call.cancel()
+        until(lambda: not free.workers())
+
+
+def test_a_node_without_a_part_unloads_a_model_only_while_it_answers_nobody(cluster: Cluster) -> None:
+    first, _, guest = cluster.nodes
+    assert cluster.model is not None
+    writing = cluster.model.new_conversation().answer(request(max_tokens=None))
+    next(writing)
+    until(lambda: cluster.own.status().coordinator_stats.active_requests)
+    with channel(identity_of(guest), first) as opened:
+        stub = node_pb2_grpc.NodeStub(opened)
+        assert code_of(stub.Unload, pb.UnloadRequest()) is DENIED
+        deploy = pb.DeployRequest(placement=json.dumps(cluster.place("demo", (6,)).to_json()), epoch=7)
+        assert code_of(stub.Deploy, deploy) is grpc.StatusCode.ABORTED
+        next(writing)
+        writing.close()
+        until(lambda: not cluster.own.status().coordinator_stats.active_requests)
+        assert stub.Unload(pb.UnloadRequest(), timeout=PATIENCE_S).model == "demo"
+    cluster.load("demo", cluster.place("demo", (2, 4)))
