@@ -1,8 +1,7 @@
-"""Callers: which nodes may make which calls of a daemon.
+"""Callers: which nodes may make which calls of a daemon. Its own command line has a socket: see `control_service`.
 
 A certificate alone opens nothing but the greeting. A *member* has greeted this node, or answered it, and was not
-refused; *own* is this machine's command line, and this node's own calls. Some calls decide more, with their message:
-see `NodeService`.
+refused. Some calls decide more, with their message: see `NodeService`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from cluster.trust.call_rules import Rule
 from cluster.weights.weights_service import READ_METHOD
 
 NODE = "/moe_cluster.v1.Node/"
-CONTROL = "/moe_cluster.v1.Control/"
 
 _OF_MEMBERS = {
     f"{NODE}Leave": 2,
@@ -31,16 +29,13 @@ _OF_MEMBERS = {
     f"{NODE}Deploy": 4,
     f"{NODE}FollowLoad": 32,  # one for each terminal that waits
     f"{NODE}Unload": 4,
+    f"{NODE}About": 4,
+    f"{NODE}ReadLog": 4,
 }
 """Calls of members, and how many a node may make at once."""
 
-_OF_OWN = ("Status", "Load", "Unload", "Pull", "ListAllModels", "Stop")
-
 GREETINGS = 32
 """A node greets every address of another one, and asks again when its command line wants to know."""
-
-COMMANDS = 128
-"""At once from this machine's command line: a terminal that waits for a load is one."""
 
 
 def rules(state: NodeState) -> Mapping[str, Rule]:
@@ -52,13 +47,7 @@ def rules(state: NodeState) -> Mapping[str, Rule]:
         own = state.name(state.own.node_id)
         return f"node {caller or '?'} is no member of the cluster that node {own} knows: nodes greet each other first"
 
-    def not_own(caller: str) -> str:
-        if caller == state.own.node_id:
-            return ""
-        return f"node {state.name(caller) if caller else '?'} may not command node {state.name(state.own.node_id)}"
-
     return {
         f"{NODE}Greet": Rule(lambda _: "", GREETINGS),
         **{method: Rule(not_member, at_once) for method, at_once in _OF_MEMBERS.items()},
-        **{f"{CONTROL}{name}": Rule(not_own, COMMANDS) for name in _OF_OWN},
     }
