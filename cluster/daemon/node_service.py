@@ -234,14 +234,14 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def _hold(self, load: pb.LoadShard, caller: str) -> None:
         """Record what the worker will hold, and add the directory of this node's copy and the targets of its peers.
 
-        Only the coordinator of a placement may ask for it, with a higher epoch than is held.
+        Only the coordinator of a placement may begin it; whoever began it may change it, under a higher epoch.
 
         Raises:
             MoeClusterError: it may not, there is no copy, or a peer is unknown.
         """
         self._held_at = time.monotonic()
         role = Role.read(load.placement, self._state.own.node_id)
-        if caller != role.placement.coordinator:
+        if not self._state.holding.epoch and caller != role.placement.coordinator:
             raise TrustError(
                 f"node {self._state.name(caller)} may not run a worker on node {self._state.name(role.node_id)}: "
                 f"node {self._state.name(role.placement.coordinator)} coordinates the placement"

@@ -110,17 +110,18 @@ class Serving:
     async def deploy(self, request: pb.DeployRequest, caller: str) -> None:
         """Start loading a model on a placement that this node coordinates. Raises as `load`, before it starts.
 
-        If this node coordinates the same model already, its workers keep what they hold of their new parts. The model
-        that is replaced must be idle, whatever the calling node has found: it may know less, or pretend to.
+        If this node coordinates the same model already, its workers keep what they hold of their new parts. For another
+        node the model that is replaced must be idle, whatever that node has found: it may know less, or pretend to.
         """
-        placement = _placement_of(request.placement)
-        if placement.coordinator != self._state.own.node_id:
+        placement, is_own = _placement_of(request.placement), caller == self._state.own.node_id
+        if not is_own and placement.coordinator != self._state.own.node_id:
             raise InvalidRequestError("the placement has another coordinator than the node that is to deploy it")
         async with self._one_deployment_at_a_time:
             if request.epoch <= self._state.newest_epoch:
                 raise ClusterError("another model was placed on the cluster at the same time: try again")
             await asyncio.gather(*(self._state.meet(node_id) for node_id in placement.node_ids))
-            await self._require_no_answers()
+            if not is_own:
+                await self._require_no_answers()
             self._asked_by = caller
             if self.deployment is not None and self.deployment.may_become(placement):
                 self.deployment.reconfigure(placement, request)
