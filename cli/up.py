@@ -21,6 +21,7 @@ from cli.interrupt import Interrupt
 from cli.loading import load
 from cli.news import News
 from cli.options import LoadOptions
+from cli.rebalance import hint
 from cli.status import print_status
 from cluster.client import OwnNode, Wanted
 from cluster.errors import NoClusterError
@@ -32,7 +33,7 @@ from cluster.node.running import Settings, admit
 from cluster.node.tokens import holds_authority, is_member, join_tokens
 from cluster.placement import Placement
 from mlx_moe.checkpoint import library
-from mlx_moe.errors import InvalidRequestError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|MB|MiB|GB|GiB)", re.IGNORECASE | re.ASCII)
 _UNITS = {"b": 1, "mb": 10**6, "mib": 1 << 20, "gb": 10**9, "gib": 1 << 30}
@@ -78,13 +79,18 @@ def parse_bytes(text: str) -> int:
 
 
 def options(
-    name: str | None, host: str | None, port: int | None, memory: str | None, peers: list[str] | None
+    name: str | None,
+    host: str | None,
+    port: int | None,
+    memory: str | None,
+    peers: list[str] | None,
+    rebalance: bool | None = None,
 ) -> NodeOptions:
     """Return the given options. Raises InvalidRequestError."""
     memory_bytes = None if memory is None else parse_bytes(memory)
     if memory_bytes == 0:
         raise InvalidRequestError(f"--memory must be more than 0, such as --memory 48GB; got {memory}")
-    return NodeOptions(name, host, port, memory_bytes, tuple(peers) if peers else None)
+    return NodeOptions(name, host, port, memory_bytes, tuple(peers) if peers else None, rebalance)
 
 
 def _settings(options: NodeOptions) -> Settings:
@@ -102,6 +108,7 @@ def _settings(options: NodeOptions) -> Settings:
         default.port if options.port is None else options.port,
         options.memory_bytes,
         options.peers or (),
+        default.rebalance if options.rebalance in (None, True) else None,
     )
 
 
@@ -230,8 +237,14 @@ def _runs_already(home: Home, start: StartOptions, wanted: Wanted | None, news: 
 
 
 def _load(node: OwnNode, wanted: Wanted, news: News) -> None:
+    before = node.status().ready
     load(node, wanted, news.console)
-    news.serving(node.status().serving)
+    status = node.status()
+    news.serving(status.serving)
+    if before is not None and status.ready == before:  # it was there already
+        with suppress(MoeClusterError):
+            if line := hint(node):
+                news.say(line, "bright_black")
 
 
 def _read_plan(path: str) -> Placement:

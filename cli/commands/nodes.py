@@ -1,4 +1,4 @@
-"""Commands of nodes: start and stop one, show the cluster, unload its model, join tokens."""
+"""Commands of nodes: start and stop one, show the cluster, move and unload its model, join tokens."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def up(
     peer: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="Contact this node; for networks without multicast.")
     ] = None,
+    rebalance: Annotated[
+        bool | None,
+        typer.Option(
+            "--rebalance/--no-rebalance",
+            help="Move a model that this node coordinates to a better placement when nobody uses it; default: yes.",
+            show_default=False,
+        ),
+    ] = None,
     new: Annotated[bool, typer.Option("--new", help="Create a cluster even if this network has one.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="No certificates, no encryption.")] = False,
     plan: Annotated[
@@ -70,13 +78,13 @@ def up(
 ) -> None:
     """Make this machine a node. The first node creates a cluster and prints how others join it.
 
-    The given name, port, host, memory and peers are remembered for the next up.
+    The given name, port, host, memory, peers and rebalancing are remembered for the next up.
     """
     with reported(debug):
         from cli import tokens
         from cli import up as up_command
 
-        options = up_command.options(name, host, port, memory, peer)
+        options = up_command.options(name, host, port, memory, peer, rebalance)
         token = tokens.read_token(join, or_environment=not new and not insecure)
         start = up_command.StartOptions(options, token, new, insecure, defaults)
         wanted = up_command.wanted(
@@ -132,6 +140,22 @@ def nodes(json: o.Json = False, debug: o.Debug = False) -> None:
         from cli.status import show_nodes
 
         show_nodes(json)
+
+
+@commands.command(short_help="Move the cluster's model to a better placement.")
+def rebalance(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    debug: o.Debug = False,
+) -> None:
+    """Move the cluster's model to the best placement on the nodes that are here, such as one that has come back.
+
+    Running answers wait and continue. The cluster does this itself when nobody uses the model and it gains 20 %.
+    """
+    with reported(debug):
+        from cli.rebalance import rebalance as move
+
+        move(dry_run=dry_run, yes=yes)
 
 
 @commands.command(short_help="Unload the cluster's model.")

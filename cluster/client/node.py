@@ -24,6 +24,8 @@ from cluster.errors import ClusterError, NoClusterError, NodeLostError
 from cluster.home import Home
 from cluster.lock import POLL_S, is_held
 from cluster.model_list import ListedModel, from_message
+from cluster.placement import Rebalance
+from cluster.rebalance_message import from_message as from_rebalance
 from cluster.rpc_errors import translated
 from cluster.trust import CHANNEL_OPTIONS, Credentials, Insecure, MutualTLS, NodeIdentity
 from cluster.wire import node_pb2 as pb
@@ -31,6 +33,9 @@ from cluster.wire import node_pb2_grpc
 
 CALL_S = 30.0
 """Timeout of calls that only read."""
+
+MOVE_S = 90.0
+"""Timeout to find and begin another placement of a large model."""
 
 STOP_S = 30.0
 """Timeout for a node to unload its model, tell the others, and end."""
@@ -160,6 +165,18 @@ class NodeClient:
         with self._called():
             reply = await self._stub.Unload(pb.UnloadRequest(reason=reason), timeout=CALL_S)
         return str(reply.model)
+
+    async def rebalance(self, *, dry_run: bool) -> Rebalance:
+        """Move the cluster's model to the best placement on the present nodes; `dry_run` only returns it.
+
+        Loading is then followed by `load`.
+
+        Raises:
+            NoClusterError: no model is ready.
+            MoeClusterError: no placement fits, or a node has none of what it would read.
+        """
+        with self._called():
+            return from_rebalance(await self._stub.Rebalance(pb.RebalanceRequest(dry_run=dry_run), timeout=MOVE_S))
 
     async def stop(self) -> None:
         """Stop the node and wait until it has ended. Raises NodeLostError if that takes longer than STOP_S."""

@@ -21,6 +21,7 @@ from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress
 from cluster.client.wanted import Wanted
 from cluster.home import Home
 from cluster.model_list import ListedModel
+from cluster.placement import Rebalance
 from cluster.timeline import Timeline
 from cluster.trust import Credentials
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
@@ -98,6 +99,10 @@ class OwnNode:
     def unload(self, reason: str) -> str:
         """Unload the cluster's model; return its name, "" if there was none."""
         return self._loop.run(self._node.unload(reason))
+
+    def rebalance(self, *, dry_run: bool) -> Rebalance:
+        """Move the cluster's model to the best placement, see `NodeClient.rebalance`."""
+        return self._loop.run(self._node.rebalance(dry_run=dry_run))
 
     def stop(self) -> None:
         """Stop the node and wait until it has ended."""

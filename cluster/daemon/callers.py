@@ -29,6 +29,7 @@ _OF_MEMBERS = {
     f"{NODE}Deploy": 4,
     f"{NODE}FollowLoad": 32,  # one for each terminal that waits
     f"{NODE}Unload": 4,
+    f"{NODE}Rebalance": 4,
     f"{NODE}About": 4,
     f"{NODE}ReadLog": 4,
 }

@@ -16,6 +16,7 @@ import grpc
 from cluster import control_socket
 from cluster.daemon import diagnosis
 from cluster.daemon.pulling import Pulling
+from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError
@@ -58,6 +59,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
         self,
         state: NodeState,
         serving: Serving,
+        rebalancing: Rebalancing,
         pulling: Pulling,
         cluster_id: str,
         stop: asyncio.Event,
@@ -66,6 +68,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
     ) -> None:
         self._state = state
         self._serving = serving
+        self._rebalancing = rebalancing
         self._pulling = pulling
         self._insecure = insecure
         self._cluster_id = cluster_id
@@ -87,6 +90,11 @@ class ControlService(node_pb2_grpc.ControlServicer):
         async with reported(context):
             pulled = await self._pulling.end()
             return pb.UnloadReply(model=await self._serving.unload(request.reason) or pulled)
+
+    async def Rebalance(self, request: pb.RebalanceRequest, context: Context) -> pb.RebalanceReply:  # noqa: N802
+        """Move the cluster's model to a better placement, or only say which that is."""
+        async with reported(context):
+            return await self._rebalancing.move(request)
 
     async def Pull(self, request: pb.PullRequest, context: Context) -> AsyncIterator[pb.PullStatus]:  # noqa: N802
         """Copy a model to the disks of the cluster; it continues if the caller disconnects."""

@@ -23,6 +23,8 @@ from cluster.daemon.control_service import ControlService, served
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.pulling import Pulling
+from cluster.daemon.quiet import DEFAULT_RULE, QuietRule
+from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.wakefulness import caffeinate, keep_awake
@@ -60,6 +62,7 @@ class Settings:
     """The settings of a node. `host` is as in `Listening.at`; with `port` 0, two consecutive free ports are used.
 
     `memory_bytes` limits the memory that it offers to models; `peers` are addresses to greet without discovery.
+    `rebalance` says when it moves a model that it coordinates to a better placement; None: only by command.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Settings:
     port: int = 7420
     memory_bytes: int | None = None
     peers: tuple[str, ...] = ()
+    rebalance: QuietRule | None = DEFAULT_RULE
 
 
 class Daemon:
@@ -119,14 +123,17 @@ class Daemon:
             stack.callback(self.serving.acquiring.forget)
             stack.callback(self.serving.copies.close)
             weights = WeightsService(self.serving.copies.source, Pacer(self.state.is_answering))
-            node_service = NodeService(self.state, greeter, self.serving, credentials, self.home, listening)
+            rebalancing = Rebalancing(self.state, self.serving, self.settings.rebalance)
+            node_service = NodeService(
+                self.state, greeter, self.serving, rebalancing, credentials, self.home, listening
+            )
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(), weights))
             pulling = Pulling(self.state, self.serving)
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)
             control = ControlService(
-                *(self.state, self.serving, pulling, self.admission.cluster_id, self.stopped),
+                *(self.state, self.serving, rebalancing, pulling, self.admission.cluster_id, self.stopped),
                 insecure=credentials.insecure,
             )
             control_path = await stack.enter_async_context(served(self.home, control))
@@ -142,6 +149,7 @@ class Daemon:
                     tasks.create_task(discover(self._found, self._announcement)),
                     tasks.create_task(self._keep_addresses(asked, port)),
                     tasks.create_task(keep_awake(lambda: self.state.holding.epoch > 0, caffeinate())),
+                    tasks.create_task(rebalancing.run()),
                 ]
                 self._on_up(self)
                 await self.stopped.wait()

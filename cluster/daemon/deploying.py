@@ -93,6 +93,11 @@ class Deploying:
         return self._deployment.phase is Phase.READY
 
     @property
+    def asked(self) -> node_pb2.LoadRequest:
+        """What a person asked for; the placement may be a later one."""
+        return self._deploy.asked
+
+    @property
     def keeps(self) -> bool:
         """Whether nodes keep on disk what they fetch."""
         return self._deploy.keep

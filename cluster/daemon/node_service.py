@@ -14,6 +14,7 @@ from cluster import log_files
 from cluster.daemon import diagnosis, outline_message, own_part
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
+from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
@@ -50,6 +51,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         state: NodeState,
         greeter: Greeter,
         serving: Serving,
+        rebalancing: Rebalancing,
         credentials: Credentials,
         home: Home,
         listening: Listening,
@@ -57,6 +59,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._state = state
         self._greeter = greeter
         self._serving = serving
+        self._rebalancing = rebalancing
         self._credentials = credentials
         self._home = home
         self._listening = listening
@@ -213,6 +216,13 @@ class NodeService(node_pb2_grpc.NodeServicer):
         """Return lines of this node's logs."""
         async with reported(context):
             return await diagnosis.read_log(self._home, request)
+
+    async def Rebalance(  # noqa: N802
+        self, request: node_pb2.RebalanceRequest, context: Context
+    ) -> node_pb2.RebalanceReply:
+        """Move the model that this node coordinates to a better placement."""
+        async with reported(context):
+            return await self._rebalancing.move_own(request)
 
     async def _tell(
         self, worker: WorkerProcess, first: pb.WorkerCommand, rest: AsyncIterator[pb.WorkerCommand], caller: str

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from cluster.cost_reader import checkpoint_costs
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
-from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, repair, solve
+from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, Rebalance, rebalance, repair, solve
 from cluster.placement.nodes import capacity, links_from
+from mlx_moe import families
+from mlx_moe.checkpoint.checkpoint import Checkpoint
+from mlx_moe.checkpoint.recipe import Recipe
+from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.chunking import ChunkRule
+from mlx_moe.decoding.draft import wants_mtp
+
+Wish = TypeVar("Wish")
+Found = TypeVar("Found")
 
 CONTEXTS = (32768, 8192, 2048)
 """Positions of KV cache for one request, tried in this order if the request does not say a number."""
@@ -34,6 +49,19 @@ def float_bytes(state: NodeState) -> int:
     return 4 if state.own.hardware.dtype == "float32" else 2
 
 
+def costs(model: str, directory: Path, float_bytes: int, recipe: Recipe, draft: str) -> ModelCosts:
+    """Return what a model's copy in a directory needs if it is quantized by `recipe`. Raises CheckpointError."""
+    with Checkpoint.open(directory) as checkpoint:
+        config = families.config_of(checkpoint)
+        found = checkpoint_costs(model, checkpoint, config, float_bytes=float_bytes, recipe=recipe)
+    return found if wants_mtp(draft) else replace(found, mtp=None)
+
+
+def request_tokens(config: ModelConfig, placement: Placement) -> int:
+    """Return the most tokens of a request."""
+    return min(max(config.context.tokens, placement.context_tokens), placement.kv_positions)
+
+
 def place(
     model: ModelCosts,
     nodes: list[NodeCapacity],
@@ -43,14 +71,31 @@ def place(
     chunks: ChunkRule | None = None,
 ) -> Placement:
     """Return the placement that answers one user fastest. Raises PlacementError if none fits."""
-    longest = model.context.tokens
-    wanted = [context_tokens] if context_tokens else sorted({min(c, longest) for c in CONTEXTS}, reverse=True)
-    for tokens in wanted[:-1]:
-        try:
-            return solve(model, nodes, between, context_tokens=tokens, concurrency=concurrency, chunks=chunks)
-        except PlacementError:
-            continue
-    return solve(model, nodes, between, context_tokens=wanted[-1], concurrency=concurrency, chunks=chunks)
+
+    def solved(tokens: int) -> Placement:
+        return solve(model, nodes, between, context_tokens=tokens, concurrency=concurrency, chunks=chunks)
+
+    return _first_that_fits(solved, _contexts(model, context_tokens))
+
+
+def rebalanced(
+    former: Placement,
+    model: ModelCosts,
+    nodes: list[NodeCapacity],
+    between: Links,
+    context_tokens: int,
+    concurrency: int,
+) -> Rebalance:
+    """Return what `place` would return today for what was asked for then, with the coordinator where it is.
+
+    Raises:
+        PlacementError: nothing fits, or a node of the former placement is not there.
+    """
+
+    def found(tokens: int) -> Rebalance:
+        return rebalance(former, model, nodes, between, context_tokens=tokens, concurrency=concurrency)
+
+    return _first_that_fits(found, _contexts(model, context_tokens))
 
 
 def repaired(former: Placement, model: ModelCosts, nodes: list[NodeCapacity], between: Links) -> Placement:
@@ -60,9 +105,20 @@ def repaired(former: Placement, model: ModelCosts, nodes: list[NodeCapacity], be
     """
     rooms = [(former.context_tokens, former.concurrency), (former.context_tokens, 1)]
     rooms += [(tokens, 1) for tokens in CONTEXTS if tokens < former.context_tokens]
-    for tokens, concurrency in rooms[:-1]:
-        try:
-            return repair(former, model, nodes, between, context_tokens=tokens, concurrency=concurrency)
-        except PlacementError:
-            continue
-    return repair(former, model, nodes, between, context_tokens=rooms[-1][0], concurrency=1)
+
+    def found(room: tuple[int, int]) -> Placement:
+        return repair(former, model, nodes, between, context_tokens=room[0], concurrency=room[1])
+
+    return _first_that_fits(found, rooms)
+
+
+def _contexts(model: ModelCosts, asked: int) -> list[int]:
+    return [asked] if asked else sorted({min(c, model.context.tokens) for c in CONTEXTS}, reverse=True)
+
+
+def _first_that_fits(attempt: Callable[[Wish], Found], wishes: Sequence[Wish]) -> Found:
+    """Return the result for the first wish that fits. Raises the PlacementError of the last one."""
+    for wish in wishes[:-1]:
+        with suppress(PlacementError):
+            return attempt(wish)
+    return attempt(wishes[-1])

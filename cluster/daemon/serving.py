@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from cluster.cost_reader import checkpoint_costs
 from cluster.daemon import placing
 from cluster.daemon.acquiring import Acquiring
 from cluster.daemon.copies import Copies, Copy
@@ -18,20 +17,18 @@ from cluster.daemon.deploying import Deploying
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
-from cluster.errors import ClusterError, OccupiedError, TrustError
+from cluster.errors import ClusterError, OccupiedError, PlacementError, TrustError
 from cluster.home import Home
-from cluster.placement import Placement, validate
+from cluster.placement import ModelCosts, Placement, validate
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe import families
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
-from mlx_moe.checkpoint.recipe import AS_STORED, uniform
+from mlx_moe.checkpoint.recipe import AS_STORED, Recipe, uniform
 from mlx_moe.checkpoint.source import SourceError
-from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.chunking import ChunkRule
-from mlx_moe.decoding.draft import wants_mtp
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 
 log = logging.getLogger(__name__)
@@ -239,7 +236,7 @@ class Serving:
         placement, holders = placed.placement, placed.holders
         await self._require_room(request)  # after the placement: a missing or too large model is refused first
         await self.acquiring.give(request, placement, holders, placed.own)
-        coordinator, deploy = placement.coordinator, self._to_deploy(request, placed)
+        coordinator, deploy = placement.coordinator, self.to_deploy(request, placed, request)
         with translated(f"node {self._state.name(coordinator)}"):
             await self.stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
         return coordinator, deploy.epoch
@@ -260,9 +257,10 @@ class Serving:
         )
         placed = await self.placed(request, Lost(former, lost))
         await self.acquiring.give(request, placed.placement, placed.holders, placed.own)
-        return self._to_deploy(request, placed)
+        return self.to_deploy(request, placed, self.deployment.asked)
 
-    def _to_deploy(self, request: pb.LoadRequest, placed: Placed) -> pb.DeployRequest:
+    def to_deploy(self, request: pb.LoadRequest, placed: Placed, asked: pb.LoadRequest) -> pb.DeployRequest:
+        """Return what to send to the coordinator's node; `asked` is what a person asked for."""
         return pb.DeployRequest(
             placement=json.dumps(placed.placement.to_json()),
             epoch=self._state.newest_epoch + 1,
@@ -270,6 +268,7 @@ class Serving:
             context_tokens=placed.context_tokens,
             holders=placed.holders,
             keep=request.keep,
+            asked=asked,
         )
 
     def stub(self, node_id: str) -> node_pb2_grpc.NodeStub:
@@ -325,29 +324,31 @@ class Serving:
         """Return a model's placement, and the most tokens of a request."""
         with Checkpoint.open(own.directory) as checkpoint:
             config = families.config_of(checkpoint)
-            if request.placement:
-                placement = _placement_of(request.placement)
-                validate(placement, config)
-            else:
-                placement = self._best_placement(request, checkpoint, config, lost)
-        context_tokens = min(max(config.context.tokens, placement.context_tokens), placement.kv_positions)
-        return replace(placement, content_hash=placement.content_hash or own.content_hash), context_tokens
+        if lost is not None:
+            placement = self._repaired(request, own, lost)
+        elif request.placement:
+            placement = _placement_of(request.placement)
+            validate(placement, config)
+        else:
+            placement = self._best_placement(request, own)
+        return replace(placement, content_hash=placement.content_hash or own.content_hash), placing.request_tokens(
+            config, placement
+        )
 
-    def _best_placement(
-        self, request: pb.LoadRequest, checkpoint: Checkpoint, config: ModelConfig, lost: Lost | None
-    ) -> Placement:
-        float_bytes = placing.float_bytes(self._state)
+    def _repaired(self, request: pb.LoadRequest, own: Copy, lost: Lost) -> Placement:
+        """Return a placement without the lost nodes; those that came back just now get a part only if they must."""
+        former = lost.placement
+        costs = self._costs(request, own, former.recipe)
+        left = [node for node in placing.capacities(self._state) if node.node_id not in lost.node_ids]
+        trusted = [n for n in left if n.node_id in former.node_ids or self._state.trusts(n.node_id)]
+        with suppress(PlacementError):
+            return placing.repaired(former, costs, trusted, placing.links(self._state))
+        return placing.repaired(former, costs, left, placing.links(self._state))
+
+    def _best_placement(self, request: pb.LoadRequest, own: Copy) -> Placement:
         recipe = uniform(request.bits or None, request.mode or None) if request.bits or request.mode else AS_STORED
-        if lost is not None:
-            recipe = lost.placement.recipe
-        model = checkpoint_costs(request.model, checkpoint, config, float_bytes=float_bytes, recipe=recipe)
-        if not wants_mtp(request.draft):
-            model = replace(model, mtp=None)
-        if lost is not None:
-            left = [node for node in placing.capacities(self._state) if node.node_id not in lost.node_ids]
-            return placing.repaired(lost.placement, model, left, placing.links(self._state))
         placement = placing.place(
-            model,
+            self._costs(request, own, recipe),
             placing.capacities(self._state),
             placing.links(self._state),
             request.context_tokens,
@@ -355,6 +356,9 @@ class Serving:
             ChunkRule.fixed(request.chunk_length) if request.chunk_length else None,
         )
         return replace(placement, recipe=recipe)
+
+    def _costs(self, request: pb.LoadRequest, own: Copy, recipe: Recipe) -> ModelCosts:
+        return placing.costs(request.model, own.directory, placing.float_bytes(self._state), recipe, request.draft)
 
 
 def _has_failed(serving: pb.Serving) -> bool:

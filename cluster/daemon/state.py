@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cluster.errors import NodeLostError
 from cluster.membership import address
+from cluster.membership.losses import Losses
 from cluster.membership.membership import Change, Event, LinkSpeed, Member, Membership, State, changes
 from cluster.membership.node_info import NodeInfo
 from cluster.wire import node_pb2 as pb
@@ -35,6 +36,7 @@ class NodeState:
         self.holding = pb.Holding()
         self.own_serving = pb.Serving()
         self.free_disk_bytes = 0
+        self.losses = Losses()
         self._gossip: dict[str, Gossip] = {}
         self._addresses: dict[str, str] = {}
         self._on_change = on_change
@@ -46,8 +48,9 @@ class NodeState:
 
     def apply(self, event: Event) -> None:
         """Apply an event to the membership, and report the changes."""
-        before = self.membership
-        self.membership = before.apply(event, time.monotonic())
+        before, now = self.membership, time.monotonic()
+        self.membership = before.apply(event, now)
+        self.losses = self.losses.after(before, self.membership, now)
         for change in changes(before, self.membership):
             self._on_change(change)
 
@@ -67,6 +70,10 @@ class NodeState:
     def present(self) -> Mapping[str, Member]:
         """The other nodes that are present, by id."""
         return {i: m for i, m in self.membership.members.items() if m.state is State.PRESENT}
+
+    def trusts(self, node_id: str) -> bool:
+        """Whether a present node may get a part of a model without a person's word: it was not lost just now."""
+        return self.losses.is_trusted(node_id, time.monotonic())
 
     def holding_of(self, node_id: str) -> pb.Holding:
         """Return what a node's worker holds, empty if unknown."""

@@ -19,7 +19,7 @@ _UNITS = {"GB": 10**9, "GiB": 1 << 30, "MB": 10**6, "MiB": 1 << 20, "B": 1}
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """The options of `up`; None for those that were not given.
+    """The options of `up`; None for those that were not given. `rebalance`: by itself, at quiet moments.
 
     Raises:
         InvalidRequestError: a peer is not an address, or the name cannot be shown.
@@ -30,6 +30,7 @@ class NodeOptions:
     port: int | None = None
     memory_bytes: int | None = None
     peers: tuple[str, ...] | None = None
+    rebalance: bool | None = None
 
     def __post_init__(self) -> None:
         if self.name and not is_name(self.name):
@@ -69,6 +70,8 @@ class NodeOptions:
         if self.memory_bytes is not None:
             unit = next(unit for unit, size in _UNITS.items() if self.memory_bytes % size == 0)
             words += ["--memory", f"{self.memory_bytes // _UNITS[unit]}{unit}"]
+        if self.rebalance is not None:
+            words.append("--rebalance" if self.rebalance else "--no-rebalance")
         return words + [word for peer in self.peers or () for word in ("--peer", peer)]
 
     def _given(self) -> dict[str, Any]:
@@ -76,7 +79,7 @@ class NodeOptions:
         return {name: value for name, value in values.items() if value is not None}
 
     def _checked(self) -> NodeOptions:
-        kinds = {"name": str, "host": str, "port": int, "memory_bytes": int, "peers": tuple}
+        kinds = {"name": str, "host": str, "port": int, "memory_bytes": int, "peers": tuple, "rebalance": bool}
         for name, value in self._given().items():
             if not isinstance(value, kinds[name]):
                 raise TypeError(f"{name} is {str(value)[:40]!r}")

@@ -8,6 +8,7 @@ from cluster.placement.capacity import Link, Links, NodeCapacity
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, validate
 from cluster.placement.prediction import Prediction, predict
+from cluster.placement.rebalance import Rebalance, rebalance
 from cluster.placement.remedy import Fit, Remedy, Wish, fit, remedies
 from cluster.placement.repair import repair
 from cluster.placement.solver import Objective, solve
@@ -24,6 +25,7 @@ __all__ = [
     "Objective",
     "Placement",
     "Prediction",
+    "Rebalance",
     "Remedy",
     "StagePlacement",
     "Wish",
@@ -31,6 +33,7 @@ __all__ = [
     "loads",
     "placed",
     "predict",
+    "rebalance",
     "remedies",
     "repair",
     "solve",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,6 +50,7 @@ def solve(
     objective: Objective = "one_user",
     expert_groups: bool | None = None,
     chunks: ChunkRule | None = None,
+    coordinator: str | None = None,
 ) -> Placement:
     """Return the placement that answers fastest for one user (sum of all stages) or for many (slowest stage).
 
@@ -59,6 +60,7 @@ def solve(
 
     Args:
         chunks: the rule by which prompts are cut; None: the one that is predicted to be fastest.
+        coordinator: the id of the node that holds the first stage; None: any. Other equal nodes get parts in order.
         expert_groups: whether to try expert groups; None: if the model does not fit with whole layers, or if some
             leader would run a layer faster with peers than alone.
 
@@ -67,7 +69,7 @@ def solve(
         InvalidRequestError: there are more than twelve nodes that differ in more than their links, or the model does
             not have this context.
     """
-    problem = Problem(model, nodes, links, context_tokens, concurrency)
+    problem = Problem(model, nodes, links, context_tokens, concurrency, coordinator)
     units = problem.whole_units()
     if expert_groups is not False and (expert_groups or not problem.fits(units) or problem.groups_may_win()):
         units += problem.group_units()
@@ -117,6 +119,7 @@ class Problem:
     links: Links
     context_tokens: int
     concurrency: int
+    coordinator: str | None = None
     classes: list[list[NodeCapacity]] = field(init=False)
     available: list[int] = field(init=False)
     hops: Integers = field(init=False)
@@ -140,7 +143,7 @@ class Problem:
         """Sort nodes into classes, with links as exact as the size of the search allows."""
         for ratio in LINK_RATIOS:
             links = self.links.in_steps(ratio)
-            self.classes = node_classes(self.nodes, links)
+            self.classes = list(self._apart(node_classes(self.nodes, links)))
             self.available = [len(members) for members in self.classes]
             if math.prod(n + 1 for n in self.available) <= search.MAX_STATES:
                 self.links = links
@@ -149,6 +152,16 @@ class Problem:
             f"{len(self.nodes)} nodes in {len(self.classes)} kinds are more than a plan is searched for; leave out "
             f"the slowest"
         )
+
+    def _apart(self, classes: Sequence[list[NodeCapacity]]) -> Iterator[list[NodeCapacity]]:
+        """Yield the classes, with the required coordinator in one of its own."""
+        for members in classes:
+            chosen = [node for node in members if node.node_id == self.coordinator]
+            others = [node for node in members if node.node_id != self.coordinator]
+            yield from (part for part in (chosen, others) if part)
+
+    def _may_coordinate(self, kind: int) -> bool:
+        return self.coordinator is None or self.classes[kind][0].node_id == self.coordinator
 
     def fits(self, units: Sequence[Unit]) -> bool:
         """Whether the units can hold the model."""
@@ -228,11 +241,12 @@ class Problem:
 
     def _whole(self, leader: int) -> Unit:
         owners = [Owner(self.classes[leader][0], self.model.n_experts)]
-        return self._unit(leader, (0,) * len(self.classes), owners, owners)
+        opening = owners if self._may_coordinate(leader) else None
+        return self._unit(leader, (0,) * len(self.classes), owners, opening)
 
     def _group(self, leader: int, peers: tuple[int, ...]) -> Unit | None:
         owners = self._divide(leader, peers, coordinator=False)
-        opening = self._divide(leader, peers, coordinator=True)
+        opening = self._divide(leader, peers, coordinator=True) if self._may_coordinate(leader) else None
         return None if owners is None and opening is None else self._unit(leader, peers, owners, opening)
 
     def _unit(

@@ -153,24 +153,55 @@ class Serving(_message.Message):
     def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., chunk_length: _Optional[int] = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
-    __slots__ = ("placement", "epoch", "draft", "context_tokens", "holders", "keep")
+    __slots__ = ("placement", "epoch", "draft", "context_tokens", "holders", "keep", "asked")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
     placement: str
     epoch: int
     draft: str
     context_tokens: int
     holders: _containers.RepeatedScalarFieldContainer[str]
     keep: bool
-    def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ..., context_tokens: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., keep: bool = ...) -> None: ...
+    asked: LoadRequest
+    def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ..., context_tokens: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., keep: bool = ..., asked: _Optional[_Union[LoadRequest, _Mapping]] = ...) -> None: ...
 
 class DeployReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RebalanceRequest(_message.Message):
+    __slots__ = ("dry_run",)
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    def __init__(self, dry_run: bool = ...) -> None: ...
+
+class RebalanceReply(_message.Message):
+    __slots__ = ("former", "placement", "former_tokens_per_s", "tokens_per_s", "read_bytes", "epoch")
+    class ReadBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FORMER_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    FORMER_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    former: str
+    placement: str
+    former_tokens_per_s: float
+    tokens_per_s: float
+    read_bytes: _containers.ScalarMap[str, int]
+    epoch: int
+    def __init__(self, former: _Optional[str] = ..., placement: _Optional[str] = ..., former_tokens_per_s: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., read_bytes: _Optional[_Mapping[str, int]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("epoch",)

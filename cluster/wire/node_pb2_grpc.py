@@ -106,6 +106,11 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.ReadLogRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.LogLines.FromString,
                 _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/moe_cluster.v1.Node/Rebalance',
+                request_serializer=cluster_dot_wire_dot_node__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.RebalanceReply.FromString,
+                _registered_method=True)
 
 
 class NodeServicer(object):
@@ -208,6 +213,13 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rebalance(self, request, context):
+        """For the same node: moves its model to the best placement on the nodes that are here, or only says which that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -280,6 +292,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.ReadLog,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.ReadLogRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.LogLines.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.RebalanceRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.RebalanceReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -671,6 +688,33 @@ class Node(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/Rebalance',
+            cluster_dot_wire_dot_node__pb2.RebalanceRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.RebalanceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ControlStub(object):
     """Bytes of weights travel as a stream of raw messages, moe_cluster.v1.Weights/Read; the request is a ReadWeights.
@@ -698,6 +742,11 @@ class ControlStub(object):
                 '/moe_cluster.v1.Control/Unload',
                 request_serializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.UnloadReply.FromString,
+                _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/moe_cluster.v1.Control/Rebalance',
+                request_serializer=cluster_dot_wire_dot_node__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.RebalanceReply.FromString,
                 _registered_method=True)
         self.Pull = channel.unary_stream(
                 '/moe_cluster.v1.Control/Pull',
@@ -747,6 +796,13 @@ class ControlServicer(object):
 
     def Unload(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
+        """Moves the cluster's model, as its coordinating node does.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -802,6 +858,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Unload,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.UnloadReply.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.RebalanceRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.RebalanceReply.SerializeToString,
             ),
             'Pull': grpc.unary_stream_rpc_method_handler(
                     servicer.Pull,
@@ -913,6 +974,33 @@ class Control(object):
             '/moe_cluster.v1.Control/Unload',
             cluster_dot_wire_dot_node__pb2.UnloadRequest.SerializeToString,
             cluster_dot_wire_dot_node__pb2.UnloadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Control/Rebalance',
+            cluster_dot_wire_dot_node__pb2.RebalanceRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.RebalanceReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,4 @@
-"""A node for tests, as a process: python -m tests.cluster.node HOME NAME HOST [--join TOKEN] [--peer ADDRESS].
+"""A node for tests, as a process: python -m tests.cluster.node HOME NAME HOST, and the options below.
 
 Prints "up", then what happens to other nodes, a line each.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.daemon import admission
 from cluster.daemon.daemon import Daemon, Settings
+from cluster.daemon.quiet import QuietRule
 from cluster.errors import ClusterError
 from cluster.home import Home
 from tests.faults import way_out
@@ -20,7 +21,8 @@ admission.LOOK_S = PATIENCE_S  # ends with the first that is looked for
 async def run(arguments: argparse.Namespace) -> None:
     home, peers = Home(Path(arguments.home)), tuple(arguments.peer)
     admitted = await admission.admit(home, arguments.join, peers, insecure=False, new=arguments.new)
-    settings = Settings(name=arguments.name, host=arguments.host, port=0, peers=peers)
+    rule = QuietRule(*[arguments.quiet] * 3) if arguments.quiet else None
+    settings = Settings(name=arguments.name, host=arguments.host, port=0, peers=peers, rebalance=rule)
     await Daemon(
         home,
         settings,
@@ -37,6 +39,7 @@ if __name__ == "__main__":
     parser.add_argument("--join")
     parser.add_argument("--peer", action="append", default=[])
     parser.add_argument("--new", action="store_true")
+    parser.add_argument("--quiet", type=float, default=0.0, help="seconds of its rule of quiet moments; 0: no rule")
     way_out.use()
     try:
         asyncio.run(run(parser.parse_args()))

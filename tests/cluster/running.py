@@ -97,8 +97,11 @@ def processes_with(argument: str) -> Iterator[psutil.Process]:
 class Cluster:
     """Nodes that are all present to each other. The first one began it, and is the one that is asked."""
 
-    def __init__(self, directory: Path, n_nodes: int, prefixes: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(
+        self, directory: Path, n_nodes: int, prefixes: Sequence[Sequence[str]] = (), options: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
+        self.options = options
         self.nodes = [
             RunningNode(directory / f"node-{n}", f"mac-{n}", prefix=prefixes[n - 1] if prefixes else ())
             for n in range(1, n_nodes + 1)
@@ -110,7 +113,7 @@ class Cluster:
         for node in self.nodes:
             node.home.path.mkdir(parents=True)
             shutil.copy(hardware, node.home.hardware)
-        first.start("--new")
+        first.start("--new", *self.options)
         first.wait_up()
         self.own = OwnNode.connect(first.home)
         for node in others:
@@ -118,7 +121,7 @@ class Cluster:
         self.wait_for_all()
 
     def join(self, node: RunningNode) -> None:
-        node.start("--join", self.nodes[0].token(), "--peer", self.nodes[0].address)
+        node.start("--join", self.nodes[0].token(), "--peer", self.nodes[0].address, *self.options)
 
     def wait_for_all(self) -> None:
         for node in self.nodes:
@@ -198,10 +201,14 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    directory: Path, n_nodes: int, hardware: Path, prefixes: Sequence[Sequence[str]] = ()
+    directory: Path,
+    n_nodes: int,
+    hardware: Path,
+    prefixes: Sequence[Sequence[str]] = (),
+    options: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Run a cluster, each node behind its prefix; whatever happens, no process of it is left."""
-    cluster = Cluster(directory, n_nodes, prefixes)
+    cluster = Cluster(directory, n_nodes, prefixes, options)
     try:
         cluster.start(hardware)
         yield cluster

@@ -1,0 +1,58 @@
+"""Quiet: when a served model may be moved to a better placement without a person's word. Pure; times are monotonic."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class QuietRule:
+    """Nobody was answered for `quiet_s`, no node was lost for `calm_s`, nothing was moved for `every_s`."""
+
+    quiet_s: float = 30.0
+    calm_s: float = 60.0
+    every_s: float = 300.0
+
+
+DEFAULT_RULE = QuietRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """What was seen of a served model that this node coordinates.
+
+    `activity` is whatever changes while it answers, `situation` whatever a placement depends on: a plan is made only if
+    that differs from when the last one was made. Immutable.
+    """
+
+    rule: QuietRule = DEFAULT_RULE
+    activity: Hashable = None
+    active_at: float | None = None  # None: the model is not ready
+    looked_at: Hashable = None
+    moved_at: float | None = None
+
+    def see(self, now: float, *, is_ready: bool, is_answering: bool, activity: Hashable) -> Quiet:
+        """Return it after a look at the model."""
+        if not is_ready:
+            return replace(self, active_at=None)
+        is_active = is_answering or activity != self.activity or self.active_at is None
+        return replace(self, activity=activity, active_at=now if is_active else self.active_at)
+
+    def is_due(self, now: float, situation: Hashable, lost_at: float | None) -> bool:
+        """Whether to make a plan now; `lost_at` is when a node was lost last."""
+        return (
+            self.active_at is not None
+            and now - self.active_at >= self.rule.quiet_s
+            and (lost_at is None or now - lost_at >= self.rule.calm_s)
+            and (self.moved_at is None or now - self.moved_at >= self.rule.every_s)
+            and situation != self.looked_at
+        )
+
+    def looked(self, situation: Hashable) -> Quiet:
+        """Return it after a plan was made for a situation."""
+        return replace(self, looked_at=situation)
+
+    def moved(self, now: float) -> Quiet:
+        """Return it after the model was moved."""
+        return replace(self, moved_at=now)
