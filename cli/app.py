@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import answers, maintenance, models, nodes
+from cli.commands import answers, api, maintenance, models, nodes
 from cli.exit_codes import ExitCode
 from cli.failures import error_line, silence_stdout
 from cli.usage import Commands
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for section in (answers.commands, nodes.commands, models.commands, maintenance.commands):
+for section in (answers.commands, nodes.commands, models.commands, api.commands, maintenance.commands):
     app.add_typer(section)
 
 

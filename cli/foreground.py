@@ -13,7 +13,7 @@ from cli.exit_codes import ExitCode
 from cli.loading import load_when_it_fits
 from cli.news import News
 from cluster import log_files
-from cluster.client import NodeClient, ServingStatus, Wanted
+from cluster.client import GatewayOptions, NodeClient, ServingStatus, Wanted
 from cluster.errors import ClusterError
 from cluster.home import Home
 from cluster.node.options import NodeOptions
@@ -35,6 +35,7 @@ class ForegroundNode:
         wanted: Wanted | None,
         news: News,
         *,
+        serve: bool,
         leashed: bool,
     ) -> None:
         self._home = home
@@ -42,6 +43,7 @@ class ForegroundNode:
         self._options = options
         self._wanted = wanted
         self._news = news
+        self._serve = serve
         self._leashed = leashed
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,6 +65,8 @@ class ForegroundNode:
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         if self._leashed:
             loop.add_reader(sys.stdin.fileno(), node.stop)  # readable only at its end: the parent writes nothing more
+        if self._serve:
+            self._tasks.append(loop.create_task(self._serve_api()))
         if self._wanted is not None:
             self._tasks.append(loop.create_task(self._load(self._wanted)))
 
@@ -97,6 +101,13 @@ class ForegroundNode:
             os._exit(ExitCode.INTERRUPTED)  # workers end when their standard input, held by this process, closes
         self._news.say("stopping: unloading, telling the other nodes; Ctrl-C again stops at once", "bright_black")
         self._node.stop()
+
+    async def _serve_api(self) -> None:
+        try:
+            async with await NodeClient.connect(self._home) as node:
+                self._news.api(await node.serve(GatewayOptions()))
+        except MoeClusterError as error:
+            self._news.error(str(error))
 
     async def _load(self, wanted: Wanted) -> None:
         """Load the model over the node's control port, as any client does."""

@@ -121,6 +121,10 @@ class News:
         elif serving.state is ServingState.FAILED:
             self.say(Text.assemble(("-", "red"), f" {model} is not served: {visible(serving.failure)}"))
 
+    def api(self, url: str) -> None:
+        """Report that the HTTP APIs are served."""
+        self.say(Text.assemble(("+", "green"), f" the APIs are at {url}: ", ("moe-cluster connect", "bold")))
+
     def error(self, text: str) -> None:
         """Print an error that does not end the node."""
         self.say(Text.assemble(("error: ", "red"), visible(text)))

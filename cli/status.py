@@ -93,6 +93,7 @@ def _rendered(status: ClusterStatus) -> RenderableType:
         Text(f"{len(here)} {offer} {bytes_text(sum(row.offered_bytes for row in here))}"),
         _model_line(status),
         *_progress_lines(status),
+        *_api_lines(status),
         *_options_lines(),
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),
@@ -136,6 +137,10 @@ def _progress_lines(status: ClusterStatus) -> list[Text]:
     ]
 
 
+def _api_lines(status: ClusterStatus) -> list[Text]:
+    return [Text(f"serves the HTTP APIs at {status.api_url}")] if status.api_url else []
+
+
 def _options_lines() -> list[Text]:
     """Return the options that are remembered for the next `up`."""
     try:
@@ -154,6 +159,7 @@ def _to_json(status: ClusterStatus) -> dict[str, Any]:
         "node_id": status.own.info.node_id,
         "model": _model_json(status),
         "refused": list(status.refused),
+        "api_url": status.api_url,
         "nodes": [row.to_json() for row in node_rows(status)],
     }
 

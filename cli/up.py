@@ -23,7 +23,7 @@ from cli.news import News
 from cli.options import LoadOptions
 from cli.rebalance import hint
 from cli.status import print_status
-from cluster.client import OwnNode, Wanted
+from cluster.client import GatewayOptions, OwnNode, Wanted
 from cluster.errors import NoClusterError
 from cluster.home import Home
 from cluster.membership.address import is_loopback
@@ -155,11 +155,16 @@ def wanted(
     return replace(remote.wanted(name, options), plan=placement, users=users or 0, draft=draft or "")
 
 
-def up(start: StartOptions, wanted: Wanted | None, *, silent: bool = False, leashed: bool = False) -> None:
-    """Run a node until it is told to stop. `silent` prints nothing; `leashed` ends when stdin closes."""
+def up(
+    start: StartOptions, wanted: Wanted | None, *, serve: bool = False, silent: bool = False, leashed: bool = False
+) -> None:
+    """Run a node until it is told to stop.
+
+    With `serve` it serves the HTTP APIs; `silent` prints nothing; `leashed` ends when stdin closes.
+    """
     home, news = Home.default(), News(_console(silent))
     home.create()
-    if _runs_already(home, start, wanted, news):
+    if _runs_already(home, start, wanted, news, serve=serve):
         return
     options = start.all_options(home)
     _tell_remembered(options, start.options, news)
@@ -167,14 +172,15 @@ def up(start: StartOptions, wanted: Wanted | None, *, silent: bool = False, leas
         news.say("measuring this machine, looking for other nodes", "bright_black")
     settings = _settings(options)
     admission = admit(home, start.join, settings.peers, insecure=start.insecure, new=start.new)
-    asyncio.run(ForegroundNode(home, settings, options, wanted, news, leashed=leashed).run(admission))
+    node = ForegroundNode(home, settings, options, wanted, news, serve=serve, leashed=leashed)
+    asyncio.run(node.run(admission))
 
 
-def up_detached(start: StartOptions, wanted: Wanted | None) -> None:
+def up_detached(start: StartOptions, wanted: Wanted | None, *, serve: bool = False) -> None:
     """Start a node that outlives this process; return once it is up and the model is loaded."""
     home, news = Home.default(), News(_console())
     home.create()
-    if _runs_already(home, start, wanted, news):
+    if _runs_already(home, start, wanted, news, serve=serve):
         return
     options = start.all_options(home)
     _tell_remembered(options, start.options, news)
@@ -184,6 +190,8 @@ def up_detached(start: StartOptions, wanted: Wanted | None) -> None:
         started = BackgroundNode(home, start.options, start.flags, token=start.join, leash=False)
         with started.connect(interrupt.check) as node:
             _tell_background(node, begins, home, options.host, news)
+            if serve:
+                news.api(node.serve(GatewayOptions()))
     if wanted is not None:
         interrupt.check()
         with OwnNode.connect(home) as node:
@@ -213,7 +221,7 @@ def _tell_remembered(options: NodeOptions, given: NodeOptions, news: News) -> No
         news.say(f"as before: {shlex.join(options.words())} (moe-cluster up --defaults forgets that)", "bright_black")
 
 
-def _runs_already(home: Home, start: StartOptions, wanted: Wanted | None, news: News) -> bool:
+def _runs_already(home: Home, start: StartOptions, wanted: Wanted | None, news: News, *, serve: bool) -> bool:
     """Return whether a node runs in this home; if so, load the model on its cluster or show the state."""
     with suppress(NoClusterError), OwnNode.connect(home) as node:
         status = node.status()
@@ -228,6 +236,8 @@ def _runs_already(home: Home, start: StartOptions, wanted: Wanted | None, news: 
                 f"{name} is up already, with options other than {words}; moe-cluster down stops it"
             )
         news.say(f"{name} is up already", "bright_black")
+        if serve:
+            news.api(status.api_url or node.serve(GatewayOptions()))
         if wanted is None:
             print_status(status, news.console)
         else:

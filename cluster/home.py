@@ -58,6 +58,11 @@ class Home:
         return self.path / "tokens.json"
 
     @property
+    def api_keys(self) -> Path:
+        """The API keys of the gateway."""
+        return self.path / "api_keys.json"
+
+    @property
     def hardware(self) -> Path:
         """The measured hardware of this machine."""
         return self.path / "hardware.json"

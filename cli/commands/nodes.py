@@ -71,6 +71,7 @@ def up(
     mode: o.Mode = None,
     keep: o.Keep = False,
     yes: o.Yes = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the HTTP APIs too, as moe-cluster serve does.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background.")] = False,
     silent: Annotated[bool, typer.Option("--silent", hidden=True)] = False,
     leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
@@ -91,9 +92,9 @@ def up(
             model, plan, users, draft, o.LoadOptions(context, chunk, True, yes, keep, bits, mode)
         )
         if detach:
-            up_command.up_detached(start, wanted)
+            up_command.up_detached(start, wanted, serve=serve)
         else:
-            up_command.up(start, wanted, silent=silent, leashed=leashed)
+            up_command.up(start, wanted, serve=serve, silent=silent, leashed=leashed)
 
 
 @commands.command()

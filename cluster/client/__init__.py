@@ -5,6 +5,7 @@ Results are values; protobuf messages do not appear.
 """
 
 from cluster.client.about import NodeAbout
+from cluster.client.gateway_options import GatewayOptions
 from cluster.client.model import AnswerStream, Begun, ModelClient, ModelDescription, Prefilled, Written
 from cluster.client.node import NodeClient, is_running
 from cluster.client.plain import OwnNode, RemoteAnswer, RemoteConversation, RemoteModel
@@ -25,6 +26,7 @@ __all__ = [
     "AnswerStream",
     "Begun",
     "ClusterStatus",
+    "GatewayOptions",
     "Holding",
     "LoadStatus",
     "ModelClient",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -16,6 +17,7 @@ import grpc
 from cluster import control_socket
 from cluster.client import about
 from cluster.client.about import NodeAbout
+from cluster.client.gateway_options import GatewayOptions
 from cluster.client.model import ModelClient
 from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress, ServingState
 from cluster.client.status_message import cluster_status, load_status, pull_status
@@ -177,6 +179,17 @@ class NodeClient:
         """
         with self._called():
             return from_rebalance(await self._stub.Rebalance(pb.RebalanceRequest(dry_run=dry_run), timeout=MOVE_S))
+
+    async def serve(self, options: GatewayOptions) -> str:
+        """Serve the HTTP APIs on this machine; return their URL. Raises ClusterError if the port is taken."""
+        request = pb.ServeRequest(**dataclasses.asdict(options))
+        with self._called():
+            return str((await self._stub.Serve(request, timeout=CALL_S)).url)
+
+    async def stop_serving(self) -> str:
+        """End the HTTP APIs of this machine; return where they were, "" if there were none."""
+        with self._called():
+            return str((await self._stub.StopServing(pb.StopServingRequest(), timeout=CALL_S)).url)
 
     async def stop(self) -> None:
         """Stop the node and wait until it has ended. Raises NodeLostError if that takes longer than STOP_S."""

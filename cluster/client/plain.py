@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 
 from cluster.client.about import NodeAbout
+from cluster.client.gateway_options import GatewayOptions
 from cluster.client.loop_thread import shared_loop
 from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Written
 from cluster.client.node import CALL_S, NodeClient
@@ -103,6 +104,14 @@ class OwnNode:
     def rebalance(self, *, dry_run: bool) -> Rebalance:
         """Move the cluster's model to the best placement, see `NodeClient.rebalance`."""
         return self._loop.run(self._node.rebalance(dry_run=dry_run))
+
+    def serve(self, options: GatewayOptions) -> str:
+        """Serve the HTTP APIs on this machine; return their URL. Raises ClusterError if the port is taken."""
+        return self._loop.run(self._node.serve(options))
+
+    def stop_serving(self) -> str:
+        """End the HTTP APIs of this machine; return where they were, "" if there were none."""
+        return self._loop.run(self._node.stop_serving())
 
     def stop(self) -> None:
         """Stop the node and wait until it has ended."""

@@ -108,6 +108,7 @@ class ClusterStatus:
     """A cluster as one node sees it. `nodes` begins with that node; `refused` says why other nodes may not join.
 
     `coordinator_address` is the address at which this node reaches the model's coordinator; "" if there is none.
+    `api_url` is where this node serves the HTTP APIs, "" if it does not.
     """
 
     cluster_id: str
@@ -116,6 +117,7 @@ class ClusterStatus:
     serving: ServingStatus | None
     coordinator_address: str
     refused: tuple[str, ...]
+    api_url: str = ""
 
     @property
     def own(self) -> NodeStatus:

@@ -39,6 +39,7 @@ def cluster_status(message: pb.ClusterStatus) -> ClusterStatus:
         serving=serving_status(message.serving),
         coordinator_address=message.coordinator_address,
         refused=tuple(message.refused),
+        api_url=message.api_url,
     )
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from cluster import control_socket
 from cluster.daemon import diagnosis
+from cluster.daemon.gateway_process import GatewayProcess
 from cluster.daemon.pulling import Pulling
 from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
@@ -61,6 +63,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
         serving: Serving,
         rebalancing: Rebalancing,
         pulling: Pulling,
+        gateway: GatewayProcess,
         cluster_id: str,
         stop: asyncio.Event,
         *,
@@ -71,6 +74,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
         self._rebalancing = rebalancing
         self._pulling = pulling
         self._insecure = insecure
+        self._gateway = gateway
         self._cluster_id = cluster_id
         self._stop = stop
 
@@ -111,6 +115,21 @@ class ControlService(node_pb2_grpc.ControlServicer):
             lists = [one for one in found if isinstance(one, pb.ModelList)]
             return pb.ModelList(models=[model for one in lists for model in one.models])
 
+    async def Serve(self, request: pb.ServeRequest, context: Context) -> pb.ServeReply:  # noqa: N802
+        """Serve the HTTP APIs on this machine."""
+        async with reported(context):
+            options = MessageToDict(request, preserving_proto_field_name=True)
+            return pb.ServeReply(url=await self._gateway.start({"port": 0, **options}))
+
+    async def StopServing(  # noqa: N802
+        self, _request: pb.StopServingRequest, context: Context
+    ) -> pb.StopServingReply:
+        """End the HTTP APIs of this machine."""
+        async with reported(context):
+            url = self._gateway.url
+            await self._gateway.stop()
+            return pb.StopServingReply(url=url)
+
     async def Stop(self, _request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """Stop this node."""
         async with reported(context):
@@ -144,6 +163,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
             nodes=[self._node(state.own.node_id), *(self._node(i) for i in sorted(state.membership.members))],
             serving=serving,
             coordinator_address=state.target(serving.coordinator, serving.port) if reachable else "",
+            api_url=self._gateway.url,
             refused=[refusal.reason for refusal in state.membership.refused.values()],
         )
 

@@ -20,6 +20,7 @@ from cluster import open_files
 from cluster.daemon import callers
 from cluster.daemon.admission import Admission
 from cluster.daemon.control_service import ControlService, served
+from cluster.daemon.gateway_process import GatewayProcess
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.pulling import Pulling
@@ -130,10 +131,12 @@ class Daemon:
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(), weights))
             pulling = Pulling(self.state, self.serving)
+            gateway = GatewayProcess(self.home.path, self.home.logs / "gateway.log")
+            stack.push_async_callback(gateway.stop)
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)
             control = ControlService(
-                *(self.state, self.serving, rebalancing, pulling, self.admission.cluster_id, self.stopped),
+                *(self.state, self.serving, rebalancing, pulling, gateway, self.admission.cluster_id, self.stopped),
                 insecure=credentials.insecure,
             )
             control_path = await stack.enter_async_context(served(self.home, control))
@@ -155,6 +158,7 @@ class Daemon:
                 await self.stopped.wait()
                 reason = f"node {self.settings.name} was stopped"
                 await pulling.end()
+                await gateway.stop()
                 await self.serving.unload_own(reason)
                 await node_service.end_worker(reason)
                 await greeter.leave()

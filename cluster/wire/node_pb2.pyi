@@ -318,7 +318,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster_id", "insecure", "own_node_id", "nodes", "serving", "coordinator_address", "refused")
+    __slots__ = ("cluster_id", "insecure", "own_node_id", "nodes", "serving", "coordinator_address", "refused", "api_url")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     INSECURE_FIELD_NUMBER: _ClassVar[int]
     OWN_NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -326,6 +326,7 @@ class ClusterStatus(_message.Message):
     SERVING_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    API_URL_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     insecure: bool
     own_node_id: str
@@ -333,7 +334,8 @@ class ClusterStatus(_message.Message):
     serving: Serving
     coordinator_address: str
     refused: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+    api_url: str
+    def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ..., api_url: _Optional[str] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links", "free_disk_bytes")
@@ -480,6 +482,38 @@ class UnloadReply(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class ServeRequest(_message.Message):
+    __slots__ = ("host", "port", "allowed_hosts", "origins", "certificate", "key")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    port: int
+    allowed_hosts: _containers.RepeatedScalarFieldContainer[str]
+    origins: _containers.RepeatedScalarFieldContainer[str]
+    certificate: str
+    key: str
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., allowed_hosts: _Optional[_Iterable[str]] = ..., origins: _Optional[_Iterable[str]] = ..., certificate: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class ServeReply(_message.Message):
+    __slots__ = ("url",)
+    URL_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    def __init__(self, url: _Optional[str] = ...) -> None: ...
+
+class StopServingRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StopServingReply(_message.Message):
+    __slots__ = ("url",)
+    URL_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    def __init__(self, url: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ()

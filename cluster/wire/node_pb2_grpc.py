@@ -758,6 +758,16 @@ class ControlStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.ModelList.FromString,
                 _registered_method=True)
+        self.Serve = channel.unary_unary(
+                '/moe_cluster.v1.Control/Serve',
+                request_serializer=cluster_dot_wire_dot_node__pb2.ServeRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.ServeReply.FromString,
+                _registered_method=True)
+        self.StopServing = channel.unary_unary(
+                '/moe_cluster.v1.Control/StopServing',
+                request_serializer=cluster_dot_wire_dot_node__pb2.StopServingRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.StopServingReply.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/moe_cluster.v1.Control/Stop',
                 request_serializer=cluster_dot_wire_dot_node__pb2.StopRequest.SerializeToString,
@@ -821,6 +831,19 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Serve(self, request, context):
+        """Serves the HTTP APIs on this machine, in place of where it served them before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopServing(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -873,6 +896,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ListAllModels,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.ListModelsRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.ModelList.SerializeToString,
+            ),
+            'Serve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Serve,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.ServeRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.ServeReply.SerializeToString,
+            ),
+            'StopServing': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopServing,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.StopServingRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.StopServingReply.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -1055,6 +1088,60 @@ class Control(object):
             '/moe_cluster.v1.Control/ListAllModels',
             cluster_dot_wire_dot_node__pb2.ListModelsRequest.SerializeToString,
             cluster_dot_wire_dot_node__pb2.ModelList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Serve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Control/Serve',
+            cluster_dot_wire_dot_node__pb2.ServeRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.ServeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopServing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Control/StopServing',
+            cluster_dot_wire_dot_node__pb2.StopServingRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.StopServingReply.FromString,
             options,
             channel_credentials,
             insecure,

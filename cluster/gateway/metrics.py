@@ -1,0 +1,86 @@
+"""Metrics: what Prometheus reads at /metrics; vLLM's names where it has them, so that its dashboards fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from cluster.gateway.answering import End, Piece, Prefill
+from mlx_moe.errors import MoeClusterError
+
+_TTFT_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)
+_ANSWER_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """The gateway's counts and times since it started."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.running = self._gauge("vllm:num_requests_running", "Requests that are being answered")
+        self.waiting = self._gauge("vllm:num_requests_waiting", "Requests that wait for their turn")
+        self.kv_use = self._gauge("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1")
+        self._prompt = self._counter("vllm:prompt_tokens", "Tokens of prompts")
+        self._generated = self._counter("vllm:generation_tokens", "Tokens of answers")
+        self._queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens that were looked for in the KV cache")
+        self._hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens that were in the KV cache")
+        self._ended = Counter(
+            "vllm:request_success", "Answers by how they ended", ["finished_reason"], registry=self.registry
+        )
+        self._failed = Counter("moe_cluster:request_failure", "Failures by code", ["code"], registry=self.registry)
+        self._ttft = self._histogram("vllm:time_to_first_token_seconds", "Time to the first token", _TTFT_S)
+        self._between = self._histogram("vllm:inter_token_latency_seconds", "Time from token to token", _TOKEN_S)
+        self._whole = self._histogram("vllm:e2e_request_latency_seconds", "Time of a whole answer", _ANSWER_S)
+        self._drafted = self._counter("vllm:spec_decode_num_draft_tokens", "Drafts that were sent")
+        self._accepted = self._counter("vllm:spec_decode_num_accepted_tokens", "Drafts that were right")
+        self._waited = self._counter("moe_cluster:recovery_seconds", "Time that answers waited for lost nodes")
+        self._recovered = self._counter("moe_cluster:recovered_answers", "Answers that outlived a lost node")
+
+    async def measured(self, events: AsyncIterator[Prefill | Piece | End]) -> AsyncIterator[Prefill | Piece | End]:
+        """Yield the events of an answer and measure them."""
+        began = last = time.monotonic()
+        n_tokens = 0
+        try:
+            async with aclosing(events) as answer:  # type: ignore[type-var]
+                async for event in answer:
+                    now = time.monotonic()
+                    if isinstance(event, Piece):
+                        (self._between if n_tokens else self._ttft).observe(now - last)
+                        n_tokens, last = n_tokens + 1, now
+                    elif isinstance(event, End):
+                        self._end(event, now - began)
+                    yield event
+        except MoeClusterError as error:
+            self._failed.labels(error.code).inc()
+            raise
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _end(self, end: End, seconds: float) -> None:
+        stats = end.stats
+        self._whole.observe(seconds)
+        self._ended.labels(end.finish_reason).inc()
+        self._prompt.inc(stats.prompt_tokens)
+        self._generated.inc(stats.generated_tokens)
+        self._queries.inc(stats.prompt_tokens)
+        self._hits.inc(stats.cached_tokens)
+        self._drafted.inc(stats.drafted)
+        self._accepted.inc(stats.accepted)
+        if stats.waited_s:
+            self._waited.inc(stats.waited_s)
+            self._recovered.inc()
+
+    def _gauge(self, name: str, about: str) -> Gauge:
+        return Gauge(name, about, registry=self.registry)
+
+    def _counter(self, name: str, about: str) -> Counter:
+        return Counter(name, about, registry=self.registry)
+
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, about, buckets=buckets, registry=self.registry)

@@ -1,0 +1,171 @@
+"""OpenAI's Completions: POST /v1/completions, which continues a text or token ids as they are."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from cluster.gateway.answering import End, Piece
+from cluster.gateway.events import DONE, KEEP_ALIVE, event
+from cluster.gateway.failures import Failure
+from cluster.gateway.openai_chat import StreamOptions, finish_reason, sampling_of, usage
+from cluster.gateway.openai_errors import error_body
+from cluster.gateway.question import Question, refuse, stops
+from cluster.gateway.shape import Accepted, Whole
+from mlx_moe.decoding.request import Token
+from mlx_moe.errors import InvalidRequestError
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's own default."""
+
+MAX_PROMPTS = 64
+
+
+class TextBody(msgspec.Struct):
+    """The body of a request; null is the same as absent. Fields that are not here are ignored."""
+
+    prompt: str | list[Any]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+
+
+def questions_of(body: TextBody) -> list[Question]:
+    """Return what a body asks: a question for each of its prompts. Raises InvalidRequestError."""
+    for name, value in (("n", body.n), ("best_of", body.best_of)):
+        if value not in (None, 1):
+            raise InvalidRequestError(f"{name} must be 1, got {value}: one answer is written for each prompt")
+    refuse(body, suffix="text is only continued at its end")
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequestError("echo with logprobs is not supported: those of a prompt are not computed")
+    if (body.logprobs or 0) > 1:
+        raise InvalidRequestError(f"logprobs must be 0 or 1, got {body.logprobs}: only the token's own is known")
+    return [
+        Question(
+            prompt=prompt,
+            sampling=sampling_of(body),
+            max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+            stop=stops(body.stop),
+        )
+        for prompt in prompts_of(body.prompt)
+    ]
+
+
+def prompts_of(prompt: str | Sequence[Any]) -> list[str | tuple[int, ...]]:
+    """Return the prompts of a field that is a text, token ids, or a list of these."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and all(map(_is_id, prompt)):
+        return [tuple(map(int, prompt))]
+    prompts: list[str | tuple[int, ...]] = []
+    for item in prompt:
+        if isinstance(item, str):
+            prompts.append(item)
+        elif isinstance(item, list) and item and all(map(_is_id, item)):
+            prompts.append(tuple(item))
+        else:
+            raise InvalidRequestError("prompt must be a text, a list of token ids, or a list of these")
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise InvalidRequestError(f"prompt must have 1 to {MAX_PROMPTS} prompts, got {len(prompts)}")
+    return prompts
+
+
+def _is_id(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool)
+
+
+class TextShape:
+    """Writes an answer as a text completion, or as its chunks. Reasoning and calls stay in the text as written."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, body: TextBody, prompt: str, accepted: Accepted) -> None:
+        self._head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": accepted.model,
+        }
+        self._echo = prompt if body.echo else ""
+        self._with_logprobs = body.logprobs is not None
+        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+
+    def begin(self) -> bytes:
+        """Return the prompt, if it shall be repeated."""
+        return self._chunk(self._echo) if self._echo else b""
+
+    def piece(self, piece: Piece) -> bytes:
+        """Return the chunk of a token."""
+        text = piece.token.text
+        return self._chunk(text, [piece.token]) if text or self._with_logprobs else b""
+
+    def end(self, end: End) -> bytes:
+        """Return the chunk with the finish reason, and the usage if it was asked for."""
+        last = self._chunk("", reason=finish_reason(end))
+        if self._with_usage:
+            last += event({**self._head, "choices": [], "usage": usage(end)})
+        return last + DONE
+
+    def pause(self) -> bytes:
+        """Return a comment."""
+        return KEEP_ALIVE
+
+    def cut(self, failure: Failure) -> bytes:
+        """Return the error as OpenAI's clients raise it."""
+        return event(error_body(failure))
+
+    def whole(self, answer: Whole) -> Any:
+        """Return the completion."""
+        text = self._echo + "".join(token.text for token in answer.tokens)
+        return {
+            **self._head,
+            "choices": [self._choice(text, answer.tokens, finish_reason(answer.end))],
+            "usage": usage(answer.end),
+        }
+
+    def _chunk(self, text: str, tokens: Sequence[Token] = (), reason: str | None = None) -> bytes:
+        return event({**self._head, "choices": [self._choice(text, tokens, reason)]})
+
+    def _choice(self, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+        logprobs = None
+        if self._with_logprobs:
+            logprobs = {
+                "tokens": [token.text for token in tokens],
+                "token_logprobs": [token.logprob for token in tokens],
+                "top_logprobs": [{token.text: token.logprob} for token in tokens],
+                "text_offset": _offsets(tokens),
+            }
+        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _offsets(tokens: Sequence[Token]) -> list[int]:
+    return list(itertools.accumulate((len(token.text) for token in tokens), initial=0))[:-1]
+
+
+def merged(completions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the completions of several prompts as one, with a choice for each."""
+    choices = [{**completion["choices"][0], "index": n} for n, completion in enumerate(completions)]
+    counts = [completion["usage"] for completion in completions]
+    total = {name: sum(count[name] for count in counts) for name in counts[0] if name.endswith("_tokens")}
+    return {**completions[0], "choices": choices, "usage": total}

@@ -1,0 +1,84 @@
+"""Question: what a client asks, whichever API it speaks; and the reading of its JSON body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from mlx_moe.errors import InvalidRequestError
+from mlx_moe.sampling_params import SamplingParams
+from mlx_moe.text.dialects import Definition
+
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 512
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A chat to continue, or a prompt.
+
+    Attributes:
+        messages: in the form of OpenAI's API; of a chat.
+        prompt: text, or token ids that are taken as they are; of a completion.
+        variables: for the chat template.
+        sampling: the parameters that the client set; the model's own defaults hold for the others.
+        max_tokens: None: no limit but the context.
+    """
+
+    messages: Sequence[Mapping[str, Any]] = ()
+    prompt: str | tuple[int, ...] = ""
+    tools: tuple[Definition, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what the model does not; raise InvalidRequestError."""
+        for name, count, most in (
+            ("messages", len(self.messages), MAX_MESSAGES),
+            ("tools", len(self.tools), MAX_TOOLS),
+        ):
+            if count > most:
+                raise InvalidRequestError(f"at most {most:,} {name} are allowed, got {count:,}")
+        SamplingParams(**self.sampling)
+
+
+def read(body: bytes, kind: type[B]) -> B:
+    """Return a JSON body as a struct; fields that it does not have are ignored.
+
+    Raises:
+        InvalidRequestError: it is not JSON, nested too deeply, or a field has a wrong type; the message names it.
+    """
+    try:
+        value = msgspec.json.decode(body, type=kind)
+        body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequestError(f"the body is not valid: {exc}") from exc
+    except RecursionError:
+        raise InvalidRequestError("the body is nested too deeply") from None
+    return value
+
+
+def refuse(body: msgspec.Struct, **reasons: str) -> None:
+    """Raise InvalidRequestError for the first of these fields that is set: the server knows them but cannot do it."""
+    for name, reason in reasons.items():
+        if getattr(body, name) not in (None, [], {}, False, 0):
+            raise InvalidRequestError(f"{name} is not supported: {reason}")
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that are set: null is the same as a field that is absent."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the stop strings of a field that is a string, a list or unset."""
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)

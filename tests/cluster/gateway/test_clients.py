@@ -1,0 +1,178 @@
+"""The clients that people use, from their own packages, against the gateway of a running node."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import anthropic
+import httpx
+import openai
+import psutil
+import pytest
+
+from cluster.client import GatewayOptions
+from cluster.errors import ClusterError
+from cluster.gateway.keys import Keys
+from tests.cluster.running import Cluster, processes_with, running_cluster
+from tests.patience import PATIENCE_S, until
+
+pytestmark = pytest.mark.slow
+
+QUESTION = "What is a Mac?"
+ASKED = {"role": "user", "content": QUESTION}
+ENDLESS = "Tell a story about a Mac, and never stop."
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("gateway"), 1, measured_hardware) as cluster:
+        cluster.load("demo")
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def url(cluster: Cluster) -> str:
+    return cluster.own.serve(GatewayOptions(port=0))
+
+
+@pytest.fixture(scope="module")
+def gpt(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def claude(url: str) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def said(gpt: openai.OpenAI) -> str:
+    """Return what the model answers to the question, greedily."""
+    answer = gpt.chat.completions.create(model="demo", messages=[ASKED], temperature=0)  # type: ignore[list-item]
+    assert answer.choices[0].finish_reason == "stop"
+    return answer.choices[0].message.content or ""
+
+
+def test_every_api_gives_the_same_answer_whole_and_as_a_stream(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, url: str, said: str
+) -> None:
+    chunks = gpt.chat.completions.create(model="demo", messages=[ASKED], temperature=0, stream=True)  # type: ignore[call-overload]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == said
+    assert gpt.responses.create(model="demo", input=QUESTION, temperature=0).output_text == said
+    with gpt.responses.stream(model="demo", input=QUESTION, temperature=0) as events:
+        assert events.get_final_response().output_text == said
+    cold = {"temperature": 0}
+    message = claude.messages.create(model="claude-x", max_tokens=100, messages=[ASKED], extra_body=cold)  # type: ignore[list-item]
+    assert [block.text for block in message.content if block.type == "text"] == [said]
+    with claude.messages.stream(model="claude-x", max_tokens=100, messages=[ASKED], extra_body=cold) as stream:  # type: ignore[list-item]
+        assert "".join(stream.text_stream) == said
+    asked = {"model": "demo", "messages": [ASKED], "options": {"temperature": 0}, "stream": False}
+    assert httpx.post(f"{url}/api/chat", json=asked).json()["message"]["content"] == said
+
+
+def test_models_are_named_and_counted_as_clients_expect(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, url: str
+) -> None:
+    assert [model.id for model in gpt.models.list()] == ["demo"]
+    assert gpt.models.retrieve("demo").id == "demo"
+    counted = claude.messages.count_tokens(model="claude-x", messages=[ASKED])  # type: ignore[list-item]
+    usage = gpt.chat.completions.create(model="demo", messages=[ASKED], max_tokens=1).usage  # type: ignore[list-item]
+    assert usage is not None
+    assert counted.input_tokens == usage.prompt_tokens
+    with pytest.raises(openai.NotFoundError, match="this cluster serves 'demo'"):
+        gpt.chat.completions.create(model="gpt-4o", messages=[ASKED])  # type: ignore[list-item]
+    assert httpx.get(f"{url}/api/tags").json()["models"][0]["name"] == "demo"
+    assert 'vllm:request_success_total{finished_reason="length"}' in httpx.get(f"{url}/metrics").text
+
+
+def test_refusals_are_the_clients_own_errors_with_numbers(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    long = {"role": "user", "content": "word " * 20_000}
+    with pytest.raises(openai.BadRequestError, match=r"the prompt has 2000\d tokens"):
+        gpt.chat.completions.create(model="demo", messages=[long], stream=True)  # type: ignore[call-overload]
+    with pytest.raises(anthropic.BadRequestError, match=r"the prompt has 2000\d tokens"):
+        claude.messages.create(model="claude-x", max_tokens=5, messages=[long])  # type: ignore[list-item]
+    with pytest.raises(openai.BadRequestError, match="max_tokens must be 1 or more"):
+        gpt.chat.completions.create(model="demo", messages=[ASKED], max_tokens=0)  # type: ignore[list-item]
+    with pytest.raises(openai.BadRequestError, match="functions"):
+        gpt.chat.completions.create(model="demo", messages=[ASKED], functions=[{"name": "x"}])  # type: ignore[list-item]
+
+
+def test_a_client_that_goes_away_ends_its_answer(cluster: Cluster, url: str) -> None:
+    body = {"prompt": ENDLESS, "max_tokens": 1500, "temperature": 5}
+    before = cluster.own.status().coordinator_stats.active_requests
+    with httpx.stream("POST", f"{url}/v1/completions", json={**body, "stream": True}, timeout=PATIENCE_S) as stream:
+        next(stream.iter_lines())
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/completions", json=body, timeout=0.5)
+    until(lambda: cluster.own.status().coordinator_stats.active_requests == before == 0)
+
+
+def test_a_gateway_that_is_killed_breaks_the_stream_and_comes_back(cluster: Cluster, url: str, said: str) -> None:
+    body = {"prompt": ENDLESS, "max_tokens": 1500, "temperature": 5, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        os.kill(gateway(cluster).pid, signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            list(lines)
+    until(lambda: is_up(url))
+    answer = httpx.post(f"{url}/v1/chat/completions", json={"messages": [ASKED], "temperature": 0}, timeout=PATIENCE_S)
+    assert answer.json()["choices"][0]["message"]["content"] == said
+
+
+def test_many_at_once_are_all_answered(url: str, said: str) -> None:
+    async def ask_all() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE_S) as client:
+            asked = [
+                client.chat.completions.create(model="demo", messages=[ASKED], temperature=0)  # type: ignore[list-item]
+                for _ in range(16)
+            ]
+            return [answer.choices[0].message.content or "" for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask_all()) == [said] * 16
+
+
+def test_another_address_asks_for_a_key_which_can_be_revoked(cluster: Cluster) -> None:
+    keys = Keys(cluster.nodes[0].home.api_keys)
+    key = keys.create("anna")
+    port = cluster.own.serve(GatewayOptions("0.0.0.0", 0)).rpartition(":")[2]
+    url = f"http://127.0.0.1:{port}"
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as known:
+        assert [model.id for model in known.models.list()] == ["demo"]
+        keys.revoke("anna")
+        with pytest.raises(openai.AuthenticationError, match="moe-cluster key create"):
+            known.models.list()
+    assert is_up(url)  # a load balancer has no key
+
+
+def test_a_port_that_is_taken_is_said_and_stopping_frees_it(cluster: Cluster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ClusterError, match="cannot be used"):
+        cluster.own.serve(GatewayOptions(port=taken.getsockname()[1]))
+    url = cluster.own.serve(GatewayOptions(port=0))
+    assert cluster.own.status().api_url == url
+    assert cluster.own.stop_serving() == url
+    assert not is_up(url)
+    assert cluster.own.stop_serving() == ""
+    until(lambda: not list(gateways(cluster)))
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").json() == {"status": "ok"}
+    except (httpx.TransportError, json.JSONDecodeError):
+        return False
+
+
+def gateways(cluster: Cluster) -> Iterator[psutil.Process]:
+    home = str(cluster.nodes[0].home.path)
+    return (process for process in processes_with(home) if "cluster.gateway" in process.info["cmdline"])
+
+
+def gateway(cluster: Cluster) -> psutil.Process:
+    return next(gateways(cluster))

@@ -1,0 +1,171 @@
+"""What clients send, in each API, as one question."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.gateway import anthropic_messages, ollama, openai_chat, openai_responses, openai_text
+from cluster.gateway.question import Question, read
+from mlx_moe.errors import InvalidRequestError
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+TOOL = {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {}}}
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def chat(**fields: Any) -> Question:
+    return openai_chat.question_of(read(json.dumps(fields).encode(), openai_chat.ChatBody))
+
+
+def messages(**fields: Any) -> Question:
+    return anthropic_messages.question_of(read(json.dumps(fields).encode(), anthropic_messages.MessagesBody))
+
+
+def responses(**fields: Any) -> Question:
+    return openai_responses.question_of(read(json.dumps(fields).encode(), openai_responses.ResponsesBody))
+
+
+def ollama_chat(**fields: Any) -> Question:
+    return ollama.question_of(read(json.dumps(fields).encode(), ollama.AskBody), chat=True)
+
+
+def test_one_conversation_with_a_tool_is_the_same_question_in_every_api() -> None:
+    conversation = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "reasoning_content": "a sum", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Thanks"},
+    ]
+    openai = chat(messages=conversation, tools=[{"type": "function", "function": TOOL}], temperature=0.5)
+    anthropic = messages(
+        system=[{"type": "text", "text": "Be brief."}],
+        messages=[
+            {"role": "user", "content": "1 + 1?"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "a sum", "signature": "x"},
+                    {"type": "tool_use", "id": "c1", "name": "add", "input": {"a": 1}},
+                ],
+            },
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "2"}]},
+            {"role": "assistant", "content": "Two."},
+            {"role": "user", "content": [{"type": "text", "text": "Thanks"}]},
+        ],
+        tools=[{"name": "add", "description": "adds", "input_schema": TOOL["parameters"]}],
+        temperature=0.5,
+    )
+    items = responses(
+        instructions="Be brief.",
+        input=[
+            {"role": "user", "content": "1 + 1?"},
+            {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "a sum"}], "summary": []},
+            {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'},
+            {"type": "function_call_output", "call_id": "c1", "output": "2"},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "Two."}]},
+            {"role": "user", "content": [{"type": "input_text", "text": "Thanks"}]},
+        ],
+        tools=[{"type": "function", **TOOL}, {"type": "web_search"}],
+        temperature=0.5,
+    )
+    assert anthropic.messages == items.messages == openai.messages == conversation
+    assert anthropic.tools == items.tools == openai.tools
+    assert anthropic.sampling == items.sampling == openai.sampling == {"temperature": 0.5}
+
+
+def test_arguments_that_are_objects_become_text_in_ollamas_chat() -> None:
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
+    asked = ollama_chat(messages=[*HELLO, called], think=True, options={"num_predict": -1, "seed": -1, "top_k": 4})
+    assert asked.messages[1]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+    assert (asked.max_tokens, asked.sampling, asked.variables) == (
+        None,
+        {"top_k": 4},
+        {"enable_thinking": True, "thinking": True},
+    )
+
+
+def test_null_is_unset_and_unknown_fields_are_ignored() -> None:
+    fields = dict.fromkeys(("temperature", "stop", "tools", "n", "logit_bias", "max_tokens", "functions"))
+    assert chat(messages=HELLO, user="anna", store=True, **fields) == Question(messages=HELLO)
+
+
+def test_content_is_a_text_null_or_parts() -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    asked = chat(messages=[{"role": "developer", "content": parts}, {"role": "assistant", "content": None}])
+    assert asked.messages == [{"role": "system", "content": "Hello"}, {"role": "assistant", "content": ""}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "'image_url'"),
+        ({"messages": HELLO, "temperature": 11}, "temperature"),
+        ({"messages": HELLO, "temperature": "warm"}, "$.temperature"),
+        ({"messages": HELLO, "n": 1_000_000}, "n must be 1"),
+        ({"messages": HELLO, "stop": 5}, "$.stop"),
+        ({"messages": HELLO, "top_logprobs": 3}, "top_logprobs"),
+        ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": HELLO, "tools": [{"type": "retrieval"}]}, "tools[0]"),
+        ({"messages": HELLO, "functions": [{}]}, "functions"),
+        ({"messages": HELLO, "logit_bias": {"x": 1}}, "logit_bias"),
+        ({"messages": HELLO, "logit_bias": {"5": 1000}}, "logit_bias"),
+        ({"messages": HELLO, "reasoning_effort": "utmost"}, "reasoning_effort"),
+        ({"messages": HELLO * 10_001}, "10,001"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        chat(**fields)
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{", b'{"messages": [{"role": "\xff"}]}', b'{"messages": ' + b"[" * 100_000, b'{"messages": NaN}'],
+    ids=["empty", "list", "cut", "not UTF-8", "deep", "NaN"],
+)
+def test_a_body_that_is_not_json_of_the_right_form_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequestError):
+        read(body, openai_chat.ChatBody)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    field=st.sampled_from([*openai_chat.ChatBody.__struct_fields__]),
+    value=JSON,
+    message=st.dictionaries(st.sampled_from(["role", "content", "tool_calls", "reasoning_content"]), JSON, max_size=4),
+)
+def test_any_body_is_a_question_or_refused(field: str, value: Any, message: Any) -> None:
+    for ask in (chat, messages, ollama_chat):
+        try:
+            ask(**{"messages": [{"role": "user", **message}], field: value})
+        except InvalidRequestError:
+            continue
+
+
+def test_prompts_are_texts_or_token_ids() -> None:
+    def prompts(prompt: Any) -> list[Any]:
+        body = read(json.dumps({"prompt": prompt}).encode(), openai_text.TextBody)
+        return [question.prompt for question in openai_text.questions_of(body)]
+
+    assert prompts("a") == ["a"]
+    assert prompts([1, 2]) == [(1, 2)]
+    assert prompts(["a", [1, 2]]) == ["a", (1, 2)]
+    for wrong in ([], [[]], [1, "a"], [True], ["a"] * 65):
+        with pytest.raises(InvalidRequestError):
+            prompts(wrong)
