@@ -15,7 +15,7 @@ from mlx_moe.errors import (
 
 
 class ExitCode(IntEnum):
-    """Stable across versions. Usage errors of the option parser are INVALID_REQUEST too."""
+    """Stable across versions. Usage errors of the option parser are INVALID_REQUEST too; PROBLEMS is doctor's."""
 
     OK = 0
     INTERNAL = 1
@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     UNTRUSTED = 7
     NODE_LOST = 8
     NO_CLUSTER = 9
+    PROBLEMS = 10
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 

@@ -14,6 +14,18 @@ from cli.usage import Section, parsed_as, within
 commands = Section("Maintenance")
 
 
+@commands.command(short_help="Find what is wrong, and how to mend it.")
+def doctor(json: o.Json = False, debug: o.Debug = False) -> None:
+    """Check this machine, its network and disks, its node and the cluster; print commands that mend what is wrong.
+
+    It changes nothing, and works without a running node. Exits with 10 if there are problems.
+    """
+    with reported(debug):
+        from cli.doctor import doctor as examine
+
+        examine(json)
+
+
 @commands.command(short_help="Print what a node has logged.")
 def logs(
     node: Annotated[

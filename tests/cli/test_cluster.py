@@ -165,6 +165,19 @@ def test_an_idle_model_gives_way_only_to_who_says_so(homes: list[Path], tmp_path
     said(homes[0], "unload")
 
 
+def test_the_doctor_finds_no_problem_in_a_running_cluster(homes: list[Path]) -> None:
+    present(homes[0])
+    examined = moe_cluster(homes[0], "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(examined.out)["checks"]}
+    for name in ("node", "port", "certificates", "clocks", "directories"):
+        assert checks[name]["state"] == "ok", checks[name]
+    assert checks["node"]["found"][0].startswith("mac-1 answers in")
+    for name in ("clocks", "links to nodes"):
+        assert {"mac-2", "mac-3"} <= {found.split()[0] for found in checks[name]["found"]}
+    assert len(checks["versions"]["found"]) == 1  # all have the same
+    assert examined.code == (10 if json.loads(examined.out)["problems"] else 0)
+
+
 def test_logs_of_other_nodes_can_be_read_and_have_no_prompts(homes: list[Path]) -> None:
     here = said(homes[0], "logs", "--lines", "2000")
     assert "event=ready model=demo" in here
