@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cli.progress import OnProgress
+from cli.waiting import OnWaiting
 from mlx_moe.checkpoint.library import DEMO
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ class Answer(Protocol):
 class Conversation(Protocol):
     """Requests that share a prefix: its KV caches are kept until `close`."""
 
-    def answer(self, request: Request, progress: OnProgress | None = None) -> Answer:
-        """Answer a request. `progress` is called with prompt positions; an exception from it ends the answer.
+    def answer(self, request: Request, progress: OnProgress | None = None, waiting: OnWaiting | None = None) -> Answer:
+        """Answer a request.
+
+        `progress` is called with prompt positions, `waiting` with a line while the answer waits for other machines, and
+        with "" when it continues. An exception from one of them ends the answer.
 
         Raises:
             InvalidRequestError: before any work.

@@ -9,6 +9,7 @@ from cli.backend import Answer, Backend, Conversation
 from cli.options import LoadOptions
 from cli.progress import OnProgress, progress_bar
 from cli.visible import short_name, visible
+from cli.waiting import OnWaiting
 from cluster.home import Home
 from cluster.uses import Uses, Using
 from mlx_moe.checkpoint import hub_cache, library
@@ -136,7 +137,12 @@ class _LocalConversation:
         self._model = model
         self._session = session
 
-    def answer(self, request: Request, progress: OnProgress | None = None) -> Answer:
+    def answer(
+        self,
+        request: Request,
+        progress: OnProgress | None = None,
+        waiting: OnWaiting | None = None,  # noqa: ARG002 - there are no other machines
+    ) -> Answer:
         return self._model.generate(request, session=self._session, progress=progress)
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ from cli.nodes import cluster_table, holders, holders_table, node_rows
 from cli.options import LoadOptions
 from cli.progress import OnProgress
 from cli.units import rate_text, tokens_text
-from cluster.client import OwnNode, RemoteConversation, RemoteModel, Wanted
+from cli.waiting import OnWaiting, WaitingLine
+from cluster.client import ClusterStatus, OwnNode, RemoteConversation, RemoteModel, Wanted
 from cluster.cost_reader import read_costs
 from cluster.home import Home
 from cluster.placement import predict
@@ -23,6 +24,9 @@ from mlx_moe.node_placement import NodePlacement
 
 if TYPE_CHECKING:
     from cli.tables import HeadedTable
+
+
+GLANCE_S = 1.0
 
 
 class ClusterModels:
@@ -132,6 +136,10 @@ class ClusterBackend:
             f"{rate_text(predicted.tokens_per_s)} for one user, {rate_text(predicted.most_tokens_per_s)} for many"
         )
 
+    def glance(self) -> ClusterStatus:
+        """Return the cluster's status if the node answers soon. Raises MoeClusterError."""
+        return self._node.status(GLANCE_S)
+
     def nodes_table(self) -> HeadedTable:
         """Return the nodes that hold a part and the links to them; all nodes if none holds a part."""
         rows = node_rows(self._node.status())
@@ -172,10 +180,11 @@ class _ClusterConversation:
         self._backend = backend
         self._begin()
 
-    def answer(self, request: Request, progress: OnProgress | None = None) -> Answer:
+    def answer(self, request: Request, progress: OnProgress | None = None, waiting: OnWaiting | None = None) -> Answer:
         if self._remote is not self._backend.remote:
             self._begin()
-        return self._conversation.answer(request, progress)
+        line = None if waiting is None else WaitingLine(self._backend.glance, waiting)
+        return self._conversation.answer(request, progress, line)
 
     def close(self) -> None:
         self._conversation.close()

@@ -15,6 +15,7 @@ from cli.interrupt import Interrupt
 from cli.keyboard import quiet_keyboard
 from cli.options import AnswerOptions
 from cli.progress import progress_bar
+from cli.status_line import StatusLine
 from cli.units import waited_text
 from cli.visible import visible
 from cli.written_answer import written_answer
@@ -82,17 +83,21 @@ def run(models: Models, model: str, prompt: Prompt, options: AnswerOptions, as_j
         for note in backend.notes:
             _notice(note)
         request = options.build(prompt.encode(backend), backend.sampling)
-        conversation = backend.new_conversation()
+        conversation, status = backend.new_conversation(), StatusLine()
         with quiet_keyboard(), Interrupt() as interrupt, progress_bar("reading the prompt", "tokens") as bar:
 
             def progress(done: int, total: int) -> None:
                 bar(done, total)
                 interrupt.check()
 
-            answer = conversation.answer(request, progress)
+            def waiting(line: str) -> None:
+                status.show(line)
+                interrupt.check()
+
+            answer = conversation.answer(request, progress, waiting)
             opening = begun_answer(backend, request.input_ids) if prompt.input_ids is None else ""
             parser = backend.dialect.parser(opening=opening)
-            written = _stream(answer, parser, interrupt, shown=not as_json)
+            written = _stream(answer, parser, interrupt, status, shown=not as_json)
         if as_json:
             print(json.dumps(_report(backend, answer, written, len(request.input_ids)), allow_nan=False))
         elif len(written.token_ids) > 1 and not written.text:
@@ -111,7 +116,7 @@ class _Written:
     parts: list[Part]
 
 
-def _stream(answer: Answer, parser: AnswerParser, interrupt: Interrupt, shown: bool) -> _Written:
+def _stream(answer: Answer, parser: AnswerParser, interrupt: Interrupt, status: StatusLine, shown: bool) -> _Written:
     """Write the answer while it is generated."""
     out = written_answer(shown)
     token_ids: list[int] = []
@@ -129,6 +134,7 @@ def _stream(answer: Answer, parser: AnswerParser, interrupt: Interrupt, shown: b
         pass
     finally:
         answer.close()
+        status.show("")
         parts += (rest := parser.finish())
         out.write("", rest)
         out.finish()

@@ -188,8 +188,13 @@ class Chat:
                 view.waiting(f"reading {done:,} of {total:,} tokens · Ctrl-C stops")
                 interrupt.check()
 
+            def waiting(line: str) -> None:
+                if line:
+                    view.update(text, f"{line} · Ctrl-C stops")
+                interrupt.check()
+
             view.waiting("reading · Ctrl-C stops")
-            answer = self._conversation.answer(request, progress)
+            answer = self._conversation.answer(request, progress, waiting)
             self.stats = answer.stats
             try:
                 for token in answer:

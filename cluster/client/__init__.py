@@ -6,7 +6,7 @@ Results are values; protobuf messages do not appear.
 
 from cluster.client.about import NodeAbout
 from cluster.client.gateway_options import GatewayOptions
-from cluster.client.model import AnswerStream, Begun, ModelClient, ModelDescription, Prefilled, Written
+from cluster.client.model import AnswerStream, Begun, ModelClient, ModelDescription, Prefilled, Waiting, Written
 from cluster.client.node import NodeClient, is_running
 from cluster.client.plain import OwnNode, RemoteAnswer, RemoteConversation, RemoteModel
 from cluster.client.status import (
@@ -43,6 +43,7 @@ __all__ = [
     "RemoteModel",
     "ServingState",
     "ServingStatus",
+    "Waiting",
     "Wanted",
     "WorkerStats",
     "Written",

@@ -65,6 +65,18 @@ class Prefilled:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A part of the model was lost or is moved, says `cause`; the answer continues later.
+
+    First weights are loaded (`total` is 0), then `done` of `total` positions are computed again.
+    """
+
+    cause: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """A token, and the answer's statistics at it; the last one has a `finish_reason`."""
 
@@ -73,7 +85,7 @@ class Written:
     finish_reason: FinishReason | None
 
 
-AnswerEvent: TypeAlias = Begun | Prefilled | Written
+AnswerEvent: TypeAlias = Begun | Prefilled | Waiting | Written
 
 
 class ModelClient:
@@ -204,6 +216,8 @@ def _event(message: pb.AnswerEvent) -> AnswerEvent:
             return Begun(message.begun.seed)
         case "prefill":
             return Prefilled(message.prefill.done, message.prefill.total)
+        case "waiting":
+            return Waiting(message.waiting.cause, message.waiting.done, message.waiting.total)
         case _:
             return Written(*from_token_message(message.token))
 

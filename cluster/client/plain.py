@@ -16,7 +16,7 @@ import grpc
 from cluster.client.about import NodeAbout
 from cluster.client.gateway_options import GatewayOptions
 from cluster.client.loop_thread import shared_loop
-from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Written
+from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Waiting, Written
 from cluster.client.node import CALL_S, NodeClient
 from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress
 from cluster.client.wanted import Wanted
@@ -32,6 +32,9 @@ GLANCE_S = 1.0
 """Cache lifetime of `glance`, and the timeout of the call that refreshes it."""
 
 T = TypeVar("T")
+
+OnWaiting = Callable[[Waiting | None], None]
+"""Called with what an answer waits for; with None when it continues."""
 
 WAIT_S = 0.1
 """How often `progress` is called while no event arrives."""
@@ -192,16 +195,22 @@ class RemoteConversation:
         self._id = uuid.uuid4().bytes
         self._held = shared_loop().run(_hold(model, self._id))
 
-    def answer(self, request: Request, progress: Callable[[int, int], None] | None = None) -> RemoteAnswer:
+    def answer(
+        self,
+        request: Request,
+        progress: Callable[[int, int], None] | None = None,
+        waiting: OnWaiting | None = None,
+    ) -> RemoteAnswer:
         """Answer a request.
 
-        `progress` is called with the prompt positions done and to do, at least every WAIT_S until the first token; an
-        exception that it raises ends the answer.
+        `progress` is called with the prompt positions done and to do, at least every WAIT_S until the first token.
+        `waiting` is called as often while the answer waits because a part of the model was lost or is moved, and once
+        with None when it continues. An exception that one of them raises ends the answer.
 
         Raises:
             InvalidRequestError: before any work.
         """
-        return RemoteAnswer(self._model, request, self._id, progress)
+        return RemoteAnswer(self._model, request, self._id, progress, waiting)
 
     def close(self) -> None:
         """Free the KV caches; ignored if the coordinator has ended."""
@@ -222,10 +231,13 @@ class RemoteAnswer:
         request: Request,
         conversation_id: bytes,
         progress: Callable[[int, int], None] | None,
+        waiting: OnWaiting | None = None,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.stats = GenerationStats(prompt_tokens=len(request.input_ids))
         self._progress = progress
+        self._on_waiting = waiting
+        self._waiting: Waiting | None = None
         self._prefilled: Prefilled | None = Prefilled(0, len(request.input_ids))
         self._loop = shared_loop()
         self._stream = self._loop.run(_begin(model, request, conversation_id))
@@ -243,6 +255,7 @@ class RemoteAnswer:
         written = None if self.finish_reason == "cancelled" else self._read()
         if isinstance(written, Written):
             self._prefilled = None
+            self._wait_for(None)
             for field in dataclasses.fields(GenerationStats):
                 setattr(self.stats, field.name, getattr(written.stats, field.name))
             self.finish_reason = written.finish_reason
@@ -260,10 +273,16 @@ class RemoteAnswer:
     def _read(self) -> Begun | Written | None:
         """Return the next event other than progress; None at the end and after `close`."""
         try:
-            while isinstance(event := self._wait(self._loop.start(self._stream.read())), Prefilled):
-                self._prefilled = event
-                self._tell_progress()
-            return event
+            while True:
+                event = self._wait(self._loop.start(self._stream.read()))
+                if isinstance(event, Waiting):
+                    self._wait_for(event)
+                elif isinstance(event, Prefilled):
+                    self._wait_for(None)
+                    self._prefilled = event
+                    self._tell_progress()
+                else:
+                    return event
         except concurrent.futures.CancelledError:
             return None
         except BaseException:  # also of this thread, such as KeyboardInterrupt
@@ -275,8 +294,16 @@ class RemoteAnswer:
             self._tell_progress()
         return event.result()
 
+    def _wait_for(self, waiting: Waiting | None) -> None:
+        """Tell what the answer waits for; None: for nothing any more."""
+        if self._on_waiting is not None and (waiting or self._waiting) is not None:
+            self._on_waiting(waiting)
+        self._waiting = waiting
+
     def _tell_progress(self) -> None:
-        if self._progress is not None and self._prefilled is not None:
+        if self._waiting is not None:
+            self._wait_for(self._waiting)
+        elif self._progress is not None and self._prefilled is not None:
             self._progress(self._prefilled.done, self._prefilled.total)
 
     def _cancel(self) -> None:

@@ -145,14 +145,26 @@ class AnswerRequest(_message.Message):
     def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
-    __slots__ = ("begun", "prefill", "token")
+    __slots__ = ("begun", "prefill", "token", "waiting")
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     begun: AnswerBegun
     prefill: PrefillProgress
     token: AnswerToken
-    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ...) -> None: ...
+    waiting: AnswerWaiting
+    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ..., waiting: _Optional[_Union[AnswerWaiting, _Mapping]] = ...) -> None: ...
+
+class AnswerWaiting(_message.Message):
+    __slots__ = ("cause", "done", "total")
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    cause: str
+    done: int
+    total: int
+    def __init__(self, cause: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class AnswerBegun(_message.Message):
     __slots__ = ("seed", "request_id")

@@ -17,6 +17,15 @@ Progress = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The answer waits because of `cause`: weights are loaded (`total` is 0), or its positions are computed again."""
+
+    cause: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class QueuedToken:
     """A token, and the answer's statistics when it was written, which may be long before it is read."""
 
@@ -30,8 +39,8 @@ class AnswerQueue:
 
     def __init__(self) -> None:
         self.on_room: Callable[[], None] = lambda: None
-        self._unread: deque[Progress | QueuedToken] = deque()
-        self._last: Progress | QueuedToken | None = None
+        self._unread: deque[Progress | Waiting | QueuedToken] = deque()
+        self._last: Progress | Waiting | QueuedToken | None = None
         self._error: Exception | None = None
         self._ended = False
         self._changed = asyncio.Event()
@@ -41,11 +50,13 @@ class AnswerQueue:
         """Whether the reader is far behind."""
         return len(self._unread) >= MAX_UNREAD
 
-    def put(self, item: Progress | QueuedToken) -> None:
-        """Add an item, unless it equals the last one."""
+    def put(self, item: Progress | Waiting | QueuedToken) -> None:
+        """Add an item, unless it equals the last one; it replaces unread progress of its kind."""
         if item == self._last:
             return
         self._last = item
+        if self._unread and type(self._unread[-1]) is type(item) and not isinstance(item, QueuedToken):
+            self._unread.pop()
         self._unread.append(item)
         self._changed.set()
 
@@ -54,7 +65,7 @@ class AnswerQueue:
         self._error, self._ended = error, True
         self._changed.set()
 
-    async def read(self) -> AsyncIterator[Progress | QueuedToken]:
+    async def read(self) -> AsyncIterator[Progress | Waiting | QueuedToken]:
         """Yield the items. Raises the error that ended the queue, if any."""
         while self._unread or not self._ended:
             if not self._unread:

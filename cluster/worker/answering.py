@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from cluster.errors import NodeLostError
 from cluster.timeline import Span, SpanKind
-from cluster.worker.answer_queue import AnswerQueue, QueuedToken
+from cluster.worker.answer_queue import AnswerQueue, QueuedToken, Waiting
 from cluster.worker.pipeline import Pipeline
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
@@ -126,6 +126,7 @@ class Answering:
         self._interruption = str(cause)
         for answer in self._answers.values():
             answer.waits_since = answer.waits_since or time.monotonic()
+            answer.stream.put(Waiting(self._interruption))
 
     def resume(self, coordinator: Coordinator, pipeline: Pipeline) -> None:
         """Continue all answers on other stages, which keep no positions: these are computed again as they were."""
@@ -191,3 +192,5 @@ class Answering:
         answer = self._answers.get(sequence_id)
         if answer is not None and not answer.writer.stats.generated_tokens:
             answer.stream.put(answer.writer.prefill_progress)
+        elif answer is not None and answer.waits_since is not None:
+            answer.stream.put(Waiting(self._interruption, *answer.writer.sequence.replayed))

@@ -19,7 +19,7 @@ from cluster.request_message import from_request_message, to_sampling_message, t
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
-from cluster.worker.answer_queue import AnswerQueue, Progress, QueuedToken
+from cluster.worker.answer_queue import AnswerQueue, Progress, QueuedToken, Waiting
 from cluster.worker.answering import Answering
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
@@ -197,7 +197,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             self.answering.release(sequence)
 
 
-def _event(item: Progress | QueuedToken) -> pb.AnswerEvent:
+def _event(item: Progress | Waiting | QueuedToken) -> pb.AnswerEvent:
+    if isinstance(item, Waiting):
+        return pb.AnswerEvent(waiting=pb.AnswerWaiting(cause=item.cause, done=item.done, total=item.total))
     if not isinstance(item, QueuedToken):
         done, total = item
         return pb.AnswerEvent(prefill=pb.PrefillProgress(done=done, total=total))

@@ -115,6 +115,11 @@ class Sequence:
         else:
             self.rewind(0)
 
+    @property
+    def replayed(self) -> tuple[int, int]:
+        """The number of positions that are kept, and of those that are kept before the answer continues."""
+        return len(self.token_ids), self.planned[-1] if self.planned else len(self.token_ids)
+
     def keep(self, token_ids: List[int]) -> None:
         """Record that the positions of these tokens are kept, after their frame has returned."""
         self.token_ids.extend(token_ids)

@@ -15,6 +15,7 @@ from cli.chat.thinking import PLAIN
 from cli.nodes import placement_table
 from cli.progress import OnProgress
 from cli.tables import HeadedTable
+from cli.waiting import OnWaiting
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.errors import CheckpointError, InvalidRequestError, MoeClusterError
 from mlx_moe.node_placement import NodePlacement
@@ -91,7 +92,9 @@ class ScriptedConversation:
         self.closed = False
         self._progress: OnProgress | None = None
 
-    def answer(self, request: Request, progress: OnProgress | None = None) -> ScriptedAnswer:
+    def answer(
+        self, request: Request, progress: OnProgress | None = None, waiting: OnWaiting | None = None
+    ) -> ScriptedAnswer:
         if len(request.input_ids) >= self.backend.context_tokens:
             raise InvalidRequestError("over the context")
         self.backend.requests.append(request)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mlx_moe
-from cluster.client import ServingState, Wanted
+from cluster.client import ServingState, Waiting, Wanted
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.sampling_params import SamplingParams
@@ -75,7 +75,8 @@ def test_a_node_that_joins_is_used_at_a_quiet_moment_and_one_that_comes_back_by_
     cluster.join(fast)
     cluster.wait_for_all()
     with closing(cluster.own.model(cluster.own.status())) as model:
-        written = model.new_conversation().answer(LONG)
+        waited: list[Waiting | None] = []
+        written = model.new_conversation().answer(LONG, waiting=waited.append)
         tokens = [next(written) for _ in range(3)]
         plan = cluster.own.rebalance(dry_run=True)
         assert plan.is_better
@@ -86,6 +87,8 @@ def test_a_node_that_joins_is_used_at_a_quiet_moment_and_one_that_comes_back_by_
         *_, last = cluster.own.load(Wanted("demo"))
         assert tokens + list(written) == wanted
         assert written.stats.waited_for == "demo was placed on the nodes in another way"
+        assert waited[0] == Waiting(written.stats.waited_for)
+        assert waited[-1] is None
         status = cluster.own.status()
         read = {node.name: node.total_bytes for node in last.nodes if node.total_bytes}
         assert read.keys() == {status.name(node_id) for node_id in plan.read_bytes}

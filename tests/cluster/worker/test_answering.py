@@ -9,7 +9,7 @@ import pytest
 
 import mlx_moe
 from cluster.errors import NodeLostError
-from cluster.worker.answer_queue import MAX_UNREAD, AnswerQueue, Progress, QueuedToken
+from cluster.worker.answer_queue import MAX_UNREAD, AnswerQueue, Progress, QueuedToken, Waiting
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing
 from cluster.worker.pipeline import LocalPipeline, Receive
@@ -123,7 +123,7 @@ class Named(AnswerQueue):
         self._name = name
         self._order = order
 
-    def put(self, item: Progress | QueuedToken) -> None:
+    def put(self, item: Progress | Waiting | QueuedToken) -> None:
         if isinstance(item, QueuedToken):
             self._order.append(self._name)
         super().put(item)
@@ -368,3 +368,47 @@ def test_a_frame_that_does_not_come_back_ends_its_answer(model: LocalModel) -> N
             await read(stream)
 
     run(answers, scenario)
+
+
+def test_an_answer_that_is_interrupted_tells_why_it_waits_and_how_far_it_is(model: LocalModel) -> None:
+    answers = Answers(model)
+    told: list[Waiting] = []
+
+    async def scenario() -> None:
+        stream = AnswerQueue()
+        writer = answers.ask(stream, 30)
+        turns = asyncio.create_task(answers.all.run())
+        reading = aiter(stream.read())
+        while writer.stats.generated_tokens < 20:
+            await anext(reading)
+        turns.cancel()
+        await asyncio.wait((turns,))
+        answers.all.interrupt(NodeLostError("node mac-2 is lost"))
+        model.stage.release(writer.sequence.id)
+        coordinator = Coordinator(model.head, model.config.vocab_size)
+        pipeline = LocalPipeline(Computing(model.stage), Recording("mac-1"), answers.all.receive)
+        answers.all.resume(coordinator, pipeline)
+        kept = len(writer.sequence.planned) + 2  # the prompt's three positions are one frame
+        turns = asyncio.create_task(answers.all.run())
+        items = [item async for item in reading]
+        told.extend(item for item in items if isinstance(item, Waiting))
+        assert sum(isinstance(item, QueuedToken) for item in items) >= 10
+        assert told[0] == Waiting("node mac-2 is lost")
+        assert [w.total for w in told[1:]] == [kept] * (len(told) - 1)
+        done = [w.done for w in told[1:]]
+        assert done == sorted(set(done))
+        assert len(done) > 10
+        turns.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_unread_progress_is_replaced_and_no_token_is() -> None:
+    async def unread() -> list[object]:
+        queue = AnswerQueue()
+        for item in ((1, 9), (2, 9), Waiting("lost"), Waiting("lost", 1, 4), Waiting("lost", 2, 4), (3, 9)):
+            queue.put(item)
+        queue.end()
+        return [item async for item in queue.read()]
+
+    assert asyncio.run(unread()) == [(2, 9), Waiting("lost", 2, 4), (3, 9)]
