@@ -14,7 +14,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-che
 INSTALL_DEV = $(INSTALL)
 endif
 
-.PHONY: demo test fast check coverage wheel format proto clean
+.PHONY: demo test fast check coverage fuzz wheel format proto clean
 
 # The tests start hundreds of processes: each would compile the project anew without a cache of bytecode
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,6 +35,9 @@ coverage: .venv/.dev  ## all tests, and which lines and branches they do not run
 	$(BIN)/coverage run -m pytest $(PYTEST)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+fuzz: .venv/.dev  ## damaged input for every parser of outside bytes, SECONDS (default 30) for each
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),30)
 
 wheel: .venv/.runtime  ## build the wheel, install it in an environment of its own, and try its commands
 	.ci/wheel

@@ -260,7 +260,7 @@ def _load(node: OwnNode, wanted: Wanted, news: News) -> None:
 def _read_plan(path: str) -> Placement:
     try:
         value = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the plan in {path} cannot be read: {error}") from error
     return Placement.from_json(value.get("placement", value) if isinstance(value, dict) else value)
 

@@ -33,8 +33,8 @@ def to_message(listed: Iterable[ListedModel]) -> pb.ModelList:
 
 
 def from_message(message: pb.ModelList) -> list[ListedModel]:
-    """Return the models of a message."""
-    return [_listed(one) for one in message.models]
+    """Return the models of a message, without those in places that only another version knows."""
+    return [_listed(one) for one in message.models if one.place in list(Place)]
 
 
 def _message(listed: ListedModel) -> pb.ListedModel:

@@ -23,8 +23,8 @@ def to_message(found: Rebalance, epoch: int) -> pb.RebalanceReply:
 def from_message(message: pb.RebalanceReply) -> Rebalance:
     """Return the rebalance of a message. Raises InvalidRequestError for an invalid placement."""
     return Rebalance(
-        Placement.from_json(json.loads(message.former)),
-        Placement.from_json(json.loads(message.placement)),
+        Placement.parse(message.former),
+        Placement.parse(message.placement),
         message.former_tokens_per_s,
         message.tokens_per_s,
         dict(message.read_bytes),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from cluster.errors import ClusterError
 from cluster.wire import worker_pb2 as pb
 
 MOST_SPANS = 8192
@@ -68,7 +69,9 @@ class Span:
 
     @classmethod
     def read(cls, message: pb.Span) -> Span:
-        """Read a span from its message."""
+        """Read a span from its message. Raises ClusterError for a kind that this version does not know."""
+        if message.kind not in list(SpanKind):
+            raise ClusterError(f"a stage tells of {message.kind[:80]!r}, which this version does not know")
         return cls(
             SpanKind(message.kind),
             message.sequence_id.hex(),
@@ -209,7 +212,7 @@ def _on_one_clock(stages: Sequence[StageTimeline]) -> list[StageTimeline]:
     """Move the stages' clocks so that the fastest hops of the ring are equal; unchanged if a hop has no frame."""
     fastest = [min(_hops_s(a, b, SpanKind.DECODE), default=None) for a, b in _ring(stages)]
     known = [seconds for seconds in fastest if seconds is not None]
-    if len(known) < len(stages):
+    if not known or len(known) < len(stages):
         return list(stages)
     mean = statistics.mean(known)
     moves = itertools.accumulate((mean - seconds for seconds in known[:-1]), initial=0.0)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from mlx_moe.checkpoint import durable_file
 
+MAX_TIME_S = 1e12
+"""Larger numbers are no times, and may be too large for a float."""
+
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +48,9 @@ class Uses:
         except (OSError, ValueError, RecursionError):
             return {}
         entries = value.items() if isinstance(value, dict) else ()
-        return {path: float(when) for path, when in entries if isinstance(when, (int, float))}
+        return {
+            path: float(when) for path, when in entries if isinstance(when, (int, float)) and abs(when) < MAX_TIME_S
+        }
 
 
 class Using:

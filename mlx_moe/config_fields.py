@@ -13,6 +13,12 @@ MAX_NUMBER = 1e30
 MAX_DIMENSION = 1 << 24
 """Limit of sizes: no published model has a vocabulary or width near it, so larger values mean a damaged file."""
 
+MAX_OF_KEY = {
+    "num_hidden_layers": 1 << 10,
+    **dict.fromkeys(("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"), 1 << 13),
+}
+"""Limits of numbers of things that are listed one by one: a node would be busy with a damaged file for minutes."""
+
 
 class ConfigFields:
     """Typed reading of config.json. Every error names the key, the value, and what is expected."""
@@ -26,11 +32,14 @@ class ConfigFields:
         return self._values.get(key) is not None
 
     def dimension(self, *keys: str, default: int | None = None, minimum: int = 1) -> int:
-        """Return an integer in [minimum, MAX_DIMENSION] under the first existing one of `keys`; 128.0 means 128."""
+        """Return an integer of at least `minimum` under the first existing one of `keys`; 128.0 means 128.
+
+        It is at most MAX_DIMENSION, or MAX_OF_KEY.
+        """
         key, value = self._find(keys, default)
-        number = _integer(value)
-        if number is None or not minimum <= number <= MAX_DIMENSION:
-            raise self._wrong(key, value, f"an integer from {minimum} to {MAX_DIMENSION}")
+        number, maximum = _integer(value), MAX_OF_KEY.get(key, MAX_DIMENSION)
+        if number is None or not minimum <= number <= maximum:
+            raise self._wrong(key, value, f"an integer from {minimum} to {maximum}")
         return number
 
     def optional(self, *keys: str, default: int | None = None) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 
 from cluster.client.status import (
@@ -17,6 +16,7 @@ from cluster.client.status import (
     ServingStatus,
     WorkerStats,
 )
+from cluster.errors import ClusterError
 from cluster.membership.membership import LinkSpeed
 from cluster.membership.node_message import from_message, links_from_messages
 from cluster.placement import Placement
@@ -48,7 +48,7 @@ def load_status(message: pb.LoadStatus) -> LoadStatus:
     return LoadStatus(
         serving=serving_status(message.serving),
         nodes=_progress(message.nodes),
-        placement=Placement.from_json(json.loads(message.placement)) if message.placement else None,
+        placement=Placement.parse(message.placement) if message.placement else None,
     )
 
 
@@ -68,7 +68,7 @@ def serving_status(message: pb.Serving) -> ServingStatus | None:
     return ServingStatus(
         model=message.model,
         epoch=message.epoch,
-        state=_STATES[message.state],
+        state=_STATES.get(message.state, ServingState.LOADING),  # another version may have more states
         coordinator=message.coordinator,
         failure=message.failure,
         node_ids=tuple(message.node_ids),
@@ -79,6 +79,8 @@ def serving_status(message: pb.Serving) -> ServingStatus | None:
 
 
 def _node(message: pb.NodeStatus) -> NodeStatus:
+    if message.state not in list(NodeState):
+        raise ClusterError(f"a node is {message.state[:80]!r}, which this version does not know: restart this node")
     return NodeStatus(
         info=from_message(message.info),
         shown_name=message.shown_name,

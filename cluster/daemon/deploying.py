@@ -237,7 +237,7 @@ class Deploying:
             return
         log.info("event=placed_again epoch=%d seconds=%.2f", deploy.epoch, time.monotonic() - began_s)
         self._deploy = deploy
-        placement = Placement.from_json(json.loads(deploy.placement))
+        placement = Placement.parse(deploy.placement)
         self._events.put_nowait(events.ReconfigureAsked(placement, deploy.epoch))
 
     async def _hear(self, node_id: str, call: WorkerCall) -> None:

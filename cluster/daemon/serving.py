@@ -110,7 +110,7 @@ class Serving:
         If this node coordinates the same model already, its workers keep what they hold of their new parts. For another
         node the model that is replaced must be idle, whatever that node has found: it may know less, or pretend to.
         """
-        placement, is_own = _placement_of(request.placement), caller == self._state.own.node_id
+        placement, is_own = Placement.parse(request.placement), caller == self._state.own.node_id
         if not is_own and placement.coordinator != self._state.own.node_id:
             raise InvalidRequestError("the placement has another coordinator than the node that is to deploy it")
         async with self._one_deployment_at_a_time:
@@ -327,7 +327,7 @@ class Serving:
         if lost is not None:
             placement = self._repaired(request, own, lost)
         elif request.placement:
-            placement = _placement_of(request.placement)
+            placement = Placement.parse(request.placement)
             validate(placement, config)
         else:
             placement = self._best_placement(request, own)
@@ -363,10 +363,3 @@ class Serving:
 
 def _has_failed(serving: pb.Serving) -> bool:
     return bool(serving.state == pb.Serving.FAILED)
-
-
-def _placement_of(text: str) -> Placement:
-    try:
-        return Placement.from_json(json.loads(text))
-    except (ValueError, RecursionError) as exc:
-        raise InvalidRequestError(f"the plan is not JSON: {exc}") from exc

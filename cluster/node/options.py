@@ -14,6 +14,9 @@ from cluster.membership.node_info import MAX_NAME_BYTES, is_name
 from cluster.trust import private_file
 from mlx_moe.errors import InvalidRequestError
 
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading a file with other JSON than `write` writes may raise."""
+
 _UNITS = {"GB": 10**9, "GiB": 1 << 30, "MB": 10**6, "MiB": 1 << 20, "B": 1}
 
 
@@ -49,7 +52,7 @@ class NodeOptions:
             return cls(**{**value, "peers": _tuple(value["peers"])})._checked()
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, InvalidRequestError) as exc:
+        except (OSError, *_DAMAGED, InvalidRequestError) as exc:
             raise ClusterError(
                 f"the options that `up` was given before cannot be read ({path}: {exc}): delete the file, or give all "
                 "of them again with moe-cluster up --defaults"

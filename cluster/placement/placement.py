@@ -5,6 +5,7 @@ Knows nothing about how it was found.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -107,6 +108,15 @@ class Placement:
                 for stage in self.stages
             ],
         }
+
+    @classmethod
+    def parse(cls, text: str) -> Placement:
+        """Read a placement from the text of its JSON object. Raises InvalidRequestError."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidRequestError(f"the plan is not JSON: {exc}") from exc
+        return cls.from_json(value)
 
     @classmethod
     def from_json(cls, value: object) -> Placement:

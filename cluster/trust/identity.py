@@ -97,7 +97,7 @@ class NodeKey:
             certificate.verify_directly_issued_by(ca_certificate)
             if key_hash(certificate.public_key()) != key_hash(self.private_key.public_key()):
                 raise ValueError("it is for another key")
-        except (ValueError, TypeError, InvalidSignature) as exc:
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as exc:
             reason = "the authority did not sign it" if isinstance(exc, InvalidSignature) else exc
             raise TrustError(
                 f"the certificate does not fit the key in {self.directory}: {reason}; "

@@ -6,7 +6,9 @@ import asyncio
 import struct
 from typing import TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
+
+from cluster.errors import ClusterError
 
 M = TypeVar("M", bound=Message)
 
@@ -25,13 +27,15 @@ async def read(stream: asyncio.StreamReader, message: M) -> M | None:
     """Fill and return `message` with the next one from a pipe; None at its end.
 
     Raises:
-        ValueError: the length is larger than that of any valid message.
+        ClusterError: these bytes are no message.
     """
     try:
         (length,) = _LENGTH.unpack(await stream.readexactly(_LENGTH.size))
         if length > MAX_MESSAGE_BYTES:
-            raise ValueError(f"a message of {length} bytes on the pipe between daemon and worker")
+            raise ClusterError(f"a message of {length:,} bytes between a daemon and its worker")
         message.ParseFromString(await stream.readexactly(length))
     except asyncio.IncompleteReadError:
         return None
+    except DecodeError as exc:
+        raise ClusterError("bytes between a daemon and its worker that are no message") from exc
     return message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.conversion import partial_conversion
 from mlx_moe.conversion.partial_conversion import Rows
 from mlx_moe.decoding.draft import wants_mtp
-from mlx_moe.errors import InvalidRequestError
 from mlx_moe.pipeline.shard_spec import ShardSpec
 
 
@@ -42,11 +40,7 @@ class Role:
     @classmethod
     def read(cls, placement: str, node_id: str) -> Role:
         """Return a node's role in a placement in JSON. Raises as `of`, and InvalidRequestError."""
-        try:
-            value = json.loads(placement)
-        except (ValueError, RecursionError) as exc:
-            raise InvalidRequestError(f"the placement is not JSON: {exc}") from exc
-        return cls.of(Placement.from_json(value), node_id)
+        return cls.of(Placement.parse(placement), node_id)
 
     @property
     def stage(self) -> StagePlacement:

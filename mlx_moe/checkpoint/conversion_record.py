@@ -57,10 +57,7 @@ class ConversionRecord:
                 source_stamp=str(values["source_stamp"]),
                 recipe=Recipe(*(_quantization(values["recipe"][part]) for part in ("experts", "others"))),
                 keep_mtp=bool(values["keep_mtp"]),
-                written={
-                    str(name): TensorDigest(t["file"], t["dtype"], tuple(t["shape"]), t["digest"])
-                    for name, t in values["written"].items()
-                },
+                written={name: _digest(digest) for name, digest in values["written"].items()},
             )
         except (KeyError, TypeError, AttributeError) as exc:
             raise CheckpointError(f"{path} is damaged: remove {directory}, and convert again") from exc
@@ -94,5 +91,17 @@ def refuse_unfinished(directory: Path) -> None:
         )
 
 
+def _digest(values: object) -> TensorDigest:
+    match values:
+        case {"file": str(file), "dtype": str(dtype), "shape": list(shape), "digest": str(digest)}:
+            return TensorDigest(file, dtype, tuple(shape), digest)
+    raise TypeError(f"a digest is {str(values)[:80]}")
+
+
 def _quantization(values: Mapping[str, Any] | None) -> QuantizationConfig | None:
-    return None if values is None else QuantizationConfig(values["group_size"], values["bits"], values["mode"])
+    match values:
+        case None:
+            return None
+        case {"group_size": int(group_size), "bits": int(bits), "mode": str(mode)}:
+            return QuantizationConfig(group_size, bits, mode)
+    raise TypeError(f"a quantization is {str(values)[:80]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ MAX_DEPTH = 64
 _BETWEEN_BRACKETS = re.compile(r'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+"?+)++', re.DOTALL)
 """Strings and all else but brackets. Possessive, and a string may lack its end: so a search takes linear time."""
 
-_PAIRED = str.maketrans("[]", "{}")
+_STEPS = {"{": 1, "[": 1, "}": -1, "]": -1}
+_BLOCK = 1 << 16
 
 
 def read(path: Path, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
@@ -73,12 +75,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_deeper(text: str, max_depth: int) -> bool:
-    """Whether brackets in `text`, without those inside strings, are nested deeper than `max_depth` levels.
-
-    One level at a time is removed; a header of 100,000 tensors has a million brackets to count otherwise.
-    """
-    brackets = _BETWEEN_BRACKETS.sub("", text).translate(_PAIRED)
-    depth = 0
-    while depth <= max_depth and len(inner := brackets.replace("{}", "")) < len(brackets):
-        brackets, depth = inner, depth + 1
-    return depth + brackets.count("{") > max_depth
+    """Whether brackets in `text`, without those inside strings, are nested deeper than `max_depth` levels."""
+    brackets, depth = _BETWEEN_BRACKETS.sub("", text), 0
+    for start in range(0, len(brackets), _BLOCK):
+        depths = [*accumulate(map(_STEPS.__getitem__, brackets[start : start + _BLOCK]), initial=depth)]
+        if max(depths) > max_depth:
+            return True
+        depth = depths[-1]
+    return False

@@ -12,7 +12,7 @@ from mlx_moe.checkpoint.parameter import Parameter, linear
 from mlx_moe.checkpoint.quantization import is_readable
 from mlx_moe.config import ModelConfig
 from mlx_moe.config_fields import ConfigFields
-from mlx_moe.errors import UnsupportedModelError
+from mlx_moe.errors import CheckpointError, UnsupportedModelError
 from mlx_moe.families import (
     bailing_moe,
     deepseek_v2,
@@ -42,6 +42,9 @@ from mlx_moe.families import (
 )
 from mlx_moe.families.layer_spec import LayerSpec
 from mlx_moe.layers.cache_costs import CacheCosts
+
+MAX_EXPERTS = 1 << 17
+"""Most experts of all layers together: five times those of Kimi-K2. Each is listed with its matrices."""
 
 
 class Family(Protocol):
@@ -115,7 +118,14 @@ def read_config(values: Mapping[str, Any], source: str = "config.json") -> Model
     fields = ConfigFields(values, source)
     if not fields.has("model_type"):
         raise UnsupportedModelError(f"{source}: model_type is missing; supported are: {', '.join(sorted(FAMILIES))}")
-    return find(fields.word("model_type", default="")).read_config(fields)
+    config = find(fields.word("model_type", default="")).read_config(fields)
+    n_experts = config.num_hidden_layers * config.moe.n_routed_experts
+    if n_experts > MAX_EXPERTS:
+        raise CheckpointError(
+            f"{source}: {config.num_hidden_layers:,} layers of {config.moe.n_routed_experts:,} experts are more than "
+            f"the {MAX_EXPERTS:,} experts that a model may have"
+        )
+    return config
 
 
 def config_of(checkpoint: Checkpoint) -> ModelConfig:

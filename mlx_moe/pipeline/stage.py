@@ -78,7 +78,7 @@ class Stage:
             FrameError: the other keeps fewer positions; nothing changed.
         """
         kept = self._kept(source_id)
-        if positions > kept:
+        if positions > kept or not kept:
             raise FrameError(f"node {self.node}: a fork of {positions} positions, but only {kept} are kept")
         forks = [cache.fork(positions) for cache in self._caches[source_id]]
         self._caches[sequence_id] = forks

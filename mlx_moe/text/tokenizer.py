@@ -170,7 +170,9 @@ def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
             raise CheckpointError(f"{path} is not UTF-8") from exc
     template = config.get("chat_template")
     if isinstance(template, list) and template:
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        named = {
+            t.get("name"): t.get("template") for t in template if isinstance(t, dict) and isinstance(t.get("name"), str)
+        }
         template = named.get("default", next(iter(named.values()), template))
     if template is not None and not isinstance(template, str):
         source = directory / "tokenizer_config.json"

@@ -13,6 +13,7 @@ from mlx_moe.text.dialects import Called
 def called(call: Any) -> Called:
     """Return the name and the arguments' text of a call in the form of OpenAI's API. Raises InvalidRequestError."""
     function = call.get("function", call) if isinstance(call, Mapping) else {}
+    function = function if isinstance(function, Mapping) else {}
     name, arguments = function.get("name"), function.get("arguments") or "{}"
     try:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

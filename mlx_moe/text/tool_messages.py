@@ -75,14 +75,18 @@ class ToolMessages:
         Messages have the form of OpenAI's API: `tool_calls` in those of the model, results in those of role `tool`.
 
         Raises:
-            InvalidRequestError: a tool is not an object, a call has no name, or its arguments are not a JSON object;
-                and as the template.
+            InvalidRequestError: a message or tool is not an object, `tool_calls` is not a list, a call has no name, or
+                its arguments are not a JSON object; and as the template.
             TemplateError: as the template.
         """
         if not isinstance(tools, list | tuple | None) or not all(isinstance(tool, Mapping) for tool in tools or ()):
             raise InvalidRequestError(f"tools must be a list of objects, got {str(tools)[:80]}")
+        if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
+            raise InvalidRequestError(f"messages must be a list of objects, got {str(messages)[:80]}")
+        if any(not isinstance(message.get("tool_calls"), list | tuple | None) for message in messages):
+            raise InvalidRequestError("tool_calls must be a list of calls")
         keep_null = False
-        if any(isinstance(m, Mapping) and (m.get("tool_calls") or m.get("role") == "tool") for m in messages):
+        if any(message.get("tool_calls") or message.get("role") == "tool" for message in messages):
             if (form := self._form) is None:
                 messages = self._as_text(messages)
             else:
@@ -117,7 +121,7 @@ class ToolMessages:
             elif calls := message.pop("tool_calls", None):
                 written = self._dialect.write([called(call) for call in calls])
                 message["content"] = "\n\n".join(filter(None, (message_text(message), written)))
-            if is_result and texts and texts[-1]["role"] == "user":
+            if is_result and texts and texts[-1].get("role") == "user":
                 texts[-1]["content"] = message_text(texts[-1]) + "\n" + message["content"]
             else:
                 texts.append(message)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.errors import ClusterError
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import pipe
 
@@ -36,5 +37,5 @@ def test_a_pipe_that_ends_in_a_message_ends_before_it(kept: int) -> None:
 
 
 def test_a_length_that_no_message_has_is_refused() -> None:
-    with pytest.raises(ValueError, match="4294967295 bytes"):
+    with pytest.raises(ClusterError, match="4,294,967,295 bytes"):
         asyncio.run(all_of([b"\xff\xff\xff\xff"]))
