@@ -31,7 +31,7 @@ def show_status(as_json: bool, watch: bool) -> None:
         return
     with OwnNode.connect(Home.default()) as node:
         if as_json:
-            print(json.dumps(_to_json(node.status())))
+            print(json.dumps(to_json(node.status())))
         else:
             print_status(node.status(), table_console())
 
@@ -152,7 +152,8 @@ def _options_lines() -> list[Text]:
     return [Text(f"up remembers {visible(shlex.join(words))}; up --defaults forgets it", style="bright_black")]
 
 
-def _to_json(status: ClusterStatus) -> dict[str, Any]:
+def to_json(status: ClusterStatus) -> dict[str, Any]:
+    """Return the state of the cluster as JSON values."""
     return {
         "cluster_id": status.cluster_id,
         "insecure": status.insecure,

@@ -1,6 +1,6 @@
-"""Log files: the bounded files in which a node's daemon and worker write, and their last lines in order of time.
+"""Log files: the bounded files of a node's daemon, worker and gateway, and their last lines in order of time.
 
-Each file is moved to `NAME.1` when it reaches LOG_BYTES, so that the logs of a node take at most 16 MiB. They never
+Each file is moved to `NAME.1` when it reaches LOG_BYTES, so that the logs of a node take at most 24 MiB. They never
 contain prompts or answers.
 """
 
@@ -21,7 +21,8 @@ from mlx_moe.errors import InvalidRequestError
 
 DAEMON = "daemon.log"
 WORKER = "worker.log"
-NAMES = (DAEMON, WORKER)
+GATEWAY = "gateway.log"
+NAMES = (DAEMON, WORKER, GATEWAY)
 
 FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 LOG_BYTES = 4 << 20

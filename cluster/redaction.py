@@ -15,8 +15,9 @@ USER = "USER"
 _SECRETS = (
     r"-----BEGIN [A-Z0-9 ]{1,40}-----(?:[A-Za-z0-9+/=\s]|\\n)*(?:-----END [A-Z0-9 ]{1,40}-----)?",
     r"\bMC1[0-9A-Za-z:_-]{8,}",  # a join token
+    r"\bmoe-[0-9A-Za-z_-]{43}(?![0-9A-Za-z_-])",  # an API key of the gateway
     r"\bhf_[0-9A-Za-z]{8,}",  # of the Hugging Face hub
-    r"\bsk-[0-9A-Za-z_-]{8,}",  # an API key
+    r"\bsk-[0-9A-Za-z_-]{8,}",  # an API key of others
     r"(?i:(?<=bearer )|(?<=token=)|(?<=api_key=)|(?<=password=))[^\s&\"']+",
 )
 _EMAIL = r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"

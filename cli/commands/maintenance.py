@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,14 +38,32 @@ def logs(
     ] = 50,
     debug: o.Debug = False,
 ) -> None:
-    """Print the last lines that a node's daemon and worker have logged, in order of time.
+    """Print the last lines that a node's daemon, worker and gateway have logged, in order of time.
 
-    Logs never contain prompts or answers. The files are in the logs directory of the node's home, at most 16 MiB.
+    Logs never contain prompts or answers. The files are in the logs directory of the node's home, at most 24 MiB.
     """
     with reported(debug):
         from cli import logs as log_lines
 
         log_lines.show(node, lines, follow=follow)
+
+
+@commands.command(short_help="Pack what helps to find a fault.")
+def report(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The .tar.gz to write; default: named by the time."),
+    ] = None,
+    debug: o.Debug = False,
+) -> None:
+    """Write one archive for whoever helps you: doctor, status, plan, versions, options and the ends of logs.
+
+    No prompts, tokens or keys are in it; names of people and machines, home directories and addresses are replaced.
+    """
+    with reported(debug):
+        from cli.report import write_report
+
+        write_report(output)
 
 
 service = typer.Typer(help="Start the node with the machine.", no_args_is_help=True)

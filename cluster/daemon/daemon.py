@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 
-from cluster import open_files
+from cluster import log_files, open_files
 from cluster.daemon import callers
 from cluster.daemon.admission import Admission
 from cluster.daemon.control_service import ControlService, served
@@ -131,7 +131,7 @@ class Daemon:
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(), weights))
             pulling = Pulling(self.state, self.serving)
-            gateway = GatewayProcess(self.home.path, self.home.logs / "gateway.log")
+            gateway = GatewayProcess(self.home.path, self.home.logs / log_files.GATEWAY)
             stack.push_async_callback(gateway.stop)
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)

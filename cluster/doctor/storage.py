@@ -164,7 +164,7 @@ def read_content(directory: Path, *, is_private: bool = False, now_s: float | No
 
 def private_files(home: Home) -> list[str]:
     """Return the files with keys or tokens of a home that other users may read."""
-    files = (*_files(home.identity), *_files(home.authority), home.tokens)
+    files = (*_files(home.identity), *_files(home.authority), home.tokens, home.api_keys)
     return [str(path) for path in files if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
 
 

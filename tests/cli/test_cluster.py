@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import socket
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -192,6 +193,20 @@ def test_logs_of_other_nodes_can_be_read_and_have_no_prompts(homes: list[Path]) 
         8,
         "error: node 'mac-9' is not here; present are mac-1, mac-2, mac-3\n",
     )
+
+
+def test_a_report_has_the_logs_of_all_nodes_and_no_names(homes: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "r.tar.gz"
+    assert f"{path} holds" in said(homes[0], "report", "-o", str(path))
+    with tarfile.open(path) as archive:
+        files = {entry.name: archive.extractfile(entry).read().decode() for entry in archive}  # type: ignore[union-attr]
+    assert {"r/doctor.json", "r/status.json", "r/versions.json", "r/config/options.json"} <= files.keys()
+    logs = [text for name, text in files.items() if name.startswith("r/logs/") and "event=" in text]
+    assert len(logs) == 3
+    assert len(json.loads(files["r/versions.json"])) == 3
+    secret = next(home for home in homes if (home / "token").exists()) / "token"
+    for hidden in (secret.read_text().strip(), "expert?", "mac-2", socket.gethostname(), *map(str, homes)):
+        assert hidden not in "".join([*files, *files.values()])
 
 
 def test_up_on_a_node_that_is_up_shows_how_it_stands(homes: list[Path]) -> None:

@@ -18,6 +18,7 @@ SECRETS = (
     "MC1be6acb11d01d524e071604826042a35e::Zm9vYmFyYmF6cXV4Zm9vYmFy",
     "hf_AbCdEfGhIjKlMnOp",
     "sk-abcdefghijklmnop",
+    "moe-" + "aB3_-" * 8 + "xyz",
 )
 
 
