@@ -19,9 +19,10 @@ import grpc
 from cluster import log_files, open_files
 from cluster.daemon import callers
 from cluster.daemon.admission import Admission
+from cluster.daemon.channels import Channels
 from cluster.daemon.control_service import ControlService, served
 from cluster.daemon.gateway_process import GatewayProcess
-from cluster.daemon.greeter import Channels, Greeter
+from cluster.daemon.greeter import Greeter
 from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.pulling import Pulling
 from cluster.daemon.quiet import DEFAULT_RULE, QuietRule

@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from cluster.daemon import deployment_events as events
+from cluster.daemon.channels import Channels
 from cluster.daemon.deployment import Deployment, Phase
-from cluster.daemon.greeter import Channels
 from cluster.daemon.state import NodeState
 from cluster.errors import NodeLostError
 from cluster.placement import Placement

@@ -10,15 +10,15 @@ from contextlib import suppress
 
 import grpc
 
-from cluster.daemon.state import Gossip, NodeState
+from cluster.daemon.channels import Channels
+from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, NodeLostError
-from cluster.membership.address import is_address, is_ip, is_loopback, join, resolve, split
-from cluster.membership.contacts import HEARTBEAT_S, Target
+from cluster.membership.address import MAX_ADDRESSES, is_ip, is_loopback, join, resolve, split
+from cluster.membership.contacts import HEARTBEAT_S, MAX_DIALS, Target
+from cluster.membership.greeting import Greeting, parsed
 from cluster.membership.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
-from cluster.membership.node_info import NodeInfo
-from cluster.membership.node_message import from_message, links_from_messages, links_to_messages, to_message
+from cluster.membership.node_message import links_to_messages, to_message
 from cluster.rpc_errors import details_of
-from cluster.trust.credentials import Credentials
 from cluster.trust.identity import ANY_NODE
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
@@ -39,40 +39,26 @@ ECHO_BYTES = 1 << 20
 """Bytes sent one way to measure a link's rate: below gRPC's default limit, and few for a slow link."""
 
 
-class Channels:
-    """Channels to other daemons, by node and address; opened once and kept."""
-
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
-        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
-
-    def get(self, node_id: str, target: str) -> grpc.aio.Channel:
-        """Return the channel to a node, or for ANY_NODE to any node of the cluster at the target."""
-        key = (node_id, target)
-        if key not in self._channels:
-            self._channels[key] = self._credentials.aio_channel(target, node_id)
-        return self._channels[key]
-
-    async def close(self) -> None:
-        """Close all channels."""
-        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
-
-
 class Greeter:
     """Sends greetings. Both sides of a greeting say what their node holds and serves."""
 
     def __init__(self, state: NodeState, channels: Channels) -> None:
         self._state = state
         self._channels = channels
+        self._dials: set[asyncio.Task[None]] = set()  # greetings to contacts that are not proven
 
     async def run(self) -> None:
         """Greet until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._measure_links())
             while True:
-                for target in self._state.membership.whom_to_greet(time.monotonic()):
+                room = MAX_DIALS - len(self._dials)
+                for target in self._state.membership.whom_to_greet(time.monotonic(), room):
                     self._state.apply(Sent(target))
-                    tasks.create_task(self._greet(target))
+                    greeting = tasks.create_task(self._greet(target))
+                    if not self._state.membership.contacts.by_target[target].is_proven:
+                        self._dials.add(greeting)
+                        greeting.add_done_callback(self._dials.discard)
                 self._state.apply(Tick())
                 await asyncio.sleep(TICK_S)
 
@@ -101,37 +87,39 @@ class Greeter:
             free_disk_bytes=state.free_disk_bytes,
         )
 
-    def hear(self, greeting: pb.Greeting, node_id: str) -> None:
-        """Process a greeting of another node, or its answer to one."""
-        links = links_from_messages(greeting.links)
-        self._state.hear(node_id, Gossip(greeting.holding, greeting.serving, links, greeting.free_disk_bytes))
-        for other in greeting.known:
-            addresses = tuple(a for a in other.addresses if is_address(a))[:16]
-            if addresses and other.node_id != self._state.own.node_id:
-                self._state.apply(Hinted(Target(addresses, other.node_id)))
+    def hear(self, greeting: Greeting) -> None:
+        """Process a greeting of a member, or its answer to one."""
+        node_id = greeting.info.node_id
+        if node_id not in self._state.membership.members:
+            return
+        self._state.hear(node_id, greeting)
+        for target in greeting.known:
+            if target.node_id != self._state.own.node_id:
+                self._state.apply(Hinted(target, source=node_id))
 
     async def _greet(self, target: Target) -> None:
         try:
-            greeting, info, at, rtt_s = await self._first_answer(target)
+            greeting, at, rtt_s = await self._first_answer(target)
         except NodeLostError as exc:
             self._state.apply(Failed(target, str(exc)))
             return
+        info = greeting.info
         self._state.apply(Answered(target, info, rtt_s, greeting.refusal))
         if info.node_id in self._state.membership.members and info.node_id not in self._state.membership.refused:
             self._state.reached(info.node_id, at)
-        self.hear(greeting, info.node_id)
+            self.hear(greeting)
 
-    async def _first_answer(self, target: Target) -> tuple[pb.Greeting, NodeInfo, str, float]:
+    async def _first_answer(self, target: Target) -> tuple[Greeting, str, float]:
         """Greet all addresses of a target, starting with the last one that answered.
 
         Returns:
-            The first answer, its sender, its address, and the round-trip seconds.
+            The first answer, its address, and the round-trip seconds.
 
         Raises:
             NodeLostError: no address answers.
         """
         failure = "no answer"
-        attempts: list[asyncio.Task[tuple[pb.Greeting, str, float]]] = []
+        attempts: list[asyncio.Task[tuple[Greeting, str, float]]] = []
         try:
             addresses = await _resolved(target.addresses)
             last = self._state.reached_at(self._state.membership.contacts.node_at(target))
@@ -141,15 +129,12 @@ class Greeter:
             for attempt in asyncio.as_completed(attempts):
                 try:
                     greeting, at, rtt_s = await attempt
-                    info = from_message(greeting.info)
-                except grpc.RpcError as exc:
-                    failure = details_of(exc)
-                except ClusterError as exc:
+                except NodeLostError as exc:
                     failure = str(exc)
                 else:
-                    if target.node_id in ("", info.node_id):
-                        return greeting, info, at, rtt_s
-                    failure = f"{at} is {info.name}"  # an address that several machines have, without certificates
+                    if target.node_id in ("", greeting.info.node_id):
+                        return greeting, at, rtt_s
+                    failure = f"{at} is {greeting.info.name}"  # one of several machines, without certificates
         except OSError as exc:
             failure = f"its name is not known here: {exc}"
         finally:
@@ -157,17 +142,30 @@ class Greeter:
                 task.cancel()
         raise NodeLostError(failure)
 
-    async def _ask(self, node_id: str, at: str, wait_s: float = 0.0) -> tuple[pb.Greeting, str, float]:
+    async def _ask(self, node_id: str, at: str, wait_s: float = 0.0) -> tuple[Greeting, str, float]:
         await asyncio.sleep(wait_s)
-        stub = node_pb2_grpc.NodeStub(self._channels.get(node_id or ANY_NODE, at))
+        if not node_id:  # any member may answer, and say to be any other: the one that it says to be has to answer
+            node_id = (await self._exchange(ANY_NODE, at)).info.node_id
         started = time.perf_counter()
-        greeting = await stub.Greet(self.greeting(at), timeout=GREETING_S)
-        return greeting, at, time.perf_counter() - started
+        return await self._exchange(node_id, at), at, time.perf_counter() - started
+
+    async def _exchange(self, node_id: str, at: str) -> Greeting:
+        """Greet a node; return its answer. Raises NodeLostError."""
+        try:
+            async with self._channels.attempt(node_id, at) as channel:
+                return parsed(await node_pb2_grpc.NodeStub(channel).Greet(self.greeting(at), timeout=GREETING_S), at)
+        except grpc.RpcError as exc:
+            failure = details_of(exc)
+        except ClusterError as exc:
+            failure = str(exc)
+        # Without the cause: its traceback keeps the call, and with it the connection, until garbage is collected
+        raise NodeLostError(failure)
 
     async def _ask_again(self, node_id: str) -> None:
-        with suppress(grpc.RpcError, ClusterError):  # only heartbeats decide that a node is lost
+        with suppress(NodeLostError):  # only heartbeats decide that a node is lost
             greeting, _, _ = await self._ask(node_id, self._state.target(node_id))
-            self.hear(greeting, node_id)
+            if greeting.info.node_id == node_id:
+                self.hear(greeting)
 
     async def _say_goodbye(self, node_id: str) -> None:
         try:
@@ -221,4 +219,4 @@ async def _resolved(addresses: Sequence[str]) -> list[str]:
     for host, port in map(split, addresses):
         ips = [host] if is_ip(host) else await asyncio.to_thread(resolve, host)
         found += [join(ip, port) for ip in ips]
-    return found
+    return found[:MAX_ADDRESSES]

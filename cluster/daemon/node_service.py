@@ -21,9 +21,9 @@ from cluster.daemon.worker_process import WorkerProcess, worker_process
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
 from cluster.membership.address import of_caller, split
+from cluster.membership.greeting import MAX_PORT, parsed
 from cluster.membership.listening import Listening
 from cluster.membership.membership import Greeted, Left
-from cluster.membership.node_message import from_message
 from cluster.model_list import of_this_machine, to_message
 from cluster.printable import MAX_REASON, is_printable, printable
 from cluster.rpc_errors import reported
@@ -72,13 +72,14 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def Greet(self, request: node_pb2.Greeting, context: Context) -> node_pb2.Greeting:  # noqa: N802
         """Process a node's greeting; return this node's greeting."""
         async with reported(context):
-            info = from_message(request.info)
+            greeting = parsed(request, of_caller(context.peer(), MAX_PORT))
+            info = greeting.info
             self._require_sender(info.node_id, context)
         at = of_caller(context.peer(), split(info.addresses[0])[1])
         self._state.apply(Greeted(info, at))
         refusal = self._state.membership.refusal(info)
         if not refusal:
-            self._greeter.hear(request, info.node_id)
+            self._greeter.hear(greeting)
         return self._greeter.greeting(at, refusal)
 
     async def Leave(self, _request: node_pb2.Farewell, context: Context) -> node_pb2.FarewellHeard:  # noqa: N802

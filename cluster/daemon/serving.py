@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from cluster.daemon import placing
 from cluster.daemon.acquiring import Acquiring
+from cluster.daemon.channels import Channels
 from cluster.daemon.copies import Copies, Copy
 from cluster.daemon.deploying import Deploying
-from cluster.daemon.greeter import Channels, Greeter
+from cluster.daemon.greeter import Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, OccupiedError, PlacementError, TrustError

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from cluster.errors import NodeLostError
 from cluster.membership import address
+from cluster.membership.greeting import Greeting
 from cluster.membership.losses import Losses
 from cluster.membership.membership import Change, Event, LinkSpeed, Member, Membership, State, changes
 from cluster.membership.node_info import NodeInfo
@@ -16,16 +16,6 @@ from cluster.wire import node_pb2 as pb
 
 MEETING_S = 10.0
 """Timeout for two nodes to learn of each other from a third one, which greets both every second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gossip:
-    """What a node's last greeting said about its worker, the model that it has placed, its links, and its disk."""
-
-    holding: pb.Holding
-    serving: pb.Serving
-    links: Mapping[str, LinkSpeed]
-    free_disk_bytes: int = 0
 
 
 class NodeState:
@@ -37,7 +27,7 @@ class NodeState:
         self.own_serving = pb.Serving()
         self.free_disk_bytes = 0
         self.losses = Losses()
-        self._gossip: dict[str, Gossip] = {}
+        self._gossip: dict[str, Greeting] = {}
         self._addresses: dict[str, str] = {}
         self._on_change = on_change
 
@@ -54,9 +44,9 @@ class NodeState:
         for change in changes(before, self.membership):
             self._on_change(change)
 
-    def hear(self, node_id: str, gossip: Gossip) -> None:
-        """Record what a node says about itself."""
-        self._gossip[node_id] = gossip
+    def hear(self, node_id: str, greeting: Greeting) -> None:
+        """Record what a member says about itself."""
+        self._gossip[node_id] = greeting
 
     def reached(self, node_id: str, at: str) -> None:
         """Record the address at which a node answers this one (or at which this node reaches itself)."""

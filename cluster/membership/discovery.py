@@ -72,7 +72,8 @@ async def look(seconds: float, enough: Callable[[Announcement], bool]) -> tuple[
     found: dict[str, Announcement] = {}
 
     def hear(announcement: Announcement) -> None:
-        found[announcement.node_id] = announcement
+        if len(found) < MAX_REMEMBERED:
+            found[announcement.node_id] = announcement
         if enough(announcement) and not limit.expired():
             limit.reschedule(asyncio.get_running_loop().time())
 

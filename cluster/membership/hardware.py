@@ -37,6 +37,14 @@ _TYPES = {
     "measured_at": float,
 }
 
+_MOST = {
+    "memory_bytes": 1 << 46,  # 64 TiB
+    "budget_bytes": 1 << 46,
+    "bandwidth_gbps": 1e6,
+    "matmul_tflops": 1e6,
+    "measured_at": 1e11,
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +80,7 @@ class Hardware:
             raise ClusterError(f"hardware is described by a JSON object, not by {type(value).__name__}")
         for name, kind in _TYPES.items():
             given = value.get(name)
-            if type(given) is not kind or not _is_plausible(given):
+            if type(given) is not kind or not _is_plausible(given, _MOST.get(name, 0)):
                 raise ClusterError(f"hardware with {name}={str(given)[:40]!r}, which no machine has")
         return cls(**{name: value[name] for name in _TYPES})
 
@@ -152,7 +160,7 @@ async def _output(*command: str) -> str:
     return output.decode(errors="replace")
 
 
-def _is_plausible(value: Any) -> bool:
+def _is_plausible(value: Any, most: float) -> bool:
     if isinstance(value, str):
         return 0 < len(value) <= MAX_TEXT and value.isprintable()
-    return bool(0 < value < 2**63)  # false for NaN
+    return bool(0 < value <= most)  # false for NaN

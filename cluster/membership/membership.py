@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cluster.membership.address import is_loopback
-from cluster.membership.contacts import FORGET_S, HEARTBEAT_S, TIMEOUT_S, Contacts, Target
+from cluster.membership.contacts import FORGET_S, HEARTBEAT_S, MAX_DIALS, OWN, TIMEOUT_S, Contacts, Target
 from cluster.membership.node_info import NodeInfo
 
 MAX_MEMBERS = 64
@@ -71,10 +71,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Hinted:
-    """A node may be reachable at a target, according to a peer or, if `typed`, to a person."""
+    """A node may be reachable at a target, according to the node `source` or, if `typed`, to a person."""
 
     target: Target
     typed: bool = False
+    source: str = OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,8 @@ class Membership:
     def apply(self, event: Event, now: float) -> Membership:
         """Return the membership after an event."""
         match event:
-            case Hinted(target, typed):
-                after = self if self._is_own(target) else self._with(self.contacts.hinted(target, typed, now))
+            case Hinted(target, typed, source):
+                after = self if self._is_own(target) else self._with(self.contacts.hinted(target, typed, now, source))
             case Announced(target):
                 after = self if self._is_own(target) else self._with(self.contacts.announced(target, now))
             case Sent(target):
@@ -188,9 +189,9 @@ class Membership:
                 after = self
         return after._settled(now)
 
-    def whom_to_greet(self, now: float) -> tuple[Target, ...]:
-        """Return the targets to greet now; the caller applies `Sent` for each greeting."""
-        return self.contacts.due({member.info.node_id for member in self.present}, now)
+    def whom_to_greet(self, now: float, room: int = MAX_DIALS) -> tuple[Target, ...]:
+        """Return the targets to greet now, at most `room` unproven ones; the caller applies `Sent` for each."""
+        return self.contacts.due({member.info.node_id for member in self.present}, now, room)
 
     def refusal(self, info: NodeInfo) -> str:
         """Return the reason to send to a node that greeted and may not join, "" if it may.
@@ -270,9 +271,9 @@ class Membership:
             if member is None or member.state is not State.PRESENT:
                 contacts = contacts.greeting_us(target, now)
             elif (info.incarnation, info.revision) > (member.info.incarnation, member.info.revision):
-                contacts = contacts.announced(target, now)
+                contacts = contacts.announced(target, now, info.node_id)
             else:
-                contacts = contacts.hinted(target, kept=False, now=now)
+                contacts = contacts.hinted(target, kept=False, now=now, source=info.node_id)
         return contacts
 
     def _refusal(self, info: NodeInfo) -> Refusal | None:

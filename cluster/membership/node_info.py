@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cluster.errors import ClusterError
-from cluster.membership.address import MAX_ADDRESSES, is_address
+from cluster.membership.address import MAX_ADDRESSES, is_address, is_ip, split
 from cluster.membership.hardware import Hardware
 
 MAX_NAME_BYTES = 63
@@ -43,7 +43,7 @@ class NodeInfo:
             "addresses": are_addresses(self.addresses),
             "version": is_version(self.version),
             "incarnation": 0 <= self.incarnation < 2**63,
-            "offered_bytes": 0 <= self.offered_bytes < 2**63,
+            "offered_bytes": 0 <= self.offered_bytes <= self.hardware.memory_bytes,
             "revision": 0 <= self.revision < 2**32,
         }
         for field, is_valid in valid.items():
@@ -72,5 +72,8 @@ def is_version(text: str) -> bool:
 
 
 def are_addresses(addresses: tuple[str, ...]) -> bool:
-    """Whether there are 1 to MAX_ADDRESSES addresses, each a host and a port."""
-    return 0 < len(addresses) <= MAX_ADDRESSES and all(is_address(address) for address in addresses)
+    """Whether there are 1 to MAX_ADDRESSES addresses, each an IP address and a port.
+
+    Names only a person may give: looking one up takes a thread, for as long as the network likes.
+    """
+    return 0 < len(addresses) <= MAX_ADDRESSES and all(is_address(at) and is_ip(split(at)[0]) for at in addresses)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from cluster.membership.hardware import Hardware
 from cluster.membership.membership import LinkSpeed
-from cluster.membership.node_info import NodeInfo
+from cluster.membership.node_info import NodeInfo, is_node_id
 from cluster.wire import node_pb2 as pb
 
 MAX_LINKS = 256
@@ -59,5 +59,5 @@ def links_from_messages(messages: Iterable[pb.MeasuredLink]) -> dict[str, LinkSp
     return {
         m.node_id: LinkSpeed(m.latency_s, m.bytes_per_s)
         for m in list(messages)[:MAX_LINKS]
-        if 0 < m.latency_s <= MAX_LATENCY_S and slowest <= m.bytes_per_s <= fastest
+        if is_node_id(m.node_id) and 0 < m.latency_s <= MAX_LATENCY_S and slowest <= m.bytes_per_s <= fastest
     }

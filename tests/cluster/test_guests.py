@@ -1,15 +1,21 @@
 """Guests at a running cluster: what a node with a certificate of the cluster, and calls of its own, cannot do."""
 
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
+from cluster.membership.address import MAX_ADDRESSES
+from cluster.membership.node_message import to_message
 from cluster.trust import Authority, MutualTLS, NodeIdentity, NodeKey
 from cluster.weights.weights_service import READ_METHOD
 from cluster.wire import coordinator_pb2, coordinator_pb2_grpc, node_pb2_grpc, worker_pb2, worker_pb2_grpc
@@ -20,6 +26,9 @@ from tests.cluster.test_strangers import worker_address
 from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
+
+MAX_FILES = 300
+"""Files that a daemon may open more because of one guest: eight made-up nodes at 16 addresses, twice."""
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 
@@ -37,6 +46,13 @@ def certificate(cluster: Cluster, tmp_path: Path) -> NodeIdentity:
     """Return a certificate of the cluster without a node."""
     authority, key = Authority.load(cluster.nodes[0].home.authority), NodeKey.open(tmp_path)
     return key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
+
+
+@pytest.fixture
+def blackhole() -> Iterator[int]:
+    """Listen on all addresses of this machine and say nothing; return the port."""
+    with socket.create_server(("0.0.0.0", 0), backlog=4096) as listening:
+        yield int(listening.getsockname()[1])
 
 
 def identity_of(node: RunningNode) -> NodeIdentity:
@@ -81,6 +97,43 @@ def test_a_certificate_without_a_node_is_answered_no_call(cluster: Cluster, cert
         assert code_of(opened.unary_stream(READ_METHOD), b"") is DENIED
     assert cluster.model is not None
     assert len(answer(cluster.model, request())) == 8
+
+
+def acquaintances(numbers: range, port: int) -> list[pb.Acquaintance]:
+    """Return made-up nodes at as many addresses as a node may have."""
+    hosts = {n: f"127.{1 + n // 250}.{1 + n % 250}" for n in numbers}
+    ends = range(1, MAX_ADDRESSES + 1)
+    return [
+        pb.Acquaintance(node_id=f"{n:016x}", addresses=[f"{host}.{end}:{port}" for end in ends])
+        for n, host in hosts.items()
+    ]
+
+
+def test_made_up_acquaintances_open_few_files_and_push_nobody_out(
+    cluster: Cluster, certificate: NodeIdentity, blackhole: int
+) -> None:
+    node = cluster.nodes[0]
+    process = psutil.Process(node.process.pid)
+    own = replace(cluster.own.status().own.info, node_id=certificate.node_id, name="guest")
+    own = replace(own, addresses=(f"127.0.0.1:{blackhole}",))
+    before, most = process.num_fds(), 0
+    with channel(certificate, node) as opened:
+        stub = node_pb2_grpc.NodeStub(opened)
+        crowd = pb.Greeting(info=to_message(own), known=acquaintances(range(250), blackhole))
+        assert code_of(stub.Greet, crowd) is grpc.StatusCode.ABORTED
+        for n in range(40):
+            known = acquaintances(range(64 * n, 64 * (n + 1)), blackhole)
+            stub.Greet(pb.Greeting(info=to_message(own), known=known), timeout=PATIENCE_S)
+            most = max(most, process.num_fds())
+    ends_at = time.monotonic() + 3.0
+    while time.monotonic() < ends_at:
+        most = max(most, process.num_fds())
+        time.sleep(0.05)
+    assert most - before < MAX_FILES
+    assert cluster.present() == {node.address for node in cluster.nodes}
+    assert cluster.model is not None
+    assert len(answer(cluster.model, request())) == 8
+    until(lambda: process.num_fds() - before < MAX_FILES // 4)
 
 
 def test_only_the_coordinator_cancels_frames_and_a_timeline_names_no_sequence(cluster: Cluster) -> None:

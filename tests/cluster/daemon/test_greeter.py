@@ -3,19 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from cluster.daemon import greeter
-from cluster.daemon.greeter import ECHO_BYTES, Channels, Greeter, link_speed
+from cluster.daemon.channels import Channels
+from cluster.daemon.greeter import ECHO_BYTES, Greeter, link_speed
 from cluster.daemon.state import NodeState
 from cluster.membership.contacts import Target
 from cluster.membership.membership import Hinted
 from cluster.membership.node_info import NodeInfo
 from cluster.membership.node_message import to_message
-from cluster.trust import SERVER_OPTIONS, Insecure
+from cluster.trust import SERVER_OPTIONS, Authority, Insecure, MutualTLS, NodeKey
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from tests.cluster.membership.test_membership import info
@@ -87,6 +89,34 @@ def test_the_address_that_answered_last_is_kept(monkeypatch: pytest.MonkeyPatch)
                 await asyncio.sleep(0.01)
             assert other.n_greetings <= 1
             assert state.reached_at(info(1).node_id) == at
+
+    asyncio.run(scenario())
+
+
+def test_who_answers_at_a_typed_address_is_believed_only_under_the_name_in_its_certificate(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "authority")
+
+    def certified(name: str) -> MutualTLS:
+        key = NodeKey.open(tmp_path / name)
+        return MutualTLS(key.adopt(authority.certify(key.private_key.public_key()), authority.certificate))
+
+    async def scenario() -> None:
+        liar, state = Answering(info(1)), NodeState(info(0), lambda _: None)
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        node_pb2_grpc.add_NodeServicer_to_server(liar, server)
+        at = f"127.0.0.1:{certified('liar').add_port(server, '127.0.0.1:0')}"
+        await server.start()
+        channels = Channels(certified("own"))
+        state.apply(Hinted(Target((at,)), typed=True))
+        running = asyncio.create_task(Greeter(state, channels).run())
+        async with asyncio.timeout(PATIENCE_S):
+            while not state.membership.contacts.by_target[Target((at,))].failure:
+                await asyncio.sleep(0.01)
+        assert liar.n_greetings == 1
+        assert not state.membership.members
+        running.cancel()
+        await channels.close()
+        await server.stop(None)
 
     asyncio.run(scenario())
 
