@@ -19,6 +19,7 @@
         ├── PlacementError           the model does not fit the nodes; says what would make it fit
         ├── NodeLostError            a node does not answer, or ended                               retryable
         ├── MovedError               the model is being placed in another way; its answers end      retryable
+        ├── UnreadError              an answer whose reader did not read it for long
         ├── NoClusterError           no node runs on this machine, or it serves no model
         ├── HeldError                another process holds a lock and does not release it           retryable
         ├── OccupiedError            the cluster serves another, idle model; asks before replacing it
@@ -63,6 +64,12 @@ class MovedError(ClusterError):
 
     code = "moved"
     retryable = True
+
+
+class UnreadError(ClusterError):
+    """An answer that was ended because its reader was far behind and did not read for long."""
+
+    code = "unread"
 
 
 class NoClusterError(ClusterError):

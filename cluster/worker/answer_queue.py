@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Token
 
 MAX_UNREAD = 256
-"""Number of unread tokens from which an answer gets no turns until its reader continues."""
+"""Number of unread tokens from which an answer gets no turns until its reader continues.
+
+gRPC has room for some 1,200 tokens more between coordinator and reader."""
+
+UNREAD_S = 120.0
+"""How long a reader that is so far behind may read nothing; then its answer ends."""
 
 Progress = tuple[int, int]
 """Numbers of the prompt's positions: computed, and to compute in all."""
@@ -35,10 +40,15 @@ class QueuedToken:
 
 
 class AnswerQueue:
-    """A queue for one reader; `on_room` is called when it has room again."""
+    """A queue for one reader.
+
+    `on_room` is called when it has room again, `on_left` when it has been full for UNREAD_S and nothing was read.
+    """
 
     def __init__(self) -> None:
         self.on_room: Callable[[], None] = lambda: None
+        self.on_left: Callable[[], None] = lambda: None
+        self._leaving: asyncio.TimerHandle | None = None
         self._unread: deque[Progress | Waiting | QueuedToken] = deque()
         self._last: Progress | Waiting | QueuedToken | None = None
         self._error: Exception | None = None
@@ -59,11 +69,14 @@ class AnswerQueue:
             self._unread.pop()
         self._unread.append(item)
         self._changed.set()
+        if self.is_full and self._leaving is None:
+            self._wait_for_reader()
 
     def end(self, error: Exception | None = None) -> None:
         """End the queue, with an error if there is one."""
         self._error, self._ended = error, True
         self._changed.set()
+        self._wait_no_more()
 
     async def read(self) -> AsyncIterator[Progress | Waiting | QueuedToken]:
         """Yield the items. Raises the error that ended the queue, if any."""
@@ -72,9 +85,23 @@ class AnswerQueue:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            was_full = self.is_full
-            yield self._unread.popleft()
+            was_full, item = self.is_full, self._unread.popleft()
             if was_full:
+                self._wait_for_reader()
+            yield item
+            if was_full:
+                self._wait_no_more()
                 self.on_room()
         if self._error is not None:
             raise self._error
+
+    def _wait_for_reader(self) -> None:
+        """Call `on_left` if the reader does not come back in time."""
+        self._wait_no_more()
+        if not self._ended:
+            self._leaving = asyncio.get_running_loop().call_later(UNREAD_S, self.on_left)
+
+    def _wait_no_more(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None

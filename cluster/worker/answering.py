@@ -6,20 +6,23 @@ It outlives the loss of a stage: it is interrupted, and resumed with another coo
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from cluster.errors import NodeLostError
+from cluster.errors import NodeLostError, UnreadError
 from cluster.timeline import Span, SpanKind
-from cluster.worker.answer_queue import AnswerQueue, QueuedToken, Waiting
+from cluster.worker.answer_queue import UNREAD_S, AnswerQueue, QueuedToken, Waiting
 from cluster.worker.pipeline import Pipeline
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Release, Returned
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often overdue frames are looked for."""
@@ -95,6 +98,7 @@ class Answering:
         writer.begin()
         self._answers[sequence.id] = _Answer(writer, stream)
         stream.on_room = lambda: self._go_on(sequence.id)
+        stream.on_left = lambda: self._leave(writer)
         self._coordinator.submit(sequence)
         self._has_work.set()
 
@@ -136,6 +140,8 @@ class Answering:
         self._to_send.clear()
         for answer in self._answers.values():
             coordinator.submit(answer.writer.sequence)
+            if answer.stream.is_full:
+                coordinator.scheduler.hold(answer.writer.sequence.id)
         self._has_work.set()
 
     def release(self, sequence: Sequence) -> None:
@@ -166,6 +172,18 @@ class Answering:
     def _go_on(self, sequence_id: str) -> None:
         self._coordinator.scheduler.unhold(sequence_id)
         self._has_work.set()
+
+    def _leave(self, writer: AnswerWriter) -> None:
+        """End an answer that nobody reads. What was written can still be read; others may take its KV caches."""
+        tokens = writer.stats.generated_tokens
+        log.warning("event=unread sequence_id=%s tokens=%d", writer.sequence.id, tokens)
+        self.cut_off(
+            writer.sequence,
+            UnreadError(
+                f"the answer was ended after {tokens} tokens: nothing of it was read for {UNREAD_S:g} s. Read faster, "
+                f"or ask for fewer tokens"
+            ),
+        )
 
     def _write(self, written: Written) -> None:
         answer = self._answers[written.sequence.id]

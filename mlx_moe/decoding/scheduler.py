@@ -72,5 +72,8 @@ class Scheduler:
 
     @property
     def frames_for_each(self) -> int:
-        """Number of frames that each answer may have in flight in decode; one with as many answers as stages."""
-        return min(self._n_stages // max(1, len(self._active)), KEPT_POSITIONS)
+        """Number of frames that each answer may have in flight in decode; one with as many answers as stages.
+
+        Held answers, which send nothing, do not count.
+        """
+        return min(self._n_stages // max(1, len(self._active - self._held)), KEPT_POSITIONS)

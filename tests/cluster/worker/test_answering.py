@@ -8,7 +8,8 @@ import mlx.core as mx
 import pytest
 
 import mlx_moe
-from cluster.errors import NodeLostError
+from cluster.errors import NodeLostError, UnreadError
+from cluster.worker import answer_queue
 from cluster.worker.answer_queue import MAX_UNREAD, AnswerQueue, Progress, QueuedToken, Waiting
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing
@@ -184,6 +185,37 @@ def test_a_slow_reader_makes_its_own_answer_wait_and_no_other(model: LocalModel)
         assert len(await read(quick)) == 10
         assert MAX_UNREAD - 3 <= writer.stats.generated_tokens <= MAX_UNREAD  # progress is read too
         assert len(await read(slow)) == MAX_UNREAD + 20
+
+    run(answers, scenario)
+
+
+@pytest.mark.parametrize("n_read", [0, 1])
+def test_an_answer_that_is_not_read_for_long_ends_and_what_was_written_can_still_be_read(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch, n_read: int
+) -> None:
+    monkeypatch.setattr(answer_queue, "UNREAD_S", 0.05)
+    answers = Answers(model)
+
+    async def scenario() -> None:
+        left, quick = AnswerQueue(), AnswerQueue()
+        writer = answers.ask(left, 2 * MAX_UNREAD)
+        while not left.is_full:
+            await asyncio.sleep(0)
+        reading = aiter(left.read())
+        items = [await anext(reading) for _ in range(n_read)]  # the last is with a reader that does not come back
+        answers.ask(quick, 10)
+        assert len(await read(quick)) == 10
+        while writer.sequence.id in answers.all:
+            await asyncio.sleep(0.01)
+
+        async def read_the_rest() -> None:
+            async for item in reading:
+                items.append(item)  # noqa: PERF401 - what came before the error counts
+
+        with pytest.raises(UnreadError, match=r"ended after \d+ tokens: nothing of it was read"):
+            await read_the_rest()
+        tokens = [item for item in items if isinstance(item, QueuedToken)]
+        assert len(tokens) == writer.stats.generated_tokens <= MAX_UNREAD
 
     run(answers, scenario)
 
