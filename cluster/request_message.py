@@ -11,6 +11,7 @@ from cluster.wire import coordinator_pb2 as pb
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
+from mlx_moe.text.grammar import Grammar
 
 MAX_UINT32 = (1 << 32) - 1
 
@@ -44,6 +45,7 @@ def to_request_message(request: Request, conversation_id: bytes, request_id: byt
         ignore_eos=request.ignore_eos,
         detect_loops=request.detect_loops,
         request_id=request_id,
+        grammar=None if request.grammar is None else _to_grammar_message(request.grammar),
     )
 
 
@@ -56,7 +58,17 @@ def from_request_message(message: pb.AnswerRequest) -> Request:
         stop=tuple(message.stop),
         ignore_eos=message.ignore_eos,
         detect_loops=message.detect_loops,
+        grammar=_from_grammar_message(message.grammar) if message.HasField("grammar") else None,
     )
+
+
+def _to_grammar_message(grammar: Grammar) -> pb.Grammar:
+    tools = [pb.GrammarTool(name=name, schema=schema) for name, schema in grammar.tools]
+    return pb.Grammar(schema=grammar.schema, tools=tools, parallel=grammar.parallel)
+
+
+def _from_grammar_message(message: pb.Grammar) -> Grammar:
+    return Grammar(message.schema, tuple((tool.name, tool.schema) for tool in message.tools), message.parallel)
 
 
 def to_token_message(token: Token, stats: GenerationStats, finish_reason: FinishReason | None) -> pb.AnswerToken:

@@ -21,6 +21,7 @@ from mlx_moe.checkpoint.stored_parameter import find, require_effect
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import ChunkRule, position_bytes
+from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.engine import Engine
 from mlx_moe.decoding.generation import Generation
@@ -94,6 +95,7 @@ class Model:
         context_tokens: int,
         kv_bytes_per_position: int,
         kv_positions: int,
+        constraints: Constraints,
     ) -> None:
         self.name = name
         self.config = config
@@ -103,6 +105,7 @@ class Model:
         self.context_tokens = context_tokens
         self.kv_bytes_per_position = kv_bytes_per_position
         self.kv_positions = kv_positions
+        self.constraints = constraints
 
     def writer(self, request: Request, sequence: Sequence) -> AnswerWriter:
         """Check a request; return the writer of its answer, which continues `sequence`.
@@ -111,6 +114,8 @@ class Model:
             InvalidRequestError: before any work, with the numbers.
         """
         limit = self._limit(request)
+        if request.grammar is not None:
+            self.constraints.new(request.grammar, request.input_ids)
         seed = secrets.randbits(53) if request.sampling.seed is None else request.sampling.seed
         return AnswerWriter(self.tokenizer, sequence, request, seed=seed, limit=limit)
 
@@ -161,12 +166,14 @@ class LocalModel(Model):
         costs = families.cache_costs(config, holding.dtype.size)
         kv_positions = memory.kv_positions(holding.weights_bytes + costs.fixed_bytes, costs.full_bytes_per_position)
         self.chunks = chunks or ChunkRule.alone(position_bytes(config, holding.dtype.size), memory.temporary_bytes())
+        constraints = Constraints(tokenizer, config.vocab_size)
         coordinator = Coordinator(
             holding.head,
             config.vocab_size,
             kv_positions=kv_positions,
             fixed_positions=costs.fixed_positions,
             chunks=self.chunks,
+            constraints=constraints,
         )
         self._engine = Engine(coordinator, LocalLink([self.stage]))
         super().__init__(
@@ -177,6 +184,7 @@ class LocalModel(Model):
             context_tokens=context_tokens,
             kv_bytes_per_position=costs.full_bytes_per_position,
             kv_positions=coordinator.scheduler.budget.positions,
+            constraints=constraints,
         )
 
     def new_session(self) -> Session:

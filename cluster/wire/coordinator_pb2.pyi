@@ -125,7 +125,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class AnswerRequest(_message.Message):
-    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id")
+    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id", "grammar")
     CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class AnswerRequest(_message.Message):
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     DETECT_LOOPS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     conversation_id: bytes
     input_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
@@ -142,7 +143,26 @@ class AnswerRequest(_message.Message):
     ignore_eos: bool
     detect_loops: bool
     request_id: bytes
-    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ...) -> None: ...
+    grammar: Grammar
+    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ...) -> None: ...
+
+class Grammar(_message.Message):
+    __slots__ = ("schema", "tools", "parallel")
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    schema: str
+    tools: _containers.RepeatedCompositeFieldContainer[GrammarTool]
+    parallel: bool
+    def __init__(self, schema: _Optional[str] = ..., tools: _Optional[_Iterable[_Union[GrammarTool, _Mapping]]] = ..., parallel: bool = ...) -> None: ...
+
+class GrammarTool(_message.Message):
+    __slots__ = ("name", "schema")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    schema: str
+    def __init__(self, name: _Optional[str] = ..., schema: _Optional[str] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
     __slots__ = ("begun", "prefill", "token", "waiting")

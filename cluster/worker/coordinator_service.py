@@ -21,6 +21,7 @@ from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
 from cluster.worker.answer_queue import AnswerQueue, Progress, QueuedToken, Waiting
 from cluster.worker.answering import Answering
+from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.model import Model
@@ -60,6 +61,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self._conversations: dict[_Conversation, Sequence] = {}
         self._alias_key = secrets.token_bytes(16)
         self._closed = asyncio.Event()
+
+    @property
+    def constraints(self) -> Constraints:
+        """The compiled grammars, which hold for any placement of the model."""
+        return self._model.constraints
 
     def resume(self, model: Model, timelines: Callable[[], Awaitable[worker_pb2.Timelines]]) -> None:
         """Serve the same model on another placement, after `answering` was resumed there."""
@@ -116,9 +122,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802
         """Stream an answer; it ends with the call, whatever the reason."""
         async with reported(context):
-            stream, request_id = AnswerQueue(), _request_id(request)
+            stream, request_id, asked = AnswerQueue(), _request_id(request), from_request_message(request)
+            if asked.grammar is not None:  # compiling takes up to a second; `writer` finds it compiled
+                await asyncio.to_thread(self._model.constraints.new, asked.grammar, asked.input_ids)
             sequence = self._conversation((self._caller_of(context), request.conversation_id))
-            writer = self._model.writer(from_request_message(request), sequence)
+            writer = self._model.writer(asked, sequence)
             self.answering.begin(writer, stream)
             ids = {"request_id": request_id, "sequence_id": sequence.id}
             log.info("event=answer_begun %s prompt_tokens=%d", _pairs(ids), len(request.input_ids))

@@ -30,6 +30,7 @@ from cluster.worker.remote_experts import answer_pairs
 from cluster.worker.ring import RingPipeline, RingStage, timelines_of
 from cluster.worker.role import Role
 from mlx_moe import families, memory
+from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.model import Model
@@ -180,15 +181,18 @@ class CoordinatorPart:
         assert ends is not None  # both are loaded for this role
         assert tokenizer is not None
         cache_costs = families.cache_costs(loaded.config, loaded.float_bytes)
+        vocab_size = loaded.config.vocab_size
+        constraints = Constraints(tokenizer, vocab_size) if interrupted is None else interrupted.constraints
         coordinator = Coordinator(
             ends,
-            loaded.config.vocab_size,
+            vocab_size,
             n_stages=n_stages,
             frames_in_flight=pipeline.frames_in_flight,
             kv_positions=role.placement.kv_positions,
             fixed_positions=cache_costs.fixed_positions,
             new_drafter=loaded.new_drafter,
             chunks=role.placement.chunks,
+            constraints=constraints,
         )
         self._acceptance = coordinator.acceptance
         model = Model(
@@ -199,6 +203,7 @@ class CoordinatorPart:
             context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
             kv_bytes_per_position=cache_costs.full_bytes_per_position,
             kv_positions=coordinator.scheduler.budget.positions,
+            constraints=constraints,
         )
         if interrupted is None:
             self._clients = CoordinatorService(

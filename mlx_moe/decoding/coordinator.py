@@ -18,6 +18,7 @@ from typing import cast
 import mlx.core as mx
 
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
+from mlx_moe.decoding.constraint import Constraint, Constraints
 from mlx_moe.decoding.drafting import Drafter
 from mlx_moe.decoding.drafting.drafter import Observer
 from mlx_moe.decoding.frames_in_flight import FramesInFlight
@@ -67,10 +68,16 @@ class _Answer:
     request: Request
     sampler: Sampler
     speculation: Speculation
+    constraint: Constraint | None = None
     in_flight: FramesInFlight = field(default_factory=FramesInFlight)
     is_begun: bool = False
     went_back_to: tuple[int, int] = (-1, 0)  # position of the last recomputation, and the number of known tokens then
     is_checked: bool = False  # its frames find the layer that made NaN
+
+    def sample(self, logits: mx.array, before: list[int]) -> tuple[mx.array, mx.array]:
+        """Sample from logits `[V]` what follows the tokens `before` of the answer, see Sampler."""
+        allowed = None if self.constraint is None else self.constraint.allowed(before)
+        return self.sampler(logits, len(self.request.input_ids) + len(before), allowed)
 
 
 class Coordinator:
@@ -91,6 +98,7 @@ class Coordinator:
         fixed_positions: int = 0,
         new_drafter: Callable[[], Drafter] | None = None,
         chunks: ChunkRule = DEFAULT_RULE,
+        constraints: Constraints | None = None,
     ) -> None:
         self.acceptance = Acceptance()
         self.scheduler = Scheduler(n_stages, kv_positions, fixed_positions)
@@ -103,6 +111,7 @@ class Coordinator:
         self._frames_in_flight = frames_in_flight
         self._new_drafter = new_drafter if n_stages > 1 else None
         self._chunks = chunks
+        self._constraints = constraints
         self._serial = 0
 
     def submit(self, sequence: Sequence) -> None:
@@ -116,6 +125,7 @@ class Coordinator:
             request,
             Sampler(request.sampling, sequence.seed, self._vocab_size, request.input_ids, sequence.answer_ids),
             Speculation(self.acceptance, worth_of(self._n_stages), sequence.stats),
+            self._constraint(request),
         )
         self.scheduler.ready(sequence.id)
 
@@ -163,6 +173,12 @@ class Coordinator:
     def release(self, sequence: Sequence) -> list[Outgoing]:
         """Free a sequence's KV caches on all stages and end its answer. Returns the messages to send."""
         return [*self.end(sequence), *self._free(sequence)]
+
+    def _constraint(self, request: Request) -> Constraint | None:
+        if request.grammar is None:
+            return None
+        assert self._constraints is not None  # `Model.writer` refuses grammars otherwise
+        return self._constraints.new(request.grammar, request.input_ids)
 
     # The steps of an answer
 
@@ -240,7 +256,7 @@ class Coordinator:
         built, or in a pipeline the frame travels, while the token is handled.
         """
         sequence, position = answer.sequence, len(answer.sequence.token_ids)
-        token, logprob = answer.sampler(self._ends.logits(hidden_states)[0], position)
+        token, logprob = answer.sample(self._ends.logits(hidden_states)[0], sequence.answer_ids)
         mx.async_eval(token, logprob)
         is_last = len(sequence.answer_ids) + 1 == sequence.limit
         is_drafted = bool(answer.speculation.token_ids)
@@ -257,6 +273,8 @@ class Coordinator:
             if not self._is_current(answer):
                 return
         sequence.answer_ids.append(token_id)
+        if answer.constraint is not None:  # while stages compute the token's frame
+            answer.constraint.prepare(sequence.answer_ids)
         if is_last:
             yield from self.end(sequence)
         elif self._n_stages > 1:
@@ -275,10 +293,11 @@ class Coordinator:
         has_room = position < min(end, self.scheduler.budget.reserved(sequence.id))  # a draft evicts nobody
         if drafter is None or not has_room or not speculation.wants_draft(self.scheduler.frames_for_each):
             return
+        before = [*sequence.answer_ids, *speculation.token_ids]
         draft = drafter.draft(
-            sequence.token_ids, in_flight, lambda logits: cast(int, answer.sampler(logits, position)[0].item())
+            sequence.token_ids, in_flight, lambda logits: cast(int, answer.sample(logits, before)[0].item())
         )
-        if draft is not None:
+        if draft is not None and (answer.constraint is None or answer.constraint.allows(before, draft)):
             speculation.add(draft)
             yield from self._send_token(answer, position, mx.array(draft), FrameKind.DRAFT)
             self.scheduler.ready(sequence.id)

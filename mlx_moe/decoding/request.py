@@ -8,6 +8,7 @@ from typing import Literal
 
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams, is_integer, shown
+from mlx_moe.text.grammar import Grammar
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
@@ -26,6 +27,7 @@ class Request:
         stop: strings that end the answer; they are not part of it.
         ignore_eos: continue after the model ended its turn.
         detect_loops: end an answer that repeats itself.
+        grammar: what the answer must look like; None: it is free.
 
     Raises:
         InvalidRequestError: a field is out of range; the message names it and the range.
@@ -37,6 +39,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     detect_loops: bool = True
+    grammar: Grammar | None = None
 
     @classmethod
     def exactly(cls, input_ids: Iterable[int], tokens: int) -> Request:
@@ -58,6 +61,10 @@ class Request:
         if self.max_tokens is not None and not (is_integer(self.max_tokens) and self.max_tokens >= 1):
             raise InvalidRequestError(f"max_tokens must be 1 or more, got {shown(self.max_tokens)}")
         self._check_stop()
+        if not isinstance(self.grammar, Grammar | None):
+            raise InvalidRequestError(f"grammar must be a Grammar, got {shown(self.grammar)}")
+        if self.grammar is not None and self.ignore_eos is True:
+            raise InvalidRequestError("ignore_eos goes on after the end of the answer, and a grammar ends it")
         for name in ("ignore_eos", "detect_loops"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequestError(f"{name} must be True or False, got {shown(getattr(self, name))}")

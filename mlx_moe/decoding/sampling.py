@@ -54,12 +54,12 @@ class Sampler:
         if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
             self._counts = mx.zeros(vocab_size).at[mx.array(list(answer_ids), dtype=mx.uint32)].add(1.0)
 
-    def __call__(self, logits: mx.array, position: int) -> tuple[mx.array, mx.array]:
+    def __call__(self, logits: mx.array, position: int, allowed: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """Sample the token of `position` from logits `[V]`; return it `[]` and its log-probability `[]`.
 
-        The log-probability, float32, is of the model's own distribution. Penalties count the tokens sampled for lower
-        positions. Sampling a position again replaces its token and removes those after it, so that drafts can be tried
-        and dropped.
+        Only tokens in the mask `allowed` `[V]` are chosen. The log-probability, float32, is of the model's own
+        distribution. Penalties count the tokens sampled for lower positions. Sampling a position again replaces its
+        token and removes those after it, so that drafts can be tried and dropped.
 
         Raises:
             ValueError: penalties are on, and the position is too far back.
@@ -67,6 +67,8 @@ class Sampler:
         logits = logits.astype(mx.float32)
         counts = self._counts_before(position)
         adjusted = self._adjusted(logits, counts)
+        if allowed is not None:
+            adjusted = mx.where(allowed, adjusted, -mx.inf)
         if self._params.temperature == 0:
             token = mx.argmax(adjusted)
         else:

@@ -16,6 +16,7 @@ from typing import Any
 from mlx_moe.decoding.chunking import chunk_start, cut
 from mlx_moe.decoding.request import GenerationStats, Request
 from mlx_moe.sampling_params import SamplingParams
+from mlx_moe.text.grammar import Grammar
 
 
 class Phase(StrEnum):
@@ -181,11 +182,13 @@ class Sequence:
         request = value.pop("request")
         if request is not None:
             sampling = request.pop("sampling")
+            grammar = request.pop("grammar")
             bias = tuple((token_id, amount) for token_id, amount in sampling.pop("logit_bias"))
             request = Request(
                 input_ids=tuple(request.pop("input_ids")),
                 sampling=SamplingParams(**sampling, logit_bias=bias),
                 stop=tuple(request.pop("stop")),
+                grammar=None if grammar is None else Grammar(**{**grammar, "tools": _pairs(grammar["tools"])}),
                 **request,
             )
         stats: dict[str, Any] = value.pop("stats")
@@ -199,6 +202,10 @@ class Sequence:
             "cut_lengths": dict(value.pop("cut_lengths")),
         }
         return cls(**value, **parsed)
+
+
+def _pairs(tools: List[List[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, schema) for name, schema in tools)
 
 
 def _runs(ends: List[int]) -> list[tuple[int, int]]:

@@ -21,6 +21,9 @@ from mlx_moe.text.vocabulary import Vocabulary, library_errors
 
 MAX_TEXT_CHARACTERS = 32 << 20
 
+PROMPT_ENDING = 64
+"""Number of tokens at the end of a prompt that may contain the beginning of the answer; each has at least one byte."""
+
 
 class Tokenizer:
     """A checkpoint's tokenizer.
@@ -140,6 +143,21 @@ class Tokenizer:
     def takes_thoughts_apart(self) -> bool:
         """Whether the chat template takes thoughts of earlier turns in a key of their own, apart from the answer."""
         return self.chat_template is None or self.chat_template.takes_thoughts_apart(self.dialect.markers)
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """The ids of the special tokens by their texts: a text that a model writes cannot contain them."""
+        return {str(token): i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+
+    @property
+    def as_json(self) -> str:
+        """The tokenizer in the form of tokenizer.json. Raises CheckpointError without a tokenizer."""
+        self._require_usable()
+        return str(self._tokenizer.to_str())
+
+    def opening(self, prompt_ids: Sequence[int]) -> str:
+        """Return the end of a prompt that belongs to the answer, such as an open thought; "" if there is none."""
+        return self.dialect.opening(self.decode(prompt_ids[-PROMPT_ENDING:], skip_special_tokens=False))
 
     @property
     def vocabulary(self) -> dict[str, int]:

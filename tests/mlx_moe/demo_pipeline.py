@@ -14,6 +14,7 @@ import pytest
 from mlx_moe.checkpoint import library
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import DEFAULT_RULE, ChunkRule
+from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.drafting import Drafter, MTPDrafter
 from mlx_moe.decoding.drafting.drafter import Choose
@@ -75,6 +76,11 @@ def shapes_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DecoderLayer, "steps", rounded)
 
 
+@cache
+def constraints() -> Constraints:
+    return Constraints(tokenizer(), engine(1).config.vocab_size)
+
+
 def mtp_drafter() -> MTPDrafter:
     layer = engine(3).mtp
     assert layer is not None
@@ -102,6 +108,7 @@ class Pipeline:
             kv_positions=kv_positions,
             new_drafter=new_drafter,
             chunks=chunks,
+            constraints=constraints(),
         )
         self.answers = Answers(self.coordinator, self.link)
 
@@ -159,7 +166,8 @@ def ask_for(
 def plain(request: Request, seed: int = 5) -> list[Token]:
     """Return what the model writes alone, in one stage."""
     one = engine(1)
-    answers = Answers(Coordinator(one.head, one.config.vocab_size), LocalLink(one.link.stages))
+    coordinator = Coordinator(one.head, one.config.vocab_size, constraints=constraints())
+    answers = Answers(coordinator, LocalLink(one.link.stages))
     return list(answer(answers, request, seed=seed))
 
 

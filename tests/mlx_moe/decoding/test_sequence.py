@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.generation import Generation
-from mlx_moe.decoding.request import GenerationStats, Token
+from mlx_moe.decoding.request import GenerationStats, Request, Token
 from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.sampling_params import SamplingParams
+from mlx_moe.text.grammar import Grammar
 from tests import oracles
 from tests.mlx_moe.demo_pipeline import (
     GREEDY,
@@ -42,6 +43,11 @@ class Turns:
     new: int
     sampling: SamplingParams
     drafts: bool
+    grammar: Grammar | None
+
+    def request(self, input_ids: tuple[int, ...]) -> Request:
+        """Ask for ANSWER tokens; a grammar of more of them does not end the answer before."""
+        return replace(ask_for(input_ids, ANSWER, self.sampling, ignore_eos=self.grammar is None), grammar=self.grammar)
 
     @property
     def prompts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -55,6 +61,7 @@ TURNS = st.builds(
     st.sampled_from([1, 33, 70]),
     st.sampled_from([GREEDY, SAMPLED, PENALIZED]),
     st.booleans(),
+    st.sampled_from([None, Grammar.of_schema({"type": "array", "items": {"type": "integer"}, "minItems": 20})]),
 )
 
 
@@ -62,8 +69,8 @@ def second_answer(pipeline: Pipeline, turns: Turns) -> tuple[Sequence, Generatio
     """Return the answer to the second request, not begun yet, and its sequence."""
     session = pipeline.new_session()
     first, second = turns.prompts
-    pipeline.finish(pipeline.ask(ask_for(first, ANSWER, turns.sampling), session))
-    return session.sequence, pipeline.ask(ask_for(second, ANSWER, turns.sampling), session)
+    pipeline.finish(pipeline.ask(turns.request(first), session))
+    return session.sequence, pipeline.ask(turns.request(second), session)
 
 
 @cache
