@@ -71,7 +71,7 @@ async def answer(model: ModelClient, question: Question, prompt_ids: list[int]) 
     """
     description = model.description
     sampling = description.sampling.updated(**question.sampling)
-    request = Request(tuple(prompt_ids), sampling, question.max_tokens, question.stop)
+    request = Request(tuple(prompt_ids), sampling, question.max_tokens, question.stop, grammar=question.grammar)
     parser = description.dialect.parser(question.tools, opening=await _opening(model, question, prompt_ids))
     reasoning_tokens = calls = 0
     stream = model.answer(request)

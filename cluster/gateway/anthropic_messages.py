@@ -13,10 +13,11 @@ from cluster.gateway.answering import End, Piece
 from cluster.gateway.anthropic_errors import error_body
 from cluster.gateway.events import event
 from cluster.gateway.failures import Failure
-from cluster.gateway.question import Question, given, refuse
+from cluster.gateway.question import Question, calls_grammar, given, json_grammar, refuse
 from cluster.gateway.shape import Accepted, Whole
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.text.dialects import Content, Part, Reasoning, ToolCall
+from mlx_moe.text.grammar import Grammar
 
 SIGNATURE = "moe-cluster"
 """Clients send thinking blocks back with their signature; this server does not check it."""
@@ -38,6 +39,8 @@ class MessagesBody(msgspec.Struct):
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     mcp_servers: list[Any] | None = None
+    output_format: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
     container: Any = None
 
 
@@ -52,22 +55,38 @@ def question_of(body: MessagesBody) -> Question:
     )
     system = [] if body.system is None else [{"role": "system", "content": _text(body.system, "system")}]
     turns = [turn for n, item in enumerate(body.messages) for turn in _turns(item, n)]
+    tools = _tools(body)
     thinks = body.thinking is not None and body.thinking.get("type") != "disabled"
     variables = {} if body.thinking is None else {"enable_thinking": thinks, "thinking": thinks}
     return Question(
         messages=[*system, *turns],
-        tools=_tools(body),
+        tools=tools,
         variables=variables,
         sampling=given(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
         max_tokens=body.max_tokens,
         stop=tuple(body.stop_sequences or ()),
+        grammar=_forced_calls(tools, body.tool_choice or {}) or _format(body),
     )
 
 
+def _forced_calls(tools: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> Grammar | None:
+    kind, name = choice.get("type", "auto"), choice.get("name")
+    if kind in ("auto", "none"):
+        return None
+    if kind != "any" and not (kind == "tool" and isinstance(name, str)):
+        raise InvalidRequestError(f"tool_choice of type {str(kind)[:80]!r} is not supported: auto, none, any, tool")
+    parallel = choice.get("disable_parallel_tool_use") is not True
+    return calls_grammar(tools, name if kind == "tool" else None, parallel=parallel)
+
+
+def _format(body: MessagesBody) -> Grammar | None:
+    written = (body.output_config or {}).get("format") or body.output_format or {}
+    if not isinstance(written, Mapping):
+        raise InvalidRequestError("output_config.format must be an object")
+    return json_grammar(written.get("type"), written.get("schema"), "output_config.format")
+
+
 def _tools(body: MessagesBody) -> tuple[Mapping[str, Any], ...]:
-    choice = (body.tool_choice or {}).get("type", "auto")
-    if choice not in ("auto", "none"):
-        raise InvalidRequestError(f"tool_choice of type {str(choice)[:80]!r} is not supported; use 'auto' or 'none'")
     tools = []
     for n, tool in enumerate(body.tools or ()):
         if tool.get("type", "custom") != "custom":
@@ -80,7 +99,7 @@ def _tools(body: MessagesBody) -> tuple[Mapping[str, Any], ...]:
             "parameters": tool.get("input_schema") or {"type": "object", "properties": {}},
         }
         tools.append({"type": "function", "function": function})
-    return () if choice == "none" else tuple(tools)
+    return () if (body.tool_choice or {}).get("type") == "none" else tuple(tools)
 
 
 def _turns(item: Mapping[str, Any], n: int) -> list[dict[str, Any]]:

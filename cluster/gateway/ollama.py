@@ -13,11 +13,12 @@ from cluster.client import ClusterStatus, ModelDescription
 from cluster.gateway.answering import End, Piece
 from cluster.gateway.failures import Failure
 from cluster.gateway.openai_chat import chosen_tools, message, text_of
-from cluster.gateway.question import Question, given, refuse, stops
+from cluster.gateway.question import Question, given, json_grammar, refuse, stops
 from cluster.gateway.served import name_of
 from cluster.gateway.shape import Accepted, Whole, calls_of, content_of, reasoning_of
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.text.dialects import Part, ToolCall
+from mlx_moe.text.grammar import Grammar
 
 VERSION = "0.12.0"
 """Clients ask for a version of Ollama, and some refuse an old one."""
@@ -69,7 +70,6 @@ def question_of(body: AskBody, *, chat: bool) -> Question:
         images="only text is",
         suffix="text is only continued at its end",
         template="the model's own is used",
-        format="answers are free text",
         logprobs="use /v1/chat/completions for them",
     )
     options = body.options or Options()
@@ -86,6 +86,7 @@ def question_of(body: AskBody, *, chat: bool) -> Question:
         ),
         "max_tokens": None if options.num_predict is None or options.num_predict < 0 else options.num_predict,
         "stop": stops(options.stop),
+        "grammar": _format(body.format),
     }
     if not chat and body.raw:
         return Question(prompt=body.prompt or "", **asked)  # type: ignore[arg-type]
@@ -99,6 +100,12 @@ def question_of(body: AskBody, *, chat: bool) -> Question:
         variables=_thinking(body.think),
         **asked,  # type: ignore[arg-type]
     )
+
+
+def _format(written: str | Mapping[str, Any] | None) -> Grammar | None:
+    if isinstance(written, Mapping):
+        return json_grammar("json_schema", written, "format")
+    return json_grammar(written or None, None, "format")
 
 
 def _message(item: Mapping[str, Any], n: int) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from cluster.gateway.answering import End, Piece
 from cluster.gateway.events import DONE, KEEP_ALIVE, event
 from cluster.gateway.failures import Failure
 from cluster.gateway.openai_errors import error_body
-from cluster.gateway.question import Question, given, refuse, stops
+from cluster.gateway.question import Question, calls_grammar, given, json_grammar, refuse, stops
 from cluster.gateway.shape import Accepted, Whole, calls_of, content_of, reasoning_of
 from mlx_moe.decoding.request import FinishReason, Token
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.text.dialects import Content, Part, Reasoning, ToolCall
+from mlx_moe.text.grammar import Grammar
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
@@ -81,8 +82,10 @@ def question_of(body: ChatBody) -> Question:
         prediction="there is no such speculation",
         web_search_options="the model has no access to the network",
     )
-    require_free_text(body.response_format)
     tools = chosen_tools(body.tools, body.tool_choice)
+    choice = body.tool_choice
+    named = choice.get("function") if isinstance(choice, Mapping) else None
+    name = named.get("name") if isinstance(named, Mapping) else None
     return Question(
         messages=[message(item, n) for n, item in enumerate(body.messages)],
         tools=tools,
@@ -90,7 +93,30 @@ def question_of(body: ChatBody) -> Question:
         sampling=sampling_of(body),
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
         stop=stops(body.stop),
+        grammar=forced_calls(tools, choice, name, parallel=body.parallel_tool_calls is not False)
+        or _format(body.response_format or {}),
     )
+
+
+def forced_calls(tools: Sequence[Mapping[str, Any]], choice: Any, name: Any, *, parallel: bool) -> Grammar | None:
+    """Return the grammar of an answer that must have calls; `name` is what a choice that is an object names.
+
+    Raises:
+        InvalidRequestError: the choice is unknown, or there is no such tool.
+    """
+    if choice in (None, "auto", "none"):
+        return None
+    if choice != "required" and not (isinstance(choice, Mapping) and isinstance(name, str)):
+        raise InvalidRequestError(
+            f"tool_choice {str(choice)[:80]!r} is not supported; use 'auto', 'none', 'required' or a function"
+        )
+    return calls_grammar(tools, name, parallel=parallel)
+
+
+def _format(response_format: Mapping[str, Any]) -> Grammar | None:
+    described = response_format.get("json_schema")
+    schema = described.get("schema") if isinstance(described, Mapping) else None
+    return json_grammar(response_format.get("type"), schema, "response_format")
 
 
 def sampling_of(body: Any) -> dict[str, Any]:
@@ -116,19 +142,10 @@ def token_id(text: str) -> int:
     return int(text)
 
 
-def require_free_text(response_format: Mapping[str, Any] | None) -> None:
-    """Raise InvalidRequestError if an answer must follow a grammar."""
-    kind = (response_format or {}).get("type", "text")
-    if kind != "text":
-        raise InvalidRequestError(f"response_format of type {str(kind)[:80]!r} is not supported; use 'text'")
-
-
 def chosen_tools(
     tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None
 ) -> tuple[Mapping[str, Any], ...]:
     """Return the tools that the model is told of: none if the choice is "none"."""
-    if choice not in (None, "auto", "none"):
-        raise InvalidRequestError(f"tool_choice {str(choice)[:80]!r} is not supported; use 'auto' or 'none'")
     for n, tool in enumerate(tools or ()):
         function = tool.get("function")
         if tool.get("type", "function") != "function" or not isinstance(function, Mapping):

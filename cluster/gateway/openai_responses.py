@@ -12,9 +12,9 @@ import msgspec
 from cluster.gateway.answering import End, Piece
 from cluster.gateway.events import KEEP_ALIVE, event
 from cluster.gateway.failures import Failure
-from cluster.gateway.openai_chat import chosen_tools, template_variables
+from cluster.gateway.openai_chat import chosen_tools, forced_calls, template_variables
 from cluster.gateway.openai_errors import error_body
-from cluster.gateway.question import Question, given, refuse
+from cluster.gateway.question import Question, given, json_grammar, refuse
 from cluster.gateway.shape import Accepted, Whole
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.text.dialects import Content, Part, Reasoning, ToolCall
@@ -55,20 +55,24 @@ def question_of(body: ResponsesBody) -> Question:
         prompt="there are no stored prompts",
         top_logprobs="use /v1/chat/completions for log-probabilities",
     )
-    kind = ((body.text or {}).get("format") or {}).get("type", "text")
-    if kind != "text":
-        raise InvalidRequestError(f"text.format of type {str(kind)[:80]!r} is not supported; use 'text'")
+    written = (body.text or {}).get("format") or {}
+    if not isinstance(written, Mapping):
+        raise InvalidRequestError("text.format must be an object")
     system = [{"role": "system", "content": body.instructions}] if body.instructions else []
     items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else _messages(body.input)
     if not items:
         raise InvalidRequestError("input must have at least one item")
     effort = (body.reasoning or {}).get("effort")
+    tools, choice = chosen_tools(_tools(body.tools or ()), body.tool_choice), body.tool_choice
+    name = choice.get("name") if isinstance(choice, Mapping) else None
     return Question(
         messages=[*system, *items],
-        tools=chosen_tools(_tools(body.tools or ()), body.tool_choice),
+        tools=tools,
         variables=template_variables(effort, None),
         sampling=given(temperature=body.temperature, top_p=body.top_p),
         max_tokens=body.max_output_tokens,
+        grammar=forced_calls(tools, choice, name, parallel=body.parallel_tool_calls is not False)
+        or json_grammar(written.get("type"), written.get("schema"), "text.format"),
     )
 
 

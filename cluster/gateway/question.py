@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import msgspec
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.dialects import Definition
+from mlx_moe.text.grammar import ANY_OBJECT, Grammar
 
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 512
@@ -28,6 +30,7 @@ class Question:
         variables: for the chat template.
         sampling: the parameters that the client set; the model's own defaults hold for the others.
         max_tokens: None: no limit but the context.
+        grammar: what the answer must look like; None: it is free.
     """
 
     messages: Sequence[Mapping[str, Any]] = ()
@@ -37,6 +40,7 @@ class Question:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         """Check what the model does not; raise InvalidRequestError."""
@@ -75,6 +79,37 @@ def refuse(body: msgspec.Struct, **reasons: str) -> None:
 def given(**fields: Any) -> dict[str, Any]:
     """Return the fields that are set: null is the same as a field that is absent."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def json_grammar(kind: Any, schema: Any, name: str) -> Grammar | None:
+    """Return the grammar of an answer's format: None for "text".
+
+    Raises:
+        InvalidRequestError: the field `name` has another kind, or a schema that is no object.
+    """
+    if kind in (None, "text"):
+        return None
+    if kind in ("json_object", "json"):
+        return Grammar(ANY_OBJECT)
+    if kind != "json_schema":
+        raise InvalidRequestError(f"{name} of type {str(kind)[:80]!r} is not supported: text, json_object, json_schema")
+    if not isinstance(schema, Mapping):
+        raise InvalidRequestError(f"{name} of type 'json_schema' must have a schema, a JSON object")
+    return Grammar.of_schema(schema)
+
+
+def calls_grammar(tools: Sequence[Definition], name: str | None, *, parallel: bool) -> Grammar:
+    """Return the grammar of an answer that must call the tool of that name, or, without one, any of the tools.
+
+    Raises:
+        InvalidRequestError: there is no such tool.
+    """
+    functions = [tool["function"] for tool in tools]
+    wanted = [function for function in functions if name in (None, function["name"])]
+    if not wanted:
+        raise InvalidRequestError(f"tool_choice asks for {(name or 'a tool')[:80]!r}, which is not among the tools")
+    schemas = ((function["name"], function.get("parameters") or {"type": "object"}) for function in wanted)
+    return Grammar(tools=tuple((name, json.dumps(schema)) for name, schema in schemas), parallel=parallel)
 
 
 def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:

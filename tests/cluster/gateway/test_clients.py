@@ -7,12 +7,14 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import anthropic
 import httpx
 import openai
 import psutil
 import pytest
+from pydantic import BaseModel, Field
 
 from cluster.client import GatewayOptions
 from cluster.errors import ClusterError
@@ -89,6 +91,58 @@ def test_models_are_named_and_counted_as_clients_expect(
         gpt.chat.completions.create(model="gpt-4o", messages=[ASKED])  # type: ignore[list-item]
     assert httpx.get(f"{url}/api/tags").json()["models"][0]["name"] == "demo"
     assert 'vllm:request_success_total{finished_reason="length"}' in httpx.get(f"{url}/metrics").text
+
+
+class City(BaseModel):
+    name: Literal["Bern", "Rome"]
+    size: int = Field(ge=0, le=99)
+
+
+CITY = City.model_json_schema() | {"additionalProperties": False}
+
+
+def test_schemas_are_obeyed_and_parsed_by_the_clients_own_helpers(gpt: openai.OpenAI, url: str) -> None:
+    parsed = gpt.chat.completions.parse(model="demo", messages=[ASKED], response_format=City, max_tokens=60)  # type: ignore[list-item]
+    assert isinstance(parsed.choices[0].message.parsed, City)
+    assert isinstance(gpt.responses.parse(model="demo", input=QUESTION, text_format=City).output_parsed, City)
+    asked = {"model": "demo", "messages": [ASKED], "format": CITY, "stream": False}
+    answer = httpx.post(f"{url}/api/chat", json=asked, timeout=PATIENCE_S).json()["message"]["content"]
+    assert City.model_validate_json(answer)
+    with pytest.raises(openai.BadRequestError, match="uniqueItems"):
+        gpt.chat.completions.create(
+            model="demo",
+            messages=[ASKED],  # type: ignore[list-item]
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}},
+            },
+        )
+
+
+def test_a_forced_call_is_a_call_in_every_api(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    answer = gpt.chat.completions.create(
+        model="demo",
+        messages=[ASKED],  # type: ignore[list-item]
+        tools=[{"type": "function", "function": {"name": "found", "parameters": CITY}}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+    ).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    assert answer.message.tool_calls
+    call = answer.message.tool_calls[0]
+    assert call.type == "function"
+    assert call.function.name == "found"
+    assert City.model_validate_json(call.function.arguments)
+    with claude.messages.stream(
+        model="claude-x",
+        max_tokens=200,
+        messages=[ASKED],  # type: ignore[list-item]
+        tools=[{"name": "found", "input_schema": CITY}],
+        tool_choice={"type": "tool", "name": "found", "disable_parallel_tool_use": True},
+    ) as stream:
+        message = stream.get_final_message()
+    assert message.stop_reason == "tool_use"
+    assert [City.model_validate(block.input) for block in message.content if block.type == "tool_use"]
 
 
 def test_refusals_are_the_clients_own_errors_with_numbers(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:

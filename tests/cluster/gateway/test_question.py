@@ -1,6 +1,7 @@
 """What clients send, in each API, as one question."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.gateway import anthropic_messages, ollama, openai_chat, openai_responses, openai_text
 from cluster.gateway.question import Question, read
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.text.grammar import Grammar
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 TOOL = {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {}}}
@@ -78,6 +80,35 @@ def test_one_conversation_with_a_tool_is_the_same_question_in_every_api() -> Non
     assert anthropic.sampling == items.sampling == openai.sampling == {"temperature": 0.5}
 
 
+def test_a_schema_or_a_forced_call_is_the_same_grammar_in_every_api() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    wanted = Grammar.of_schema(schema)
+    described = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    written = {"type": "json_schema", "schema": schema}
+    assert chat(messages=HELLO, response_format=described).grammar == wanted
+    assert messages(messages=HELLO, output_config={"format": written}).grammar == wanted
+    assert responses(input="Hello", text={"format": {**written, "name": "x"}}).grammar == wanted
+    assert ollama_chat(messages=HELLO, format=schema).grammar == wanted
+    for any_object in (
+        chat(messages=HELLO, response_format={"type": "json_object"}),
+        ollama_chat(messages=HELLO, format="json"),
+    ):
+        assert any_object.grammar == Grammar('{"type": "object"}')
+    tool = {"type": "function", "function": TOOL}
+    call = Grammar(tools=(("add", json.dumps(TOOL["parameters"])),), parallel=True)
+    named = {"type": "function", "function": {"name": "add"}}
+    assert chat(messages=HELLO, tools=[tool], tool_choice="required").grammar == call
+    assert chat(messages=HELLO, tools=[tool], tool_choice=named).grammar == call
+    asked = responses(
+        input="Hello", tools=[{"type": "function", **TOOL}], tool_choice={"type": "function", "name": "add"}
+    )
+    assert asked.grammar == call
+    claude = [{"name": "add", "input_schema": TOOL["parameters"]}]
+    assert messages(messages=HELLO, tools=claude, tool_choice={"type": "any"}).grammar == call
+    alone = {"type": "tool", "name": "add", "disable_parallel_tool_use": True}
+    assert messages(messages=HELLO, tools=claude, tool_choice=alone).grammar == replace(call, parallel=False)
+
+
 def test_arguments_that_are_objects_become_text_in_ollamas_chat() -> None:
     called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
     asked = ollama_chat(messages=[*HELLO, called], think=True, options={"num_predict": -1, "seed": -1, "top_k": 4})
@@ -112,8 +143,11 @@ def test_content_is_a_text_null_or_parts() -> None:
         ({"messages": HELLO, "n": 1_000_000}, "n must be 1"),
         ({"messages": HELLO, "stop": 5}, "$.stop"),
         ({"messages": HELLO, "top_logprobs": 3}, "top_logprobs"),
-        ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": HELLO, "response_format": {"type": "xml"}}, "response_format"),
+        ({"messages": HELLO, "response_format": {"type": "json_schema"}}, "response_format"),
         ({"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": HELLO, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "'x'"),
+        ({"messages": HELLO, "tool_choice": "any"}, "'any'"),
         ({"messages": HELLO, "tools": [{"type": "retrieval"}]}, "tools[0]"),
         ({"messages": HELLO, "functions": [{}]}, "functions"),
         ({"messages": HELLO, "logit_bias": {"x": 1}}, "logit_bias"),
