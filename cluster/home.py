@@ -78,6 +78,11 @@ class Home:
         return self.path / "daemon.json"
 
     @property
+    def ballot(self) -> Path:
+        """Which nodes this node has allowed to serve a model."""
+        return self.path / "ballot.json"
+
+    @property
     def lock(self) -> Path:
         """The lock that the daemon holds while it runs."""
         return self.path / "daemon.lock"

@@ -17,6 +17,7 @@ NODE = "/moe_cluster.v1.Node/"
 
 _OF_MEMBERS = {
     f"{NODE}Leave": 2,
+    f"{NODE}Grant": 4,
     ECHO_METHOD: 2,
     f"{NODE}Inspect": 4,
     f"{NODE}InspectPart": 4,

@@ -150,6 +150,7 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(greeter.run()),
+                    tasks.create_task(self.serving.voting.run()),
                     tasks.create_task(discover(self._found, self._announcement)),
                     tasks.create_task(self._keep_addresses(asked, port)),
                     tasks.create_task(keep_awake(lambda: self.state.holding.epoch > 0, caffeinate())),
@@ -162,6 +163,7 @@ class Daemon:
                 await gateway.stop()
                 await self.serving.unload_own(reason)
                 await node_service.end_worker(reason)
+                self.serving.voting.resign()
                 await greeter.leave()
                 for task in running:
                     task.cancel()

@@ -13,6 +13,7 @@ import grpc
 from cluster.daemon.channels import Channels
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, NodeLostError
+from cluster.membership import ballot_message
 from cluster.membership.address import MAX_ADDRESSES, is_ip, is_loopback, join, resolve, split
 from cluster.membership.contacts import HEARTBEAT_S, MAX_DIALS, Target
 from cluster.membership.greeting import Greeting, parsed
@@ -66,6 +67,15 @@ class Greeter:
         """Ask all other nodes what they hold and serve: their last greeting may be a second old."""
         await asyncio.gather(*(self._ask_again(node_id) for node_id in self._state.present))
 
+    async def asked(self, node_id: str, timeout_s: float) -> Greeting | None:
+        """Return what a node says now; None if it does not answer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                greeting, _, _ = await self._ask(node_id, self._state.target(node_id))
+        except (NodeLostError, TimeoutError):
+            return None
+        return greeting
+
     async def leave(self) -> None:
         """Tell all other nodes that this one leaves."""
         await asyncio.gather(*(self._say_goodbye(node_id) for node_id in self._state.present))
@@ -85,6 +95,8 @@ class Greeter:
             serving=state.own_serving,
             links=links_to_messages(state.links_of(state.own.node_id)),
             free_disk_bytes=state.free_disk_bytes,
+            ballot=ballot_message.to_message(state.ballot),
+            is_placing=state.is_placing,
         )
 
     def hear(self, greeting: Greeting) -> None:
@@ -170,7 +182,8 @@ class Greeter:
     async def _say_goodbye(self, node_id: str) -> None:
         try:
             stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
-            await stub.Leave(pb.Farewell(), timeout=LEAVING_S)
+            farewell = pb.Farewell(ballot=ballot_message.to_message(self._state.ballot))
+            await stub.Leave(farewell, timeout=LEAVING_S)
         except (grpc.RpcError, ClusterError) as exc:
             log.debug("event=goodbye_unheard node=%s error=%s", node_id, exc)
 

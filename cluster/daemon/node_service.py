@@ -20,6 +20,7 @@ from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
+from cluster.membership import ballot_message
 from cluster.membership.address import of_caller, split
 from cluster.membership.greeting import MAX_PORT, parsed
 from cluster.membership.listening import Listening
@@ -82,10 +83,21 @@ class NodeService(node_pb2_grpc.NodeServicer):
             self._greeter.hear(greeting)
         return self._greeter.greeting(at, refusal)
 
-    async def Leave(self, _request: node_pb2.Farewell, context: Context) -> node_pb2.FarewellHeard:  # noqa: N802
+    async def Leave(self, request: node_pb2.Farewell, context: Context) -> node_pb2.FarewellHeard:  # noqa: N802
         """Record that a node leaves."""
-        self._state.apply(Left(self._credentials.peer_id(context)))
+        async with reported(context):
+            caller = self._credentials.peer_id(context)
+            self._serving.voting.inherit(caller, ballot_message.from_message(request.ballot))
+            self._state.apply(Left(caller))
         return node_pb2.FarewellHeard()
+
+    async def Grant(self, request: node_pb2.GrantRequest, context: Context) -> node_pb2.GrantReply:  # noqa: N802
+        """Vote on the caller's right to deploy under an epoch."""
+        async with reported(context):
+            term = ballot_message.term_from_message(request.term)
+            self._require_sender(term.owner, context)
+            refusal, before = await self._serving.voting.vote(term)
+            return node_pb2.GrantReply(refusal=refusal, before=ballot_message.to_message(before))
 
     async def Inspect(self, request: node_pb2.WantedModel, context: Context) -> node_pb2.ModelCopy:  # noqa: N802
         """Return this node's copy of a model."""
@@ -192,8 +204,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def Deploy(self, request: node_pb2.DeployRequest, context: Context) -> node_pb2.DeployReply:  # noqa: N802
         """Start loading a model that this node coordinates."""
         async with reported(context):
-            await self._serving.deploy(request, self._credentials.peer_id(context))
-            return node_pb2.DeployReply()
+            epoch = await self._serving.deploy(request, self._credentials.peer_id(context))
+            return node_pb2.DeployReply(epoch=epoch)
 
     async def FollowLoad(  # noqa: N802
         self, request: node_pb2.FollowRequest, context: Context
@@ -245,18 +257,14 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def _hold(self, load: pb.LoadShard, caller: str) -> None:
         """Record what the worker will hold, and add the directory of this node's copy and the targets of its peers.
 
-        Only the coordinator of a placement may begin it; whoever began it may change it, under a higher epoch.
+        Only the owner of an epoch may place a model under it, which this node has granted.
 
         Raises:
             MoeClusterError: it may not, there is no copy, or a peer is unknown.
         """
         self._held_at = time.monotonic()
         role = Role.read(load.placement, self._state.own.node_id)
-        if not self._state.holding.epoch and caller != role.placement.coordinator:
-            raise TrustError(
-                f"node {self._state.name(caller)} may not run a worker on node {self._state.name(role.node_id)}: "
-                f"node {self._state.name(role.placement.coordinator)} coordinates the placement"
-            )
+        self._require_owner(load.epoch, caller)
         if load.epoch <= self._state.holding.epoch:
             raise InvalidRequestError(f"epoch {load.epoch} does not follow epoch {self._state.holding.epoch}")
         if not is_printable(load.model, MAX_MODEL):
@@ -291,6 +299,11 @@ class NodeService(node_pb2_grpc.NodeServicer):
             self._state.holding.experts = event.loaded.experts
         elif event.HasField("stats"):
             self._state.holding.stats.CopyFrom(event.stats)
+
+    def _require_owner(self, epoch: int, caller: str) -> None:
+        if not self._credentials.insecure and not self._serving.voting.owns(caller, epoch):
+            own, name = self._state.name(self._state.own.node_id), self._state.name(caller)
+            raise TrustError(f"node {name} may not run a worker on node {own}, which has not granted it epoch {epoch}")
 
     def _require_sender(self, node_id: str, context: Context) -> None:
         caller = self._credentials.peer_id(context)

@@ -18,6 +18,7 @@ from cluster.daemon.deploying import Deploying
 from cluster.daemon.greeter import Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
+from cluster.daemon.voting import Voting
 from cluster.errors import ClusterError, OccupiedError, PlacementError, TrustError
 from cluster.home import Home
 from cluster.placement import ModelCosts, Placement, validate
@@ -71,6 +72,7 @@ class Serving:
         self.deployment: Deploying | None = None
         self.copies = Copies(home)
         self.acquiring = Acquiring(state, self.stub, self.copies, home)
+        self.voting = Voting(state, greeter, self.stub, home.ballot)
         self._state = state
         self._greeter = greeter
         self._channels = channels
@@ -105,8 +107,10 @@ class Serving:
         finally:
             call.cancel()
 
-    async def deploy(self, request: pb.DeployRequest, caller: str) -> None:
+    async def deploy(self, request: pb.DeployRequest, caller: str) -> int:
         """Start loading a model on a placement that this node coordinates. Raises as `load`, before it starts.
+
+        Returns the epoch under which it is loaded.
 
         If this node coordinates the same model already, its workers keep what they hold of their new parts. For another
         node the model that is replaced must be idle, whatever that node has found: it may know less, or pretend to.
@@ -115,18 +119,22 @@ class Serving:
         if not is_own and placement.coordinator != self._state.own.node_id:
             raise InvalidRequestError("the placement has another coordinator than the node that is to deploy it")
         async with self._one_deployment_at_a_time:
-            if request.epoch <= self._state.newest_epoch:
+            if request.epoch <= self._state.serving[1].epoch:
                 raise ClusterError("another model was placed on the cluster at the same time: try again")
             await asyncio.gather(*(self._state.meet(node_id) for node_id in placement.node_ids))
             if not is_own:
                 await self._require_no_answers()
             self._asked_by = caller
             if self.deployment is not None and self.deployment.may_become(placement):
+                request.epoch = await self.voting.win(placement.node_ids, by_person=True)
                 self.deployment.reconfigure(placement, request)
-                return
+                return request.epoch
             await self.unload(f"{placement.model} takes its place")  # only after the checks above
-            deployment = self.deployment = Deploying(self._state, self._channels, placement, request, self._without)
+            with self.voting.placing():
+                request.epoch = await self.voting.win(placement.node_ids, by_person=True)
+                deployment = self.deployment = Deploying(self._state, self._channels, placement, request, self._without)
             self._running = asyncio.create_task(self._run(deployment))
+            return request.epoch
 
     async def follow(self, epoch: int) -> AsyncIterator[pb.LoadStatus]:
         """Yield the progress of the model that this node coordinates, until it is ready, in this epoch or a later one.
@@ -239,8 +247,8 @@ class Serving:
         await self.acquiring.give(request, placement, holders, placed.own)
         coordinator, deploy = placement.coordinator, self.to_deploy(request, placed, request)
         with translated(f"node {self._state.name(coordinator)}"):
-            await self.stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
-        return coordinator, deploy.epoch
+            reply = await self.stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
+        return coordinator, reply.epoch
 
     async def _without(self, former: Placement, lost: frozenset[str]) -> pb.DeployRequest:
         """Return what to deploy in place of a placement that this node coordinates, after nodes were lost.
@@ -258,13 +266,15 @@ class Serving:
         )
         placed = await self.placed(request, Lost(former, lost))
         await self.acquiring.give(request, placed.placement, placed.holders, placed.own)
-        return self.to_deploy(request, placed, self.deployment.asked)
+        deploy = self.to_deploy(request, placed, self.deployment.asked)
+        deploy.epoch = await self.voting.win(placed.placement.node_ids, lost, by_person=False)
+        return deploy
 
     def to_deploy(self, request: pb.LoadRequest, placed: Placed, asked: pb.LoadRequest) -> pb.DeployRequest:
         """Return what to send to the coordinator's node; `asked` is what a person asked for."""
         return pb.DeployRequest(
             placement=json.dumps(placed.placement.to_json()),
-            epoch=self._state.newest_epoch + 1,
+            epoch=self._state.serving[1].epoch + 1,
             draft=request.draft,
             context_tokens=placed.context_tokens,
             holders=placed.holders,

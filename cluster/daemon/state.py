@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from cluster.errors import NodeLostError
 from cluster.membership import address
+from cluster.membership.ballot import Ballot
 from cluster.membership.greeting import Greeting
 from cluster.membership.losses import Losses
 from cluster.membership.membership import Change, Event, LinkSpeed, Member, Membership, State, changes
@@ -27,6 +28,8 @@ class NodeState:
         self.own_serving = pb.Serving()
         self.free_disk_bytes = 0
         self.losses = Losses()
+        self.ballot = Ballot()  # changed by `voting`, which stores it
+        self.is_placing = False
         self._gossip: dict[str, Greeting] = {}
         self._addresses: dict[str, str] = {}
         self._on_change = on_change
@@ -99,10 +102,12 @@ class NodeState:
         coordinator, _ = self.serving
         return self.holding_of(coordinator).stats.active_requests > 0
 
-    @property
-    def newest_epoch(self) -> int:
-        """The highest epoch of any known placement."""
-        return max(self.own_serving.epoch, self.holding.epoch, *(g.serving.epoch for g in self._gossip.values()), 0)
+    def ballot_of(self, node_id: str) -> Ballot:
+        """Return a node's ballot as last heard."""
+        if node_id == self.own.node_id:
+            return self.ballot
+        gossip = self._gossip.get(node_id)
+        return gossip.ballot if gossip else Ballot()
 
     def target(self, node_id: str, port: int | None = None) -> str:
         """Return the address of a node's daemon, or of another port of the node. Raises NodeLostError if unknown."""

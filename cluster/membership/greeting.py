@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cluster.errors import ClusterError
+from cluster.membership import ballot_message
 from cluster.membership.address import MAX_ADDRESSES, is_address, is_ip, is_loopback, split
+from cluster.membership.ballot import Ballot
 from cluster.membership.contacts import Target
 from cluster.membership.membership import MAX_MEMBERS, LinkSpeed
 from cluster.membership.node_info import NodeInfo, is_node_id
@@ -39,6 +41,8 @@ class Greeting:
     serving: pb.Serving = field(default_factory=pb.Serving)
     links: Mapping[str, LinkSpeed] = field(default_factory=dict)
     free_disk_bytes: int = 0
+    ballot: Ballot = field(default_factory=Ballot)
+    is_placing: bool = False
 
 
 def parsed(message: pb.Greeting, at: str) -> Greeting:
@@ -54,6 +58,8 @@ def parsed(message: pb.Greeting, at: str) -> Greeting:
         serving=_serving(message.serving, info.name),
         links=links_from_messages(message.links),
         free_disk_bytes=min(message.free_disk_bytes, MAX_BYTES),
+        ballot=ballot_message.from_message(message.ballot),
+        is_placing=message.is_placing,
     )
 
 

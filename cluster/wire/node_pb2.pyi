@@ -53,7 +53,7 @@ class Hardware(_message.Message):
     def __init__(self, chip: _Optional[str] = ..., backend: _Optional[str] = ..., dtype: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., bandwidth_gbps: _Optional[float] = ..., matmul_tflops: _Optional[float] = ..., platform: _Optional[str] = ..., mlx_version: _Optional[str] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class Greeting(_message.Message):
-    __slots__ = ("info", "refusal", "known", "holding", "serving", "links", "free_disk_bytes")
+    __slots__ = ("info", "refusal", "known", "holding", "serving", "links", "free_disk_bytes", "ballot", "is_placing")
     INFO_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,8 @@ class Greeting(_message.Message):
     SERVING_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    IS_PLACING_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     refusal: str
     known: _containers.RepeatedCompositeFieldContainer[Acquaintance]
@@ -68,7 +70,43 @@ class Greeting(_message.Message):
     serving: Serving
     links: _containers.RepeatedCompositeFieldContainer[MeasuredLink]
     free_disk_bytes: int
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
+    ballot: Ballot
+    is_placing: bool
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., is_placing: bool = ...) -> None: ...
+
+class Term(_message.Message):
+    __slots__ = ("epoch", "owner", "electorate")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    ELECTORATE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    owner: str
+    electorate: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epoch: _Optional[int] = ..., owner: _Optional[str] = ..., electorate: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Ballot(_message.Message):
+    __slots__ = ("decided", "later", "resigned")
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    LATER_FIELD_NUMBER: _ClassVar[int]
+    RESIGNED_FIELD_NUMBER: _ClassVar[int]
+    decided: Term
+    later: _containers.RepeatedCompositeFieldContainer[Term]
+    resigned: int
+    def __init__(self, decided: _Optional[_Union[Term, _Mapping]] = ..., later: _Optional[_Iterable[_Union[Term, _Mapping]]] = ..., resigned: _Optional[int] = ...) -> None: ...
+
+class GrantRequest(_message.Message):
+    __slots__ = ("term",)
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    term: Term
+    def __init__(self, term: _Optional[_Union[Term, _Mapping]] = ...) -> None: ...
+
+class GrantReply(_message.Message):
+    __slots__ = ("refusal", "before")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    before: Ballot
+    def __init__(self, refusal: _Optional[str] = ..., before: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
 
 class MeasuredLink(_message.Message):
     __slots__ = ("node_id", "latency_s", "bytes_per_s")
@@ -171,8 +209,10 @@ class DeployRequest(_message.Message):
     def __init__(self, placement: _Optional[str] = ..., epoch: _Optional[int] = ..., draft: _Optional[str] = ..., context_tokens: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., keep: bool = ..., asked: _Optional[_Union[LoadRequest, _Mapping]] = ...) -> None: ...
 
 class DeployReply(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class RebalanceRequest(_message.Message):
     __slots__ = ("dry_run",)
@@ -210,8 +250,10 @@ class FollowRequest(_message.Message):
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class Farewell(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("ballot",)
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ballot: Ballot
+    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
 
 class FarewellHeard(_message.Message):
     __slots__ = ()

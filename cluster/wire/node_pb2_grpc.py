@@ -46,6 +46,11 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.Farewell.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.FarewellHeard.FromString,
                 _registered_method=True)
+        self.Grant = channel.unary_unary(
+                '/moe_cluster.v1.Node/Grant',
+                request_serializer=cluster_dot_wire_dot_node__pb2.GrantRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.GrantReply.FromString,
+                _registered_method=True)
         self.Inspect = channel.unary_unary(
                 '/moe_cluster.v1.Node/Inspect',
                 request_serializer=cluster_dot_wire_dot_node__pb2.WantedModel.SerializeToString,
@@ -126,6 +131,13 @@ class NodeServicer(object):
 
     def Leave(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Grant(self, request, context):
+        """Asks for the right to deploy a model under an epoch; the caller is its owner. See cluster/membership/ballot.py.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -232,6 +244,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.Farewell.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.FarewellHeard.SerializeToString,
+            ),
+            'Grant': grpc.unary_unary_rpc_method_handler(
+                    servicer.Grant,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.GrantRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.GrantReply.SerializeToString,
             ),
             'Inspect': grpc.unary_unary_rpc_method_handler(
                     servicer.Inspect,
@@ -354,6 +371,33 @@ class Node(object):
             '/moe_cluster.v1.Node/Leave',
             cluster_dot_wire_dot_node__pb2.Farewell.SerializeToString,
             cluster_dot_wire_dot_node__pb2.FarewellHeard.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Grant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/Grant',
+            cluster_dot_wire_dot_node__pb2.GrantRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.GrantReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,18 +79,20 @@ class Ballot:
         return replace(self, later=tuple(sorted(later, key=lambda term: (term.epoch, term.owner))))
 
 
-def undecided(epoch: int, own: Ballot, votes: Mapping[str, Ballot], left: Mapping[str, int]) -> Term | None:
-    """Return a former term whose electorate does not agree to a term with this epoch; None if it is decided.
+def undecided(wanted: Term, own: Ballot, votes: Mapping[str, Ballot], left: Mapping[str, int]) -> Term | None:
+    """Return a former term whose electorate does not agree to a wanted one; None if this is decided.
 
     `votes` are the ballots, as they were before, of the nodes that granted it; that of the candidate itself is `own`.
-    `left` has the epochs up to which nodes that left have resigned.
+    `left` has the epochs up to which nodes that left have resigned. Terms that the candidate itself did not get before
+    do not count: only it could have decided them.
     """
     resigned = {node_id: ballot.resigned for node_id, ballot in votes.items()}
-    resigned |= {node_id: until for node_id, until in left.items() if until < epoch}  # others may have its vote
+    resigned |= {node_id: until for node_id, until in left.items() if until < wanted.epoch}  # others may have its vote
     former, heard = set(own.terms), set[str]()
     while more := {i for t in former for i in t.electorate} & votes.keys() - heard:
         heard |= more
         former |= {t for i in more for t in votes[i].terms if t.epoch >= own.decided.epoch}
+    former = {t for t in former if t.owner != wanted.owner or t == own.decided}
     for term in sorted(former, key=lambda t: t.epoch):
         without_vote = {node_id for node_id, until in resigned.items() if until >= term.epoch}
         if term.electorate and not term.has_quorum(votes.keys() - without_vote, without_vote):

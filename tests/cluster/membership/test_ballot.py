@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.daemon.ballot import MAX_STEP, Ballot, Term, undecided
+from cluster.membership.ballot import MAX_STEP, Ballot, Term, undecided
 
 NODES = "abcde"
 
@@ -19,7 +19,7 @@ def term(epoch: int, owner: str, electorate: str) -> Term:
 
 def elected(former: Term, votes: str, left: str = "") -> bool:
     ballots = dict.fromkeys(votes, Ballot(former))
-    return undecided(2, ballots[votes[0]], ballots, dict.fromkeys(left, former.epoch)) is None
+    return undecided(term(2, votes[0], votes), ballots[votes[0]], ballots, dict.fromkeys(left, former.epoch)) is None
 
 
 def test_more_than_half_of_the_electorate_decides_or_half_with_the_owner() -> None:
@@ -42,8 +42,8 @@ def test_a_node_that_left_is_not_missed() -> None:
 def test_a_node_that_left_has_no_vote_when_it_is_back() -> None:
     former = term(1, "a", "abcd")
     votes = {"c": Ballot(former), "a": Ballot(former).resign(), "b": Ballot(former).resign()}
-    assert undecided(2, votes["c"], votes, {}) == former
-    assert undecided(2, votes["c"], votes | {"d": Ballot(former)}, {}) is None
+    assert undecided(term(2, "c", "c"), votes["c"], votes, {}) == former
+    assert undecided(term(2, "c", "c"), votes["c"], votes | {"d": Ballot(former)}, {}) is None
 
 
 def test_an_epoch_is_granted_once_and_not_far_ahead() -> None:
@@ -58,8 +58,8 @@ def test_an_epoch_is_granted_once_and_not_far_ahead() -> None:
 def test_a_candidate_that_missed_a_decision_needs_the_electorate_of_that() -> None:
     former, missed = term(1, "a", "abc"), term(2, "a", "ab")
     b, c = Ballot(former).grant(missed), Ballot(former)
-    assert undecided(3, c, {"b": b, "c": c}, {}) == missed
-    assert undecided(3, b, {"b": b, "c": c}, {"a": 2}) is None
+    assert undecided(term(3, "c", "c"), c, {"b": b, "c": c}, {}) == missed
+    assert undecided(term(3, "b", "b"), b, {"b": b, "c": c}, {"a": 2}) is None
 
 
 @dataclass
@@ -82,6 +82,7 @@ class World:
     away: set[str] = field(default_factory=set)
 
     def stand(self, node: str, electorate: frozenset[str]) -> None:
+        self.campaigns = [c for c in self.campaigns if c.term.owner != node]  # one at a time
         own = self.ballots[node]
         wanted = Term(own.newest.epoch + 1, node, electorate | {node})
         self.ballots[node] = own.grant(wanted)
@@ -94,10 +95,10 @@ class World:
             campaign.votes[voter] = before
 
     def count(self, campaign: Campaign) -> None:
-        owner = campaign.term.owner
-        if owner not in self.away and undecided(campaign.term.epoch, campaign.own, campaign.votes, self.left[owner]) is None:
-            assert self.owners.setdefault(campaign.term.epoch, owner) == owner
-            self.ballots[owner] = self.ballots[owner].decide(campaign.term)
+        wanted, owner = campaign.term, campaign.term.owner
+        if owner not in self.away and undecided(wanted, campaign.own, campaign.votes, self.left[owner]) is None:
+            assert self.owners.setdefault(wanted.epoch, owner) == owner
+            self.ballots[owner] = self.ballots[owner].decide(wanted)
 
     def leave(self, node: str, hearers: frozenset[str]) -> None:
         self.campaigns = [c for c in self.campaigns if c.term.owner != node]
