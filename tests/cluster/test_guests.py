@@ -176,26 +176,29 @@ def test_a_node_cannot_close_or_go_on_with_anothers_conversation(cluster: Cluste
         own.CloseConversation(named, timeout=PATIENCE_S)
 
 
-def test_one_worker_runs_on_a_node_and_only_the_coordinator_of_its_placement_runs_it(cluster: Cluster) -> None:
+def test_one_worker_runs_on_a_node_and_only_for_whom_the_node_has_granted_its_epoch(cluster: Cluster) -> None:
     leader, other, free = cluster.nodes
     with channel(identity_of(leader), free) as opened:
         content = node_pb2_grpc.NodeStub(opened).Inspect(pb.WantedModel(model="demo"), timeout=PATIENCE_S).content_hash
 
-    def placed(*node_ids: str) -> str:
-        plan = cluster.place("demo", (2, 4)).to_json() | {"content_hash": content}
-        stages = [stage | {"node_id": node_id} for stage, node_id in zip(plan["stages"], node_ids, strict=True)]
-        return json.dumps(plan | {"stages": stages})
+    plan = cluster.place("demo", (2, 4)).to_json() | {"content_hash": content}
+    ids = (leader.node_id, free.node_id)
+    stages = [stage | {"node_id": node_id} for stage, node_id in zip(plan["stages"], ids, strict=True)]
+    placement = json.dumps(plan | {"stages": stages})
+    serving = cluster.own.status().serving
+    assert serving is not None
 
-    def run(stub: node_pb2_grpc.NodeStub, epoch: int, placement: str) -> Any:
+    def run(stub: node_pb2_grpc.NodeStub, epoch: int) -> Any:
         load = worker_pb2.LoadShard(model="demo", epoch=epoch, placement=placement)
         return stub.RunWorker(iter([worker_pb2.WorkerCommand(load=load)]), timeout=PATIENCE_S)
 
+    with channel(identity_of(other), free) as opened:
+        assert ended(run(node_pb2_grpc.NodeStub(opened), serving.epoch)) is DENIED
     with channel(identity_of(leader), free) as opened, ThreadPoolExecutor(6) as threads:
         stub = node_pb2_grpc.NodeStub(opened)
-        own, foreign = placed(leader.node_id, free.node_id), placed(other.node_id, free.node_id)
-        assert ended(run(stub, 9, foreign)) is DENIED
-        assert ended(run(stub, 0, own)) is grpc.StatusCode.INVALID_ARGUMENT
-        calls = [run(stub, epoch, own) for epoch in range(10, 16)]
+        assert ended(run(stub, serving.epoch + 100)) is DENIED
+        assert ended(run(stub, 0)) is DENIED
+        calls = [run(stub, serving.epoch) for _ in range(6)]
         ends = [threads.submit(ended, call) for call in calls]
         until(lambda: sum(end.done() for end in ends) == 5)
         assert len(free.workers()) == 1
