@@ -6,8 +6,9 @@ import pytest
 
 from cluster.cost_reader import read_costs
 from cluster.daemon import placing
-from cluster.daemon.state import Gossip, NodeState
+from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
+from cluster.membership.greeting import Greeting
 from cluster.membership.membership import Answered, Greeted, LinkSpeed, Measured
 from cluster.membership.node_info import NodeInfo
 from cluster.membership.node_message import links_from_messages
@@ -47,7 +48,7 @@ def test_links_that_others_have_measured_between_them_are_used() -> None:
     state.apply(Measured(two, LinkSpeed(0.009, 1e9)))
     direct = pb.MeasuredLink(node_id=two, latency_s=0.0002, bytes_per_s=2e9)
     wrong = pb.MeasuredLink(node_id=three, latency_s=float("nan"), bytes_per_s=-1)
-    state.hear(one, Gossip(pb.Holding(), pb.Serving(), links_from_messages([direct, wrong])))
+    state.hear(one, Greeting(info(1), links=links_from_messages([direct, wrong])))
     links = placing.links(state)
     assert links.between(one, two) == links.between(two, one) == Link(0.0002, 2e9)
     assert links.between(own, two) == Link(0.009, 1e9)
