@@ -182,10 +182,11 @@ class Acquiring:
         directory = self._directory(model, content_hash, keep=keep)
         self._taken_at[content_hash] = time.monotonic()
         error: ClusterError = ClusterError(f"no node has the outline of {model}")
+        unknown = {node_id for node_id in holders if not self._state.reached_at(node_id)}
+        await asyncio.gather(*map(self._state.meet, unknown), return_exceptions=True)  # at once: no list takes longer
         for node_id in holders:
             name = self._state.name(node_id)
             try:
-                await self._state.meet(node_id)
                 with translated(f"node {name}"):
                     call = self._stub(node_id).Outline(pb.OutlineRequest(content_hash=content_hash), timeout=OUTLINE_S)
                     await outline_message.receive(call, directory, content_hash)

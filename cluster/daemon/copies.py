@@ -75,17 +75,22 @@ class Copies:
         self._seen[copy.content_hash] = copy
         return copy
 
-    def find(self, wanted: pb.WantedModel) -> Copy | None:
+    def find(self, wanted: pb.WantedModel, *, is_guest: bool = False) -> Copy | None:
         """Return the copy with the wanted content; if there is none, the first one with the model's name.
 
         Whole copies come first, then parts that were downloaded. Without a wanted content, it is the first one with the
-        name.
+        name. For another node (`is_guest`), directories where this node does not keep models count only if the wanted
+        content is there: for all others the answer is the same as if there were none.
 
         Raises:
             CheckpointError: there is none with the content, and the first one with the name is damaged.
         """
         others: list[Copy | CheckpointError] = []
         for directory in _distinct(library.namesakes(wanted.model, wanted.home_path)):
+            if is_guest and not self._keeps_models_in(directory):
+                if (copy := self._same(directory, wanted)) is not None:
+                    return copy
+                continue
             try:
                 copy = self._read(directory)
             except CheckpointError as error:
@@ -98,11 +103,8 @@ class Copies:
                 return copy
             others.append(copy)
         for directory in _distinct(directory for _, directory in library.in_folders()):
-            with suppress(MoeClusterError):
-                if _config_hash(directory) == wanted.config_hash:
-                    copy = self._read(directory)
-                    if copy.content_hash == wanted.content_hash:
-                        return copy
+            if (copy := self._same(directory, wanted)) is not None:
+                return copy
         if wanted.content_hash and (kept := self.kept(wanted.content_hash)) is not None:
             return kept
         if others and isinstance(others[0], CheckpointError):
@@ -161,6 +163,17 @@ class Copies:
             return [*copy.digests.items()]
         with Checkpoint.open(copy.directory) as checkpoint:
             return read_tensors(checkpoint, families.config_of(checkpoint), part.parameter)
+
+    def _keeps_models_in(self, directory: Path) -> bool:
+        return library.is_in_places(directory) or directory.absolute().is_relative_to(self._home.models)
+
+    def _same(self, directory: Path, wanted: pb.WantedModel) -> Copy | None:
+        """Return the copy in a directory if it has the wanted content. Weights are read if the config is the same."""
+        with suppress(MoeClusterError, OSError):
+            if wanted.content_hash and _config_hash(directory) == wanted.config_hash:
+                copy = self._read(directory)
+                return copy if copy.content_hash == wanted.content_hash else None
+        return None
 
     def _read(self, directory: Path) -> Copy:
         with Checkpoint.open(directory) as checkpoint:

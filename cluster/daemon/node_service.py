@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -24,7 +24,7 @@ from cluster.membership import ballot_message
 from cluster.membership.address import of_caller, split
 from cluster.membership.greeting import MAX_PORT, parsed
 from cluster.membership.listening import Listening
-from cluster.membership.membership import Greeted, Left
+from cluster.membership.membership import MAX_MEMBERS, Greeted, Left
 from cluster.model_list import of_this_machine, to_message
 from cluster.printable import MAX_REASON, is_printable, printable
 from cluster.rpc_errors import reported
@@ -102,7 +102,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def Inspect(self, request: node_pb2.WantedModel, context: Context) -> node_pb2.ModelCopy:  # noqa: N802
         """Return this node's copy of a model."""
         async with reported(context):
-            copy = await asyncio.to_thread(self._serving.copies.find, request)
+            is_guest = self._credentials.peer_id(context) != self._state.own.node_id
+            copy = await asyncio.to_thread(self._serving.copies.find, request, is_guest=is_guest)
             return node_pb2.ModelCopy() if copy is None else copy.to_message()
 
     async def InspectPart(self, request: node_pb2.ModelPart, context: Context) -> node_pb2.Digests:  # noqa: N802
@@ -122,6 +123,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def Adopt(self, request: node_pb2.AdoptRequest, context: Context) -> node_pb2.AdoptReply:  # noqa: N802
         """Take the outline of a model."""
         async with reported(context):
+            _require_few(request.holders)
             return await self._serving.acquiring.adopt(request)
 
     async def ListModels(  # noqa: N802
@@ -137,10 +139,12 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> AsyncIterator[pb.LoadProgress]:
         """Copy this node's part of an adopted model to its disk."""
         async with reported(context):
+            _require_few(request.holders)
             copy = self._serving.copies.known(request.content_hash)
+            targets = await asyncio.gather(*map(self._state.meet, request.holders))
             peers = [
-                pb.WeightPeer(node_id=i, name=self._state.name(i), target=await self._state.meet(i))
-                for i in request.holders
+                pb.WeightPeer(node_id=i, name=self._state.name(i), target=target)
+                for i, target in zip(request.holders, targets, strict=True)
             ]
             sources = await asyncio.to_thread(
                 sources_of, copy.directory, peers, request.content_hash, self._credentials
@@ -309,6 +313,12 @@ class NodeService(node_pb2_grpc.NodeServicer):
         caller = self._credentials.peer_id(context)
         if caller != node_id and not self._credentials.insecure:
             raise TrustError(f"node {self._state.name(caller)} greets as {self._state.name(node_id)}")
+
+
+def _require_few(node_ids: Sequence[str]) -> None:
+    """Raise InvalidRequestError for more nodes than a cluster has."""
+    if len(node_ids) > MAX_MEMBERS + 1:
+        raise InvalidRequestError(f"{len(node_ids)} nodes; a cluster has at most {MAX_MEMBERS + 1}")
 
 
 class EchoService(grpc.GenericRpcHandler):

@@ -13,7 +13,7 @@ from pathlib import Path
 from mlx_moe import known_models
 from mlx_moe.checkpoint import conversion_record, hub_cache, other_formats
 from mlx_moe.checkpoint.hub_cache import directory as _hub_cache
-from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
+from mlx_moe.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
 
 DEMO = "demo"
 REPO_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(\w[\w./-]*))?")
@@ -96,7 +96,7 @@ def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
     `home_path` is the model's path below the other machine's home directory, "" if it is elsewhere. A directory may
     occur twice.
     """
-    with suppress(InvalidRequestError, UnsupportedModelError):
+    with suppress(InvalidRequestError, CheckpointError, OSError):  # there is none, or what is there is of no use
         yield locate(model)
     if home_path and not {"/", ".."} & {*Path(home_path).parts} and _is_model(Path.home() / home_path):
         yield Path.home() / home_path
@@ -111,6 +111,12 @@ def namesakes(model: str, home_path: str = "") -> Iterator[Path]:
     yield from _in_folders(name)
     yield from (path for path in _folders() if path.name == name and _is_model(path))
     yield from (path.parent for path in _hub_cache().glob(f"models--*--{glob.escape(name)}/snapshots/*/config.json"))
+
+
+def is_in_places(directory: Path) -> bool:
+    """Whether a directory is where this machine looks for models: in this package, the cache, or its folders."""
+    places = [Path(__file__).parents[1] / DEMO, _hub_cache(), *_folders()]
+    return ".." not in directory.parts and any(directory.absolute().is_relative_to(p.absolute()) for p in places)
 
 
 def names() -> Iterator[str]:

@@ -81,6 +81,31 @@ def test_a_directory_that_several_names_lead_to_is_read_once(folder: Path, demo:
     assert opened == [folder / "link"]
 
 
+def test_a_guest_learns_of_a_path_elsewhere_only_whether_the_content_that_it_knows_is_there(
+    tmp_path: Path, folder: Path, demo: Copy
+) -> None:
+    for name in ("same", "other"):
+        shutil.copytree(DEMO, tmp_path / name)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    (tmp_path / "file").touch()
+    change_config(tmp_path / "other", rms_norm_eps=0.5)
+    copies = Copies(HOME)
+    elsewhere = ["other", "damaged", "file", "nowhere", "same/..", "a" * 300, "zero\0"]
+    paths = [str(tmp_path / name) for name in elsewhere]
+    assert {copies.find(wanted(demo, path), is_guest=True) for path in paths} == {None}
+    assert {copies.find(pb.WantedModel(model=path), is_guest=True) for path in (*paths, str(tmp_path / "same"))} == {
+        None
+    }
+    assert copies.find(wanted(demo, str(tmp_path / "same")), is_guest=True) is not None
+    assert copies.find(wanted(demo, str(tmp_path / "other"))) is not None  # as this machine's person names it
+    shutil.copytree(DEMO, folder / "mine")
+    change_config(folder / "mine", rms_norm_eps=0.5)
+    copy = copies.find(pb.WantedModel(model=str(folder / "mine")), is_guest=True)
+    assert copy is not None
+    assert copy.directory == folder / "mine"
+
+
 def test_a_damaged_copy_is_told_only_where_no_other_is_whole(folder: Path, demo: Copy) -> None:
     shutil.copytree(DEMO, folder / "q3")
     (folder / "q3" / "model.safetensors").unlink()
