@@ -146,7 +146,7 @@ async def ring(
         for worker in workers:
             await worker.tell(pb.WorkerCommand(connect=pb.ConnectWorkers(workers=addresses)))
         role = Role.of(placement, first_id)
-        connections = Connections(credentials, addresses, _raise)
+        connections = Connections(credentials, addresses, EPOCH, _raise)
         stack.push_async_callback(connections.close)
         loaded = load(NodeFiles(checkpoint), role, lambda *_: None)
         assert isinstance(loaded, LoadedShard)  # it leads a stage

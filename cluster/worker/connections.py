@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 import grpc
 
@@ -13,7 +12,8 @@ from cluster.errors import NodeLostError
 from cluster.trust.credentials import Credentials, max_message
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
-from cluster.worker.messages import FRAMES_METHOD, MAX_MESSAGE_BYTES, Message
+from cluster.worker.frame_stream import EPOCH_KEY, Call, FrameStream
+from cluster.worker.messages import FRAMES_METHOD, MAX_MESSAGE_BYTES
 from cluster.worker.remote_experts import ExpertLink
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.pipeline.frame import Cancel
@@ -25,40 +25,26 @@ DATA_OPTIONS = max_message(MAX_MESSAGE_BYTES)
 CONNECT_S = 20.0
 """Timeout for the workers of a placement to open their ports: all are told at once."""
 
-SEND_S = 60.0
-"""How long the next node may take to receive a message; it receives while it computes."""
-
 CLOSE_S = 0.5
 """How long cancels in progress may take while the links are closed."""
 
 
-class FrameStream:
-    """The stream of messages to the next node."""
-
-    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
-        self._call = call
-        self._one_at_a_time = asyncio.Lock()
-
-    async def send(self, message: Message) -> None:
-        """Send a message; wait while the next node is far behind. Messages on a broken stream are dropped.
-
-        The stream breaks if a message takes longer than SEND_S: the next node is stuck.
-        """
-        with suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):  # the stream's callback reports it
-            async with self._one_at_a_time, asyncio.timeout(SEND_S):  # a write that is cancelled cancels the call
-                await self._call.write(message.encode())
-
-
 class Connections:
-    """Opens channels to other workers, by node id; `fail` is called when a stream of frames breaks."""
+    """Opens channels to the other workers of an epoch, by node id; `fail` is called when a stream of frames is lost."""
 
     def __init__(
-        self, credentials: Credentials, workers: Iterable[pb.WorkerAddress], fail: Callable[[MoeClusterError], None]
+        self,
+        credentials: Credentials,
+        workers: Iterable[pb.WorkerAddress],
+        epoch: int,
+        fail: Callable[[MoeClusterError], None],
     ) -> None:
         self._credentials = credentials
+        self._epoch = epoch
         self._workers = {worker.node_id: worker for worker in workers}
         self._fail = fail
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._streams: list[FrameStream] = []
         self._expert_links: list[ExpertLink] = []
         self._cancelling: set[asyncio.Task[None]] = set()
 
@@ -68,26 +54,23 @@ class Connections:
 
     async def frames_to(self, node_id: str) -> FrameStream:
         """Open the stream of frames to a node. Raises NodeLostError."""
-        name = self._workers[node_id].name
-        call: grpc.aio.StreamStreamCall[bytes, bytes] = self._channel(node_id).stream_stream(FRAMES_METHOD)(
-            wait_for_ready=True
-        )
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                await call.initial_metadata()
-        except (TimeoutError, grpc.RpcError) as exc:
-            call.cancel()
-            raise NodeLostError(
-                f"the link to node {name} did not open within {CONNECT_S:g} s", node_id=node_id
-            ) from exc
-        call.add_done_callback(lambda _: self._fail(NodeLostError(f"the link to node {name} broke", node_id=node_id)))
-        return FrameStream(call)
+
+        def new_call() -> Call:
+            method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel(node_id).stream_stream(
+                FRAMES_METHOD
+            )
+            return method(metadata=((EPOCH_KEY, str(self._epoch)),), wait_for_ready=True)
+
+        stream = FrameStream(new_call, self.name(node_id), node_id, lambda error: self._fail(error))
+        self._streams.append(stream)
+        await stream.open(CONNECT_S)
+        return stream
 
     async def experts_of(self, node_id: str) -> ExpertLink:
         """Open the stream of requests to an expert peer. Raises NodeLostError."""
         worker = self._workers[node_id]
         channel = self._credentials.channel(worker.target, node_id, DATA_OPTIONS)
-        link = ExpertLink(channel, worker.name)
+        link = ExpertLink(channel, worker.name, node_id)
         self._expert_links.append(link)
         try:
             await asyncio.to_thread(link.open, CONNECT_S)
@@ -112,6 +95,8 @@ class Connections:
     async def close(self) -> None:
         """Close everything."""
         self._fail = lambda _: None
+        for stream in self._streams:
+            stream.close()
         for link in self._expert_links:
             link.close()
         channels, self._channels = self._channels, {}  # no cancels are sent from now on

@@ -1,10 +1,8 @@
-"""Data service: a worker's stream of raw bytes for one other node, and the call that cancels frames.
-
-Who may make these calls is in `callers`.
-"""
+"""Data service: a worker's stream of raw bytes for one other node, and the call that cancels frames."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -14,7 +12,8 @@ import grpc
 from cluster.rpc_errors import reported
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
-from cluster.worker.messages import LinkError, Message
+from cluster.worker.frame_stream import COUNT, EPOCH_KEY, RECEIVED_KEY
+from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, LinkError, Message
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.pipeline.frame import Cancel
 
@@ -24,21 +23,84 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+CONFIRM_S = 1.0
+CONFIRM_BYTES = 1 << 20
+"""How often a receiver says what has arrived: the sender keeps the rest."""
 
-class DataService(grpc.GenericRpcHandler):
-    """Passes the messages of a stream to `take`, one after the other, and sends its results back."""
 
-    def __init__(self, method: str, take: Callable[[Message], Awaitable[Message | None]]) -> None:
-        self._method = method
-        self._take = take
+class FramesService(grpc.GenericRpcHandler):
+    """Passes each message of an epoch to `take` once, in order, over all streams of the link; see FrameStream.
+
+    Bytes that were changed on their way end the stream: the sender opens it again, and sends them again.
+    """
+
+    def __init__(self, epoch: int, take: Callable[[Message], Awaitable[None]]) -> None:
+        self._epoch = epoch
+        self._take: Callable[[Message], Awaitable[None]] | None = take
+        self._received = 0
+        self._unconfirmed_bytes = 0
+        self._streams = 0
 
     def close(self) -> None:
         """Take no more messages, and release what took them; open streams end with their next message."""
-        self._take = _refuse
+        self._take = None
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of a method, for gRPC."""
-        if handler_call_details.method != self._method:
+        if handler_call_details.method != FRAMES_METHOD:
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._serve)
+
+    async def _serve(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Yield the number of messages that have arrived, also if none has: the sender hears that this node lives."""
+        epoch = dict(context.invocation_metadata() or ()).get(EPOCH_KEY)
+        if self._take is None or epoch != str(self._epoch):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this link belongs to epoch {self._epoch}")
+        self._streams += 1
+        await context.send_initial_metadata(((RECEIVED_KEY, str(self._received)),))
+        has_much = asyncio.Event()
+        taking = asyncio.create_task(self._take_all(messages, has_much, self._streams))
+        try:
+            while not taking.done():
+                due = asyncio.create_task(has_much.wait())
+                await asyncio.wait((taking, due), timeout=CONFIRM_S, return_when=asyncio.FIRST_COMPLETED)
+                due.cancel()
+                has_much.clear()
+                yield COUNT.pack(self._received)
+            taking.result()
+        except LinkError as error:
+            log.error("event=bad_link error=%s", error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        finally:
+            taking.cancel()
+
+    async def _take_all(self, messages: AsyncIterator[bytes], has_much: asyncio.Event, stream: int) -> None:
+        """Take the messages of a stream until the sender opens another one. Raises LinkError."""
+        async for data in messages:
+            if self._take is None or stream != self._streams:
+                return  # on another stream this message is sent again
+            message = Message.decode(data)
+            self._received += 1
+            self._unconfirmed_bytes += len(data)
+            if self._unconfirmed_bytes >= CONFIRM_BYTES:
+                self._unconfirmed_bytes = 0
+                has_much.set()
+            await self._take(message)
+
+
+class ExpertsService(grpc.GenericRpcHandler):
+    """Answers the requests of a stage's leader, one after the other."""
+
+    def __init__(self, answer: Callable[[Message], Awaitable[Message]]) -> None:
+        self._answer: Callable[[Message], Awaitable[Message]] | None = answer
+
+    def close(self) -> None:
+        """Answer no more requests, and release what answered them; open streams end with their next message."""
+        self._answer = None
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a method, for gRPC."""
+        if handler_call_details.method != EXPERTS_METHOD:
             return None
         return grpc.stream_stream_rpc_method_handler(self._serve)
 
@@ -46,15 +108,12 @@ class DataService(grpc.GenericRpcHandler):
         await context.send_initial_metadata(())  # tells the caller that it is accepted
         try:
             async for data in messages:
-                if reply := await self._take(Message.decode(data)):
-                    yield reply.encode()
+                if self._answer is None:
+                    raise LinkError("this link belongs to an earlier placement")
+                yield (await self._answer(Message.decode(data))).encode()
         except LinkError as error:
             log.error("event=bad_link error=%s", error)
-            await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-
-
-async def _refuse(_message: Message) -> Message | None:
-    raise LinkError("this link belongs to an earlier placement")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
 
 class CancelService(worker_pb2_grpc.StageServicer):

@@ -70,7 +70,7 @@ class Epoch:
 
         The answers of an `interrupted` service continue, if this part coordinates.
         """
-        connections = Connections(self._credentials, workers, self._end)
+        connections = Connections(self._credentials, workers, self.number, self._end)
         part = part_of(self.loaded, self._role, self._name, self.number, self._credentials, connections, interrupted)
         part.serve(self._server)
         await self._server.start()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from cluster.rpc_errors import error_named
-from mlx_moe.errors import FrameError, MoeClusterError, RewindError
+from mlx_moe.errors import MoeClusterError, RewindError
 
 FRAMES_METHOD = "/moe_cluster.v1.Ring/Frames"
 EXPERTS_METHOD = "/moe_cluster.v1.Ring/Experts"
@@ -76,7 +76,7 @@ class Message:
     ROWS: `rows` x `width` results.
 
     `serial` is the number of the frame, or of the failed frame, at its coordinator; expert requests are numbered per
-    link. `checksum` is the payload's, as received; `arrived_s` is the monotonic time of arrival.
+    link. `arrived_s` is the monotonic time of arrival.
     """
 
     kind: Kind
@@ -90,7 +90,6 @@ class Message:
     dtype: Dtype = Dtype.FLOAT32
     flags: int = 0
     payload: bytes | memoryview = b""
-    checksum: int = 0
     arrived_s: float = field(default=0.0, compare=False)
 
     def encode(self) -> bytes:
@@ -114,10 +113,10 @@ class Message:
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
-        """Read a message. Its payload is a view of `data`; `require_sound` checks it.
+        """Read a message. Its payload is a view of `data`.
 
         Raises:
-            LinkError: the bytes are no message, were cut, or have a changed header.
+            LinkError: the bytes are no message, were cut, or were changed on their way.
         """
         if len(data) < HEADER_BYTES or data[:4] != _MAGIC:
             raise LinkError(f"{len(data)} bytes that are no message of moe-cluster")
@@ -133,6 +132,8 @@ class Message:
         except ValueError as exc:
             raise LinkError(f"a message that this version does not know: {exc}") from exc
         payload = memoryview(data)[HEADER_BYTES:]
+        if zlib.crc32(payload) != payload_sum:
+            raise LinkError("a message whose payload was changed on its way")
         return cls(
             kind,
             sequence_id.hex(),
@@ -145,14 +146,8 @@ class Message:
             dtype,
             flags,
             payload,
-            payload_sum,
             time.monotonic(),
         )
-
-    def require_sound(self, node: str) -> None:
-        """Raise FrameError, naming the node that received it, if the payload is not what was sent."""
-        if zlib.crc32(self.payload) != self.checksum:
-            raise FrameError(f"node {node}: the bytes of a frame at position {self.position} were changed on their way")
 
 
 def failure(message: Message, error: MoeClusterError) -> Message:

@@ -18,12 +18,13 @@ from cluster.wire import coordinator_pb2_grpc, worker_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing, Waiter
-from cluster.worker.connections import Connections, FrameStream
+from cluster.worker.connections import Connections
 from cluster.worker.coordinator_service import CoordinatorService
-from cluster.worker.data_service import CancelService, DataService
+from cluster.worker.data_service import CancelService, ExpertsService, FramesService
+from cluster.worker.frame_stream import FrameStream
 from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
-from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, Kind, Message
+from cluster.worker.messages import Kind, Message
 from cluster.worker.pipeline import LocalPipeline, Pipeline
 from cluster.worker.recording import Recording
 from cluster.worker.remote_experts import answer_pairs
@@ -64,7 +65,7 @@ class ExpertsPart:
     def __init__(self, shard: ExpertShard, name: str) -> None:
         self._shard = shard
         self._name = name
-        self._service = DataService(EXPERTS_METHOD, self._answer)
+        self._service = ExpertsService(self._answer)
         self._waiter = Waiter()
         self._questions = 0
 
@@ -104,7 +105,7 @@ class StagePart:
         self._computing = Computing(self._stage)
         self._ring = RingStage(self._computing, epoch, connections.name(role.previous_node))
         self._inbox = Inbox()
-        self._service = DataService(FRAMES_METHOD, self._take)
+        self._service = FramesService(epoch, self._take)
         self._next: FrameStream | None = None
 
     def serve(self, server: grpc.aio.Server) -> None:
@@ -160,7 +161,7 @@ class CoordinatorPart:
         self._stage = loaded.stage(name)
         self._timelines: dict[str, asyncio.Future[Message]] = {}
         self._next: FrameStream | None = None
-        self._service = DataService(FRAMES_METHOD, self._come_back)
+        self._service = FramesService(epoch, self._come_back)
         n_stages = len(role.placement.stages)
         self._computing = computing = Computing(self._stage)
         recording = Recording(name)

@@ -6,7 +6,9 @@ Shapes: L positions, D hidden_size, K experts chosen for each position, n pairs 
 
 from __future__ import annotations
 
+import logging
 import queue
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from cluster.errors import NodeLostError
+from cluster.rpc_errors import details_of
 from cluster.worker.arrays import array_of, bytes_of, dtype_of
 from cluster.worker.expectation import Expectation
 from cluster.worker.messages import EXPERTS_METHOD, Kind, LinkError, Message, failure, raised_by
@@ -25,8 +28,15 @@ from mlx_moe.layers.experts import NO_PEERS, Experts, RoutedExperts
 from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.shard import ExpertShard
 
+log = logging.getLogger(__name__)
+
 LEADER = 0
 """The number of the leader among the owners; its peers have the following numbers."""
+
+REOPEN_S = 2.0
+"""How long a stream that broke may take to be opened again, after which its peer is lost."""
+
+PAUSE_S = 0.05
 
 _NO_REQUEST = "0" * 32
 _PAIR = np.dtype(">u4")
@@ -39,24 +49,26 @@ class Question:
 
     layer: int
     expected: Expectation
+    data: bytes
     message: Message | None = None
 
 
 class ExpertLink:
     """The leader's stream to one peer, which answers in order.
 
-    Frames that are paused in a layer may have open requests at the same time; each gets its own answer.
+    Frames that are paused in a layer may have open requests at the same time; each gets its own answer. A stream that
+    broke is opened again by `resume`; what was not answered is requested again, which changes nothing at the peer.
     """
 
-    def __init__(self, channel: grpc.Channel, node: str) -> None:
+    def __init__(self, channel: grpc.Channel, node: str, node_id: str) -> None:
         self._node = node
+        self._node_id = node_id
         self._channel = channel
-        self._sent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._serial = 0
         self._open: dict[int, Question] = {}
         self._end: Exception | None = None
-        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXPERTS_METHOD)
-        self._answers = call(iter(self._sent.get, None), wait_for_ready=True)
+        self._is_closed = False
+        self._begin()
 
     def open(self, timeout_s: float) -> None:
         """Wait until the peer has accepted the stream. Raises grpc.RpcError, grpc.FutureTimeoutError."""
@@ -67,20 +79,42 @@ class ExpertLink:
         """Request rows: send pairs of a layer with the rows of x `[L, D]` that they need."""
         self._serial += 1
         expected = Expectation(len(pairs.experts), x.shape[1], dtype_of(x))
-        question = self._open[self._serial] = Question(layer, expected)
-        self._sent.put(pairs_message(layer, x, pairs, self._serial).encode())
+        data = pairs_message(layer, x, pairs, self._serial).encode()
+        question = self._open[self._serial] = Question(layer, expected, data)
+        self._sent.put(data)
         return question
 
     def wait(self, question: Question) -> None:
-        """Read until the answer to a request, or the end of the stream; computes nothing."""
+        """Read until the answer to a request, or until the stream breaks; computes nothing."""
         while question.message is None:  # answers to earlier requests come first, also to cancelled ones
             try:
                 message = Message.decode(next(self._answers))
             except (grpc.RpcError, StopIteration, LinkError) as exc:
                 self._end = exc
+                self._answers.cancel()  # after invalid bytes it goes on otherwise
                 return
             if (asked := self._open.pop(message.serial, None)) is not None:
                 asked.message = message
+
+    def resume(self, question: Question) -> None:
+        """Open the stream again and read until the answer to a request, or for REOPEN_S; computes nothing."""
+        cause = details_of(self._end) if isinstance(self._end, grpc.RpcError) else str(self._end)
+        log.warning("event=link_broke node=%s cause=%r", self._node, cause)
+        ends_at = time.monotonic() + REOPEN_S
+        while not self._is_closed and time.monotonic() < ends_at:
+            try:
+                self._sent.put(None)
+                self._answers.cancel()
+                self._begin()
+                self.open(ends_at - time.monotonic())
+            except (grpc.RpcError, grpc.FutureTimeoutError, ValueError) as exc:  # the channel may be closed meanwhile
+                self._end = exc
+            else:
+                log.warning("event=link_resumed node=%s questions=%d", self._node, len(self._open))
+                self.wait(question)
+                if question.message is not None:
+                    return
+            time.sleep(PAUSE_S)
 
     def answer(self, question: Question) -> mx.array:
         """Wait for the requested rows `[n, D]`.
@@ -93,8 +127,9 @@ class ExpertLink:
         self.wait(question)
         message = question.message
         if message is None:
-            raise NodeLostError(f"node {self._node}, which owns experts of this stage, does not answer") from self._end
-        message.require_sound(self._node)
+            raise NodeLostError(
+                f"node {self._node}, which owns experts of this stage, does not answer", node_id=self._node_id
+            ) from self._end
         if message.kind is Kind.FAILURE:
             raise raised_by(message)
         rows = array_of(message.payload, message.rows, message.width, message.dtype)
@@ -103,8 +138,17 @@ class ExpertLink:
 
     def close(self) -> None:
         """End the stream."""
+        self._is_closed = True
         self._sent.put(None)
         self._channel.close()
+
+    def _begin(self) -> None:
+        """Begin a stream with the requests that are not answered."""
+        self._sent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        for question in self._open.values():
+            self._sent.put(question.data)
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(EXPERTS_METHOD)
+        self._answers = call(iter(self._sent.get, None), wait_for_ready=True)
 
 
 class RemoteExperts:
@@ -157,9 +201,14 @@ class _DividedExperts:
             rows[LEADER] = self._own.pairs(x, split.pairs[LEADER])
             mx.async_eval(rows[LEADER])
         for owner, question in questions.items():
+            link = self._links[owner]
             if yields:
-                yield partial(self._links[owner].wait, question)
-            rows[owner] = self._links[owner].answer(question)
+                yield partial(link.wait, question)
+            else:
+                link.wait(question)
+            if question.message is None:
+                yield partial(link.resume, question)  # in another thread: control is heard meanwhile
+            rows[owner] = link.answer(question)
         return split.join(rows)
 
 
@@ -185,7 +234,6 @@ def pairs_message(layer: int, x: mx.array, pairs: Pairs, serial: int) -> Message
 def answer_pairs(shard: ExpertShard, message: Message, node: str) -> Steps[Message]:
     """Return a message with the requested rows, or with the failure."""
     try:
-        message.require_sound(node)
         x, pairs = _question(shard, message)
         y = shard.experts[message.position].pairs(x, pairs)
     except FrameError as error:

@@ -226,7 +226,6 @@ class RingPipeline:
         self._forget(message.sequence_id, message.serial)
         try:
             if message.kind is Kind.FAILURE:
-                message.require_sound(self.computing.stage.node)
                 raise raised_by(message)
             returned: Returned = to_frame(message, self.computing.stage.node)
             under_way.expected.require(message, f"node {self._last}")
