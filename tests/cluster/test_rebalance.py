@@ -14,12 +14,12 @@ from cluster.client import ServingState, Waiting, Wanted
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.sampling_params import SamplingParams
-from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
+from tests.cluster.running import Cluster, RunningNode, running_cluster
 from tests.patience import until
 
 pytestmark = pytest.mark.slow
 
-LONG = Request(tuple(range(40, 100)), SamplingParams(temperature=0.0), max_tokens=80, ignore_eos=True)
+LONG = Request(tuple(range(40, 100)), SamplingParams(temperature=0.0), max_tokens=500, ignore_eos=True)
 QUIET_S = "0.5"
 
 
@@ -75,14 +75,14 @@ def test_a_node_that_joins_is_used_at_a_quiet_moment_and_one_that_comes_back_by_
     cluster.join(fast)
     cluster.wait_for_all()
     with closing(cluster.own.model(cluster.own.status())) as model:
-        waited: list[Waiting | None] = []
-        written = model.new_conversation().answer(LONG, waiting=waited.append)
-        tokens = [next(written) for _ in range(3)]
         plan = cluster.own.rebalance(dry_run=True)
         assert plan.is_better
         assert plan.tokens_per_s > 1.2 * plan.former_tokens_per_s
         assert fast.node_id in plan.read_bytes
         assert placed_on(cluster) == {"mac-1", "mac-2"}  # it was lost just now: not without a person's word
+        waited: list[Waiting | None] = []
+        written = model.new_conversation().answer(LONG, waiting=waited.append)
+        tokens = [next(written) for _ in range(3)]
         cluster.own.rebalance(dry_run=False)
         *_, last = cluster.own.load(Wanted("demo"))
         assert tokens + list(written) == wanted
@@ -92,5 +92,4 @@ def test_a_node_that_joins_is_used_at_a_quiet_moment_and_one_that_comes_back_by_
         status = cluster.own.status()
         read = {node.name: node.total_bytes for node in last.nodes if node.total_bytes}
         assert read.keys() == {status.name(node_id) for node_id in plan.read_bytes}
-        assert answer(model, LONG) == wanted
     assert "mac-3" in placed_on(cluster)

@@ -14,6 +14,7 @@ from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import GenerationStats, Request, Token
 from mlx_moe.decoding.sequence import Phase, Sequence
+from mlx_moe.pipeline.frame import Frame
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.grammar import Grammar
 from tests import oracles
@@ -151,3 +152,23 @@ def test_everything_of_a_sequence_comes_back_from_bytes() -> None:
     sequence.plan()
     sequence.keep(list(IDS[:8]))
     assert Sequence.from_bytes(sequence.to_bytes()) == sequence
+
+
+def test_written_tokens_are_computed_again_with_several_frames_in_flight() -> None:
+    first = Pipeline(3)
+    session = first.new_session()
+    answer = first.ask(ask_for(IDS[:30], ANSWER), session)
+    while len(session.sequence.answer_ids) < 8:
+        answer.advance()
+        first.link.step()
+    sequence = Sequence.from_bytes(session.sequence.to_bytes())
+    first.close()
+    sequence.restart()
+    second = Pipeline(3)
+    second.coordinator.submit(sequence)
+    frames = []
+    while (sequence_id := second.coordinator.scheduler.next()) is not None:  # nothing returns meanwhile
+        frames += [item for item in second.coordinator.step(sequence_id) if isinstance(item, Frame)]
+    assert [frame.position for frame in frames] == [0, 30, 31]  # as many as the link says
+    assert [frame.hidden_states.shape[0] for frame in frames] == [30, 1, 1]
+    second.close()
