@@ -96,7 +96,9 @@ def _row(node: NodeStatus) -> NodeRow:
 def _role(holding: Holding | None) -> str:
     if holding is None:
         return ""
-    return "coordinator" if holding.coordinates else "leads" if holding.leads else "experts"
+    if holding.leads:
+        return "coordinator" if holding.coordinates else "leads"
+    return "experts" if holding.layers else "spare"
 
 
 def cluster_table(rows: Sequence[NodeRow]) -> HeadedTable:
@@ -149,8 +151,10 @@ def placement_table(nodes: Sequence[NodePlacement]) -> HeadedTable:
 
 
 def _held(row: NodeRow) -> tuple[str, str, str, str]:
-    kv = "" if row.role == "experts" else tokens_text(row.kv_positions)
+    kv = "" if row.role in ("experts", "spare") else tokens_text(row.kv_positions)
     peak = bytes_text(row.peak_memory_bytes) if row.peak_memory_bytes else ""
+    if row.role == "spare":
+        return "", "", kv, peak
     return span_text(row.layers), f"{row.experts:,}", kv, peak
 
 

@@ -101,6 +101,12 @@ Bits = Annotated[
 Mode = Annotated[
     str | None, typer.Option(metavar="HOW", help="Quantize while loading as affine (default), mxfp4, nvfp4 or mxfp8.")
 ]
+Standby = Annotated[
+    bool,
+    typer.Option(
+        "--standby", help="Keep a spare copy of the largest stage in another node's memory, where there is room."
+    ),
+]
 Keep = Annotated[
     bool,
     typer.Option(

@@ -57,6 +57,8 @@ def plan(
     objective: Objective = "one_user",
     here: Callable[[], Target] | None = None,
     chunk: int | None = None,
+    *,
+    standby: bool = False,
 ) -> None:
     """Print a placement of `model` on the nodes of a spec, or on the target of `here` (None: the cluster, if any).
 
@@ -65,7 +67,7 @@ def plan(
         PlacementError: the model does not fit; the message says what would make it fit.
     """
     target = parsed(nodes_text) if nodes_text is not None else (here or around)()
-    made = make(model, target, context, users, bits, objective, chunk, with_content=as_json)
+    made = make(model, target, context, users, bits, objective, chunk, standby=standby, with_content=as_json)
     if as_json:
         print(json.dumps(to_json(made)))
     else:
@@ -126,14 +128,15 @@ def make(
     objective: Objective,
     chunk: int | None = None,
     *,
+    standby: bool = False,
     with_content: bool = False,
 ) -> Plan:
-    """Return a plan, with chunks of `chunk` tokens if given. Raises as `plan`.
+    """Return a plan, with chunks of `chunk` tokens if given, and a spare copy of a stage. Raises as `plan`.
 
     `with_content` adds the content hash, which a later load checks.
     """
     from cluster.cost_reader import CostReader
-    from cluster.placement import fit, predict
+    from cluster.placement import fit, predict, with_standby
     from mlx_moe.checkpoint.recipe import AS_STORED, uniform
     from mlx_moe.decoding.chunking import ChunkRule
 
@@ -151,6 +154,8 @@ def make(
         at_bits=reader.at,
         chunks=None if chunk is None else ChunkRule.fixed(chunk),
     )
+    if standby:
+        found = replace(found, placement=with_standby(found.placement, costs, found.nodes))
     if with_content:
         placement = replace(found.placement, content_hash=reader.content_hash(), recipe=recipe)
         found = replace(found, placement=placement)
@@ -177,7 +182,7 @@ def to_json(made: Plan) -> dict[str, object]:
 def _print(made: Plan) -> None:
     console = table_console()
     costs, placement = made.model, made.fit.placement
-    used, known = len(placement.node_bytes), len(made.fit.nodes)
+    used, known = len(placement.node_ids), len(made.fit.nodes)
     where = f"{used} of {known} nodes" if known > 1 else "one node"
     console.print(
         f"{visible(placement.model)}: {count_text(costs.parameters)} parameters, {bytes_text(costs.weights_bytes)} at "
@@ -226,6 +231,11 @@ def _nodes_table(made: Plan) -> HeadedTable:
                 bytes_text(node.memory_bytes),
                 f"{(seconds + made.prediction.head_s * first) * 1000:.1f} ms" if leads else "",
             )
+    if (spare := made.fit.placement.standby) is not None:
+        node = nodes[spare.node_id]
+        nbytes = sum(made.model.layers[layer].owned_bytes(made.model.n_experts, 0) for layer in spare.layers)
+        holds = f"spare copy of layers {span_text(spare.layers)}"
+        table.add_row(visible(node.name), holds, bytes_text(nbytes), "", "", bytes_text(node.memory_bytes), "")
     return table
 
 

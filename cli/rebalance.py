@@ -46,7 +46,10 @@ def hint(node: OwnNode) -> str:
     found = node.rebalance(dry_run=True)
     if not found.is_better:
         return ""
-    gain = _room_text(found) if found.has_more_room else _speed_text(found)
+    if found.has_more_room:
+        gain = _room_text(found)
+    else:
+        gain = "with a spare copy of a stage" if found.has_new_standby else _speed_text(found)
     return f"the nodes that are here allow a better placement, {gain}: moe-cluster rebalance"
 
 
@@ -75,6 +78,9 @@ def _holdings(placement: Placement) -> dict[str, str]:
         layers = f"layer{'s' * (len(stage.layers) > 1)} {span_text(stage.layers)}"
         held[stage.node_id] = layers
         held |= {peer.node_id: f"experts of {layers}" for peer in stage.peers}
+    if (spare := placement.standby) is not None:
+        own = f"{held[spare.node_id]}, " if spare.node_id in held else ""
+        held[spare.node_id] = f"{own}spare copy of {span_text(spare.layers)}"
     return held
 
 

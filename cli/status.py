@@ -13,7 +13,7 @@ from rich.text import Text
 from cli.interrupt import Interrupt
 from cli.nodes import NodeRow, cluster_table, node_rows
 from cli.tables import table_console
-from cli.units import duration_text
+from cli.units import duration_text, span_text
 from cli.visible import visible
 from cluster.client import ClusterStatus, OwnNode, ServingState, is_running
 from cluster.errors import ClusterError, NoClusterError, NodeLostError
@@ -93,6 +93,7 @@ def _rendered(status: ClusterStatus) -> RenderableType:
         Text(f"{len(here)} {offer} {bytes_text(sum(row.offered_bytes for row in here))}"),
         _model_line(status),
         *_progress_lines(status),
+        *_spare_lines(status),
         *_api_lines(status),
         *_options_lines(),
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
@@ -141,6 +142,18 @@ def _api_lines(status: ClusterStatus) -> list[Text]:
     return [Text(f"serves the HTTP APIs at {status.api_url}")] if status.api_url else []
 
 
+def _spare_lines(status: ClusterStatus) -> list[Text]:
+    """Return which node has a spare copy of a stage of another one, from which a loss is repaired without reading."""
+    held = [(node.shown_name, node.holding) for node in status.nodes if node.holding and node.holding.spare_layers]
+    return [
+        Text(
+            f"{visible(name)} has a spare copy of layers {span_text(h.spare_layers)}, {bytes_text(h.spare_bytes)}",
+            style="bright_black",
+        )
+        for name, h in held
+    ]
+
+
 def _options_lines() -> list[Text]:
     """Return the options that are remembered for the next `up`."""
     try:
@@ -176,5 +189,14 @@ def _model_json(status: ClusterStatus) -> dict[str, Any] | None:
         "failure": serving.failure,
         "active_requests": stats.active_requests,
         "load_s": serving.load_s,
+        "standby": _standby_json(status),
         "drafts": {"compared": stats.drafts_compared, "accepted": stats.drafts_accepted},
     }
+
+
+def _standby_json(status: ClusterStatus) -> dict[str, Any] | None:
+    for node in status.nodes:
+        if (held := node.holding) and held.spare_layers:
+            layers = [held.spare_layers.start, held.spare_layers.stop]
+            return {"node": node.shown_name, "layers": layers, "bytes": held.spare_bytes}
+    return None

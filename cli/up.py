@@ -122,6 +122,8 @@ def wanted(
     users: int | None,
     draft: str | None,
     options: LoadOptions,
+    *,
+    standby: bool = False,
 ) -> Wanted | None:
     """Return the model to load, if any, after checking that it exists, or may exist on another node or the hub.
 
@@ -131,15 +133,20 @@ def wanted(
     placement = None if plan is None else _read_plan(plan)
     named = model if model is not None or placement is None else placement.model
     if named is None:
-        if (users, draft) != (None, None) or options != LoadOptions(replace=True):
+        if (users, draft, standby) != (None, None, False) or options != LoadOptions(replace=True):
             raise InvalidRequestError(
-                "--context, --users, --draft, --chunk, --bits, --mode, --keep and --yes need a MODEL"
+                "--context, --users, --draft, --standby, --chunk, --bits, --mode, --keep and --yes need a MODEL"
             )
         return None
     if placement is not None and options.chunk is not None:
         raise InvalidRequestError(
             f"the plan in {plan} already sets the chunks; make a new plan: moe-cluster plan "
             f"{shlex.quote(placement.model)} --chunk {options.chunk} --json"
+        )
+    if placement is not None and standby:
+        raise InvalidRequestError(
+            f"the plan in {plan} already says what is spared; make a new plan: moe-cluster plan "
+            f"{shlex.quote(placement.model)} --standby --json"
         )
     name = lasting(named)
     if placement is not None and lasting(placement.model) != name:
@@ -152,7 +159,8 @@ def wanted(
         except InvalidRequestError:
             if not Home.default().folder_of(name).exists():  # else a part of it is kept
                 raise missing from None
-    return replace(remote.wanted(name, options), plan=placement, users=users or 0, draft=draft or "")
+    wanted = remote.wanted(name, options)
+    return replace(wanted, plan=placement, users=users or 0, draft=draft or "", standby=standby)
 
 
 def up(
@@ -251,6 +259,8 @@ def _load(node: OwnNode, wanted: Wanted, news: News) -> None:
     load(node, wanted, news.console)
     status = node.status()
     news.serving(status.serving)
+    if wanted.standby and not any(held and held.spare_layers for held in (n.holding for n in status.nodes)):
+        news.say("no node has room for a spare copy of a stage (--standby): a loss is repaired from disk", "yellow")
     if before is not None and status.ready == before:  # it was there already
         with suppress(MoeClusterError):
             if line := hint(node):

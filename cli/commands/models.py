@@ -88,6 +88,7 @@ def plan(
         typer.Option(metavar="N", callback=within(2, 8), help="Plan as if the model were quantized to N bits."),
     ] = None,
     chunk: o.Chunk = None,
+    standby: o.Standby = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -96,7 +97,7 @@ def plan(
         from cli.plan import plan as print_plan
 
         objective: Literal["one_user", "many_users"] = "many_users" if many else "one_user"
-        print_plan(model, nodes, json, context, users, bits, objective, chunk=chunk)
+        print_plan(model, nodes, json, context, users, bits, objective, chunk=chunk, standby=standby)
 
 
 @commands.command(cls=WordyCommand, short_help="Quantize a model, into a new directory.")

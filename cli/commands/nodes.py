@@ -66,6 +66,7 @@ def up(
             metavar="HOW", help="Drafts: mtp, ngram, none or a small MODEL; default: the best that MODEL supports."
         ),
     ] = None,
+    standby: o.Standby = False,
     chunk: o.Chunk = None,
     bits: o.Bits = None,
     mode: o.Mode = None,
@@ -89,7 +90,7 @@ def up(
         token = tokens.read_token(join, or_environment=not new and not insecure)
         start = up_command.StartOptions(options, token, new, insecure, defaults)
         wanted = up_command.wanted(
-            model, plan, users, draft, o.LoadOptions(context, chunk, True, yes, keep, bits, mode)
+            *(model, plan, users, draft, o.LoadOptions(context, chunk, True, yes, keep, bits, mode)), standby=standby
         )
         if detach:
             up_command.up_detached(start, wanted, serve=serve)

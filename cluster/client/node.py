@@ -314,6 +314,7 @@ def _load_request(wanted: Wanted) -> pb.LoadRequest:
         keep=wanted.keep,
         bits=wanted.bits,
         mode=wanted.mode,
+        standby=wanted.standby,
     )
 
 

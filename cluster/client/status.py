@@ -55,7 +55,7 @@ class Holding:
     """What a node's worker holds of a model. `experts` is the number of its experts in all layers together.
 
     `leads`: it has attention and KV caches, not only experts. `coordinates`: it is the coordinator too. `progress` is
-    how much is loaded; None if all is.
+    how much is loaded; None if all is. `spare_layers` are those of a spare copy of another stage.
     """
 
     model: str
@@ -68,6 +68,8 @@ class Holding:
     weights_bytes: int
     stats: WorkerStats = field(default_factory=WorkerStats)
     progress: NodeProgress | None = None
+    spare_layers: range = range(0)
+    spare_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ def _holding(message: pb.Holding, node: str) -> Holding | None:
         weights_bytes=message.weights_bytes,
         stats=_stats(message.stats),
         progress=NodeProgress(node, told.done_bytes, told.total_bytes, told.source) if told.total_bytes else None,
+        spare_layers=range(message.spare_first_layer, message.spare_end_layer),
+        spare_bytes=message.spare_bytes,
     )
 
 

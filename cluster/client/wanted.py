@@ -14,7 +14,8 @@ class Wanted:
     `draft` is "mtp", "ngram", "none" or a small model with the same vocabulary; "" is the best that the model supports.
     With `replace` it replaces another idle model. `chunk` is the length of every prompt's chunks. `download` allows
     downloads to the nodes' disks, `keep` keeps there what is read from other nodes. `bits` and `mode` ("": affine) are
-    the quantization of its weights while they are loaded; 0 is as stored.
+    the quantization of its weights while they are loaded; 0 is as stored. `standby` keeps a spare copy of
+    a stage in the memory of another node, where there is room.
     """
 
     model: str
@@ -28,3 +29,4 @@ class Wanted:
     keep: bool = False
     bits: int = 0
     mode: str = ""
+    standby: bool = False

@@ -117,6 +117,7 @@ class Deploying:
             draft=self._deploy.draft,
             context_tokens=self._deploy.context_tokens,
             chunk_length=placed.chunks.fixed_length,
+            standby=self._deploy.asked.standby,
         )
         if (quantized := placed.recipe.experts) is not None:
             serving.bits, serving.mode = quantized.bits, quantized.mode

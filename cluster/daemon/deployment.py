@@ -140,7 +140,8 @@ class Deployment:
                 return self._disconnected(node_id, epoch, error, now)
             case Failed(node_id, error) if node_id in self.workers and not self.workers[node_id].is_stopped:
                 failed = self._with(node_id, failure=error)
-                return (failed, ()) if isinstance(error, NodeLostError) else failed._blame(error, now)
+                is_harmless = isinstance(error, NodeLostError) or self._only_spares(node_id)
+                return (failed, ()) if is_harmless else failed._blame(error, now)
         return self, ()
 
     @property
@@ -151,6 +152,10 @@ class Deployment:
         """Whether a worker's event about an epoch concerns the current epoch."""
         worker = self.workers.get(node_id)
         return self._lasts and epoch == self.epoch and worker is not None and not worker.is_stopped
+
+    def _only_spares(self, node_id: str) -> bool:
+        """Whether a node of the running placement computes nothing: its loss disturbs no answer."""
+        return self.phase is Phase.READY and node_id not in self.placement.running_ids
 
     def _heard(self, node_id: str) -> Deployment:
         """Wait no longer for a worker to begin with a placement; one that was told to stop must still end in time."""
@@ -195,6 +200,8 @@ class Deployment:
         after = replace(self, workers={i: worker for i, worker in self.workers.items() if i != node_id})
         if not self._lasts:
             return (after if after.workers else replace(after, phase=Phase.ENDED)), ()
+        if not was_stopped and self._only_spares(node_id):
+            return replace(after, placement=replace(self.placement, standby=None)), ()
         if not was_stopped and node_id == self.placement.coordinator and self.was_ready:
             return after._end(str(error), error, now)
         if not was_stopped:

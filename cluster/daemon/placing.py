@@ -85,6 +85,8 @@ def rebalanced(
     between: Links,
     context_tokens: int,
     concurrency: int,
+    *,
+    standby: bool = False,
 ) -> Rebalance:
     """Return what `place` would return today for what was asked for then, with the coordinator where it is.
 
@@ -93,7 +95,7 @@ def rebalanced(
     """
 
     def found(tokens: int) -> Rebalance:
-        return rebalance(former, model, nodes, between, context_tokens=tokens, concurrency=concurrency)
+        return rebalance(former, model, nodes, between, context_tokens=tokens, concurrency=concurrency, standby=standby)
 
     return _first_that_fits(found, _contexts(model, context_tokens))
 

@@ -115,7 +115,8 @@ class Rebalancing:
 
         def find() -> Rebalance:
             costs = placing.costs(former.model, copy.directory, float_bytes, former.recipe, deployment.serving.draft)
-            return placing.rebalanced(former, costs, nodes, links, asked.context_tokens, asked.concurrency or 1)
+            tokens, users = asked.context_tokens, asked.concurrency or 1
+            return placing.rebalanced(former, costs, nodes, links, tokens, users, standby=asked.standby)
 
         return await asyncio.to_thread(find)
 

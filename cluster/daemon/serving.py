@@ -21,7 +21,7 @@ from cluster.daemon.state import NodeState
 from cluster.daemon.voting import Voting
 from cluster.errors import ClusterError, OccupiedError, PlacementError, TrustError
 from cluster.home import Home
-from cluster.placement import ModelCosts, Placement, validate
+from cluster.placement import ModelCosts, Placement, validate, with_standby
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
@@ -210,6 +210,7 @@ class Serving:
             and request.chunk_length in (0, serving.chunk_length)
             and request.bits in (0, serving.bits)
             and request.mode in ("", serving.mode)
+            and (serving.standby or not request.standby)
             and not request.placement
         )
         return (coordinator, serving.epoch) if coordinator and is_served and not _has_failed(serving) else None
@@ -358,14 +359,17 @@ class Serving:
 
     def _best_placement(self, request: pb.LoadRequest, own: Copy) -> Placement:
         recipe = uniform(request.bits or None, request.mode or None) if request.bits or request.mode else AS_STORED
+        costs = self._costs(request, own, recipe)
         placement = placing.place(
-            self._costs(request, own, recipe),
+            costs,
             placing.capacities(self._state),
             placing.links(self._state),
             request.context_tokens,
             request.concurrency or 1,
             ChunkRule.fixed(request.chunk_length) if request.chunk_length else None,
         )
+        if request.standby:
+            placement = with_standby(placement, costs, placing.capacities(self._state))
         return replace(placement, recipe=recipe)
 
     def _costs(self, request: pb.LoadRequest, own: Copy, recipe: Recipe) -> ModelCosts:

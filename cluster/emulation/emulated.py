@@ -41,6 +41,7 @@ class EmulatedShard:
     tokenizer: Tokenizer | None
     defaults: GenerationDefaults
     weights_bytes: int = 0
+    spare_bytes: int = 0
     n_experts: int = 0
     float_bytes: int = FLOAT_BYTES
 

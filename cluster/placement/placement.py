@@ -55,13 +55,21 @@ class StagePlacement:
 
 
 @dataclass(frozen=True, slots=True)
+class Standby:
+    """A spare copy of the weights of one stage's layers, in the memory of a node that does not run them."""
+
+    node_id: str
+    layers: range
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """A whole model on nodes; `stages` are in the order of its layers.
 
     `content_hash` identifies the checkpoint, "" if it is unknown. `kv_positions` is the number of positions, of all
     requests together, for which every stage has KV room. `node_bytes` has the bytes of weights by node id. `chunks` is
     the rule by which prompts are cut: placements with the same rule compute bit-identical results. `recipe` says how
-    weights are quantized while they are loaded.
+    weights are quantized while they are loaded. `standby` is a spare copy of a stage, from which a repair reads.
     """
 
     model: str
@@ -73,6 +81,7 @@ class Placement:
     node_bytes: Mapping[str, int]
     chunks: ChunkRule = DEFAULT_RULE
     recipe: Recipe = AS_STORED
+    standby: Standby | None = None
 
     @property
     def coordinator(self) -> str:
@@ -81,7 +90,15 @@ class Placement:
 
     @property
     def node_ids(self) -> list[str]:
-        """The ids of all nodes that hold a part, stage by stage, each leader before its peers."""
+        """The ids of all nodes that hold a part, stage by stage, each leader before its peers; the standby's last."""
+        running = self.running_ids
+        if self.standby is not None and self.standby.node_id not in running:
+            running.append(self.standby.node_id)
+        return running
+
+    @property
+    def running_ids(self) -> list[str]:
+        """The ids of all nodes that compute, as `node_ids`."""
         return [node_id for stage in self.stages for node_id in (stage.node_id, *(p.node_id for p in stage.peers))]
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +112,7 @@ class Placement:
             "node_bytes": dict(self.node_bytes),
             "chunks": asdict(self.chunks),
             "recipe": asdict(self.recipe),
+            "standby": None if self.standby is None else _standby_to_json(self.standby),
             "stages": [
                 {
                     "node_id": stage.node_id,
@@ -136,6 +154,7 @@ class Placement:
             node_bytes=plan.section("node_bytes").counts(),
             chunks=_chunks(plan.section("chunks")) if "chunks" in plan else DEFAULT_RULE,
             recipe=_recipe(plan.section("recipe")) if "recipe" in plan else AS_STORED,
+            standby=_standby(plan.section("standby")) if "standby" in plan and not plan.is_null("standby") else None,
         )
         plan.end()
         if not placement.stages:
@@ -146,10 +165,12 @@ class Placement:
 def validate(placement: Placement, config: ModelConfig) -> None:
     """Check that a placement has every layer and every expert of a model exactly once, and no node twice.
 
+    A spare copy is of a later stage without peers, on a node that does not run it.
+
     Raises:
         InvalidRequestError: it does not; the message names the layer, the expert or the node.
     """
-    roles = Counter(placement.node_ids)
+    roles = Counter(placement.running_ids)
     twice = [node_id for node_id, count in roles.items() if count > 1]
     if twice:
         raise InvalidRequestError(f"plan: node {twice[0]} has two roles; a node leads one stage or is one's peer")
@@ -161,6 +182,14 @@ def validate(placement: Placement, config: ModelConfig) -> None:
         _validate_experts(i, stage, config)
     if end != config.num_hidden_layers:
         raise InvalidRequestError(f"plan: the stages hold {end} layers, the model has {config.num_hidden_layers}")
+    if (spare := placement.standby) is not None and not any(
+        stage.layers == spare.layers and stage.node_id != spare.node_id and not stage.peers
+        for stage in placement.stages[1:]
+    ):
+        raise InvalidRequestError(
+            f"plan: standby has layers {_span(spare.layers)}; it must have those of a later stage without peers, on "
+            f"another node"
+        )
 
 
 def _validate_experts(index: int, stage: StagePlacement, config: ModelConfig) -> None:
@@ -220,6 +249,15 @@ class _Fields:
     def section(self, key: str) -> _Fields:
         return _Fields(self.take(key, dict), f"{self._source}: {key}")
 
+    def layers(self) -> range:
+        layers = _indices(self.take("layers", list), f"{self._source}: layers")
+        if len(layers) != 2 or max(layers) > MOST_LAYERS:
+            raise InvalidRequestError(
+                f"{self._source}: layers must be [first, one past the last] of at most {MOST_LAYERS}, "
+                f"got {_shown(layers)}"
+            )
+        return range(*layers)
+
     def experts(self) -> dict[int, tuple[int, ...]]:
         return {_index(key, self._source): _indices(self.take(key, list), self._source) for key in list(self._values)}
 
@@ -230,14 +268,9 @@ class _Fields:
 
 def _stage(value: object, source: str) -> StagePlacement:
     fields = _Fields(value, source)
-    layers = _indices(fields.take("layers", list), f"{source}: layers")
-    if len(layers) != 2 or max(layers) > MOST_LAYERS:
-        raise InvalidRequestError(
-            f"{source}: layers must be [first, one past the last] of at most {MOST_LAYERS}, got {_shown(layers)}"
-        )
     stage = StagePlacement(
+        layers=fields.layers(),
         node_id=fields.take("node_id", str),
-        layers=range(*layers),
         owned_experts=fields.section("owned_experts").experts(),
         peers=tuple(_peer(peer, f"{source}: peer {i}") for i, peer in enumerate(fields.take("peers", list))),
     )
@@ -283,6 +316,16 @@ def _indices(values: list[Any], source: str) -> tuple[int, ...]:
     if not all(type(value) is int and value >= 0 for value in values):
         raise InvalidRequestError(f"{source} must be indices, got {_shown(values)}")
     return tuple(values)
+
+
+def _standby(spare: _Fields) -> Standby:
+    standby = Standby(spare.take("node_id", str), spare.layers())
+    spare.end()
+    return standby
+
+
+def _standby_to_json(standby: Standby) -> dict[str, Any]:
+    return {"node_id": standby.node_id, "layers": [standby.layers.start, standby.layers.stop]}
 
 
 def _experts_to_json(owned: OwnedExperts) -> dict[str, list[int]]:

@@ -14,6 +14,7 @@ from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.prediction import predict
 from cluster.placement.solver import solve
+from cluster.placement.standby import with_standby
 
 GAIN = 1.2
 """How much faster a placement must be predicted to be to replace another one without a person's word."""
@@ -35,7 +36,8 @@ class Rebalance:
     @property
     def changes(self) -> bool:
         """Whether anything would change on any node."""
-        return self.placement.stages != self.former.stages or self.has_more_room
+        is_same = (self.placement.stages, self.placement.standby) == (self.former.stages, self.former.standby)
+        return not is_same or self.has_more_room
 
     @property
     def has_more_room(self) -> bool:
@@ -43,9 +45,15 @@ class Rebalance:
         return _room(self.placement) > _room(self.former)
 
     @property
+    def has_new_standby(self) -> bool:
+        """Whether it has a spare copy and the former one has none."""
+        return self.former.standby is None and self.placement.standby is not None
+
+    @property
     def is_better(self) -> bool:
-        """Whether it is worth its bytes: more than GAIN faster, or with room that a loss had taken."""
-        return self.has_more_room or self.tokens_per_s > GAIN * self.former_tokens_per_s
+        """Whether it is worth its bytes: more than GAIN faster, or with room or a spare copy that a loss had taken."""
+        is_faster = self.tokens_per_s > GAIN * self.former_tokens_per_s
+        return is_faster or self.has_more_room or self.has_new_standby
 
 
 def rebalance(
@@ -56,8 +64,11 @@ def rebalance(
     *,
     context_tokens: int,
     concurrency: int,
+    standby: bool = False,
 ) -> Rebalance:
     """Return the best placement with the same coordinator, for requests of `context_tokens`.
+
+    With `standby` it has a spare copy of a stage, where memory allows.
 
     Raises:
         PlacementError: it does not fit, or a node of the former placement is not among `nodes`.
@@ -75,6 +86,8 @@ def rebalance(
         coordinator=former.coordinator,
     )
     placement = replace(placement, model=former.model, content_hash=former.content_hash, recipe=former.recipe)
+    if standby:
+        placement = with_standby(placement, model, nodes)
     return Rebalance(
         former,
         placement,
@@ -109,6 +122,10 @@ def _held(model: ModelCosts, placement: Placement) -> dict[str, set[tuple[int, i
             n_experts = model.n_experts if model.layers[layer].expert_bytes else 0
             for node_id, experts in stage.owners(layer, n_experts).items():
                 held[node_id].update((layer, expert) for expert in experts)
+    if (spare := placement.standby) is not None:
+        for layer in spare.layers:
+            n_experts = model.n_experts if model.layers[layer].expert_bytes else 0
+            held[spare.node_id].update((layer, part) for part in (None, *range(n_experts)))
     return held
 
 

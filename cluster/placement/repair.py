@@ -1,7 +1,8 @@
 """Repair: the placement that follows the loss of nodes: of all that fit, the one for which the fewest bytes are read.
 
 The coordinator and the order of the stages stay. Lost layers go to the stages beside them, to spare nodes, or, where
-memory is short, move the borders of further stages. Every cut of the layers is considered.
+memory is short, move the borders of further stages. Every cut of the layers is considered. A spare copy counts as held,
+so that its node takes over what it has.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.prediction import predict
 from cluster.placement.stages import make_stage
+from cluster.placement.standby import kept
 from cluster.placement.striping import divide
 from cluster.placement.timing import Owner
 
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A stage's nodes that are left, the leader first, and the layers that they hold; none for a spare node."""
+    """A stage's nodes that are left, or a node without a part; the leader first. `held` are the leader's layers."""
 
     nodes: tuple[NodeCapacity, ...]
-    held: range
+    held: frozenset[int]
 
 
 def repair(
@@ -50,25 +52,27 @@ def repair(
     ]
     if not found:
         raise PlacementError(shortage(model, nodes, context_tokens * concurrency))
-    held = {stage.node_id: stage.layers for stage in former.stages}
-    return min(
+    held = {stage.node_id: _held(former, stage.node_id, stage.layers) for stage in former.stages}
+    best = min(
         found,
         key=lambda p: (
-            sum(_read_bytes(model, stage.layers, held.get(stage.node_id, range(0))) for stage in p.stages),
+            sum(_read_bytes(model, s.layers, held.get(s.node_id) or _held(former, s.node_id)) for s in p.stages),
             -predict(p, model, nodes, links).tokens_per_s,
         ),
     )
+    return best if former.standby is None else kept(best, former.standby, model, nodes)
 
 
 def _sequences(former: Placement, nodes: Sequence[NodeCapacity]) -> Iterator[list[_Unit]]:
     """Yield sequences of units: without spare nodes, and with some in the places of stages that are lost whole."""
     left = {node.node_id: node for node in nodes}
-    spare = [node for node in nodes if node.node_id not in former.node_ids]
+    spare = [node for node in nodes if node.node_id not in former.running_ids]
     units: list[_Unit | None] = []
     for stage in former.stages:
         ids = (stage.node_id, *(peer.node_id for peer in stage.peers))
         members = tuple(left[node_id] for node_id in ids if node_id in left)
-        units.append(_Unit(members, stage.layers) if members else None)
+        held = _held(former, members[0].node_id, stage.layers) if members else frozenset()
+        units.append(_Unit(members, held) if members else None)
     if former.coordinator not in left:
         return
     gaps = [i for i, unit in enumerate(units) if unit is None]
@@ -76,7 +80,10 @@ def _sequences(former: Placement, nodes: Sequence[NodeCapacity]) -> Iterator[lis
         for filled in itertools.combinations(gaps, n_filled):
             for chosen in itertools.permutations(spare, n_filled):
                 fill = dict(zip(filled, chosen, strict=True))
-                sequence = [_Unit((fill[i],), range(0)) if i in fill else unit for i, unit in enumerate(units)]
+                sequence = [
+                    _Unit((fill[i],), _held(former, fill[i].node_id)) if i in fill else unit
+                    for i, unit in enumerate(units)
+                ]
                 yield [unit for unit in sequence if unit is not None]
 
 
@@ -129,6 +136,13 @@ def _owners(model: ModelCosts, unit: _Unit, positions: int, *, coordinates: bool
     return None if owned is None else [Owner(node, len(e)) for node, e in zip(unit.nodes, owned, strict=True)]
 
 
-def _read_bytes(model: ModelCosts, layers: range, held: range) -> int:
+def _held(former: Placement, node_id: str, layers: range = range(0)) -> frozenset[int]:
+    """Return the layers that a node holds: those that it runs, and those of which it has a spare copy."""
+    standby = former.standby
+    spare = standby.layers if standby is not None and standby.node_id == node_id else range(0)
+    return frozenset((*layers, *spare))
+
+
+def _read_bytes(model: ModelCosts, layers: range, held: frozenset[int]) -> int:
     """Return the bytes of the weights of `layers` that are not among the `held` ones."""
     return sum(model.layers[x].owned_bytes(model.n_experts, 0) for x in layers if x not in held)

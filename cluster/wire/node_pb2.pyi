@@ -127,7 +127,7 @@ class Acquaintance(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Holding(_message.Message):
-    __slots__ = ("model", "epoch", "stage", "first_layer", "end_layer", "experts", "leads", "coordinates", "weights_bytes", "stats", "progress")
+    __slots__ = ("model", "epoch", "stage", "first_layer", "end_layer", "experts", "leads", "coordinates", "weights_bytes", "stats", "progress", "spare_first_layer", "spare_end_layer", "spare_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +139,9 @@ class Holding(_message.Message):
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    SPARE_FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    SPARE_END_LAYER_FIELD_NUMBER: _ClassVar[int]
+    SPARE_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     stage: int
@@ -150,10 +153,13 @@ class Holding(_message.Message):
     weights_bytes: int
     stats: _worker_pb2.WorkerStats
     progress: _worker_pb2.LoadProgress
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ..., progress: _Optional[_Union[_worker_pb2.LoadProgress, _Mapping]] = ...) -> None: ...
+    spare_first_layer: int
+    spare_end_layer: int
+    spare_bytes: int
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., experts: _Optional[int] = ..., leads: bool = ..., coordinates: bool = ..., weights_bytes: _Optional[int] = ..., stats: _Optional[_Union[_worker_pb2.WorkerStats, _Mapping]] = ..., progress: _Optional[_Union[_worker_pb2.LoadProgress, _Mapping]] = ..., spare_first_layer: _Optional[int] = ..., spare_end_layer: _Optional[int] = ..., spare_bytes: _Optional[int] = ...) -> None: ...
 
 class Serving(_message.Message):
-    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s", "context_tokens", "chunk_length", "bits", "mode")
+    __slots__ = ("model", "epoch", "state", "coordinator", "port", "failure", "node_ids", "draft", "load_s", "context_tokens", "chunk_length", "bits", "mode", "standby")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LOADING: _ClassVar[Serving.State]
@@ -175,6 +181,7 @@ class Serving(_message.Message):
     CHUNK_LENGTH_FIELD_NUMBER: _ClassVar[int]
     BITS_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     state: Serving.State
@@ -188,7 +195,8 @@ class Serving(_message.Message):
     chunk_length: int
     bits: int
     mode: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., chunk_length: _Optional[int] = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ...) -> None: ...
+    standby: bool
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[Serving.State, str]] = ..., coordinator: _Optional[str] = ..., port: _Optional[int] = ..., failure: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., draft: _Optional[str] = ..., load_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., chunk_length: _Optional[int] = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ..., standby: bool = ...) -> None: ...
 
 class DeployRequest(_message.Message):
     __slots__ = ("placement", "epoch", "draft", "context_tokens", "holders", "keep", "asked")
@@ -400,7 +408,7 @@ class NodeStatus(_message.Message):
     def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode")
+    __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode", "standby")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -412,6 +420,7 @@ class LoadRequest(_message.Message):
     KEEP_FIELD_NUMBER: _ClassVar[int]
     BITS_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     model: str
     placement: str
     context_tokens: int
@@ -423,7 +432,8 @@ class LoadRequest(_message.Message):
     keep: bool
     bits: int
     mode: str
-    def __init__(self, model: _Optional[str] = ..., placement: _Optional[str] = ..., context_tokens: _Optional[int] = ..., concurrency: _Optional[int] = ..., draft: _Optional[str] = ..., replace: bool = ..., chunk_length: _Optional[int] = ..., download: bool = ..., keep: bool = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ...) -> None: ...
+    standby: bool
+    def __init__(self, model: _Optional[str] = ..., placement: _Optional[str] = ..., context_tokens: _Optional[int] = ..., concurrency: _Optional[int] = ..., draft: _Optional[str] = ..., replace: bool = ..., chunk_length: _Optional[int] = ..., download: bool = ..., keep: bool = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ..., standby: bool = ...) -> None: ...
 
 class LoadStatus(_message.Message):
     __slots__ = ("serving", "nodes", "placement")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63luster/wire/worker.proto\x12\x0emoe_cluster.v1\"\xd6\x01\n\rWorkerCommand\x12)\n\x04load\x18\x01 \x01(\x0b\x32\x19.moe_cluster.v1.LoadShardH\x00\x12\x31\n\x07\x63onnect\x18\x02 \x01(\x0b\x32\x1e.moe_cluster.v1.ConnectWorkersH\x00\x12*\n\x04stop\x18\x03 \x01(\x0b\x32\x1a.moe_cluster.v1.StopWorkerH\x00\x12\x30\n\x0breconfigure\x18\x04 \x01(\x0b\x32\x19.moe_cluster.v1.LoadShardH\x00\x42\t\n\x07\x63ommand\"\xdd\x01\n\tLoadShard\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\tplacement\x18\x03 \x01(\t\x12\r\n\x05\x64raft\x18\x04 \x01(\t\x12\x11\n\tdirectory\x18\x05 \x01(\t\x12\r\n\x05stamp\x18\x06 \x01(\t\x12)\n\x05peers\x18\x07 \x03(\x0b\x32\x1a.moe_cluster.v1.WeightPeer\x12\x0c\n\x04keep\x18\x08 \x01(\x08\x12\x12\n\nis_outline\x18\t \x01(\x08\x12\x12\n\nconversion\x18\n \x01(\t\x12\r\n\x05\x63\x61use\x18\x0b \x01(\t\";\n\nWeightPeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\"\x1c\n\nStopWorker\x12\x0e\n\x06reason\x18\x01 \x01(\t\"@\n\x0e\x43onnectWorkers\x12.\n\x07workers\x18\x01 \x03(\x0b\x32\x1d.moe_cluster.v1.WorkerAddress\"L\n\rWorkerAddress\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\"\xca\x02\n\x0bWorkerEvent\x12\x30\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.moe_cluster.v1.LoadProgressH\x00\x12-\n\x06loaded\x18\x02 \x01(\x0b\x32\x1b.moe_cluster.v1.ShardLoadedH\x00\x12\x35\n\tconnected\x18\x03 \x01(\x0b\x32 .moe_cluster.v1.WorkersConnectedH\x00\x12,\n\x05stats\x18\x04 \x01(\x0b\x32\x1b.moe_cluster.v1.WorkerStatsH\x00\x12\x30\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1d.moe_cluster.v1.WorkerFailureH\x00\x12:\n\x0c\x64isconnected\x18\x06 \x01(\x0b\x32\".moe_cluster.v1.WorkerDisconnectedH\x00\x42\x07\n\x05\x65vent\"G\n\x0cLoadProgress\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06source\x18\x03 \x01(\t\"R\n\x0bShardLoaded\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x15\n\rweights_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x65xperts\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"!\n\x10WorkersConnected\x12\r\n\x05\x65poch\x18\x01 \x01(\r\"Q\n\x12WorkerDisconnected\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12,\n\x05\x63\x61use\x18\x02 \x01(\x0b\x32\x1d.moe_cluster.v1.WorkerFailure\"\xbe\x01\n\x0bWorkerStats\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\x12\x11\n\tpositions\x18\x02 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x14\n\x0ckv_positions\x18\x04 \x01(\x04\x12\x19\n\x11peak_memory_bytes\x18\x05 \x01(\x04\x12\x17\n\x0f\x61\x63tive_requests\x18\x06 \x01(\r\x12\x17\n\x0f\x64rafts_compared\x18\x07 \x01(\x04\x12\x17\n\x0f\x64rafts_accepted\x18\x08 \x01(\x04\"?\n\rWorkerFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\"4\n\rCancelRequest\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x0c\x12\x0e\n\x06serial\x18\x02 \x01(\x04\"\r\n\x0b\x43\x61ncelReply\":\n\tTimelines\x12-\n\x06stages\x18\x01 \x03(\x0b\x32\x1d.moe_cluster.v1.StageTimeline\"B\n\rStageTimeline\x12\x0c\n\x04node\x18\x01 \x01(\t\x12#\n\x05spans\x18\x02 \x03(\x0b\x32\x14.moe_cluster.v1.Span\"\x8e\x01\n\x04Span\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x13\n\x0bsequence_id\x18\x02 \x01(\x0c\x12\x0e\n\x06serial\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\r\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x11\n\tarrived_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x62\x65gan_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x65nded_s\x18\x08 \x01(\x01\x32M\n\x05Stage\x12\x44\n\x06\x43\x61ncel\x12\x1d.moe_cluster.v1.CancelRequest\x1a\x1b.moe_cluster.v1.CancelReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63luster/wire/worker.proto\x12\x0emoe_cluster.v1\"\xd6\x01\n\rWorkerCommand\x12)\n\x04load\x18\x01 \x01(\x0b\x32\x19.moe_cluster.v1.LoadShardH\x00\x12\x31\n\x07\x63onnect\x18\x02 \x01(\x0b\x32\x1e.moe_cluster.v1.ConnectWorkersH\x00\x12*\n\x04stop\x18\x03 \x01(\x0b\x32\x1a.moe_cluster.v1.StopWorkerH\x00\x12\x30\n\x0breconfigure\x18\x04 \x01(\x0b\x32\x19.moe_cluster.v1.LoadShardH\x00\x42\t\n\x07\x63ommand\"\xdd\x01\n\tLoadShard\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\tplacement\x18\x03 \x01(\t\x12\r\n\x05\x64raft\x18\x04 \x01(\t\x12\x11\n\tdirectory\x18\x05 \x01(\t\x12\r\n\x05stamp\x18\x06 \x01(\t\x12)\n\x05peers\x18\x07 \x03(\x0b\x32\x1a.moe_cluster.v1.WeightPeer\x12\x0c\n\x04keep\x18\x08 \x01(\x08\x12\x12\n\nis_outline\x18\t \x01(\x08\x12\x12\n\nconversion\x18\n \x01(\t\x12\r\n\x05\x63\x61use\x18\x0b \x01(\t\";\n\nWeightPeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\"\x1c\n\nStopWorker\x12\x0e\n\x06reason\x18\x01 \x01(\t\"@\n\x0e\x43onnectWorkers\x12.\n\x07workers\x18\x01 \x03(\x0b\x32\x1d.moe_cluster.v1.WorkerAddress\"L\n\rWorkerAddress\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\"\xca\x02\n\x0bWorkerEvent\x12\x30\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.moe_cluster.v1.LoadProgressH\x00\x12-\n\x06loaded\x18\x02 \x01(\x0b\x32\x1b.moe_cluster.v1.ShardLoadedH\x00\x12\x35\n\tconnected\x18\x03 \x01(\x0b\x32 .moe_cluster.v1.WorkersConnectedH\x00\x12,\n\x05stats\x18\x04 \x01(\x0b\x32\x1b.moe_cluster.v1.WorkerStatsH\x00\x12\x30\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1d.moe_cluster.v1.WorkerFailureH\x00\x12:\n\x0c\x64isconnected\x18\x06 \x01(\x0b\x32\".moe_cluster.v1.WorkerDisconnectedH\x00\x42\x07\n\x05\x65vent\"G\n\x0cLoadProgress\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06source\x18\x03 \x01(\t\"g\n\x0bShardLoaded\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x15\n\rweights_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x65xperts\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x13\n\x0bspare_bytes\x18\x05 \x01(\x04\"!\n\x10WorkersConnected\x12\r\n\x05\x65poch\x18\x01 \x01(\r\"Q\n\x12WorkerDisconnected\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12,\n\x05\x63\x61use\x18\x02 \x01(\x0b\x32\x1d.moe_cluster.v1.WorkerFailure\"\xbe\x01\n\x0bWorkerStats\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\x12\x11\n\tpositions\x18\x02 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x14\n\x0ckv_positions\x18\x04 \x01(\x04\x12\x19\n\x11peak_memory_bytes\x18\x05 \x01(\x04\x12\x17\n\x0f\x61\x63tive_requests\x18\x06 \x01(\r\x12\x17\n\x0f\x64rafts_compared\x18\x07 \x01(\x04\x12\x17\n\x0f\x64rafts_accepted\x18\x08 \x01(\x04\"?\n\rWorkerFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\"4\n\rCancelRequest\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x0c\x12\x0e\n\x06serial\x18\x02 \x01(\x04\"\r\n\x0b\x43\x61ncelReply\":\n\tTimelines\x12-\n\x06stages\x18\x01 \x03(\x0b\x32\x1d.moe_cluster.v1.StageTimeline\"B\n\rStageTimeline\x12\x0c\n\x04node\x18\x01 \x01(\t\x12#\n\x05spans\x18\x02 \x03(\x0b\x32\x14.moe_cluster.v1.Span\"\x8e\x01\n\x04Span\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x13\n\x0bsequence_id\x18\x02 \x01(\x0c\x12\x0e\n\x06serial\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\r\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x11\n\tarrived_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x62\x65gan_s\x18\x07 \x01(\x01\x12\x0f\n\x07\x65nded_s\x18\x08 \x01(\x01\x32M\n\x05Stage\x12\x44\n\x06\x43\x61ncel\x12\x1d.moe_cluster.v1.CancelRequest\x1a\x1b.moe_cluster.v1.CancelReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,25 +48,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADPROGRESS']._serialized_start=1054
   _globals['_LOADPROGRESS']._serialized_end=1125
   _globals['_SHARDLOADED']._serialized_start=1127
-  _globals['_SHARDLOADED']._serialized_end=1209
-  _globals['_WORKERSCONNECTED']._serialized_start=1211
-  _globals['_WORKERSCONNECTED']._serialized_end=1244
-  _globals['_WORKERDISCONNECTED']._serialized_start=1246
-  _globals['_WORKERDISCONNECTED']._serialized_end=1327
-  _globals['_WORKERSTATS']._serialized_start=1330
-  _globals['_WORKERSTATS']._serialized_end=1520
-  _globals['_WORKERFAILURE']._serialized_start=1522
-  _globals['_WORKERFAILURE']._serialized_end=1585
-  _globals['_CANCELREQUEST']._serialized_start=1587
-  _globals['_CANCELREQUEST']._serialized_end=1639
-  _globals['_CANCELREPLY']._serialized_start=1641
-  _globals['_CANCELREPLY']._serialized_end=1654
-  _globals['_TIMELINES']._serialized_start=1656
-  _globals['_TIMELINES']._serialized_end=1714
-  _globals['_STAGETIMELINE']._serialized_start=1716
-  _globals['_STAGETIMELINE']._serialized_end=1782
-  _globals['_SPAN']._serialized_start=1785
-  _globals['_SPAN']._serialized_end=1927
-  _globals['_STAGE']._serialized_start=1929
-  _globals['_STAGE']._serialized_end=2006
+  _globals['_SHARDLOADED']._serialized_end=1230
+  _globals['_WORKERSCONNECTED']._serialized_start=1232
+  _globals['_WORKERSCONNECTED']._serialized_end=1265
+  _globals['_WORKERDISCONNECTED']._serialized_start=1267
+  _globals['_WORKERDISCONNECTED']._serialized_end=1348
+  _globals['_WORKERSTATS']._serialized_start=1351
+  _globals['_WORKERSTATS']._serialized_end=1541
+  _globals['_WORKERFAILURE']._serialized_start=1543
+  _globals['_WORKERFAILURE']._serialized_end=1606
+  _globals['_CANCELREQUEST']._serialized_start=1608
+  _globals['_CANCELREQUEST']._serialized_end=1660
+  _globals['_CANCELREPLY']._serialized_start=1662
+  _globals['_CANCELREPLY']._serialized_end=1675
+  _globals['_TIMELINES']._serialized_start=1677
+  _globals['_TIMELINES']._serialized_end=1735
+  _globals['_STAGETIMELINE']._serialized_start=1737
+  _globals['_STAGETIMELINE']._serialized_end=1803
+  _globals['_SPAN']._serialized_start=1806
+  _globals['_SPAN']._serialized_end=1948
+  _globals['_STAGE']._serialized_start=1950
+  _globals['_STAGE']._serialized_end=2027
 # @@protoc_insertion_point(module_scope)

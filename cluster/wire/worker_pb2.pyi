@@ -105,16 +105,18 @@ class LoadProgress(_message.Message):
     def __init__(self, done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ShardLoaded(_message.Message):
-    __slots__ = ("port", "weights_bytes", "experts", "epoch")
+    __slots__ = ("port", "weights_bytes", "experts", "epoch", "spare_bytes")
     PORT_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SPARE_BYTES_FIELD_NUMBER: _ClassVar[int]
     port: int
     weights_bytes: int
     experts: int
     epoch: int
-    def __init__(self, port: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., experts: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+    spare_bytes: int
+    def __init__(self, port: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., experts: _Optional[int] = ..., epoch: _Optional[int] = ..., spare_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkersConnected(_message.Message):
     __slots__ = ("epoch",)

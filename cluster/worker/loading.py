@@ -56,6 +56,10 @@ class LoadedStage(Protocol):
         """Bytes in memory."""
 
     @property
+    def spare_bytes(self) -> int:
+        """Bytes of a spare copy of another stage in memory."""
+
+    @property
     def float_bytes(self) -> int:
         """Bytes of the floats with which it computes."""
 
@@ -86,6 +90,11 @@ class LoadedExperts:
     def weights_bytes(self) -> int:
         """Bytes in memory."""
         return self.holding.weights_bytes
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes of a spare copy of another stage in memory."""
+        return self.holding.spare_bytes
 
     @property
     def n_experts(self) -> int:
@@ -122,6 +131,11 @@ class LoadedShard:
     def weights_bytes(self) -> int:
         """See LoadedStage."""
         return self.holding.weights_bytes
+
+    @property
+    def spare_bytes(self) -> int:
+        """See LoadedStage."""
+        return self.holding.spare_bytes
 
     @property
     def float_bytes(self) -> int:
@@ -169,6 +183,7 @@ def load(
                 memory_share=memory_share,
                 progress=partial(progress, source_name),
                 held=held,
+                spare=role.spare_parameters(config),
             )
             return LoadedExperts(config, experts)
         tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
@@ -186,6 +201,7 @@ def load(
             memory_share=memory_share,
             progress=partial(progress, source_name),
             held=held,
+            spare=role.spare_parameters(config),
         )
     new_drafter = None
     if tokenizer is not None and len(role.placement.stages) > 1:

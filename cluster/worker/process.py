@@ -145,7 +145,11 @@ class Worker:
         epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials, port)
         self._port = epoch.port
         held_now = pb.ShardLoaded(
-            port=epoch.port, weights_bytes=loaded.weights_bytes, experts=loaded.n_experts, epoch=epoch.number
+            port=epoch.port,
+            weights_bytes=loaded.weights_bytes,
+            experts=loaded.n_experts,
+            epoch=epoch.number,
+            spare_bytes=loaded.spare_bytes,
         )
         self._report(pb.WorkerEvent(loaded=held_now))
 

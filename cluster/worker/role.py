@@ -23,7 +23,10 @@ from mlx_moe.pipeline.shard_spec import ShardSpec
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One node's part of stage `index`: its leader, or one of its expert peers."""
+    """One node's part of stage `index`: its leader, one of its expert peers, or one that only has a spare copy of it.
+
+    The latter is like a peer that owns no experts.
+    """
 
     placement: Placement
     node_id: str
@@ -35,6 +38,9 @@ class Role:
         for index, stage in enumerate(placement.stages):
             if node_id in (stage.node_id, *(peer.node_id for peer in stage.peers)):
                 return cls(placement, node_id, index)
+        if placement.standby is not None and placement.standby.node_id == node_id:
+            index = next(i for i, stage in enumerate(placement.stages) if stage.layers == placement.standby.layers)
+            return cls(placement, node_id, index)
         raise PlacementError(f"this node has no part in the placement of {placement.model}")
 
     @classmethod
@@ -72,20 +78,32 @@ class Role:
         """Return the layers and experts to hold."""
         if self.leads:
             return ShardSpec(self.stage.layers, self.stage.owned_experts)
+        if self.node_id not in self.placement.running_ids:
+            return ShardSpec(range(0))
         (peer,) = (peer for peer in self.stage.peers if peer.node_id == self.node_id)
         owned = {layer: peer.owned_experts.get(layer, ()) for layer in self.stage.layers}
         return ShardSpec(self.stage.layers, owned)
+
+    @property
+    def spare_layers(self) -> range:
+        """The layers of which it has a spare copy; empty if there is none."""
+        standby = self.placement.standby
+        return standby.layers if standby is not None and standby.node_id == self.node_id else range(0)
+
+    def spare_parameters(self, config: ModelConfig) -> list[Parameter]:
+        """Return the parameters that it holds without running them: a spare copy of another stage."""
+        return ShardSpec(self.spare_layers).parameters(config)
 
     def loads_mtp(self, draft: str) -> bool:
         """Whether the multi-token prediction layer, if there is one, drafts here, while other stages would be idle."""
         return self.coordinates and len(self.placement.stages) > 1 and wants_mtp(draft)
 
     def parameters(self, checkpoint: Checkpoint, config: ModelConfig, draft: str) -> list[Parameter]:
-        """Return the parameters that are loaded for this role."""
-        spec = self.shard_spec()
+        """Return the parameters that are loaded for this role, those of a spare copy too."""
+        spec, spare = self.shard_spec(), self.spare_parameters(config)
         if not self.leads:
-            return spec.expert_parameters(config)
-        parameters = spec.parameters(config)
+            return spec.expert_parameters(config) + spare
+        parameters = spec.parameters(config) + spare
         if self.coordinates:
             parameters += families.head_parameters(config)
         if self.loads_mtp(draft) and families.has_mtp(checkpoint, config):

@@ -11,6 +11,7 @@ from mlx_moe import memory
 from mlx_moe.checkpoint import loader
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.checkpoint.held import Held
+from mlx_moe.checkpoint.parameter import Parameter
 from mlx_moe.checkpoint.recipe import AS_STORED, Recipe
 from mlx_moe.checkpoint.stored_parameter import StoredParameter, find
 from mlx_moe.config import ModelConfig
@@ -32,6 +33,7 @@ class Holding:
     mtp: MultiTokenPrediction | None
     dtype: mx.Dtype
     weights_bytes: int
+    spare_bytes: int
     arrays: Held
 
 
@@ -41,6 +43,7 @@ class ExpertHolding:
 
     shard: ExpertShard
     weights_bytes: int
+    spare_bytes: int
     arrays: Held
 
 
@@ -56,12 +59,13 @@ def load_holding(
     progress: loader.Progress | None = None,
     held: Held | None = None,
     recipe: Recipe = AS_STORED,
+    spare: Sequence[Parameter] = (),
 ) -> Holding:
     """Load a shard; with embedding and lm_head if it `coordinates`. Weights may use `memory_share` of the budget.
 
     `peers` own the experts that the shard does not. `with_mtp` adds the MTP layer if the shard coordinates and the
     checkpoint has one. `held` is what another shard of the same checkpoint has left in memory, see `loader.load`.
-    `recipe` quantizes while loading.
+    `recipe` quantizes while loading. The arrays of `spare` parameters are only kept, for another load.
 
     Raises:
         CheckpointError: files are damaged or contradict each other.
@@ -74,11 +78,13 @@ def load_holding(
     if with_mtp := coordinates and with_mtp and has_mtp(checkpoint, config):
         parameters += mtp_parameters(config)
     arrays = {} if held is None else held
-    loaded = _load(checkpoint, find(checkpoint, parameters, recipe), dtype, memory_share, progress, arrays)
+    kept = find(checkpoint, spare, recipe)
+    loaded = _load(checkpoint, [*find(checkpoint, parameters, recipe), *kept], dtype, memory_share, progress, arrays)
+    spare_bytes = sum(s.memory_bytes(dtype.size) for s in kept)
     head = LoadedEmbeddingAndLMHead.build(config, loaded, dtype) if coordinates else None
     mtp = MultiTokenPrediction.build(config, loaded, head) if with_mtp and head is not None else None
     shard = Shard.build(spec, config, loaded, dtype, peers)
-    return Holding(shard, head, mtp, dtype, loaded.nbytes, arrays)
+    return Holding(shard, head, mtp, dtype, loaded.nbytes - spare_bytes, spare_bytes, arrays)
 
 
 def load_experts(
@@ -90,13 +96,16 @@ def load_experts(
     progress: loader.Progress | None = None,
     held: Held | None = None,
     recipe: Recipe = AS_STORED,
+    spare: Sequence[Parameter] = (),
 ) -> ExpertHolding:
-    """Load only the owned experts of a shard, quantized by `recipe`. Raises as `load_holding`."""
+    """Load only the owned experts of a shard, quantized by `recipe`, and `spare` arrays. Raises as `load_holding`."""
     dtype = _compute_dtype(checkpoint, config)
     arrays = {} if held is None else held
-    stored = find(checkpoint, spec.expert_parameters(config), recipe)
-    loaded = _load(checkpoint, stored, dtype, memory_share, progress, arrays)
-    return ExpertHolding(ExpertShard.build(spec, config, loaded, dtype), loaded.nbytes, arrays)
+    stored, kept = find(checkpoint, spec.expert_parameters(config), recipe), find(checkpoint, spare, recipe)
+    loaded = _load(checkpoint, [*stored, *kept], dtype, memory_share, progress, arrays)
+    spare_bytes = sum(s.memory_bytes(dtype.size) for s in kept)
+    shard = ExpertShard.build(spec, config, loaded, dtype)
+    return ExpertHolding(shard, loaded.nbytes - spare_bytes, spare_bytes, arrays)
 
 
 def _compute_dtype(checkpoint: Checkpoint, config: ModelConfig) -> mx.Dtype:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import mlx_moe
 from cluster.client import RemoteAnswer, RemoteModel, ServingState, Wanted
+from cluster.placement import Standby
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.sampling_params import SamplingParams
@@ -45,11 +47,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -
 
 def loaded(cluster: Cluster, layers: tuple[int, ...] = LAYERS, owners: tuple[int, ...] = ()) -> RemoteModel:
     """Load the model on all nodes, after those that were lost have come back."""
+    wait_for_lost(cluster)
+    return cluster.load("demo", cluster.place("demo", layers, owners, n_experts=16, moe_layers=range(1, 6)))
+
+
+def wait_for_lost(cluster: Cluster) -> None:
     for node in cluster.nodes:
         if node.process.poll() is not None:
             cluster.join(node)
     cluster.wait_for_all()
-    return cluster.load("demo", cluster.place("demo", layers, owners, n_experts=16, moe_layers=range(1, 6)))
 
 
 def kill_worker(node: RunningNode) -> None:
@@ -131,3 +137,26 @@ def test_the_loss_of_an_expert_peer_and_then_of_its_stage_changes_no_token(
     tokens += read(written, 20)
     cluster.nodes[1].kill()
     assert tokens + list(written) == wanted[0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "spare"),
+    [((2, 2, 2), range(2, 4)), ((2, 4), range(2, 6)), ((2, 2, 2), range(0))],
+    ids=["on the next stage's node", "on a node without a part", "nowhere"],
+)
+def test_a_stage_with_a_spare_copy_is_replaced_without_reading_weights(
+    cluster: Cluster, wanted: list[list[Token]], layers: tuple[int, ...], spare: range
+) -> None:
+    wait_for_lost(cluster)
+    last = cluster.nodes[2]
+    placement = cluster.place("demo", layers)
+    model = cluster.load("demo", replace(placement, standby=Standby(last.node_id, spare) if spare else None))
+    until(lambda: cluster.holding(last).stats.peak_memory_bytes)
+    assert cluster.holding(last).spare_layers == spare
+    assert bool(cluster.holding(last).spare_bytes) == bool(spare)
+    written = model.new_conversation().answer(request(PROMPTS[0]))
+    tokens = read(written, 3)
+    cluster.nodes[1].kill()
+    assert tokens + list(written) == wanted[0]
+    *_, status = cluster.own.load(Wanted("demo"))
+    assert bool(sum(node.total_bytes for node in status.nodes)) == (not spare)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -38,7 +38,7 @@ from cluster.daemon.deployment_events import (
     Tick,
 )
 from cluster.errors import ClusterError, NodeLostError
-from cluster.placement import Placement, StagePlacement
+from cluster.placement import Placement, StagePlacement, Standby
 
 
 def placed(*node_ids: str) -> Placement:
@@ -118,6 +118,19 @@ def test_a_lost_node_gets_no_part_until_it_is_ready_again() -> None:
     assert told == [Reconfigure("a")]
     deployment, _ = applied(deployment, *loaded("a", epoch=2), *connected("a", epoch=2))
     assert (deployment.phase, deployment.lost) == (Phase.READY, frozenset())
+
+
+def test_the_loss_of_a_node_that_only_has_a_spare_copy_disturbs_nothing() -> None:
+    spared = replace(placed("a", "b"), standby=Standby("c", range(1, 2)))
+    deployment, told = Deployment.begin(spared, 1, 0.0)
+    assert told == (Start("a"), Start("b"), Start("c"))
+    deployment, _ = applied(deployment, *loaded("a", "b", "c"), *connected("a", "b"))
+    assert deployment.phase is Phase.LOADING
+    deployment, _ = applied(deployment, Connected("c", 1))
+    deployment, told = applied(deployment, Failed("c", DAMAGED), CallEnded("c", LOST, is_gone=True))
+    assert (deployment.phase, deployment.placement, told) == (Phase.READY, placed("a", "b"), [])
+    _, told = applied(deployment, CallEnded("b", LOST, is_gone=True))
+    assert told == [Repair(frozenset("b"), 0.0)]
 
 
 def test_a_worker_that_dies_again_and_again_is_left_out() -> None:
