@@ -42,7 +42,10 @@ def _remarks(membership: Membership, now: datetime) -> Iterator[Remark]:
     if not membership.is_member:
         yield Remark("this machine is in no cluster yet")
         return
-    for whose, ends in (("this node's", membership.node_ends), ("the cluster's", membership.authority_ends)):
+    for whose, ends in (
+        ("this node's certificate", membership.node_ends),
+        ("the authority's", membership.authority_ends),
+    ):
         assert ends is not None  # a member has both
         days = (ends - now) / timedelta(days=1)
         if days < 0:

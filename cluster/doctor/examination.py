@@ -21,7 +21,7 @@ from cluster.doctor.finding import Finding, not_checked
 from cluster.doctor.nodes import OwnNodeState
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
-from cluster.membership.address import own_ips
+from cluster.membership.address import is_loopback, own_ips
 from cluster.node.options import NodeOptions
 from cluster.node.running import Settings
 from cluster.node.tokens import holds_authority
@@ -75,15 +75,16 @@ async def _machine(port: int) -> list[Finding]:
 async def _network(state: OwnNodeState) -> list[Finding]:
     interfaces = await links.own_interfaces()
     found = [interfaces if isinstance(interfaces, Finding) else links.interfaces_finding(interfaces)]
+    announces = state.status is not None and not all(map(is_loopback, state.status.own.info.addresses))
     others = len(state.status.here) - 1 if state.status else 0
-    heard = await multicast.listen(own_ips(), enough=others + (state.status is not None))
+    heard = await multicast.listen(own_ips(), enough=others + announces)
     if sys.platform == "darwin":
         version = await read(VERSION)
         if isinstance(version, UnreadError):
             found.append(not_checked("local network", str(version)))
         else:
             found.append(multicast.privacy_finding(version, heard, os.environ.get("TERM_PROGRAM", "")))
-    found.append(multicast.multicast_finding(heard, own_ips(), announces=state.status is not None))
+    found.append(multicast.multicast_finding(heard, own_ips(), announces=announces))
     if state.status is not None:
         found.append(links.nodes_finding(state.status))
     return found

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cluster.doctor.finding import Finding, Remark, State, finding
+from cluster.membership.address import is_loopback, join
 from cluster.membership.discovery import SERVICE
 
 GROUP, PORT = "224.0.0.251", 5353
@@ -59,9 +60,10 @@ def _remarks(heard: Sequence[Heard], own_ips: Sequence[str], announces: bool) ->
         else:
             yield Remark(f"{each.ip} hears its own question")
     answered = set().union(*(each.answered for each in heard))
-    if announces and not answered & set(own_ips):
+    own = {ip for ip in answered if ip in own_ips or is_loopback(join(ip, 0))}
+    if announces and not own:
         yield Remark("this machine's node does not answer it", State.WARNING, "moe-cluster down; moe-cluster up")
-    others = len(answered - set(own_ips))
+    others = len(answered - own)
     yield Remark(f"{others} other machine{'s' * (others != 1)} with nodes answered")
 
 

@@ -195,6 +195,16 @@ def test_logs_of_other_nodes_can_be_read_and_have_no_prompts(homes: list[Path]) 
     )
 
 
+def test_logs_are_followed_until_ctrl_c(homes: list[Path]) -> None:
+    with Terminal(homes[0], ["-m", "cli", "logs", "mac-1", "--follow", "-n", "1"]) as terminal:
+        terminal.until(" INFO ")
+        with (homes[0] / "logs" / "daemon.log").open("a") as log:
+            log.write(f"2099-01-01 00:00:00,000 test INFO event=late file={homes[0]}\n")
+        terminal.until("event=late file=$MOE_CLUSTER_HOME")
+        terminal.type(CTRL_C)
+        assert terminal.end() == 0
+
+
 def test_a_report_has_the_logs_of_all_nodes_and_no_names(homes: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "r.tar.gz"
     assert f"{path} holds" in said(homes[0], "report", "-o", str(path))

@@ -123,6 +123,7 @@ def test_a_question_is_a_sound_message_and_is_recognized() -> None:
     [
         ([Heard("10.0.0.7", 0, True, {"10.0.0.8"})], False, State.OK, "1 other machine with nodes answered"),
         ([Heard("10.0.0.7", 0, True, {"10.0.0.7"})], True, State.OK, "0 other machines with nodes answered"),
+        ([Heard("10.0.0.7", 0, True, {"127.0.0.1"})], False, State.OK, "0 other machines with nodes answered"),
         ([Heard("10.0.0.7", 0, True)], True, State.WARNING, "this machine's node does not answer it"),
         ([Heard("10.0.0.7")], False, State.WARNING, "10.0.0.7 does not hear its own question"),
         ([Heard("10.0.0.7", errno.ENETUNREACH)], False, State.WARNING, "10.0.0.7 cannot send: Network is unreachable"),
