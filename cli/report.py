@@ -29,8 +29,8 @@ _ABOUT = {
     "status.json": "the cluster as this node sees it",
     "plan.json": "the plan for the served model",
     "versions.json": "software and clocks of the nodes",
-    "config": "options of up and the measured hardware",
-    "logs": f"the last {log_files.MAX_LINES:,} log lines of each node",
+    "config": "options of up, measured hardware",
+    "logs": f"last {log_files.MAX_LINES:,} log lines of each node",
 }
 
 _PROMISE = (

@@ -23,6 +23,7 @@ SYS = Path("/sys/class/net")
 
 SLOW_BYTES_PER_S = 50e6
 SLOW_LATENCY_S = 5e-3
+FASTER = "connect the two by cable, and end what else uses machines and network"
 
 
 class Kind(StrEnum):
@@ -93,9 +94,12 @@ def _measured(status: ClusterStatus) -> Iterator[Remark]:
         else:
             link = node.link
             text = f"{node.shown_name} {link.latency_s * 1e3:.2f} ms {link.bytes_per_s / 1e9:.2f} GB/s"
-            slow = link.bytes_per_s < SLOW_BYTES_PER_S or link.latency_s > SLOW_LATENCY_S
-            cure = "connect the two by cable, and end other transfers" if slow else ""
-            yield Remark(f"{text}{', which is slow' * slow}", State.WARNING if slow else State.OK, cure)
+            if link.latency_s > SLOW_LATENCY_S:
+                yield Remark(f"{text}: over {SLOW_LATENCY_S * 1e3:g} ms is slow", State.WARNING, FASTER)
+            elif link.bytes_per_s < SLOW_BYTES_PER_S:
+                yield Remark(f"{text}: under {SLOW_BYTES_PER_S / 1e9:g} GB/s is slow", State.WARNING, FASTER)
+            else:
+                yield Remark(text)
 
 
 def kinds_of_ports(ports: str) -> dict[str, Kind]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,9 +52,7 @@ def test_what_cannot_be_read_is_not_checked(source: Command | Path, reason: str)
 
 def test_a_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "READ_S", 0.2)
-    began = time.monotonic()
     found = run(python("import time; time.sleep(600)"))
-    assert time.monotonic() - began < 300
     assert (found.state, found.found[0].endswith("took longer than 0.2 s")) == (State.NOT_CHECKED, True)
 
 

@@ -62,8 +62,8 @@ def test_a_node_that_does_not_answer_can_be_ended_by_its_process() -> None:
     ("other", "state", "said"),
     [
         (node(1, link=LinkSpeed(0.0003, 1.1e9)), State.OK, "mac-1 0.30 ms 1.10 GB/s"),
-        (node(1, link=LinkSpeed(0.02, 1.1e9)), State.WARNING, "which is slow"),
-        (node(1, link=LinkSpeed(0.0003, 1e6)), State.WARNING, "which is slow"),
+        (node(1, link=LinkSpeed(0.02, 1.1e9)), State.WARNING, "20.00 ms 1.10 GB/s: over 5 ms is slow"),
+        (node(1, link=LinkSpeed(0.0003, 1e6)), State.WARNING, "under 0.05 GB/s is slow"),
         (node(1), State.OK, "mac-1 is not measured yet"),
         (node(1, NodeState.LOST), State.WARNING, "mac-1 is lost"),
     ],
