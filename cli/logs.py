@@ -40,6 +40,7 @@ def _read_here(home: Home, cursor: str, n_lines: int) -> tuple[list[str], str]:
         lines, read = log_files.following(home.logs, log_files.Cursor.parse(cursor))
     else:
         lines, read = log_files.last(home.logs, n_lines)
+        lines += log_files.failed_start(home.logs)
     return lines, str(read)
 
 

@@ -22,6 +22,9 @@ from mlx_moe.errors import InvalidRequestError
 DAEMON = "daemon.log"
 WORKER = "worker.log"
 GATEWAY = "gateway.log"
+STARTS = ("up.log", "service.log")
+"""What a start in the background or of the service wrote to standard error: why it failed. Without times."""
+
 NAMES = (DAEMON, WORKER, GATEWAY)
 
 FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
@@ -83,6 +86,17 @@ def bound(descriptor: int) -> None:
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size > LOG_BYTES:
         os.ftruncate(descriptor, 0)
+
+
+def failed_start(directory: Path) -> list[str]:
+    """Return why the last start in the background failed; nothing if the node has logged anything since."""
+    files = [path for path in (directory / name for name in STARTS) if path.exists() and path.stat().st_size]
+    if not files:
+        return []
+    newest, daemon = max(files, key=lambda path: path.stat().st_mtime), directory / DAEMON
+    if daemon.exists() and daemon.stat().st_mtime > newest.stat().st_mtime:
+        return []
+    return newest.read_text(errors="replace")[-MAX_LINE_CHARACTERS:].splitlines()[-1:]
 
 
 def last(directory: Path, n_lines: int) -> tuple[list[str], Cursor]:

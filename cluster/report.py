@@ -40,7 +40,7 @@ def own_texts(home: Home) -> dict[str, Any]:
     """Return the texts and JSON values of a home that belong into a report, by name."""
     lines, _ = log_files.last(home.logs, log_files.MAX_LINES)
     texts: dict[str, Any] = {"logs/this-node.log": "".join(f"{line}\n" for line in lines)}
-    for name in ("up.log", "service.log"):
+    for name in log_files.STARTS:
         with suppress(OSError):
             texts[f"logs/{name}"] = (home.logs / name).read_text(errors="replace")[-TAIL_BYTES:]
     for path in (home.options, home.hardware):

@@ -49,7 +49,7 @@ def _node_remarks(node: OwnNodeState) -> Iterator[Remark]:
         return
     if node.status is None:
         kill = f"kill {node.pid}; moe-cluster up" if node.pid else "moe-cluster down; moe-cluster up"
-        yield Remark(f"it runs, but does not answer: {node.error}", State.PROBLEM, kill)
+        yield Remark(f"it runs, but {node.error}", State.PROBLEM, kill)
         return
     status, slow = node.status, node.answered_s > SLOW_ANSWER_S
     name = f"{status.own.shown_name} answers in {node.answered_s * 1e3:.0f} ms"

@@ -105,6 +105,15 @@ def test_there_is_nothing_to_read_where_nothing_was_logged(tmp_path: Path) -> No
     assert (lines, log_files.following(tmp_path / "missing", cursor)[0]) == ([], [])
 
 
+def test_why_the_last_start_failed_is_told_until_one_succeeds(tmp_path: Path) -> None:
+    assert log_files.failed_start(tmp_path) == []
+    append(tmp_path / "service.log", "error: an older one", "error: port 7420 is taken")
+    assert log_files.failed_start(tmp_path) == ["error: port 7420 is taken"]
+    append(tmp_path / DAEMON, line(1, "up"))
+    os.utime(tmp_path / "service.log", (1, 1))
+    assert log_files.failed_start(tmp_path) == []
+
+
 def test_a_file_that_others_append_to_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_files, "LOG_BYTES", 10)
     for size, left in ((10, 10), (11, 0)):

@@ -43,7 +43,7 @@ def about(n: int, ahead_s: float = 0.0, **versions: str) -> NodeAbout:
         (OwnNodeState(False), State.OK, "none runs on this machine"),
         (OwnNodeState(True, status(), 0.004), State.OK, "mac-0 answers in 4 ms"),
         (OwnNodeState(True, status(), 1.4), State.WARNING, "which is slow"),
-        (OwnNodeState(True, error="timed out", pid=7), State.PROBLEM, "does not answer: timed out"),
+        (OwnNodeState(True, error="it is silent", pid=7), State.PROBLEM, "it runs, but it is silent"),
         (OwnNodeState(True, status(refused=("mac-9 has version 2",)), 0.01), State.WARNING, "refuses a node: mac-9"),
         (OwnNodeState(True, status(failure="mac-1 is gone"), 0.01), State.PROBLEM, "demo failed: mac-1 is gone"),
     ],
