@@ -156,8 +156,10 @@ class Daemon:
                     tasks.create_task(keep_awake(lambda: self.state.holding.epoch > 0, caffeinate())),
                     tasks.create_task(rebalancing.run()),
                 ]
+                log.info("event=up version=%s addresses=%s", self.state.own.version, ",".join(self.state.own.addresses))
                 self._on_up(self)
                 await self.stopped.wait()
+                log.info("event=stopping")
                 reason = f"node {self.settings.name} was stopped"
                 await pulling.end()
                 await gateway.stop()
