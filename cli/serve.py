@@ -20,6 +20,8 @@ def options(
     origins: list[str] | None,
     certificate: str | None,
     key: str | None,
+    *,
+    exact: bool,
 ) -> GatewayOptions:
     """Return the options of the gateway. Raises InvalidRequestError."""
     if (certificate is None) != (key is None):
@@ -28,12 +30,15 @@ def options(
         if not Path(file).expanduser().is_file():
             raise InvalidRequestError(f"{file}: no such file")
     default = GatewayOptions()
+    certificate, key = (str(Path(file).expanduser().absolute()) if file else "" for file in (certificate, key))
     return GatewayOptions(
         host,
         default.port if port is None else port,
         tuple(allowed_hosts or ()),
         tuple(origins or ()),
-        *(str(Path(file).expanduser().absolute()) if file else "" for file in (certificate, key)),
+        certificate,
+        key,
+        exact,
     )
 
 

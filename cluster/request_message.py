@@ -46,6 +46,7 @@ def to_request_message(request: Request, conversation_id: bytes, request_id: byt
         detect_loops=request.detect_loops,
         request_id=request_id,
         grammar=None if request.grammar is None else _to_grammar_message(request.grammar),
+        borrows_any=request.borrows_any,
     )
 
 
@@ -59,6 +60,7 @@ def from_request_message(message: pb.AnswerRequest) -> Request:
         ignore_eos=message.ignore_eos,
         detect_loops=message.detect_loops,
         grammar=_from_grammar_message(message.grammar) if message.HasField("grammar") else None,
+        borrows_any=message.borrows_any,
     )
 
 

@@ -34,6 +34,10 @@ def serve(
     ] = None,
     tls_cert: Annotated[str | None, typer.Option(metavar="FILE", help="Serve HTTPS with this certificate.")] = None,
     tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="The key of that certificate.")] = None,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Equal requests get equal answers: use cached prompts only where that holds."),
+    ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop serving.")] = False,
     yes: o.Yes = False,
     debug: o.Debug = False,
@@ -48,7 +52,7 @@ def serve(
         if stop:
             serve_command.stop()
         else:
-            options = serve_command.options(host, port, allow_host, cors, tls_cert, tls_key)
+            options = serve_command.options(host, port, allow_host, cors, tls_cert, tls_key, exact=exact)
             serve_command.serve(model, options, yes=yes)
 
 

@@ -17,6 +17,7 @@ class GatewayOptions:
         allowed_hosts: further names of this machine that requests may have in their Host header.
         origins: web pages of these origins may use it from a browser.
         certificate, key: files, for TLS; both or none.
+        exact: answers do not depend on which prompts are in the KV cache, and fewer of these are used.
     """
 
     host: str = "127.0.0.1"
@@ -25,6 +26,7 @@ class GatewayOptions:
     origins: tuple[str, ...] = ()
     certificate: str = ""
     key: str = ""
+    exact: bool = False
 
     @property
     def needs_key(self) -> bool:

@@ -63,15 +63,26 @@ async def prompt_of(model: ModelClient, question: Question) -> list[int]:
     return await model.format_chat(question.messages, {**question.variables, **tools})
 
 
-async def answer(model: ModelClient, question: Question, prompt_ids: list[int]) -> AsyncIterator[Prefill | Piece | End]:
+async def answer(
+    model: ModelClient, question: Question, prompt_ids: list[int], *, exact: bool
+) -> AsyncIterator[Prefill | Piece | End]:
     """Ask, and yield the progress of the prompt, then the tokens, then the end. Closing it ends the answer everywhere.
+
+    If not `exact`, kept prefixes of any length are used, see Request.borrows_any.
 
     Raises:
         MoeClusterError: the request is refused, or the answer failed.
     """
     description = model.description
     sampling = description.sampling.updated(**question.sampling)
-    request = Request(tuple(prompt_ids), sampling, question.max_tokens, question.stop, grammar=question.grammar)
+    request = Request(
+        tuple(prompt_ids),
+        sampling,
+        question.max_tokens,
+        question.stop,
+        grammar=question.grammar,
+        borrows_any=not exact,
+    )
     parser = description.dialect.parser(question.tools, opening=await _opening(model, question, prompt_ids))
     reasoning_tokens = calls = 0
     stream = model.answer(request)

@@ -44,12 +44,12 @@ ErrorBody = Callable[[Failure], dict[str, Any]]
 class Gateway:
     """All endpoints, over one connection to this machine's node."""
 
-    def __init__(self, served: Served, admission: Admission) -> None:
+    def __init__(self, served: Served, admission: Admission, *, exact: bool = False) -> None:
         self._served = served
         self._admission = admission
         self._turns = Turns()
         self._metrics = Metrics()
-        self._asking = Asking(served, self._turns, self._metrics)
+        self._asking = Asking(served, self._turns, self._metrics, exact=exact)
 
     def app(self, origins: Sequence[str] = ()) -> Starlette:
         """Return the application; web pages of `origins` may use it too."""

@@ -40,10 +40,11 @@ Event = Prefill | Piece | End
 class Asking:
     """Answers the questions of all APIs."""
 
-    def __init__(self, served: Served, turns: Turns, metrics: Metrics) -> None:
+    def __init__(self, served: Served, turns: Turns, metrics: Metrics, *, exact: bool) -> None:
         self.served = served
         self._turns = turns
         self._metrics = metrics
+        self._exact = exact
 
     async def respond(
         self,
@@ -97,7 +98,7 @@ class Asking:
         """Return the events of an answer that was accepted, trying again while the KV cache has no room."""
         deadline = time.monotonic() + BUSY_S
         while True:
-            events = _Events(self._metrics.measured(answer(model, question, prompt_ids)))
+            events = _Events(self._metrics.measured(answer(model, question, prompt_ids, exact=self._exact)))
             try:
                 await events.begin()
                 return events

@@ -125,7 +125,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class AnswerRequest(_message.Message):
-    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id", "grammar")
+    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id", "grammar", "borrows_any")
     CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class AnswerRequest(_message.Message):
     DETECT_LOOPS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    BORROWS_ANY_FIELD_NUMBER: _ClassVar[int]
     conversation_id: bytes
     input_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
@@ -144,7 +145,8 @@ class AnswerRequest(_message.Message):
     detect_loops: bool
     request_id: bytes
     grammar: Grammar
-    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ...) -> None: ...
+    borrows_any: bool
+    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., borrows_any: bool = ...) -> None: ...
 
 class Grammar(_message.Message):
     __slots__ = ("schema", "tools", "parallel")

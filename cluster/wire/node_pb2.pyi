@@ -536,20 +536,22 @@ class UnloadReply(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class ServeRequest(_message.Message):
-    __slots__ = ("host", "port", "allowed_hosts", "origins", "certificate", "key")
+    __slots__ = ("host", "port", "allowed_hosts", "origins", "certificate", "key", "exact")
     HOST_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_HOSTS_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
     host: str
     port: int
     allowed_hosts: _containers.RepeatedScalarFieldContainer[str]
     origins: _containers.RepeatedScalarFieldContainer[str]
     certificate: str
     key: str
-    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., allowed_hosts: _Optional[_Iterable[str]] = ..., origins: _Optional[_Iterable[str]] = ..., certificate: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+    exact: bool
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., allowed_hosts: _Optional[_Iterable[str]] = ..., origins: _Optional[_Iterable[str]] = ..., certificate: _Optional[str] = ..., key: _Optional[str] = ..., exact: bool = ...) -> None: ...
 
 class ServeReply(_message.Message):
     __slots__ = ("url",)

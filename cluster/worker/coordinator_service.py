@@ -21,6 +21,7 @@ from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
 from cluster.worker.answer_queue import AnswerQueue, Progress, QueuedToken, Waiting
 from cluster.worker.answering import Answering
+from cluster.worker.kept_prefixes import KeptPrefixes
 from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
@@ -60,6 +61,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self._caller_of = caller_of
         self._conversations: dict[_Conversation, Sequence] = {}
         self._alias_key = secrets.token_bytes(16)
+        self._kept = KeptPrefixes()
         self._closed = asyncio.Event()
 
     @property
@@ -143,7 +145,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             finally:
                 self.answering.end(writer)
                 if not request.conversation_id:
-                    self.answering.release(sequence)
+                    for gone in self._kept.keep(sequence):
+                        self.answering.release(gone)
                 stats = writer.stats
                 ended = {"reason": outcome, "cached_tokens": stats.cached_tokens, "tokens": stats.generated_tokens}
                 log.info("event=answer_ended %s seconds=%.3f", _pairs(ids | ended), time.monotonic() - began_s)

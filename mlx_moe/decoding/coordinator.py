@@ -195,22 +195,24 @@ class Coordinator:
         if not self._is_current(answer):
             return
         if sequence.phase is Phase.WAITING:
-            yield from self._reuse(sequence, request.input_ids)
+            yield from self._reuse(sequence, request)
         if self._is_current(answer):
             yield from self._prefill(answer)
 
-    def _reuse(self, sequence: Sequence, input_ids: tuple[int, ...]) -> Iterator[Output]:
+    def _reuse(self, sequence: Sequence, request: Request) -> Iterator[Output]:
         """Plan the frames after the kept prefix of a prompt, or after a longer one borrowed from another sequence.
 
         A fresh prompt is chunked by its full length even if a prefix is borrowed, so that its result does not depend on
-        what was borrowed.
+        what was borrowed, unless the request says that it may.
         """
+        input_ids, exactly = request.input_ids, not request.borrows_any
         self._rewind(sequence, sequence.shared(input_ids))
         length = self._chunks.length(len(input_ids))
-        lender = max(self.sequences.values(), key=lambda other: other.lend(input_ids, length))
-        lent, kept = lender.lend(input_ids, length), len(sequence.token_ids)
+        lender = max(self.sequences.values(), key=lambda other: other.lend(input_ids, length, exactly=exactly))
+        lent, kept = lender.lend(input_ids, length, exactly=exactly), len(sequence.token_ids)
         if lent > kept:
             sequence.begin_as(lender, lent)
+            length = length if exactly else self._chunks.length(len(input_ids) - lent)
             if lender.id in self.drafters:
                 self.drafters[sequence.id] = self.drafters[lender.id].fork(lent)
         elif kept:

@@ -28,6 +28,8 @@ class Request:
         ignore_eos: continue after the model ended its turn.
         detect_loops: end an answer that repeats itself.
         grammar: what the answer must look like; None: it is free.
+        borrows_any: borrow kept prefixes of any length from other sequences, although the answer's last bits, and so
+            perhaps its tokens, depend on what was kept then.
 
     Raises:
         InvalidRequestError: a field is out of range; the message names it and the range.
@@ -40,6 +42,7 @@ class Request:
     ignore_eos: bool = False
     detect_loops: bool = True
     grammar: Grammar | None = None
+    borrows_any: bool = False
 
     @classmethod
     def exactly(cls, input_ids: Iterable[int], tokens: int) -> Request:
@@ -65,7 +68,7 @@ class Request:
             raise InvalidRequestError(f"grammar must be a Grammar, got {shown(self.grammar)}")
         if self.grammar is not None and self.ignore_eos is True:
             raise InvalidRequestError("ignore_eos goes on after the end of the answer, and a grammar ends it")
-        for name in ("ignore_eos", "detect_loops"):
+        for name in ("ignore_eos", "detect_loops", "borrows_any"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequestError(f"{name} must be True or False, got {shown(getattr(self, name))}")
 

@@ -18,6 +18,9 @@ from mlx_moe.decoding.request import GenerationStats, Request
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.grammar import Grammar
 
+BLOCK = 256
+"""Number of tokens that are compared at once: two lists are compared much faster than their elements."""
+
 
 class Phase(StrEnum):
     """The state of a sequence's answer."""
@@ -140,20 +143,35 @@ class Sequence:
 
     def begin_as(self, lender: Sequence, positions: int) -> None:
         """Record that its caches were replaced by a fork of the first `positions` of another sequence's."""
-        self.token_ids = lender.token_ids[:positions]
-        self.frame_ends = [end for end in lender.frame_ends if end <= positions]
-        self.cut_lengths = {}
+        self.token_ids = list(lender.token_ids)
+        self.frame_ends = list(lender.frame_ends)
+        self.cut_lengths = dict(lender.cut_lengths)
         self.chunk_length = lender.chunk_length
+        self.rewind(positions)
 
     def shared(self, input_ids: List[int]) -> int:
         """Return the number of leading tokens of `input_ids` that are kept, without its last one, which must be run."""
-        for position, (kept, wanted) in enumerate(zip(self.token_ids, input_ids[:-1], strict=False)):
-            if kept != wanted:
-                return position
-        return min(len(self.token_ids), len(input_ids) - 1)
+        end = min(len(self.token_ids), len(input_ids) - 1)
+        for start in range(0, end, BLOCK):
+            kept, wanted = self.token_ids[start : start + BLOCK], input_ids[start : start + BLOCK]
+            if kept != list(wanted):
+                differs = (n for n, (a, b) in enumerate(zip(kept, wanted, strict=False)) if a != b)
+                return min(end, start + next(differs, BLOCK))
+        return end
 
-    def lend(self, input_ids: List[int], chunk_length: int) -> int:
-        """Return the number of positions that another sequence's request with this chunk length may borrow."""
+    def covers(self, other: Sequence) -> bool:
+        """Whether it can lend all that another sequence can lend."""
+        whole = other.in_whole_chunks
+        same = self.chunk_length == other.chunk_length and self.token_ids[:whole] == other.token_ids[:whole]
+        return same and self.in_whole_chunks >= whole
+
+    def lend(self, input_ids: List[int], chunk_length: int, *, exactly: bool = True) -> int:
+        """Return the number of positions that another sequence's request with this chunk length may borrow.
+
+        If not `exactly`, the bits of the answer may depend on what was borrowed.
+        """
+        if not exactly:
+            return self.shared(input_ids)
         if chunk_length != self.chunk_length:
             return 0
         return chunk_start(min(self.shared(input_ids), self.in_whole_chunks), chunk_length)

@@ -180,6 +180,22 @@ def test_a_gateway_that_is_killed_breaks_the_stream_and_comes_back(cluster: Clus
     assert answer.json()["choices"][0]["message"]["content"] == said
 
 
+def test_a_prompt_that_another_client_had_before_is_not_read_again(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    system = "Be brief. " * 100
+    first = gpt.chat.completions.create(
+        model="demo",
+        messages=[{"role": "system", "content": system}, ASKED],
+        max_tokens=5,  # type: ignore[list-item]
+    ).usage
+    other = {"role": "user", "content": "Who are you?"}
+    second = claude.messages.create(model="claude-x", max_tokens=5, system=system, messages=[other]).usage  # type: ignore[list-item]
+    assert first is not None
+    assert (second.cache_read_input_tokens or 0) > 0.9 * first.prompt_tokens
+    assert second.input_tokens < 0.1 * first.prompt_tokens
+
+
 def test_many_at_once_are_all_answered(url: str, said: str) -> None:
     async def ask_all() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE_S) as client:
