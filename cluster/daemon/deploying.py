@@ -93,6 +93,12 @@ class Deploying:
         return self._deployment.phase is Phase.READY
 
     @property
+    def was_lost(self) -> bool:
+        """Whether it ended because nodes were lost, after it had served."""
+        now = self._deployment
+        return now.phase is Phase.ENDED and now.was_ready and isinstance(now.error, NodeLostError)
+
+    @property
     def asked(self) -> node_pb2.LoadRequest:
         """What a person asked for; the placement may be a later one."""
         return self._deploy.asked

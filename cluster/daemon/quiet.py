@@ -1,8 +1,11 @@
-"""Quiet: when a served model may be moved to a better placement without a person's word. Pure; times are monotonic."""
+"""Quiet: when a model may be moved to a better placement, or loaded again, without a person's word.
+
+Pure; times are monotonic.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from dataclasses import dataclass, replace
 
 
@@ -56,3 +59,36 @@ class Quiet:
     def moved(self, now: float) -> Quiet:
         """Return it after the model was moved."""
         return replace(self, moved_at=now)
+
+
+RETRY_S = 30.0
+"""Time between two tries to load a model again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comeback:
+    """When a model that ended because nodes were lost is loaded again: when a node is here that was not. Immutable.
+
+    `known` are the nodes that were here ever since it ended or was tried, None if it has not ended. A node that was
+    restarted is another one.
+    """
+
+    known: frozenset[Hashable] | None = None
+    tried_at: float | None = None
+
+    def see(self, nodes: Set[Hashable]) -> Comeback:
+        """Return it after a look at the nodes that are here, while the model has ended."""
+        return replace(self, known=frozenset(nodes) if self.known is None else self.known & nodes)
+
+    def is_due(self, now: float, nodes: Set[Hashable]) -> bool:
+        """Whether to load the model again."""
+        is_early = self.tried_at is not None and now - self.tried_at < RETRY_S
+        return self.known is not None and not is_early and bool(nodes - self.known)
+
+    def tried(self, now: float, nodes: Set[Hashable]) -> Comeback:
+        """Return it after a try with the nodes that are here."""
+        return Comeback(frozenset(nodes), now)
+
+    def over(self) -> Comeback:
+        """Return it when the model has not ended, or is not wanted any more."""
+        return replace(self, known=None)

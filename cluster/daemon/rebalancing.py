@@ -1,6 +1,7 @@
 """Rebalancing: moves the model that this node coordinates to a better placement, by command or at a quiet moment.
 
-It goes the way of every new placement, so running answers continue and workers keep what they hold.
+A model that ended since the rest was too small is loaded again when a node comes back. A move goes the way of every new
+placement, so running answers continue and workers keep what they hold.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from cluster import rebalance_message
 from cluster.daemon import placing
 from cluster.daemon.deploying import Deploying
 from cluster.daemon.inspection import Inspection
-from cluster.daemon.quiet import Quiet, QuietRule
+from cluster.daemon.quiet import Comeback, Quiet, QuietRule
 from cluster.daemon.serving import Placed, Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, NoClusterError
@@ -40,6 +41,7 @@ class Rebalancing:
         self._state = state
         self._serving = serving
         self._quiet = None if rule is None else Quiet(rule)
+        self._comeback = Comeback()
 
     async def run(self) -> None:
         """Look for quiet moments until cancelled."""
@@ -52,6 +54,10 @@ class Rebalancing:
                 is_answering=self._state.holding.stats.active_requests > 0,
                 activity=(self._state.own_serving.epoch, self._state.holding.stats.frames),
             )
+            if deployment is not None and deployment.was_lost:
+                await self._bring_back(deployment, now)
+                continue
+            self._comeback = self._comeback.over()
             if deployment is None or deployment.asked.placement:  # a person's own plan
                 continue
             situation = self._situation()
@@ -83,11 +89,26 @@ class Rebalancing:
             MoeClusterError: no placement fits, or a node has none of what it would read.
         """
         deployment = self._serving.deployment
-        if deployment is None:
-            raise NoClusterError("this node coordinates no model")
+        if deployment is None or not deployment.is_ready:
+            raise NoClusterError("this node coordinates no model that is ready")
         found = await self._found(deployment, trusted=False)
         epoch = 0 if request.dry_run or not found.changes else await self._change(deployment, found.placement)
         return rebalance_message.to_message(found, epoch)
+
+    async def _bring_back(self, deployment: Deploying, now: float) -> None:
+        """Load a model again that ended because nodes were lost, when one of them, or another one, is here."""
+        infos = (member.info for member in self._state.present.values())
+        nodes = {(info.node_id, info.incarnation) for info in infos}
+        self._comeback = self._comeback.see(nodes)
+        if not self._comeback.is_due(now, nodes):
+            return
+        self._comeback = self._comeback.tried(now, nodes)
+        log.info("event=loads_again model=%s after=%s", deployment.placement.model, deployment.error)
+        try:
+            async for _ in self._serving.load(deployment.asked):
+                pass
+        except MoeClusterError as error:
+            log.info("event=not_loaded_again model=%s error=%s", deployment.placement.model, error)
 
     async def _improve(self, deployment: Deploying) -> None:
         """Move the model if that is worth it; what stands in the way is logged, and tried again when it changes."""

@@ -93,3 +93,11 @@ def test_a_node_that_joins_is_used_at_a_quiet_moment_and_one_that_comes_back_by_
         read = {node.name: node.total_bytes for node in last.nodes if node.total_bytes}
         assert read.keys() == {status.name(node_id) for node_id in plan.read_bytes}
     assert "mac-3" in placed_on(cluster)
+
+
+def test_a_model_that_was_lost_with_its_nodes_is_loaded_again_when_one_comes_back(cluster: Cluster) -> None:
+    for node in cluster.nodes[1:]:
+        node.kill()
+    until(lambda: (served := cluster.own.status().serving) and served.state is ServingState.FAILED)
+    cluster.join(cluster.nodes[1])
+    until(lambda: placed_on(cluster) == {"mac-1", "mac-2"})

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.daemon.quiet import Quiet, QuietRule
+from cluster.daemon.quiet import RETRY_S, Comeback, Quiet, QuietRule
 
 RULE = QuietRule(quiet_s=30, calm_s=60, every_s=300)
 
@@ -61,3 +61,17 @@ def test_a_node_that_comes_and_goes_moves_nothing_more_often_than_allowed(steps:
             moved.append(now)
             assert what not in "laf"
     assert all(b - a >= RULE.every_s for a, b in itertools.pairwise(moved))
+
+
+def test_a_model_that_ended_is_loaded_again_when_a_node_is_here_that_was_not() -> None:
+    ended = Comeback().see({"a", "b"})  # b is lost, but not yet known to be
+    assert not ended.is_due(1.0, {"a", "b"})
+    ended = ended.see({"a"}).see({"a", "b"})
+    assert ended.is_due(9.0, {"a", "b"})
+    tried = ended.tried(9.0, {"a", "b"})
+    assert not tried.is_due(10.0, {"a", "b"})
+    assert not tried.see({"a", "b"}).is_due(9.0 + RETRY_S, {"a", "b"})
+    assert not tried.is_due(10.0, {"a", "b", "c"})
+    assert tried.is_due(9.0 + RETRY_S, {"a", "b", "c"})
+    assert tried.over().see({"a", "b", "c"}).known == {"a", "b", "c"}
+    assert not Comeback().is_due(0.0, {"a"})
