@@ -25,6 +25,7 @@ _MARKS = {
     Happening.BACK: ("+", "green"),
     Happening.LOST: ("-", "red"),
     Happening.LEFT: ("-", "yellow"),
+    Happening.REMOVED: ("-", "yellow"),
     Happening.REFUSED: ("!", "yellow"),
     Happening.RENAMED: ("!", "yellow"),
     Happening.UNREACHABLE: ("!", "yellow"),
@@ -36,6 +37,7 @@ _SAID = {
     Happening.BACK: "is back",
     Happening.LOST: "is lost: it does not respond",
     Happening.LEFT: "left",
+    Happening.REMOVED: "was removed from the cluster",
 }
 
 

@@ -47,6 +47,7 @@ class NodeRow:
     peak_memory_bytes: int
     latency_s: float
     bytes_per_s: float
+    keeps_authority: bool
 
     @property
     def placement(self) -> NodePlacement:
@@ -90,6 +91,7 @@ def _row(node: NodeStatus) -> NodeRow:
         peak_memory_bytes=holding.stats.peak_memory_bytes if holding else 0,
         latency_s=link.latency_s if link else 0.0,
         bytes_per_s=link.bytes_per_s if link else 0.0,
+        keeps_authority=node.keeps_authority,
     )
 
 

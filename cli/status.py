@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -39,11 +41,12 @@ def show_status(as_json: bool, watch: bool) -> None:
 def show_nodes(as_json: bool) -> None:
     """Print the nodes."""
     with OwnNode.connect(Home.default()) as node:
-        rows = node_rows(node.status())
+        status = node.status()
+    rows = node_rows(status)
     if as_json:
         print(json.dumps([row.to_json() for row in rows]))
     else:
-        table_console().print(cluster_table(rows))
+        table_console().print(Group(cluster_table(rows), *_authority_lines(status)))
 
 
 def unload() -> None:
@@ -99,7 +102,16 @@ def _rendered(status: ClusterStatus) -> RenderableType:
         *(Text(f"refused: {visible(reason)}", style="yellow") for reason in status.refused),
         Text(),
     ]
-    return Group(*lines, cluster_table(rows))
+    return Group(*lines, cluster_table(rows), *_authority_lines(status))
+
+
+def _authority_lines(status: ClusterStatus) -> list[Text]:
+    """Return which nodes can let others in, and which were removed."""
+    keepers = [visible(node.shown_name) for node in status.nodes if node.keeps_authority and node.is_here]
+    lines = [] if status.insecure else [f"authority kept by {', '.join(keepers) or 'no node that is here'}"]
+    removed = [f"{visible(node.name)} ({date.fromtimestamp(node.at_s)})" for node in status.removed]
+    lines += [f"removed: {', '.join(removed)}"] if removed else []
+    return [Text(line, style="bright_black") for line in lines]
 
 
 def _cluster_line(status: ClusterStatus, own: NodeRow) -> Text:
@@ -174,6 +186,7 @@ def to_json(status: ClusterStatus) -> dict[str, Any]:
         "model": _model_json(status),
         "refused": list(status.refused),
         "api_url": status.api_url,
+        "removed": [asdict(node) for node in status.removed],
         "nodes": [row.to_json() for row in node_rows(status)],
     }
 

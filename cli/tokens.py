@@ -70,9 +70,9 @@ def _first_token(texts: Iterable[str], where: str) -> str:
     )
 
 
-def create(hours: float, uses: int) -> None:
+def create(hours: float, uses: int, guest: bool) -> None:
     """Print a new join token on stdout and its use on stderr."""
-    token = join_tokens(Home.default()).create(hours * HOUR_S, uses)
+    token = join_tokens(Home.default()).create(hours * HOUR_S, uses, guest=guest)
     print(token.text, flush=True)
     print_line(
         f"valid for {uses} node{'s' * (uses > 1)} and {duration_text(hours * HOUR_S)}; on each of them type {JOIN} and "
@@ -111,4 +111,5 @@ def _to_json(token: StoredToken) -> dict[str, object]:
         "used_by": list(token.used_by),
         "max_uses": token.max_uses,
         "expires_at_s": token.expires_at_s,
+        "guest": token.guest,
     }

@@ -16,6 +16,7 @@
     ├── LinkError                    invalid bytes on a link (cluster.worker.messages)              retryable
     └── ClusterError                 a failure of the cluster rather than of a model or a request
         ├── TrustError               a stranger, a wrong or spent token, a certificate that does not fit
+        │   └── RefusedError         a certificate that is not issued to this node; says why (cluster.trust.enrolment)
         ├── PlacementError           the model does not fit the nodes; says what would make it fit
         ├── NodeLostError            a node does not answer, or ended                               retryable
         ├── MovedError               the model is being placed in another way; its answers end      retryable

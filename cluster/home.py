@@ -63,6 +63,11 @@ class Home:
         return self.path / "api_keys.json"
 
     @property
+    def removed(self) -> Path:
+        """The nodes that were removed from the cluster."""
+        return self.path / "removed.json"
+
+    @property
     def hardware(self) -> Path:
         """The measured hardware of this machine."""
         return self.path / "hardware.json"

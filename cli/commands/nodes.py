@@ -114,7 +114,7 @@ def leave(
 ) -> None:
     """Leave the cluster permanently: stop this machine's node and delete its identity.
 
-    On the first node this also deletes the authority and the join tokens. Chats stay.
+    On a node that keeps the authority this also deletes it, with the join tokens. Chats stay.
     """
     with reported(debug):
         from cli.leave import leave as leave_cluster
@@ -135,13 +135,31 @@ def status(
         show_status(json, watch)
 
 
-@commands.command()
-def nodes(json: o.Json = False, debug: o.Debug = False) -> None:
-    """List the nodes."""
-    with reported(debug):
-        from cli.status import show_nodes
+nodes = typer.Typer(help="List the nodes; remove one.", invoke_without_command=True)
+commands.add_typer(nodes, name="nodes")
 
-        show_nodes(json)
+
+@nodes.callback()
+def list_nodes(context: typer.Context, json: o.Json = False, debug: o.Debug = False) -> None:
+    """List the nodes; remove one."""
+    if context.invoked_subcommand is None:
+        with reported(debug):
+            from cli.status import show_nodes
+
+            show_nodes(json)
+
+
+@nodes.command("remove")
+def remove_node(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or id shown by nodes.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    debug: o.Debug = False,
+) -> None:
+    """Remove a node from the cluster for good: all others refuse its certificate from then on."""
+    with reported(debug):
+        from cli.leave import remove
+
+        remove(name, yes)
 
 
 @commands.command(short_help="Move the cluster's model to a better placement.")
@@ -177,13 +195,20 @@ commands.add_typer(token, name="token")
 def create_token(
     hours: Annotated[float, typer.Option(metavar="N", callback=within(0.01), help="Valid for N hours.")] = 24,
     uses: Annotated[int, typer.Option(metavar="N", callback=within(1), help="Valid for N machines.")] = 32,
+    guest: Annotated[
+        bool, typer.Option("--guest", help="For machines that must never keep the cluster's authority.")
+    ] = False,
     debug: o.Debug = False,
 ) -> None:
-    """Print a new join token."""
+    """Print a new join token.
+
+    Of the machines that join, the first two keep a copy of the cluster's authority, so that the loss of the first node
+    stops nothing; they can let others in. Give machines that you do not trust with that a guest's token.
+    """
     with reported(debug):
         from cli import tokens
 
-        tokens.create(hours, uses)
+        tokens.create(hours, uses, guest)
 
 
 @token.command("list")

@@ -29,7 +29,7 @@ from cluster.model_list import ListedModel, from_message
 from cluster.placement import Rebalance
 from cluster.rebalance_message import from_message as from_rebalance
 from cluster.rpc_errors import translated
-from cluster.trust import CHANNEL_OPTIONS, Credentials, Insecure, MutualTLS, NodeIdentity
+from cluster.trust import CHANNEL_OPTIONS, Credentials, Insecure, MutualTLS, StoredIdentity
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 
@@ -191,10 +191,25 @@ class NodeClient:
         with self._called():
             return str((await self._stub.StopServing(pb.StopServingRequest(), timeout=CALL_S)).url)
 
-    async def stop(self) -> None:
-        """Stop the node and wait until it has ended. Raises NodeLostError if that takes longer than STOP_S."""
+    async def remove(self, name: str) -> tuple[str, bool]:
+        """Remove a node from the cluster, by its shown name or its id; return its name, and whether it was a keeper.
+
+        Raises:
+            InvalidRequestError: there is no such node, or it is this one.
+            ClusterError: this node does not keep the authority.
+        """
         with self._called():
-            await self._stub.Stop(pb.StopRequest(), timeout=CALL_S)
+            reply = await self._stub.RemoveNode(pb.RemoveNodeRequest(name=name), timeout=CALL_S)
+        return str(reply.name), bool(reply.kept_authority)
+
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Stop the node and wait until it has ended; `for_good`: it leaves its cluster.
+
+        Raises:
+            NodeLostError: that takes longer than STOP_S.
+        """
+        with self._called():
+            await self._stub.Stop(pb.StopRequest(for_good=for_good), timeout=CALL_S)
         deadline = time.monotonic() + STOP_S
         while is_held(self._home.lock):
             if time.monotonic() > deadline:
@@ -274,7 +289,7 @@ class NodeClient:
     def _credentials(self) -> Credentials:
         if self._announced.insecure:
             return Insecure(self._announced.node_id)
-        return MutualTLS(NodeIdentity.load(self._home.identity))
+        return MutualTLS(StoredIdentity(self._home.identity))
 
     def _open(self, announced: Announced) -> None:
         self._announced = announced

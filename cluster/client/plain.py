@@ -116,9 +116,13 @@ class OwnNode:
         """End the HTTP APIs of this machine; return where they were, "" if there were none."""
         return self._loop.run(self._node.stop_serving())
 
-    def stop(self) -> None:
-        """Stop the node and wait until it has ended."""
-        self._loop.run(self._node.stop())
+    def remove(self, name: str) -> tuple[str, bool]:
+        """Remove a node from the cluster; return its name, and whether it was a keeper of the authority."""
+        return self._loop.run(self._node.remove(name))
+
+    def stop(self, *, for_good: bool = False) -> None:
+        """Stop the node and wait until it has ended; `for_good`: it leaves its cluster."""
+        self._loop.run(self._node.stop(for_good=for_good))
 
     def model(self, status: ClusterStatus) -> RemoteModel:
         """Return the model that the cluster serves. Raises NoClusterError if it serves none."""

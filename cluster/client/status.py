@@ -89,7 +89,10 @@ class ServingStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node. `link` is the measured link from this node to it, `links` are its own measured links to others."""
+    """A node. `link` is the measured link from this node to it, `links` are its own measured links to others.
+
+    `keeps_authority`: it can let others in, and remove them.
+    """
 
     info: NodeInfo
     shown_name: str
@@ -98,6 +101,7 @@ class NodeStatus:
     holding: Holding | None
     links: Mapping[str, LinkSpeed]
     free_disk_bytes: int = 0
+    keeps_authority: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -106,8 +110,19 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedNode:
+    """A node that was removed from the cluster, and when (Unix time)."""
+
+    node_id: str
+    name: str
+    at_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """A cluster as one node sees it. `nodes` begins with that node; `refused` says why other nodes may not join.
+
+    `removed` are those that may never come back.
 
     `coordinator_address` is the address at which this node reaches the model's coordinator; "" if there is none.
     `api_url` is where this node serves the HTTP APIs, "" if it does not.
@@ -120,6 +135,7 @@ class ClusterStatus:
     coordinator_address: str
     refused: tuple[str, ...]
     api_url: str = ""
+    removed: tuple[RemovedNode, ...] = ()
 
     @property
     def own(self) -> NodeStatus:

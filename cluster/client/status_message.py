@@ -12,6 +12,7 @@ from cluster.client.status import (
     NodeProgress,
     NodeState,
     NodeStatus,
+    RemovedNode,
     ServingState,
     ServingStatus,
     WorkerStats,
@@ -40,6 +41,7 @@ def cluster_status(message: pb.ClusterStatus) -> ClusterStatus:
         coordinator_address=message.coordinator_address,
         refused=tuple(message.refused),
         api_url=message.api_url,
+        removed=tuple(RemovedNode(removal.node_id, removal.name, removal.at_s) for removal in message.removed),
     )
 
 
@@ -89,6 +91,7 @@ def _node(message: pb.NodeStatus) -> NodeStatus:
         holding=_holding(message.holding, message.shown_name),
         links=links_from_messages(message.links),
         free_disk_bytes=message.free_disk_bytes,
+        keeps_authority=message.keeps_authority,
     )
 
 

@@ -31,6 +31,7 @@ _OF_MEMBERS = {
     f"{NODE}FollowLoad": 32,  # one for each terminal that waits
     f"{NODE}Unload": 4,
     f"{NODE}Rebalance": 4,
+    f"{NODE}KeepAuthority": 2,
     f"{NODE}About": 4,
     f"{NODE}ReadLog": 4,
 }
@@ -44,6 +45,8 @@ def rules(state: NodeState) -> Mapping[str, Rule]:
     """Return the rules of a daemon's calls."""
 
     def not_member(caller: str) -> str:
+        if state.removed is not None and (removal := state.removed.get(caller)) is not None:
+            return removal.words
         if caller == state.own.node_id or caller in state.membership.members:
             return ""
         own = state.name(state.own.node_id)

@@ -27,9 +27,12 @@ class Channels:
         self._credentials = credentials
         self._kept: dict[tuple[str, str], grpc.aio.Channel] = {}  # the one used last is last
         self._retired: set[asyncio.Task[None]] = set()
+        self._generation = credentials.generation
+        self._outdated: list[grpc.aio.Channel] = []  # with an earlier certificate of this node; calls still use them
 
     def get(self, node_id: str, target: str) -> grpc.aio.Channel:
         """Return the channel to a node at an address where it has answered."""
+        self._leave_outdated()
         key = node_id, target
         channel = self._kept.pop(key, None)
         return self._keep(key, channel or self._credentials.aio_channel(target, node_id))
@@ -40,6 +43,7 @@ class Channels:
 
         For ANY_NODE it is any node of the cluster, and the channel closes in any case.
         """
+        self._leave_outdated()
         key = node_id, target
         if key in self._kept:
             yield self.get(node_id, target)
@@ -58,12 +62,25 @@ class Channels:
         else:
             self._keep(key, channel)
 
+    def forget(self, node_id: str) -> None:
+        """Close the channels to a node, which was removed from the cluster; their calls end."""
+        for key in [key for key in self._kept if key[0] == node_id]:
+            self._retire(self._kept.pop(key))
+
     async def close(self) -> None:
         """Close all channels."""
         retired = [*self._retired]
         for task in retired:
             task.cancel()  # which closes at once
-        await asyncio.gather(*(channel.close() for channel in self._kept.values()), *retired, return_exceptions=True)
+        channels = (*self._kept.values(), *self._outdated)
+        await asyncio.gather(*(channel.close() for channel in channels), *retired, return_exceptions=True)
+
+    def _leave_outdated(self) -> None:
+        """Make new channels if this node's certificate was renewed: the old one may end before the next connection."""
+        if (now := self._credentials.generation) is not self._generation:
+            self._generation = now
+            self._outdated += self._kept.values()
+            self._kept.clear()
 
     def _keep(self, key: tuple[str, str], channel: grpc.aio.Channel) -> grpc.aio.Channel:
         self._kept[key] = channel

@@ -6,7 +6,7 @@ It has no other port: what strangers and other nodes do on the network cannot sh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,22 @@ from google.protobuf.json_format import MessageToDict
 
 from cluster import control_socket
 from cluster.daemon import diagnosis
+from cluster.daemon.authority_message import removal_messages
 from cluster.daemon.gateway_process import GatewayProcess
+from cluster.daemon.keeping import Keeping
 from cluster.daemon.pulling import Pulling
 from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError
 from cluster.home import Home
+from cluster.membership.node_info import is_node_id
 from cluster.membership.node_message import links_to_messages, to_message
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import SERVER_OPTIONS
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
+from mlx_moe.errors import InvalidRequestError
 
 LIST_S = 30.0
 
@@ -55,7 +59,7 @@ async def served(home: Home, service: ControlService) -> AsyncIterator[Path]:
 
 
 class ControlService(node_pb2_grpc.ControlServicer):
-    """Status and commands. `stop` ends the daemon."""
+    """Status and commands. `stop(for_good)` ends the daemon."""
 
     def __init__(
         self,
@@ -64,8 +68,9 @@ class ControlService(node_pb2_grpc.ControlServicer):
         rebalancing: Rebalancing,
         pulling: Pulling,
         gateway: GatewayProcess,
+        keeping: Keeping,
         cluster_id: str,
-        stop: asyncio.Event,
+        stop: Callable[[bool], None],
         *,
         insecure: bool,
     ) -> None:
@@ -75,6 +80,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
         self._pulling = pulling
         self._insecure = insecure
         self._gateway = gateway
+        self._keeping = keeping
         self._cluster_id = cluster_id
         self._stop = stop
 
@@ -130,10 +136,20 @@ class ControlService(node_pb2_grpc.ControlServicer):
             await self._gateway.stop()
             return pb.StopServingReply(url=url)
 
-    async def Stop(self, _request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
+    async def RemoveNode(  # noqa: N802
+        self, request: pb.RemoveNodeRequest, context: Context
+    ) -> pb.RemoveNodeReply:
+        """Remove a node from the cluster."""
+        async with reported(context):
+            node_id = self._removable(request.name)
+            was_keeper = await self._keeping.was_keeper(node_id)
+            removal = self._keeping.remove(node_id, self._state.name(node_id))
+            return pb.RemoveNodeReply(name=removal.name, kept_authority=was_keeper)
+
+    async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """Stop this node."""
         async with reported(context):
-            self._stop.set()
+            self._stop(request.for_good)
             return pb.StopReply()
 
     async def AboutNodes(self, _request: pb.AboutRequest, context: Context) -> pb.AboutNodesReply:  # noqa: N802
@@ -165,7 +181,23 @@ class ControlService(node_pb2_grpc.ControlServicer):
             coordinator_address=state.target(serving.coordinator, serving.port) if reachable else "",
             api_url=self._gateway.url,
             refused=[refusal.reason for refusal in state.membership.refused.values()],
+            removed=removal_messages(state.removals),
         )
+
+    def _removable(self, name: str) -> str:
+        """Return the id of the node that a person names. Raises InvalidRequestError."""
+        state = self._state
+        known = [state.own.node_id, *state.membership.members]
+        found = [node_id for node_id in known if name in (state.name(node_id), node_id)]
+        if found == [state.own.node_id]:
+            raise InvalidRequestError(f"{name} is this node: moe-cluster leave takes it out of the cluster")
+        if found and found[0] not in state.membership.removed:
+            return found[0]
+        if is_node_id(name) and name not in state.membership.removed:
+            return name  # of a node that was not here for long; its name is not known any more
+        shown = ", ".join(state.name(i) for i in known[1:] if i not in state.membership.removed) or "no other one"
+        gone = f"{name} is removed already" if found or name in state.membership.removed else f"there is no node {name}"
+        raise InvalidRequestError(f"{gone}; nodes are: {shown}")
 
     def _node(self, node_id: str) -> pb.NodeStatus:
         state = self._state
@@ -177,6 +209,7 @@ class ControlService(node_pb2_grpc.ControlServicer):
             holding=state.holding_of(node_id),
             links=links_to_messages(state.links_of(node_id)),
             free_disk_bytes=state.free_disk_of(node_id),
+            keeps_authority=node_id in state.keepers,
         )
         if member and member.link:
             status.latency_s, status.bytes_per_s = member.link.latency_s, member.link.bytes_per_s

@@ -23,14 +23,16 @@ from cluster.daemon.channels import Channels
 from cluster.daemon.control_service import ControlService, served
 from cluster.daemon.gateway_process import GatewayProcess
 from cluster.daemon.greeter import Greeter
+from cluster.daemon.keeping import Keeping
 from cluster.daemon.node_service import EchoService, NodeService
 from cluster.daemon.pulling import Pulling
 from cluster.daemon.quiet import DEFAULT_RULE, QuietRule
 from cluster.daemon.rebalancing import Rebalancing
+from cluster.daemon.renewing import keep_renewed
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.wakefulness import caffeinate, keep_awake
-from cluster.errors import ClusterError, HeldError
+from cluster.errors import ClusterError, HeldError, TrustError
 from cluster.home import Home
 from cluster.lock import held
 from cluster.membership.address import join
@@ -40,7 +42,7 @@ from cluster.membership.hardware import Hardware, hardware
 from cluster.membership.listening import Listening
 from cluster.membership.membership import Announced, Change, Hinted, Moved
 from cluster.membership.node_info import NodeInfo
-from cluster.trust import SERVER_OPTIONS, TokenStore, enrolment, private_file
+from cluster.trust import SERVER_OPTIONS, NodeKey, Removal, enrolment, private_file
 from cluster.trust.call_rules import CallRules
 from cluster.weights.pacer import Pacer
 from cluster.weights.weights_service import WeightsService
@@ -51,6 +53,9 @@ log = logging.getLogger(__name__)
 
 MAX_CALLS = 512
 GRACE_S = 1.0
+
+REMOVAL_S = 0.5
+"""How often a node checks whether it was removed from its cluster."""
 
 ADDRESSES_S = 1.0
 """How often a node checks the addresses of its machine."""
@@ -90,6 +95,7 @@ class Daemon:
         self.settings = settings
         self.admission = admission
         self.stopped = asyncio.Event()
+        self._for_good = False
         self._on_up = on_up
         self._on_change = on_change
 
@@ -98,6 +104,7 @@ class Daemon:
 
         Raises:
             ClusterError: a port is taken, a daemon runs in this home already, or the hardware cannot be measured.
+            TrustError: the node was removed from its cluster.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(only_daemon_of(self.home))
@@ -106,13 +113,8 @@ class Daemon:
             credentials = self.admission.credentials
             asked = Listening.at(self.settings.host)
             port = self.settings.port or asked.free_port(neighbours=1)
-            if self.admission.authority is not None:
-                asked.require_free(enrolment.enrolment_port(port))
-                tokens = TokenStore(self.home.tokens, self.admission.authority.key_hash)
-                enrolled_at = [join(host, enrolment.enrolment_port(port)) for host in asked.hosts]
-                await stack.enter_async_context(enrolment.serve(self.admission.authority, tokens, enrolled_at))
             listening = asked.with_loopback(port)
-            self.state = NodeState(self._info(asked, port, measured), self._on_change)
+            self.state = NodeState(self._info(asked, port, measured), self._on_change, self.admission.removed)
             allowed = CallRules(credentials, callers.rules(self.state))
             server = grpc.aio.server(interceptors=[allowed], options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
             listening.bind(lambda address: credentials.add_port(server, address), port)
@@ -120,6 +122,7 @@ class Daemon:
             channels = Channels(credentials)
             stack.push_async_callback(channels.close)
             greeter = Greeter(self.state, channels)
+            keeping = await stack.enter_async_context(self._keeping(channels, asked, port))
             self.serving = Serving(self.state, greeter, channels, self.home)
             self.serving.acquiring.forget()  # a daemon that was killed leaves its outlines
             stack.callback(self.serving.acquiring.forget)
@@ -127,7 +130,7 @@ class Daemon:
             weights = WeightsService(self.serving.copies.source, Pacer(self.state.is_answering))
             rebalancing = Rebalancing(self.state, self.serving, self.settings.rebalance)
             node_service = NodeService(
-                self.state, greeter, self.serving, rebalancing, credentials, self.home, listening
+                self.state, greeter, self.serving, rebalancing, keeping, credentials, self.home, listening
             )
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(), weights))
@@ -137,7 +140,8 @@ class Daemon:
             await server.start()
             stack.push_async_callback(server.stop, GRACE_S)
             control = ControlService(
-                *(self.state, self.serving, rebalancing, pulling, gateway, self.admission.cluster_id, self.stopped),
+                *(self.state, self.serving, rebalancing, pulling, gateway, keeping),
+                *(self.admission.cluster_id, self._stop),
                 insecure=credentials.insecure,
             )
             control_path = await stack.enter_async_context(served(self.home, control))
@@ -151,6 +155,9 @@ class Daemon:
                 running = [
                     tasks.create_task(greeter.run()),
                     tasks.create_task(self.serving.voting.run()),
+                    tasks.create_task(keeping.run()),
+                    tasks.create_task(self._keep_certified(keeping)),
+                    tasks.create_task(self._end_if_removed()),
                     tasks.create_task(discover(self._found, self._announcement)),
                     tasks.create_task(self._keep_addresses(asked, port)),
                     tasks.create_task(keep_awake(lambda: self.state.holding.epoch > 0, caffeinate())),
@@ -166,9 +173,46 @@ class Daemon:
                 await self.serving.unload_own(reason)
                 await node_service.end_worker(reason)
                 self.serving.voting.resign()
-                await greeter.leave()
+                await greeter.leave(for_good=self._for_good)
                 for task in running:
                     task.cancel()
+        if not self._for_good and (removal := self._own_removal()) is not None:
+            raise TrustError(removal.words)
+
+    def _stop(self, for_good: bool) -> None:
+        """Stop the node, as its command line wants; `for_good`: it leaves its cluster."""
+        self._for_good = for_good
+        self.stopped.set()
+
+    def _keeping(self, channels: Channels, listening: Listening, port: int) -> Keeping:
+        authority = self.admission.authority
+        at = enrolment.enrolment_port(port)
+
+        def open_at() -> list[str]:
+            """Return where the enrolment port is. Raises ClusterError if it is taken."""
+            listening.require_free(at)
+            return [join(host, at) for host in listening.hosts]
+
+        return Keeping(self.state, channels, self.home, authority, self.admission.authority_key_hash, open_at)
+
+    async def _keep_certified(self, keeping: Keeping) -> None:
+        """Renew the certificate in time; an insecure cluster has none."""
+        if self.admission.credentials.insecure:
+            return
+
+        def keepers() -> list[str]:
+            return [self.state.target(i) for i in self.state.keepers if i != self.state.own.node_id]
+
+        await keep_renewed(NodeKey.load(self.home.identity), lambda: keeping.authority, keepers)
+
+    async def _end_if_removed(self) -> None:
+        while self._own_removal() is None:
+            await asyncio.sleep(REMOVAL_S)
+        self.stopped.set()
+
+    def _own_removal(self) -> Removal | None:
+        removed = self.admission.removed
+        return None if removed is None else removed.get(self.state.own.node_id)
 
     async def _keep_addresses(self, listening: Listening, port: int) -> None:
         """Apply `Moved` when this machine's addresses change, and read its free disk, so that other nodes are told."""
@@ -195,7 +239,7 @@ class Daemon:
 
     def _announcement(self) -> Announcement:
         own = self.state.own
-        enrols = self.admission.authority is not None
+        enrols = self.state.keeps_authority
         return Announcement(own.node_id, own.name, self.admission.cluster_id, own.version, own.addresses, enrols)
 
     def _found(self, announcement: Announcement) -> None:

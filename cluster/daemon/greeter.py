@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import grpc
 
+from cluster.daemon.authority_message import removal_messages, removals_from
 from cluster.daemon.channels import Channels
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, NodeLostError
@@ -76,13 +77,15 @@ class Greeter:
             return None
         return greeting
 
-    async def leave(self) -> None:
-        """Tell all other nodes that this one leaves."""
-        await asyncio.gather(*(self._say_goodbye(node_id) for node_id in self._state.present))
+    async def leave(self, *, for_good: bool = False) -> None:
+        """Tell all other nodes that this one leaves; `for_good`: it will not come back to the cluster."""
+        await asyncio.gather(*(self._say_goodbye(node_id, for_good) for node_id in self._state.present))
 
     def greeting(self, to: str, refusal: str = "") -> pb.Greeting:
         """Return this node's greeting for a node at an address. Loopback addresses are sent only to loopback."""
         state = self._state
+        if refusal:  # a node that may not join, or was removed, learns no more
+            return pb.Greeting(info=to_message(state.own), refusal=refusal, removed=removal_messages(state.removals))
         known = {
             node_id: [at for at in member.info.addresses if is_loopback(to) or not is_loopback(at)]
             for node_id, member in state.present.items()
@@ -97,6 +100,8 @@ class Greeter:
             free_disk_bytes=state.free_disk_bytes,
             ballot=ballot_message.to_message(state.ballot),
             is_placing=state.is_placing,
+            removed=removal_messages(state.removals),
+            keeps_authority=state.keeps_authority,
         )
 
     def hear(self, greeting: Greeting) -> None:
@@ -109,6 +114,11 @@ class Greeter:
             if target.node_id != self._state.own.node_id:
                 self._state.apply(Hinted(target, source=node_id))
 
+    def hear_removals(self, greeting: Greeting) -> None:
+        """Record which nodes were removed, whoever says it: the authority has signed it. Their channels close."""
+        for node_id in self._state.hear_removals(removals_from(greeting.removed)):
+            self._channels.forget(node_id)
+
     async def _greet(self, target: Target) -> None:
         try:
             greeting, at, rtt_s = await self._first_answer(target)
@@ -117,6 +127,7 @@ class Greeter:
             return
         info = greeting.info
         self._state.apply(Answered(target, info, rtt_s, greeting.refusal))
+        self.hear_removals(greeting)
         if info.node_id in self._state.membership.members and info.node_id not in self._state.membership.refused:
             self._state.reached(info.node_id, at)
             self.hear(greeting)
@@ -178,11 +189,12 @@ class Greeter:
             greeting, _, _ = await self._ask(node_id, self._state.target(node_id))
             if greeting.info.node_id == node_id:
                 self.hear(greeting)
+                self.hear_removals(greeting)
 
-    async def _say_goodbye(self, node_id: str) -> None:
+    async def _say_goodbye(self, node_id: str, for_good: bool) -> None:
         try:
             stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
-            farewell = pb.Farewell(ballot=ballot_message.to_message(self._state.ballot))
+            farewell = pb.Farewell(ballot=ballot_message.to_message(self._state.ballot), for_good=for_good)
             await stub.Leave(farewell, timeout=LEAVING_S)
         except (grpc.RpcError, ClusterError) as exc:
             log.debug("event=goodbye_unheard node=%s error=%s", node_id, exc)

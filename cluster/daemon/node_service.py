@@ -14,6 +14,7 @@ from cluster import log_files
 from cluster.daemon import diagnosis, outline_message, own_part
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
+from cluster.daemon.keeping import Keeping
 from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
@@ -53,6 +54,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         greeter: Greeter,
         serving: Serving,
         rebalancing: Rebalancing,
+        keeping: Keeping,
         credentials: Credentials,
         home: Home,
         listening: Listening,
@@ -61,6 +63,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._greeter = greeter
         self._serving = serving
         self._rebalancing = rebalancing
+        self._keeping = keeping
         self._credentials = credentials
         self._home = home
         self._listening = listening
@@ -81,14 +84,17 @@ class NodeService(node_pb2_grpc.NodeServicer):
         refusal = self._state.membership.refusal(info)
         if not refusal:
             self._greeter.hear(greeting)
+            self._greeter.hear_removals(greeting)
         return self._greeter.greeting(at, refusal)
 
     async def Leave(self, request: node_pb2.Farewell, context: Context) -> node_pb2.FarewellHeard:  # noqa: N802
-        """Record that a node leaves."""
+        """Record that a node leaves; if it leaves the cluster for good, a keeper of the authority removes it."""
         async with reported(context):
             caller = self._credentials.peer_id(context)
             self._serving.voting.inherit(caller, ballot_message.from_message(request.ballot))
             self._state.apply(Left(caller))
+            if request.for_good and self._keeping.authority is not None:
+                self._keeping.remove(caller, self._state.name(caller))
         return node_pb2.FarewellHeard()
 
     async def Grant(self, request: node_pb2.GrantRequest, context: Context) -> node_pb2.GrantReply:  # noqa: N802
@@ -98,6 +104,13 @@ class NodeService(node_pb2_grpc.NodeServicer):
             self._require_sender(term.owner, context)
             refusal, before = await self._serving.voting.vote(term)
             return node_pb2.GrantReply(refusal=refusal, before=ballot_message.to_message(before))
+
+    async def KeepAuthority(  # noqa: N802
+        self, request: node_pb2.AuthorityCopy, context: Context
+    ) -> node_pb2.AuthorityCopy:
+        """Become a keeper of the cluster's authority, or learn what another keeper knows."""
+        async with reported(context):
+            return await self._keeping.receive(request)
 
     async def Inspect(self, request: node_pb2.WantedModel, context: Context) -> node_pb2.ModelCopy:  # noqa: N802
         """Return this node's copy of a model."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from cluster.errors import NodeLostError
 from cluster.membership import address
 from cluster.membership.ballot import Ballot
 from cluster.membership.greeting import Greeting
 from cluster.membership.losses import Losses
-from cluster.membership.membership import Change, Event, LinkSpeed, Member, Membership, State, changes
+from cluster.membership.membership import Change, Event, LinkSpeed, Member, Membership, Removed, State, changes
 from cluster.membership.node_info import NodeInfo
+from cluster.trust import Removal, RemovedNodes
 from cluster.wire import node_pb2 as pb
 
 MEETING_S = 10.0
@@ -20,10 +21,17 @@ MEETING_S = 10.0
 
 
 class NodeState:
-    """The state of one daemon. `on_change` is called with changes that people are told about."""
+    """The state of one daemon. `on_change` is called with changes that people are told about.
 
-    def __init__(self, own: NodeInfo, on_change: Callable[[Change], None]) -> None:
-        self.membership = Membership(own)
+    `removed` is the list of nodes that were removed from the cluster; an insecure one has none. `keeps_authority`: this
+    node can let others in.
+    """
+
+    def __init__(self, own: NodeInfo, on_change: Callable[[Change], None], removed: RemovedNodes | None = None) -> None:
+        self.removed = removed
+        known = frozenset() if removed is None else frozenset(removal.node_id for removal in removed.all())
+        self.membership = Membership(own, removed=known)
+        self.keeps_authority = False
         self.holding = pb.Holding()
         self.own_serving = pb.Serving()
         self.free_disk_bytes = 0
@@ -50,6 +58,27 @@ class NodeState:
     def hear(self, node_id: str, greeting: Greeting) -> None:
         """Record what a member says about itself."""
         self._gossip[node_id] = greeting
+
+    def hear_removals(self, heard: Iterable[Removal]) -> Set[str]:
+        """Record which nodes were removed from the cluster; return the new ones.
+
+        What the authority has not signed is ignored.
+        """
+        new = frozenset(r.node_id for r in self.removed.add(heard)) if self.removed is not None else frozenset()
+        if new:
+            self.apply(Removed(new))
+        return new
+
+    @property
+    def removals(self) -> tuple[Removal, ...]:
+        """The nodes that were removed from the cluster."""
+        return () if self.removed is None else self.removed.all()
+
+    @property
+    def keepers(self) -> list[str]:
+        """The ids of the present nodes that say that they can let others in."""
+        others = (i for i in sorted(self.present) if i in self._gossip and self._gossip[i].keeps_authority)
+        return [*([self.own.node_id] if self.keeps_authority else []), *others]
 
     def reached(self, node_id: str, at: str) -> None:
         """Record the address at which a node answers this one (or at which this node reaches itself)."""

@@ -31,7 +31,8 @@ MAX_PORT = (1 << 16) - 1
 class Greeting:
     """A greeting, or the answer to one; `refusal` is why the greeted node refuses the other one, "" if it does not.
 
-    `holding` and `serving` are as they were sent: their numbers and texts are possible, not true.
+    `holding` and `serving` are as they were sent: their numbers and texts are possible, not true. `removed` counts
+    where the authority has signed it, whoever sends it.
     """
 
     info: NodeInfo
@@ -43,6 +44,8 @@ class Greeting:
     free_disk_bytes: int = 0
     ballot: Ballot = field(default_factory=Ballot)
     is_placing: bool = False
+    removed: tuple[pb.Removal, ...] = ()
+    keeps_authority: bool = False
 
 
 def parsed(message: pb.Greeting, at: str) -> Greeting:
@@ -60,6 +63,8 @@ def parsed(message: pb.Greeting, at: str) -> Greeting:
         free_disk_bytes=min(message.free_disk_bytes, MAX_BYTES),
         ballot=ballot_message.from_message(message.ballot),
         is_placing=message.is_placing,
+        removed=tuple(message.removed),
+        keeps_authority=message.keeps_authority,
     )
 
 

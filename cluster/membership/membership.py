@@ -10,7 +10,7 @@ Events must be applied in the order of their times. Ticks notice silence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -20,6 +20,8 @@ from cluster.membership.node_info import NodeInfo
 
 MAX_MEMBERS = 64
 FORGET_REFUSED_S = 60.0
+
+JOIN_ANEW = "to use it again, moe-cluster leave on it, then moe-cluster up --join - with a new token"
 
 ALIVE_S = 2.5 * HEARTBEAT_S
 """A node that was silent for longer may have been restarted elsewhere; before that, another with its id is a copy."""
@@ -32,6 +34,7 @@ class State(StrEnum):
     PRESENT = "present"
     LOST = "lost"
     LEFT = "left"
+    REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,13 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """Nodes were removed from the cluster; they never come back."""
+
+    node_ids: Set[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """This node's own addresses have changed."""
 
@@ -145,17 +155,21 @@ class Tick:
     """Time has passed."""
 
 
-Event = Hinted | Announced | Sent | Answered | Failed | Greeted | Measured | Left | Moved | Tick
+Event = Hinted | Announced | Sent | Answered | Failed | Greeted | Measured | Left | Removed | Moved | Tick
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What this node knows about the others; `members` and `refused` are keyed by node id. Immutable."""
+    """What this node knows about the others; `members` and `refused` are keyed by node id. Immutable.
+
+    `removed` are the ids of nodes that may never be present again.
+    """
 
     own: NodeInfo
     members: Mapping[str, Member] = field(default_factory=dict)
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     contacts: Contacts = field(default_factory=Contacts)
+    removed: Set[str] = frozenset()
 
     @property
     def present(self) -> tuple[Member, ...]:
@@ -179,9 +193,11 @@ class Membership:
                 after = self._greeted(info, at, now)
             case Measured(node_id, link) if node_id in self.members:
                 after = self._with_member(replace(self.members[node_id], link=link))
-            case Left(node_id) if node_id in self.members:
+            case Left(node_id) if node_id in self.members and node_id not in self.removed:
                 member = replace(self.members[node_id], heard_at=now, answered_at=None, greeted_at=None)
                 after = self._with_member(replace(member, state=State.LEFT))
+            case Removed(node_ids):
+                after = replace(self, members=_without(self.members, node_ids), removed=self.removed | node_ids)
             case Moved(addresses):
                 own = replace(self.own, addresses=addresses, revision=self.own.revision + 1)
                 after = replace(self, own=own, contacts=self.contacts.all_at_once(now))
@@ -204,13 +220,13 @@ class Membership:
     def names(self) -> Mapping[str, str]:
         """Return the shown name of each node, this one included, by id. Equal names get suffixes in the order of ids.
 
-        So nodes that know the same nodes show the same names.
+        So nodes that know the same nodes show the same names. A node that was removed leaves its name to others.
         """
         infos = self._infos()
         taken: set[str] = set()
         given = {info.name for info in infos.values()}
         names = {}
-        for node_id, info in sorted(infos.items()):
+        for node_id, info in sorted(infos.items(), key=lambda entry: (entry[0] in self.removed, entry[0])):
             name, nth = info.name, 1
             while name in taken or (nth > 1 and name in given):
                 nth += 1
@@ -222,7 +238,8 @@ class Membership:
     def renamed(self) -> Mapping[str, str]:
         """Return the entries of `names` that differ from the node's own name."""
         infos = self._infos()
-        return {node_id: name for node_id, name in self.names().items() if name != infos[node_id].name}
+        names = ((node_id, name) for node_id, name in self.names().items() if node_id not in self.removed)
+        return {node_id: name for node_id, name in names if name != infos[node_id].name}
 
     def _infos(self) -> Mapping[str, NodeInfo]:
         return {self.own.node_id: self.own} | {node_id: member.info for node_id, member in self.members.items()}
@@ -255,6 +272,8 @@ class Membership:
     def _greeted(self, info: NodeInfo, at: str, now: float) -> Membership:
         if _is_same_start(info, self.own):
             return self
+        if info.node_id in self.removed:  # it is not greeted any more
+            return self._refusing(Refusal(info, self._objection(info, now), now))
         after = self._with(self._ways_to(info, at, now))
         if reason := self._objection(info, now):
             return after._refusing(Refusal(info, reason, now))
@@ -284,6 +303,8 @@ class Membership:
         """Return why a node may not join, with the cure, or ""."""
         if info.node_id == self.own.node_id:
             return _copied_folder(info, self.own)
+        if info.node_id in self.removed:
+            return f"{info.name} ({info.addresses[0]}) was removed from this cluster: {JOIN_ANEW}"
         if info.major_version != self.own.major_version:
             return (
                 f"{info.name} ({info.addresses[0]}) runs moe-cluster {info.version}, this node {self.own.version}: "
@@ -338,6 +359,7 @@ class Happening(StrEnum):
     LOST = "lost"
     BACK = "back"
     LEFT = "left"
+    REMOVED = "removed"
     REFUSED = "refused"
     RENAMED = "renamed"
     UNREACHABLE = "unreachable"
@@ -383,6 +405,8 @@ def changes(before: Membership, after: Membership) -> list[Change]:
 
 
 def _happening(before: State, after: State) -> Happening | None:
+    if after is State.REMOVED:
+        return Happening.REMOVED if before is not State.REMOVED else None
     if State.PRESENT not in (before, after) or before is after:
         return None
     if after is State.PRESENT:
@@ -390,7 +414,14 @@ def _happening(before: State, after: State) -> Happening | None:
     return Happening.LEFT if after is State.LEFT else Happening.LOST
 
 
+def _without(members: Mapping[str, Member], removed: Set[str]) -> Mapping[str, Member]:
+    """Return the members; those that are removed now are shown until they are forgotten."""
+    return {i: replace(m, state=State.REMOVED) if i in removed else m for i, m in members.items()}
+
+
 def _state(member: Member, now: float) -> State:
+    if member.state is State.REMOVED:
+        return State.REMOVED
     if member.is_here(now):
         return State.PRESENT
     return State.LOST if member.state is State.PRESENT else member.state

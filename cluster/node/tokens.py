@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster.daemon.admission import first_node, is_member
+from cluster.daemon.admission import is_member, keeper
 from cluster.errors import ClusterError, NoClusterError
 from cluster.home import Home
 from cluster.trust import Authority, JoinToken, NodeIdentity, StoredToken, TokenStore
@@ -19,11 +19,11 @@ def holds_authority(home: Home) -> bool:
 
 
 def join_tokens(home: Home) -> TokenStore:
-    """Return the tokens of the cluster that a home's node began.
+    """Return the tokens of the cluster of a home's node, which keeps its authority.
 
     Raises:
         NoClusterError: it is in none.
-        ClusterError: another node began it.
+        ClusterError: only other nodes keep the authority.
     """
     if not is_member(home):
         raise NoClusterError("this machine is in no cluster yet: moe-cluster up begins one or joins one")
@@ -31,9 +31,9 @@ def join_tokens(home: Home) -> TokenStore:
     key_hash = identity.authority_key_hash
     authority = Authority.load(home.authority) if holds_authority(home) else None
     if authority is None or authority.key_hash != key_hash:
-        first = asyncio.run(first_node(identity))
+        first = asyncio.run(keeper(identity))
         raise ClusterError(
-            "only the node that began the cluster makes tokens, and this one joined it: type moe-cluster token on "
-            f"{first or 'that node'}"
+            "only nodes that keep the cluster's authority make tokens, as the first node does; this one does not: type "
+            f"moe-cluster token on {first or 'one of those (moe-cluster nodes lists them)'}"
         )
     return TokenStore(home.tokens, key_hash)

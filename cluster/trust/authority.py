@@ -1,6 +1,7 @@
-"""Authority: the key that signs the certificates of a cluster's nodes. Only the first node has it.
+"""Authority: the key that signs the certificates of a cluster's nodes, and who was removed. Its keepers have it.
 
-Knows nothing about join tokens: the caller of `certify` has decided that the node may join.
+The first node makes it and gives copies to further nodes, see `cluster.daemon.keeping`. Knows nothing about join
+tokens: the caller of `certify` has decided that the node may join.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -26,9 +28,18 @@ from cluster.trust.identity import (
     node_id_of,
     private_pem,
 )
+from cluster.trust.removal import Removal
 
 AUTHORITY_NAME = dns_name("authority")  # cannot be a node id: those are hex digits
-LIFETIME = timedelta(days=3652)
+LIFETIME = timedelta(days=365)
+"""Of a node's certificate, which the node renews in time."""
+
+AUTHORITY_LIFETIME = timedelta(days=36525)
+"""Of the authority's own certificate: it cannot be renewed without every node joining again."""
+
+RENEWABLE = timedelta(days=30)
+"""For how long a certificate that has ended can still be renewed: a Mac that slept needs no new token."""
+
 CLOCK_SLACK = timedelta(days=1)  # so that a new certificate is valid for a Mac whose clock is behind
 FILE = "authority.pem"
 
@@ -41,7 +52,11 @@ class Authority:
     """A cluster's certificate authority: a P-256 key and its self-signed certificate."""
 
     def __init__(
-        self, private_key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, now: Callable[[], datetime]
+        self,
+        private_key: ec.EllipticCurvePrivateKey,
+        certificate: x509.Certificate,
+        now: Callable[[], datetime],
+        lifetime: timedelta | None = None,
     ) -> None:
         self.private_key = private_pem(private_key)
         self.certificate = certificate_pem(certificate)
@@ -49,6 +64,7 @@ class Authority:
         self._private_key = private_key
         self._certificate = certificate
         self._now = now
+        self._lifetime = LIFETIME if lifetime is None else lifetime
 
     @classmethod
     def new(cls, now: Callable[[], datetime] = _utc_now) -> Authority:
@@ -71,21 +87,39 @@ class Authority:
         return (directory / FILE).exists()
 
     @classmethod
-    def load(cls, directory: Path, now: Callable[[], datetime] = _utc_now) -> Authority:
-        """Read the authority. Raises TrustError if it is missing, damaged, or readable by other users."""
+    def load(
+        cls, directory: Path, now: Callable[[], datetime] = _utc_now, lifetime: timedelta | None = None
+    ) -> Authority:
+        """Read the authority; `lifetime` is of the certificates that it issues.
+
+        Raises:
+            TrustError: it is missing, damaged, or readable by other users.
+        """
         path = directory / FILE
         try:
-            pem = private_file.read(path)
-            return cls(load_private_key(pem), load_certificates(pem)[0], now)
+            return cls.read(private_file.read(path), now, lifetime)
         except (OSError, ValueError) as exc:
             raise TrustError(
                 f"the cluster's authority {path} cannot be read: {exc}; put a copy of it back, or delete it: the nodes "
-                "go on without it, but no further one can join"
+                "go on without it, but only the other keepers can let further ones in"
             ) from exc
+
+    @classmethod
+    def read(cls, pem: bytes, now: Callable[[], datetime] = _utc_now, lifetime: timedelta | None = None) -> Authority:
+        """Return the authority in `pem`. Raises ValueError if it is none, or its key and certificate do not match."""
+        authority = cls(load_private_key(pem), load_certificates(pem)[0], now, lifetime)
+        if key_hash(authority._certificate.public_key()) != authority.key_hash:
+            raise ValueError("its certificate is of another key")
+        return authority
+
+    @property
+    def pem(self) -> bytes:
+        """The key and the certificate: all that a keeper has."""
+        return self.private_key + self.certificate
 
     def keep(self, directory: Path) -> None:
         """Write the authority to a directory."""
-        private_file.write(directory / FILE, self.private_key + self.certificate)
+        private_file.write(directory / FILE, self.pem)
 
     def certify(self, public_key: ec.EllipticCurvePublicKey) -> bytes:
         """Return a certificate (PEM) for a key; it names the node id derived from the key."""
@@ -93,7 +127,7 @@ class Authority:
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         names = [x509.DNSName(dns_name(name)) for name in (node_id, ANY_NODE)]
         certificate = (
-            _builder(node_id, public_key, self._certificate.subject, self._now())
+            _builder(node_id, public_key, self._certificate.subject, self._now(), self._lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
@@ -106,12 +140,27 @@ class Authority:
         )
         return certificate_pem(certificate)
 
+    def may_renew(self, certificate: x509.Certificate, public_key: ec.EllipticCurvePublicKey) -> bool:
+        """Whether a key's certificate is of this authority, and ended less than RENEWABLE ago, if at all."""
+        try:
+            certificate.verify_directly_issued_by(self._certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        is_its_own = key_hash(certificate.public_key()) == key_hash(public_key)
+        return is_its_own and self._now() < certificate.not_valid_after_utc + RENEWABLE
+
+    def remove(self, node_id: str, name: str) -> Removal:
+        """Return the signed word that a node is removed from the cluster."""
+        at_s = int(self._now().timestamp())
+        signature = self._private_key.sign(Removal.signed_bytes(node_id, name, at_s), ec.ECDSA(hashes.SHA256()))
+        return Removal(node_id, name, at_s, signature)
+
 
 def _self_signed(private_key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
     """Return the authority's certificate: it issues the nodes' certificates, and the enrolment port presents it."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, AUTHORITY_NAME)])
     return (
-        _builder(AUTHORITY_NAME, private_key.public_key(), subject, now)
+        _builder(AUTHORITY_NAME, private_key.public_key(), subject, now, AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(_authority_key_id(private_key), critical=False)
@@ -121,7 +170,11 @@ def _self_signed(private_key: ec.EllipticCurvePrivateKey, now: datetime) -> x509
 
 
 def _builder(
-    common_name: str, public_key: ec.EllipticCurvePublicKey, issuer: x509.Name, now: datetime
+    common_name: str,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer: x509.Name,
+    now: datetime,
+    lifetime: timedelta,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -130,7 +183,7 @@ def _builder(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SLACK)
-        .not_valid_after(now + LIFETIME)
+        .not_valid_after(now + lifetime)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 

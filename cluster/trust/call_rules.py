@@ -54,8 +54,11 @@ class CallRules(grpc.aio.ServerInterceptor):
                 return await serve(request, context)
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._admitted(method, context), aclosing(serve(request, context)) as replies:
+            async with self._admitted(method, context) as caller, aclosing(serve(request, context)) as replies:
                 async for reply in replies:
+                    if refusal := self._refusal(caller, method):  # it was removed since
+                        async with reported(context):
+                            raise TrustError(refusal)
                     yield reply
 
         make = {
@@ -68,14 +71,14 @@ class CallRules(grpc.aio.ServerInterceptor):
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
     @asynccontextmanager
-    async def _admitted(self, method: str, context: Context) -> AsyncIterator[None]:
-        caller = self._credentials.peer_id(context)
-        key = caller, method
+    async def _admitted(self, method: str, context: Context) -> AsyncIterator[str]:
         async with reported(context):
+            caller = self._credentials.peer_id(context)
             self._require(caller, method)
+        key = caller, method
         self._in_progress[key] += 1
         try:
-            yield
+            yield caller
         finally:
             self._in_progress[key] -= 1
             if not self._in_progress[key]:
@@ -83,12 +86,15 @@ class CallRules(grpc.aio.ServerInterceptor):
 
     def _require(self, caller: str, method: str) -> None:
         """Raise TrustError if a node may not make a call, ClusterError if it makes too many at once."""
-        rule = self._rules.get(method)
-        refusal = "this call is nobody's" if rule is None else rule.refusal(caller)
-        if rule is None or refusal:
+        if refusal := self._refusal(caller, method):
             raise TrustError(refusal)
-        if self._in_progress[caller, method] >= rule.at_once:
+        at_once = self._rules[method].at_once
+        if self._in_progress[caller, method] >= at_once:
             raise ClusterError(
-                f"node {caller} waits for {rule.at_once} calls of {method.rpartition('/')[2]} here already: try again "
+                f"node {caller} waits for {at_once} calls of {method.rpartition('/')[2]} here already: try again "
                 "when they have ended"
             )
+
+    def _refusal(self, caller: str, method: str) -> str:
+        rule = self._rules.get(method)
+        return "this call is nobody's" if rule is None else rule.refusal(caller)

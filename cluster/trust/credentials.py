@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import grpc
 
 from cluster.errors import ClusterError
-from cluster.trust.identity import NodeIdentity, dns_name
+from cluster.trust.identity import NodeIdentity, certified_id, dns_name
+from cluster.trust.removal import RemovedNodes
 
 Options: TypeAlias = tuple[tuple[str, int | str], ...]
 Server: TypeAlias = grpc.aio.Server | grpc.Server
@@ -76,6 +78,10 @@ class Credentials(Protocol):
     def insecure(self) -> bool:
         """Whether every caller that reaches a port is accepted."""
 
+    @property
+    def generation(self) -> object:
+        """What differs once the node's certificate was renewed: channels that were made before have the old one."""
+
     def add_port(self, server: Server, address: str) -> int:
         """Add a port to a server made with SERVER_OPTIONS; return its number. Raises ClusterError if it is taken."""
 
@@ -89,38 +95,100 @@ class Credentials(Protocol):
         """Return the same channel as `aio_channel`, for threads."""
 
     def peer_id(self, context: Context) -> str:
-        """Return the id of the node that called."""
+        """Return the id of the node that called. Raises TrustError if it is not of the caller's key."""
+
+    def refusal(self, node_id: str) -> str:
+        """Return why a node with a valid certificate is refused, because it was removed; "" if it is not."""
 
 
 class MutualTLS:
-    """Credentials from a node's identity: a call is sent only after the other end proved that it is the right node."""
+    """Credentials from a node's identity: a call is sent only after the other end proved that it is the right node.
+
+    A renewed certificate, that `identity` returns from then on, is used by every new connection to a port that is open
+    already, and by every channel that is made after it.
+    """
 
     insecure = False
 
-    def __init__(self, identity: NodeIdentity) -> None:
-        pair = (identity.private_key, identity.certificate)
-        self._server = grpc.ssl_server_credentials([pair], identity.ca_certificate, require_client_auth=True)
-        self._channel = grpc.ssl_channel_credentials(identity.ca_certificate, *pair)
+    def __init__(
+        self, identity: NodeIdentity | Callable[[], NodeIdentity], removed: RemovedNodes | None = None
+    ) -> None:
+        self._removed = removed
+        self._identity: Callable[[], NodeIdentity]
+        self._identity = partial(_same, identity) if isinstance(identity, NodeIdentity) else identity
+        self._channel = _ChannelCredentials(self._identity())
+
+    @property
+    def generation(self) -> object:
+        """See Credentials."""
+        return self._identity()
 
     def add_port(self, server: Server, address: str) -> int:
         """See Credentials."""
-        return listen(address, lambda: server.add_secure_port(address, self._server))
+        used = self._identity()
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            """Return the new certificate, if there is one, at a handshake. Called in threads of gRPC; never raises."""
+            nonlocal used
+            if (now := self._identity()) is used:
+                return None
+            used = now
+            return _of_server(now)
+
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _of_server(used),
+            renewed,  # type: ignore[arg-type]  # the stubs do not know that None means no change
+            require_client_authentication=True,
+        )
+        return listen(address, lambda: server.add_secure_port(address, credentials))
 
     def aio_channel(self, target: str, node_id: str, options: Options = ()) -> grpc.aio.Channel:
         """See Credentials."""
         return grpc.aio.secure_channel(
-            target, self._channel, (*CHANNEL_OPTIONS, *server_name(dns_name(node_id)), *options)
+            target, self._credentials(), (*CHANNEL_OPTIONS, *server_name(dns_name(node_id)), *options)
         )
 
     def channel(self, target: str, node_id: str, options: Options = ()) -> grpc.Channel:
         """See Credentials."""
-        return grpc.secure_channel(target, self._channel, (*CHANNEL_OPTIONS, *server_name(dns_name(node_id)), *options))
+        return grpc.secure_channel(
+            target, self._credentials(), (*CHANNEL_OPTIONS, *server_name(dns_name(node_id)), *options)
+        )
 
     def peer_id(self, context: Context) -> str:
         """See Credentials. Read from the certificate, which the handshake has verified."""
-        (name,) = context.auth_context()["x509_common_name"]
-        assert isinstance(name, bytes)
-        return name.decode()
+        (certificate,) = context.auth_context()["x509_pem_cert"]
+        assert isinstance(certificate, bytes)
+        return certified_id(certificate)
+
+    def refusal(self, node_id: str) -> str:
+        """See Credentials."""
+        removal = None if self._removed is None else self._removed.get(node_id)
+        return "" if removal is None else removal.words
+
+    def _credentials(self) -> grpc.ChannelCredentials:
+        if (now := self._identity()) is not self._channel.identity:
+            self._channel = _ChannelCredentials(now)
+        return self._channel.credentials
+
+
+class _ChannelCredentials:
+    """The credentials of channels with one certificate."""
+
+    def __init__(self, identity: NodeIdentity) -> None:
+        self.identity = identity
+        self.credentials = grpc.ssl_channel_credentials(
+            identity.ca_certificate, identity.private_key, identity.certificate
+        )
+
+
+def _same(identity: NodeIdentity) -> NodeIdentity:
+    return identity
+
+
+def _of_server(identity: NodeIdentity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(identity.private_key, identity.certificate)], identity.ca_certificate
+    )
 
 
 class Insecure:
@@ -131,6 +199,7 @@ class Insecure:
     def __init__(self, node_id: str) -> None:
         # Sent with every call, without an interceptor for each kind of call.
         self._options: Options = (*CHANNEL_OPTIONS, ("grpc.secondary_user_agent", f"moe-cluster-node/{node_id}"))
+        self.generation = None
 
     def add_port(self, server: Server, address: str) -> int:
         """See Credentials."""
@@ -149,6 +218,10 @@ class Insecure:
         metadata = dict(context.invocation_metadata() or ())
         match = _CLAIM.search(str(metadata.get("user-agent", "")))
         return match[1] if match else ""
+
+    def refusal(self, node_id: str) -> str:  # noqa: ARG002
+        """See Credentials: nobody can be removed."""
+        return ""
 
 
 def server_name(name: str) -> Options:

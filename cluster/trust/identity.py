@@ -8,7 +8,10 @@ with it still takes a join token.)
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -122,15 +125,73 @@ class NodeIdentity:
         """The hash of the authority's key, as in a join token."""
         return key_hash(x509.load_pem_x509_certificate(self.ca_certificate).public_key())
 
+    @property
+    def begins_at(self) -> datetime:
+        """When the certificate becomes valid."""
+        return x509.load_pem_x509_certificate(self.certificate).not_valid_before_utc
+
+    @property
+    def ends_at(self) -> datetime:
+        """When the certificate ends."""
+        return x509.load_pem_x509_certificate(self.certificate).not_valid_after_utc
+
+    def renewal_at(self, slack: timedelta) -> datetime:
+        """Return when two thirds of the certificate's lifetime are over; it began `slack` after its beginning."""
+        certificate = x509.load_pem_x509_certificate(self.certificate)
+        begins, ends = certificate.not_valid_before_utc + slack, certificate.not_valid_after_utc
+        return begins + (ends - begins) * 2 / 3
+
     @classmethod
     def load(cls, directory: Path) -> NodeIdentity:
         """Read a node's key and certificates. Raises TrustError."""
         return NodeKey.load(directory).identity()
 
 
+class StoredIdentity:
+    """A node's identity as it is on disk now: its certificate is renewed while processes use it."""
+
+    def __init__(self, directory: Path, first: NodeIdentity | None = None) -> None:
+        self._path = directory / CERTIFICATES_FILE
+        self._stamp = self._stamp_now()
+        self._identity = first if first is not None else NodeIdentity.load(directory)
+
+    def __call__(self) -> NodeIdentity:
+        """Return it; if the file is gone or damaged, the last that was read."""
+        if (stamp := self._stamp_now()) != self._stamp:
+            self._stamp = stamp
+            with suppress(TrustError):
+                self._identity = NodeIdentity.load(self._path.parent)
+        return self._identity
+
+    def _stamp_now(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+
 def node_id_of(public_key: ec.EllipticCurvePublicKey) -> str:
     """Return the id of the node with this key."""
     return key_hash(public_key)[:16]
+
+
+@lru_cache(maxsize=256)
+def certified_id(certificate: bytes) -> str:
+    """Return the id of the node with this certificate (PEM), computed from its key.
+
+    A certificate with the name of one key and another key, which only a keeper of the authority could make, is refused:
+    nobody can take the id of another node.
+
+    Raises:
+        TrustError: the name is not that of the key.
+    """
+    loaded = x509.load_pem_x509_certificate(certificate)
+    names = loaded.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    key = loaded.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or [name.value for name in names] != [node_id_of(key)]:
+        raise TrustError("a certificate with a node id that is not of its key")
+    return node_id_of(key)
 
 
 def dns_name(node_id: str) -> str:

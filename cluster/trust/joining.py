@@ -1,4 +1,4 @@
-"""Joining: exchanges a join token for a certificate of the cluster that issued the token."""
+"""Joining: gets a certificate of a cluster: for a join token, or for the certificate that will end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from cluster.errors import ClusterError, TrustError
 from cluster.membership.address import join as join_address
+from cluster.membership.address import split as split_address
 from cluster.rpc_errors import details_of
 from cluster.rpc_words import in_words
 from cluster.trust.authority import AUTHORITY_NAME
@@ -29,8 +31,8 @@ from cluster.wire import enrolment_pb2, enrolment_pb2_grpc
 TIMEOUT_S = 5.0
 
 _CURE = (
-    "is moe-cluster up there, is it the cluster's first node, and are its port and the next (7420 and 7421 by default) "
-    "open?"
+    "is moe-cluster up there, does it keep the cluster's authority, as the first node does, and are its port and the "
+    "next (7420 and 7421 by default) open?"
 )
 
 
@@ -118,19 +120,54 @@ async def _find(address: str, token: JoinToken, timeout_s: float) -> _AuthorityP
     return _AuthorityPort(address, join_address(host, peer[1]), certificate_pem(certificate))
 
 
+async def renew(addresses: Sequence[str], key: NodeKey, timeout_s: float = TIMEOUT_S) -> NodeIdentity:
+    """Get a new certificate for a node in place of its own, from the first keeper at `addresses`, and store it.
+
+    The keeper is known by the authority's certificate, which this node has.
+
+    Raises:
+        TrustError: a keeper refused it.
+        ClusterError: no address answered.
+    """
+    identity = key.identity()
+    request = enrolment_pb2.RenewRequest(
+        certificate_request=key.certificate_request(), certificate=identity.certificate
+    )
+    failures: list[str] = []
+    for address in addresses:
+        host, port = split_address(address)
+        target = join_address(host, enrolment_port(port))
+        try:
+            async with _enrolment(_AuthorityPort(address, target, identity.ca_certificate), "renew this node") as stub:
+                reply = await stub.Renew(request, timeout=timeout_s)
+            return key.adopt(bytes(reply.certificate), identity.ca_certificate)
+        except TrustError:
+            raise
+        except ClusterError as exc:
+            failures.append(str(exc))
+    raise ClusterError("; ".join(failures) or "no node that keeps the cluster's authority is known")
+
+
 async def _ask(port: _AuthorityPort, token: JoinToken, key: NodeKey, timeout_s: float) -> bytes:
     """Return a certificate (PEM) for the key. The channel accepts only the certificate that `_find` returned."""
     request = enrolment_pb2.EnrolRequest(secret=token.secret, certificate_request=key.certificate_request())
+    async with _enrolment(port, "let this node in") as stub:
+        reply = await stub.Enrol(request, timeout=timeout_s)
+    return bytes(reply.certificate)
+
+
+@asynccontextmanager
+async def _enrolment(port: _AuthorityPort, wish: str) -> AsyncIterator[enrolment_pb2_grpc.EnrolmentStub]:
+    """Yield the calls of an enrolment port. Raises TrustError for its refusals, ClusterError if it is lost."""
     credentials = grpc.ssl_channel_credentials(port.certificate)
     options = (*CHANNEL_OPTIONS, *server_name(AUTHORITY_NAME))
     async with grpc.aio.secure_channel(port.target, credentials, options) as channel:
         try:
-            reply = await enrolment_pb2_grpc.EnrolmentStub(channel).Enrol(request, timeout=timeout_s)
+            yield enrolment_pb2_grpc.EnrolmentStub(channel)
         except grpc.aio.AioRpcError as exc:
             if exc.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED):
-                raise TrustError(f"{port.address} refused to let this node in: {exc.details()}") from exc
-            raise ClusterError(f"{port.address} was lost while joining: {details_of(exc)}") from exc
-    return bytes(reply.certificate)
+                raise TrustError(f"{port.address} refused to {wish}: {exc.details()}") from exc
+            raise ClusterError(f"{port.address} was lost, asked to {wish}: {details_of(exc)}") from exc
 
 
 def _accept_any() -> ssl.SSLContext:

@@ -1,6 +1,7 @@
-"""Token store: the join tokens that the authority's node has issued, in a private file.
+"""Token store: the join tokens of a cluster, and which nodes keep its authority; a private file on each keeper.
 
 The file has hashes instead of secrets: reading it is not enough to join. The daemon and the command line share it.
+Keepers merge what each of them did: nothing in it is ever taken back, so the order does not matter.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ LOCK_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A token that was issued. Times are Unix time, because they outlive the process."""
+    """A token that was issued. Times are Unix time, because they outlive the process.
+
+    `guest`: the nodes that join with it never keep the authority.
+    """
 
     secret_hash: str
     expires_at_s: float
     max_uses: int
     used_by: tuple[str, ...] = ()
     revoked: bool = False
+    guest: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.secret_hash, str) or not all(isinstance(i, str) for i in self.used_by):
@@ -60,6 +65,40 @@ class StoredToken:
             return f"used up by {self.max_uses} nodes"
         return None
 
+    def merged(self, other: StoredToken) -> StoredToken:
+        """Return the token after what two keepers know of it."""
+        used_by = tuple(dict.fromkeys(self.used_by + other.used_by))
+        return replace(
+            self,
+            expires_at_s=min(self.expires_at_s, other.expires_at_s),
+            max_uses=min(self.max_uses, other.max_uses),
+            used_by=used_by,
+            revoked=self.revoked or other.revoked,
+            guest=self.guest or other.guest,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """All that keepers share: the tokens, oldest first, and the ids of the nodes that have ever kept the authority."""
+
+    tokens: tuple[StoredToken, ...] = ()
+    keepers: tuple[str, ...] = ()
+
+    def merged(self, other: Issued) -> Issued:
+        """Return what both know."""
+        tokens = {token.secret_hash: token for token in self.tokens}
+        for token in other.tokens:
+            known = tokens.get(token.secret_hash)
+            tokens[token.secret_hash] = token if known is None else known.merged(token)
+        oldest_first = sorted(tokens.values(), key=lambda token: (token.expires_at_s, token.secret_hash))
+        return Issued(tuple(oldest_first), tuple(dict.fromkeys(self.keepers + other.keepers)))
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """The nodes that joined with a token that was not for guests."""
+        return tuple(dict.fromkeys(i for token in self.tokens if not token.guest for i in token.used_by))
+
 
 class TokenStore:
     """The tokens in one file, which the daemon and the command line share: each method reads and writes it again.
@@ -76,25 +115,40 @@ class TokenStore:
     @property
     def tokens(self) -> tuple[StoredToken, ...]:
         """The tokens, oldest first; expired ones that were never used stay until the next token is made."""
+        return self.issued.tokens
+
+    @property
+    def issued(self) -> Issued:
+        """The tokens and the keepers."""
         return _read(self._path)
 
-    def create(self, lifetime_s: float = LIFETIME_S, max_uses: int = MAX_USES) -> JoinToken:
+    def create(self, lifetime_s: float = LIFETIME_S, max_uses: int = MAX_USES, *, guest: bool = False) -> JoinToken:
         """Make a token, and delete those that have expired without being used."""
         token = JoinToken(self._authority_key_hash, secrets.token_urlsafe(24))
         now_s = self._now_s()
-        stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses)
-        with self._alone():
-            self._write(*(old for old in self.tokens if old.expires_at_s > now_s or old.used_by), stored)
+        stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses, guest=guest)
+        with self._alone() as issued:
+            kept = self._pruned(issued)
+            self._write(replace(kept, tokens=(*kept.tokens, stored)))
         return token
+
+    def merge(self, other: Issued) -> Issued:
+        """Add what another keeper knows; return all that is known then."""
+        with self._alone() as issued:
+            merged = self._pruned(issued.merged(other))
+            if merged != issued:
+                self._write(merged)
+        return merged
 
     def revoke(self, token_id: str) -> None:
         """Refuse this token from now on. Raises TrustError for an unknown id."""
-        with self._alone():
-            tokens = self.tokens
+        with self._alone() as issued:
+            tokens = issued.tokens
             if token_id not in {token.token_id for token in tokens}:
                 known = ", ".join(token.token_id for token in tokens) or "none"
                 raise TrustError(f"there is no join token {token_id}; join tokens are: {known}")
-            self._write(*(replace(token, revoked=True) if token.token_id == token_id else token for token in tokens))
+            revoked = (replace(token, revoked=True) if token.token_id == token_id else token for token in tokens)
+            self._write(replace(issued, tokens=tuple(revoked)))
 
     def redeem(self, secret: str, node_id: str) -> None:
         """Record that a node joins with a token.
@@ -102,8 +156,8 @@ class TokenStore:
         Raises:
             TrustError: the token is not valid; the reason must not be sent to the caller.
         """
-        with self._alone():
-            by_hash = {token.secret_hash: token for token in self.tokens}
+        with self._alone() as issued:
+            by_hash = {token.secret_hash: token for token in issued.tokens}
             token = by_hash.get(_hash(secret))
             if token is None:
                 raise TrustError("unknown join token")
@@ -112,28 +166,35 @@ class TokenStore:
                 raise TrustError(f"join token {token.token_id} is {reason}")
             if node_id not in token.used_by:
                 by_hash[token.secret_hash] = replace(token, used_by=(*token.used_by, node_id))
-                self._write(*by_hash.values())
+                self._write(replace(issued, tokens=tuple(by_hash.values())))
+
+    def _pruned(self, issued: Issued) -> Issued:
+        """Return it without the tokens that have expired without being used."""
+        now_s = self._now_s()
+        return replace(issued, tokens=tuple(t for t in issued.tokens if t.expires_at_s > now_s or t.used_by))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the file's lock, so that no other process changes it."""
+    def _alone(self) -> Iterator[Issued]:
+        """Hold the file's lock, so that no other process changes it; yields its content."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with held(self._path.with_suffix(".lock"), LOCK_S):
-            yield
+            yield self.issued
 
-    def _write(self, *tokens: StoredToken) -> None:
-        private_file.write(self._path, json.dumps([asdict(token) for token in tokens], indent=1).encode())
+    def _write(self, issued: Issued) -> None:
+        private_file.write(self._path, json.dumps(asdict(issued), indent=1).encode())
 
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _read(path: Path) -> tuple[StoredToken, ...]:
+def _read(path: Path) -> Issued:
     if not path.exists():
-        return ()
+        return Issued()
     try:
-        entries = json.loads(private_file.read(path))
-        return tuple(StoredToken(**{**entry, "used_by": tuple(entry["used_by"])}) for entry in entries)
+        value = json.loads(private_file.read(path))
+        value = {"tokens": value, "keepers": []} if isinstance(value, list) else value  # as before there were keepers
+        tokens = (StoredToken(**{**entry, "used_by": tuple(entry["used_by"])}) for entry in value["tokens"])
+        return Issued(tuple(tokens), tuple(str(keeper) for keeper in value["keepers"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
         raise TrustError(f"the join tokens in {path} cannot be read ({exc}); delete it and make new tokens") from exc

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63luster/wire/enrolment.proto\x12\x0emoe_cluster.v1\";\n\x0c\x45nrolRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"!\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x32N\n\tEnrolment\x12\x41\n\x05\x45nrol\x12\x1c.moe_cluster.v1.EnrolRequest\x1a\x1a.moe_cluster.v1.EnrolReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63luster/wire/enrolment.proto\x12\x0emoe_cluster.v1\";\n\x0c\x45nrolRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"@\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\"!\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x32\x91\x01\n\tEnrolment\x12\x41\n\x05\x45nrol\x12\x1c.moe_cluster.v1.EnrolRequest\x1a\x1a.moe_cluster.v1.EnrolReply\x12\x41\n\x05Renew\x12\x1c.moe_cluster.v1.RenewRequest\x1a\x1a.moe_cluster.v1.EnrolReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENROLREQUEST']._serialized_start=48
   _globals['_ENROLREQUEST']._serialized_end=107
-  _globals['_ENROLREPLY']._serialized_start=109
-  _globals['_ENROLREPLY']._serialized_end=142
-  _globals['_ENROLMENT']._serialized_start=144
-  _globals['_ENROLMENT']._serialized_end=222
+  _globals['_RENEWREQUEST']._serialized_start=109
+  _globals['_RENEWREQUEST']._serialized_end=173
+  _globals['_ENROLREPLY']._serialized_start=175
+  _globals['_ENROLREPLY']._serialized_end=208
+  _globals['_ENROLMENT']._serialized_start=211
+  _globals['_ENROLMENT']._serialized_end=356
 # @@protoc_insertion_point(module_scope)

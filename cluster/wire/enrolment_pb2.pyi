@@ -12,6 +12,14 @@ class EnrolRequest(_message.Message):
     certificate_request: bytes
     def __init__(self, secret: _Optional[str] = ..., certificate_request: _Optional[bytes] = ...) -> None: ...
 
+class RenewRequest(_message.Message):
+    __slots__ = ("certificate_request", "certificate")
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    certificate_request: bytes
+    certificate: bytes
+    def __init__(self, certificate_request: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+
 class EnrolReply(_message.Message):
     __slots__ = ("certificate",)
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,11 @@ class EnrolmentStub(object):
                 request_serializer=cluster_dot_wire_dot_enrolment__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_enrolment__pb2.EnrolReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/moe_cluster.v1.Enrolment/Renew',
+                request_serializer=cluster_dot_wire_dot_enrolment__pb2.RenewRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_enrolment__pb2.EnrolReply.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer(object):
@@ -52,12 +57,24 @@ class EnrolmentServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """PERMISSION_DENIED: the certificate cannot be renewed; the details say why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Enrol': grpc.unary_unary_rpc_method_handler(
                     servicer.Enrol,
                     request_deserializer=cluster_dot_wire_dot_enrolment__pb2.EnrolRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_enrolment__pb2.EnrolReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=cluster_dot_wire_dot_enrolment__pb2.RenewRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_enrolment__pb2.EnrolReply.SerializeToString,
             ),
     }
@@ -87,6 +104,33 @@ class Enrolment(object):
             target,
             '/moe_cluster.v1.Enrolment/Enrol',
             cluster_dot_wire_dot_enrolment__pb2.EnrolRequest.SerializeToString,
+            cluster_dot_wire_dot_enrolment__pb2.EnrolReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Enrolment/Renew',
+            cluster_dot_wire_dot_enrolment__pb2.RenewRequest.SerializeToString,
             cluster_dot_wire_dot_enrolment__pb2.EnrolReply.FromString,
             options,
             channel_credentials,

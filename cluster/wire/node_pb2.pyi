@@ -53,7 +53,7 @@ class Hardware(_message.Message):
     def __init__(self, chip: _Optional[str] = ..., backend: _Optional[str] = ..., dtype: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., bandwidth_gbps: _Optional[float] = ..., matmul_tflops: _Optional[float] = ..., platform: _Optional[str] = ..., mlx_version: _Optional[str] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class Greeting(_message.Message):
-    __slots__ = ("info", "refusal", "known", "holding", "serving", "links", "free_disk_bytes", "ballot", "is_placing")
+    __slots__ = ("info", "refusal", "known", "holding", "serving", "links", "free_disk_bytes", "ballot", "is_placing", "removed", "keeps_authority")
     INFO_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,8 @@ class Greeting(_message.Message):
     FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     IS_PLACING_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     refusal: str
     known: _containers.RepeatedCompositeFieldContainer[Acquaintance]
@@ -72,7 +74,9 @@ class Greeting(_message.Message):
     free_disk_bytes: int
     ballot: Ballot
     is_placing: bool
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., is_placing: bool = ...) -> None: ...
+    removed: _containers.RepeatedCompositeFieldContainer[Removal]
+    keeps_authority: bool
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., refusal: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., is_placing: bool = ..., removed: _Optional[_Iterable[_Union[Removal, _Mapping]]] = ..., keeps_authority: bool = ...) -> None: ...
 
 class Term(_message.Message):
     __slots__ = ("epoch", "owner", "electorate")
@@ -107,6 +111,58 @@ class GrantReply(_message.Message):
     refusal: str
     before: Ballot
     def __init__(self, refusal: _Optional[str] = ..., before: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
+
+class Removal(_message.Message):
+    __slots__ = ("node_id", "name", "at_s", "signature")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    name: str
+    at_s: int
+    signature: bytes
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., at_s: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class AuthorityCopy(_message.Message):
+    __slots__ = ("authority", "tokens", "keepers")
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEEPERS_FIELD_NUMBER: _ClassVar[int]
+    authority: bytes
+    tokens: _containers.RepeatedCompositeFieldContainer[IssuedToken]
+    keepers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, authority: _Optional[bytes] = ..., tokens: _Optional[_Iterable[_Union[IssuedToken, _Mapping]]] = ..., keepers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class IssuedToken(_message.Message):
+    __slots__ = ("secret_hash", "expires_at_s", "max_uses", "used_by", "revoked", "guest")
+    SECRET_HASH_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_S_FIELD_NUMBER: _ClassVar[int]
+    MAX_USES_FIELD_NUMBER: _ClassVar[int]
+    USED_BY_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    GUEST_FIELD_NUMBER: _ClassVar[int]
+    secret_hash: str
+    expires_at_s: float
+    max_uses: int
+    used_by: _containers.RepeatedScalarFieldContainer[str]
+    revoked: bool
+    guest: bool
+    def __init__(self, secret_hash: _Optional[str] = ..., expires_at_s: _Optional[float] = ..., max_uses: _Optional[int] = ..., used_by: _Optional[_Iterable[str]] = ..., revoked: bool = ..., guest: bool = ...) -> None: ...
+
+class RemoveNodeRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RemoveNodeReply(_message.Message):
+    __slots__ = ("name", "kept_authority")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KEPT_AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kept_authority: bool
+    def __init__(self, name: _Optional[str] = ..., kept_authority: bool = ...) -> None: ...
 
 class MeasuredLink(_message.Message):
     __slots__ = ("node_id", "latency_s", "bytes_per_s")
@@ -258,10 +314,12 @@ class FollowRequest(_message.Message):
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class Farewell(_message.Message):
-    __slots__ = ("ballot",)
+    __slots__ = ("ballot", "for_good")
     BALLOT_FIELD_NUMBER: _ClassVar[int]
+    FOR_GOOD_FIELD_NUMBER: _ClassVar[int]
     ballot: Ballot
-    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
+    for_good: bool
+    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., for_good: bool = ...) -> None: ...
 
 class FarewellHeard(_message.Message):
     __slots__ = ()
@@ -368,7 +426,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster_id", "insecure", "own_node_id", "nodes", "serving", "coordinator_address", "refused", "api_url")
+    __slots__ = ("cluster_id", "insecure", "own_node_id", "nodes", "serving", "coordinator_address", "refused", "api_url", "removed")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     INSECURE_FIELD_NUMBER: _ClassVar[int]
     OWN_NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -377,6 +435,7 @@ class ClusterStatus(_message.Message):
     COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     API_URL_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     insecure: bool
     own_node_id: str
@@ -385,10 +444,11 @@ class ClusterStatus(_message.Message):
     coordinator_address: str
     refused: _containers.RepeatedScalarFieldContainer[str]
     api_url: str
-    def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ..., api_url: _Optional[str] = ...) -> None: ...
+    removed: _containers.RepeatedCompositeFieldContainer[Removal]
+    def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ..., api_url: _Optional[str] = ..., removed: _Optional[_Iterable[_Union[Removal, _Mapping]]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links", "free_disk_bytes")
+    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links", "free_disk_bytes", "keeps_authority")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SHOWN_NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -397,6 +457,7 @@ class NodeStatus(_message.Message):
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     shown_name: str
     state: str
@@ -405,7 +466,8 @@ class NodeStatus(_message.Message):
     holding: Holding
     links: _containers.RepeatedCompositeFieldContainer[MeasuredLink]
     free_disk_bytes: int
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
+    keeps_authority: bool
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ..., keeps_authority: bool = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode", "standby")
@@ -570,8 +632,10 @@ class StopServingReply(_message.Message):
     def __init__(self, url: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("for_good",)
+    FOR_GOOD_FIELD_NUMBER: _ClassVar[int]
+    for_good: bool
+    def __init__(self, for_good: bool = ...) -> None: ...
 
 class StopReply(_message.Message):
     __slots__ = ()

@@ -101,6 +101,11 @@ class NodeStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.UnloadReply.FromString,
                 _registered_method=True)
+        self.KeepAuthority = channel.unary_unary(
+                '/moe_cluster.v1.Node/KeepAuthority',
+                request_serializer=cluster_dot_wire_dot_node__pb2.AuthorityCopy.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.AuthorityCopy.FromString,
+                _registered_method=True)
         self.About = channel.unary_unary(
                 '/moe_cluster.v1.Node/About',
                 request_serializer=cluster_dot_wire_dot_node__pb2.AboutRequest.SerializeToString,
@@ -211,6 +216,13 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepAuthority(self, request, context):
+        """Between keepers of the authority, or to a node that becomes one: both ends know afterwards what either knew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def About(self, request, context):
         """For diagnosis: the node's clock and the versions of its software.
         """
@@ -299,6 +311,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Unload,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.UnloadRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.UnloadReply.SerializeToString,
+            ),
+            'KeepAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepAuthority,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.AuthorityCopy.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.AuthorityCopy.SerializeToString,
             ),
             'About': grpc.unary_unary_rpc_method_handler(
                     servicer.About,
@@ -679,6 +696,33 @@ class Node(object):
             _registered_method=True)
 
     @staticmethod
+    def KeepAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Node/KeepAuthority',
+            cluster_dot_wire_dot_node__pb2.AuthorityCopy.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.AuthorityCopy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def About(request,
             target,
             options=(),
@@ -817,6 +861,11 @@ class ControlStub(object):
                 request_serializer=cluster_dot_wire_dot_node__pb2.StopRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_node__pb2.StopReply.FromString,
                 _registered_method=True)
+        self.RemoveNode = channel.unary_unary(
+                '/moe_cluster.v1.Control/RemoveNode',
+                request_serializer=cluster_dot_wire_dot_node__pb2.RemoveNodeRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_node__pb2.RemoveNodeReply.FromString,
+                _registered_method=True)
         self.AboutNodes = channel.unary_unary(
                 '/moe_cluster.v1.Control/AboutNodes',
                 request_serializer=cluster_dot_wire_dot_node__pb2.AboutRequest.SerializeToString,
@@ -894,6 +943,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveNode(self, request, context):
+        """Removes a node from the cluster, for a node that keeps the authority.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AboutNodes(self, request, context):
         """Asks all present nodes what About tells.
         """
@@ -955,6 +1011,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=cluster_dot_wire_dot_node__pb2.StopRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_node__pb2.StopReply.SerializeToString,
+            ),
+            'RemoveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNode,
+                    request_deserializer=cluster_dot_wire_dot_node__pb2.RemoveNodeRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_node__pb2.RemoveNodeReply.SerializeToString,
             ),
             'AboutNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.AboutNodes,
@@ -1213,6 +1274,33 @@ class Control(object):
             '/moe_cluster.v1.Control/Stop',
             cluster_dot_wire_dot_node__pb2.StopRequest.SerializeToString,
             cluster_dot_wire_dot_node__pb2.StopReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Control/RemoveNode',
+            cluster_dot_wire_dot_node__pb2.RemoveNodeRequest.SerializeToString,
+            cluster_dot_wire_dot_node__pb2.RemoveNodeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from cluster.trust.call_rules import Rule
+from cluster.trust.credentials import Credentials
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD
 from cluster.worker.role import Role
 
@@ -26,13 +27,14 @@ _OF_CLIENTS = {
     "HoldConversation": 256,
     "Timeline": 4,
 }
-"""Calls of every node of the cluster, whose person asks for answers, and how many it may make at once."""
+"""Calls of every node that was not removed, whose person asks for answers, and how many it may make at once."""
 
 
-def rules(role: Role, *, insecure: bool) -> Mapping[str, Rule]:
+def rules(role: Role, credentials: Credentials) -> Mapping[str, Rule]:
     """Return the rules of a worker's calls; on an insecure cluster nobody can tell nodes apart."""
 
     def only(node_id: str, what: str) -> Callable[[str], str]:
+        insecure = credentials.insecure
         return lambda caller: "" if insecure or caller == node_id else f"only node {node_id} {what} here"
 
     placement = role.placement
@@ -40,5 +42,5 @@ def rules(role: Role, *, insecure: bool) -> Mapping[str, Rule]:
         FRAMES_METHOD: Rule(only(role.previous_node, "sends frames"), LINKS),
         EXPERTS_METHOD: Rule(only(role.stage.node_id, "asks experts"), LINKS),
         CANCEL: Rule(only(placement.coordinator, "cancels frames"), CANCELS),
-        **{f"{COORDINATOR}{name}": Rule(lambda _: "", at_once) for name, at_once in _OF_CLIENTS.items()},
+        **{f"{COORDINATOR}{name}": Rule(credentials.refusal, at_once) for name, at_once in _OF_CLIENTS.items()},
     }

@@ -51,7 +51,7 @@ class Epoch:
         self._role = role
         self._name = name
         self._credentials = credentials
-        allowed = CallRules(credentials, callers.rules(role, insecure=credentials.insecure))
+        allowed = CallRules(credentials, callers.rules(role, credentials))
         self._server = grpc.aio.server(interceptors=[allowed], options=(*SERVER_OPTIONS, *DATA_OPTIONS))
         self.port = listening.bind(lambda address: credentials.add_port(self._server, address), port)
         self._serving: tuple[Part, Connections, asyncio.Task[None]] | None = None

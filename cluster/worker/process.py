@@ -23,7 +23,7 @@ from cluster import log_files
 from cluster.errors import MovedError, NodeLostError
 from cluster.home import Home
 from cluster.membership.listening import Listening
-from cluster.trust import Insecure, MutualTLS, NodeIdentity
+from cluster.trust import Insecure, MutualTLS, RemovedNodes, StoredIdentity
 from cluster.trust.credentials import Credentials
 from cluster.uses import Using
 from cluster.weights.sources import sources_of
@@ -276,7 +276,12 @@ async def _main(load: Load, home: str, node_id: str, name: str, hosts: str, *, i
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that prints are not read as events
     commands = asyncio.StreamReader(limit=pipe.MAX_MESSAGE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    identity = Home(Path(home)).identity
-    credentials = Insecure(node_id) if insecure else MutualTLS(NodeIdentity.load(identity))
+    credentials = Insecure(node_id) if insecure else _certified(Home(Path(home)))
     listening = Listening(tuple(hosts.split(",")))
     await Worker(load, node_id, name, listening, credentials, events).run(commands)
+
+
+def _certified(home: Home) -> Credentials:
+    """Return the credentials of a home's node; the daemon renews its certificate and lists the removed nodes."""
+    identity = StoredIdentity(home.identity)
+    return MutualTLS(identity, RemovedNodes(home.removed, identity().ca_certificate))

@@ -5,6 +5,7 @@ Prints "up", then what happens to other nodes, a line each.
 
 import argparse
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 from cluster.daemon import admission
@@ -12,6 +13,7 @@ from cluster.daemon.daemon import Daemon, Settings
 from cluster.daemon.quiet import QuietRule
 from cluster.errors import ClusterError
 from cluster.home import Home
+from cluster.trust import authority
 from tests.faults import way_out
 from tests.patience import PATIENCE_S
 
@@ -39,9 +41,13 @@ if __name__ == "__main__":
     parser.add_argument("--join")
     parser.add_argument("--peer", action="append", default=[])
     parser.add_argument("--new", action="store_true")
+    parser.add_argument("--lifetime", type=float)
     parser.add_argument("--quiet", type=float, default=0.0, help="seconds of its rule of quiet moments; 0: no rule")
     way_out.use()
+    arguments = parser.parse_args()
+    if arguments.lifetime is not None:
+        authority.LIFETIME = timedelta(seconds=arguments.lifetime)
     try:
-        asyncio.run(run(parser.parse_args()))
+        asyncio.run(run(arguments))
     except ClusterError as error:
         raise SystemExit(str(error)) from error

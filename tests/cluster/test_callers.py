@@ -24,6 +24,15 @@ A, B, C, D = (letter * 16 for letter in "abcd")
 PLACEMENT = Placement("demo", "", tuple(StagePlacement(n, range(1)) for n in (A, B, C)), 1, 1, 1, {})
 
 
+class Secure(Insecure):
+    """Knows the nodes, which it is told, as certificates would."""
+
+    insecure = False
+
+
+SECURE = Secure(A)
+
+
 def methods_of(*files: Any) -> set[str]:
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     services = [service for service in services if service.name != "Control"]  # it has a socket of its own
@@ -33,7 +42,7 @@ def methods_of(*files: Any) -> set[str]:
 def test_every_call_has_a_rule() -> None:
     rules = of_daemon.rules(NodeState(info(0), lambda _: None))
     assert rules.keys() == methods_of(node_pb2) | {ECHO_METHOD, READ_METHOD}
-    rules = of_worker.rules(Role.of(PLACEMENT, B), insecure=False)
+    rules = of_worker.rules(Role.of(PLACEMENT, B), SECURE)
     assert rules.keys() == methods_of(worker_pb2, coordinator_pb2) | {FRAMES_METHOD, EXPERTS_METHOD}
 
 
@@ -48,7 +57,7 @@ def test_every_call_has_a_rule() -> None:
     ],
 )
 def test_a_worker_hears_each_call_from_one_role(node: str, method: str, allowed: set[str]) -> None:
-    rule = of_worker.rules(Role.of(PLACEMENT, node), insecure=False)[method]
+    rule = of_worker.rules(Role.of(PLACEMENT, node), SECURE)[method]
     assert {caller for caller in (A, B, C, D) if not rule.refusal(caller)} == allowed
 
 

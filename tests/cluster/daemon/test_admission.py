@@ -3,16 +3,17 @@
 import asyncio
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from cluster.daemon import admission as module
-from cluster.daemon.admission import Admission, admit, first_node, is_member
+from cluster.daemon.admission import Admission, admit, is_member, keeper
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
 from cluster.membership.discovery import Announcement
-from cluster.trust import Authority, JoinToken, NodeIdentity, TokenStore, enrolment
+from cluster.trust import Authority, JoinToken, NodeIdentity, NodeKey, TokenStore, enrolment
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +91,9 @@ def test_a_token_lets_a_node_in_where_its_cluster_enrols(
     async def join() -> Admission:
         home = Home(tmp_path / "a")
         assert first.authority is not None
+        assert first.removed is not None
         tokens = TokenStore(home.tokens, first.authority.key_hash)
-        async with enrolment.serve(first.authority, tokens, ["127.0.0.1:0"]) as port:
+        async with enrolment.serve(first.authority, tokens, first.removed, ["127.0.0.1:0"]) as port:
             address = f"127.0.0.1:{port - 1}"
             heard.append(announcement("d" * 16, "127.0.0.1:1"))
             heard.append(announcement(first.cluster_id, address))
@@ -117,9 +119,9 @@ def test_the_first_node_is_named_where_it_is_heard_of(tmp_path: Path, heard: lis
     first = admitted(tmp_path / "a")
     identity = NodeIdentity.load(Home(tmp_path / "a").identity)
     heard.append(announcement(first.cluster_id, "10.0.0.2:7420", enrols=False))
-    assert asyncio.run(first_node(identity)) == ""
+    assert asyncio.run(keeper(identity)) == ""
     heard.append(announcement(first.cluster_id))
-    assert asyncio.run(first_node(identity)) == "mac-1 (10.0.0.1:7420)"
+    assert asyncio.run(keeper(identity)) == "mac-1 (10.0.0.1:7420)"
 
 
 def test_a_member_is_not_taken_into_another_cluster(tmp_path: Path) -> None:
@@ -128,3 +130,40 @@ def test_a_member_is_not_taken_into_another_cluster(tmp_path: Path) -> None:
     with pytest.raises(TrustError, match=r"belongs to cluster .* moe-cluster leave first"):
         admitted(tmp_path / "b", token_of(tmp_path / "a").text)
     assert admitted(tmp_path / "a", token_of(tmp_path / "a").text).authority is not None
+
+
+def certified(home: Path, age: timedelta) -> Admission:
+    """Give the first node a certificate that was issued some time ago; return its admission before."""
+    first = admitted(home)
+    past = Authority.load(Home(home).authority, lambda: datetime.now(UTC) - age)
+    key = NodeKey.load(Home(home).identity)
+    key.adopt(past.certify(key.private_key.public_key()), past.certificate)
+    return first
+
+
+def test_a_keeper_whose_certificate_has_ended_renews_it_at_the_start(tmp_path: Path) -> None:
+    first = certified(tmp_path / "a", timedelta(days=500))
+    assert admitted(tmp_path / "a").node_id == first.node_id
+    assert NodeIdentity.load(Home(tmp_path / "a").identity).ends_at > datetime.now(UTC)
+
+
+def test_without_a_keeper_an_ended_certificate_is_an_error_with_both_cures(tmp_path: Path) -> None:
+    certified(tmp_path / "a", timedelta(days=400))
+    shutil.rmtree(Home(tmp_path / "a").authority)
+    with pytest.raises(TrustError, match=r"certificate ended on 20.* is not renewed: .* Check the date.*up --join -"):
+        admitted(tmp_path / "a")
+
+
+def test_a_clock_that_is_before_the_certificate_is_named(tmp_path: Path) -> None:
+    certified(tmp_path / "a", timedelta(days=-30))
+    with pytest.raises(TrustError, match=r"this machine's clock says 20.* valid from 20.*: set the clock"):
+        admitted(tmp_path / "a")
+
+
+def test_a_node_that_was_removed_is_told_so_before_it_says_anything(tmp_path: Path) -> None:
+    first = admitted(tmp_path / "a")
+    assert first.authority is not None
+    assert first.removed is not None
+    first.removed.add([first.authority.remove(first.node_id, "mac-1")])
+    with pytest.raises(TrustError, match=r"node mac-1 was removed from the cluster on 20.*moe-cluster leave"):
+        admitted(tmp_path / "a")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cluster.trust import Authority, JoinToken, NodeIdentity, NodeKey, TokenStore, enrolment, join
+from cluster.trust import Authority, JoinToken, NodeIdentity, NodeKey, RemovedNodes, TokenStore, enrolment, join
 from tests.patience import PATIENCE_S
 
 
@@ -23,6 +23,8 @@ class FirstNode:
         self.monotonic_s = 1000.0
         self.tokens = TokenStore(directory / "tokens.json", self.authority.key_hash, lambda: self.unix_s)
 
+        self.removed = RemovedNodes(directory / "removed.json", self.authority.certificate)
+
     def admit(self, name: str, authority: Authority | None = None) -> NodeIdentity:
         """Certify a node without a token."""
         authority = authority or self.authority
@@ -33,7 +35,9 @@ class FirstNode:
         """Open the enrolment port and use the address of the node that would have it, in an event loop of their own."""
 
         async def serve() -> None:
-            served = enrolment.serve(self.authority, self.tokens, ["127.0.0.1:0"], lambda: self.monotonic_s)
+            served = enrolment.serve(
+                self.authority, self.tokens, self.removed, ["127.0.0.1:0"], lambda: self.monotonic_s
+            )
             async with served as port, asyncio.timeout(PATIENCE_S):
                 await use(f"127.0.0.1:{port - 1}")
 

@@ -26,8 +26,8 @@ def verify(first_node: FirstNode, certificate: bytes, name: str, at: datetime) -
     verifier.verify(x509.load_pem_x509_certificate(certificate), [])
 
 
-@pytest.mark.parametrize("hours", [-23, -1, 0, 1, 24 * 3650])
-def test_a_new_certificate_is_valid_for_ten_years_and_for_a_clock_that_is_behind(
+@pytest.mark.parametrize("hours", [-23, -1, 0, 1, 24 * 364])
+def test_a_new_certificate_is_valid_for_a_year_and_for_a_clock_that_is_behind(
     first_node: FirstNode, hours: int
 ) -> None:
     identity = first_node.admit("node")
@@ -35,7 +35,7 @@ def test_a_new_certificate_is_valid_for_ten_years_and_for_a_clock_that_is_behind
     verify(first_node, identity.certificate, dns_name(identity.node_id), at)
 
 
-@pytest.mark.parametrize("days", [-2, 3660])
+@pytest.mark.parametrize("days", [-2, 366])
 def test_a_certificate_ends(first_node: FirstNode, days: int) -> None:
     identity = first_node.admit("node")
     with pytest.raises(VerificationError, match="not valid at validation time"):

@@ -147,7 +147,7 @@ def test_another_authority_is_sent_nothing(first_node: FirstNode, tmp_path: Path
 
 def test_the_recorder_hears_what_is_sent(first_node: FirstNode, tmp_path: Path) -> None:
     recorder = Recorder(first_node.authority, tmp_path)
-    with recorder.listening() as address, pytest.raises(ClusterError, match="was lost while joining"):
+    with recorder.listening() as address, pytest.raises(ClusterError, match="was lost, asked to let this node in"):
         asyncio.run(first_node.join(address, first_node.tokens.create(), "node"))
     assert recorder.heard.startswith(b"PRI * HTTP/2.0")
 

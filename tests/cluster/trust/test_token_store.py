@@ -4,10 +4,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.errors import ClusterError, TrustError
 from cluster.lock import held
-from cluster.trust import TokenStore
+from cluster.trust import Issued, StoredToken, TokenStore
 
 UNENDING = '[{"secret_hash": "a", "expires_at_s": "soon", "max_uses": 1, "used_by": []}]'
 A, B, C = "a" * 16, "b" * 16, "c" * 16
@@ -156,3 +158,39 @@ def test_an_expired_token_that_nobody_used_is_forgotten_when_the_next_is_made(st
     clock.now_s += 61
     store.create()
     assert [token.used_by for token in store.tokens] == [(A,), ()]
+
+
+TOKENS = st.builds(
+    StoredToken,
+    secret_hash=st.sampled_from(["1" * 64, "2" * 64, "3" * 64]),
+    expires_at_s=st.just(2e9),
+    max_uses=st.just(9),
+    used_by=st.lists(st.sampled_from("abcd"), unique=True).map(tuple),
+    revoked=st.booleans(),
+    guest=st.booleans(),
+)
+ISSUED = st.builds(
+    Issued,
+    tokens=st.lists(TOKENS, unique_by=lambda token: token.secret_hash).map(tuple),
+    keepers=st.lists(st.sampled_from("abcd"), unique=True).map(tuple),
+)
+
+
+def known(issued: Issued) -> object:
+    tokens = {t.secret_hash: (frozenset(t.used_by), t.revoked, t.guest) for t in issued.tokens}
+    return tokens, frozenset(issued.keepers)
+
+
+@given(ISSUED, ISSUED, ISSUED)
+def test_keepers_that_tell_each_other_in_any_order_know_the_same(a: Issued, b: Issued, c: Issued) -> None:
+    assert known(a.merged(b)) == known(b.merged(a))
+    assert known(a.merged(b).merged(c)) == known(a.merged(b.merged(c)))
+    assert a.merged(b).merged(b) == a.merged(b)
+    assert {t.secret_hash for t in a.tokens if t.revoked} <= {t.secret_hash for t in b.merged(a).tokens if t.revoked}
+
+
+def test_a_file_of_a_version_without_keepers_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    path.touch(mode=0o600)
+    path.write_text('[{"secret_hash": "12", "expires_at_s": 1, "max_uses": 2, "used_by": ["a"], "revoked": false}]')
+    assert TokenStore(path, "").issued == Issued((StoredToken("12", 1, 2, ("a",)),))
