@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -22,6 +23,11 @@ TERMINATE_S = 5.0
 
 INTERRUPT_S = 1.5
 """How long a worker may take to end after its load was interrupted; then it is killed."""
+
+LOOK_S = 0.5
+SILENCE_S = 4.5
+LOADING_SILENCE_S = 60.0
+"""A worker that says nothing for so long is killed: it stands still. While it loads, one call may take long."""
 
 _TAIL_BYTES = 64 << 10
 _LINE_CHARACTERS = 300
@@ -44,6 +50,8 @@ class WorkerProcess:
         self._log_start = log_start
         self._loading_epoch = 0
         self._interrupting: asyncio.Task[None] | None = None
+        self._serves = False
+        self._silent_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -63,14 +71,39 @@ class WorkerProcess:
 
     async def events(self) -> AsyncIterator[pb.WorkerEvent]:
         """Yield the worker's events until it ends; an unexpected end is yielded as a failure, which is a loss."""
-        assert self._process.stdout is not None
-        while (event := await pipe.read(self._process.stdout, pb.WorkerEvent())) is not None:
+        has_failed = False
+        while (event := await self._next()) is not None:
             if event.HasField("loaded") and event.loaded.epoch == self._loading_epoch:
                 self._loading_epoch = 0
-            yield event
+            if event.HasField("connected") or event.HasField("disconnected"):
+                self._serves = event.HasField("connected")
+            has_failed |= event.HasField("failure")
+            if event.WhichOneof("event") is not None:  # it says twice a second that it lives
+                yield event
         code = await self._process.wait()
-        if code:
+        if code and not has_failed:
             yield pb.WorkerEvent(failure=pb.WorkerFailure(code=NodeLostError.code, message=self._ending(code)))
+
+    async def _next(self) -> pb.WorkerEvent | None:
+        """Return the next event, None at the end; a worker that is silent for too long is killed.
+
+        Counts looks, not seconds: this process may be stopped together with its worker.
+        """
+        assert self._process.stdout is not None
+        reading = asyncio.create_task(pipe.read(self._process.stdout, pb.WorkerEvent()))
+        try:
+            for looks in itertools.count(1):
+                await asyncio.wait((reading,), timeout=LOOK_S)
+                if reading.done():
+                    break
+                if looks * LOOK_S >= (SILENCE_S if self._serves else LOADING_SILENCE_S):
+                    self._silent_s = self._silent_s or looks * LOOK_S
+                    log.error("event=worker_silent pid=%d seconds=%g", self.pid, self._silent_s)
+                    with suppress(ProcessLookupError):
+                        self._process.kill()
+            return reading.result()
+        finally:
+            reading.cancel()
 
     async def _interrupt(self) -> None:
         """Interrupt a load, by force if it does not end by itself."""
@@ -84,6 +117,8 @@ class WorkerProcess:
 
     def _ending(self, code: int) -> str:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        if self._silent_s:
+            how = f"said nothing for {self._silent_s:g} s and was killed"
         with suppress(OSError), self._log_path.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
             start = self._log_start if self._log_start <= end else 0  # it was moved, and this is the next file

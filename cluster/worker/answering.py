@@ -71,7 +71,7 @@ class Answering:
             return
         began_s = time.monotonic()
         await self._pipeline.advance(sequence_id)
-        for output in self._coordinator.step(sequence_id):
+        for output in self._pipeline.computing.watch.each("a turn", 1, self._coordinator.step(sequence_id)):
             match output:
                 case Frame() | Fork() | Release() | Cancel():
                     await self._pipeline.send(output)

@@ -12,30 +12,35 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster.errors import NodeLostError
+from cluster.worker.arrays import to_message
+from cluster.worker.messages import Message
+from cluster.worker.watch import STUCK_S, Watch
 from mlx_moe.layers.steps import Result, Steps, Wait
 from mlx_moe.pipeline.frame import Cancel, Frame, Refused, Returned
 from mlx_moe.pipeline.link import RunningFrame, RunningStage
 
 
 class Waiter:
-    """Waits in another thread for started computation."""
+    """Waits in another thread for started computation, and watches how long it takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck_s: float = STUCK_S) -> None:
+        self.watch = Watch(stuck_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlx-wait")
 
     async def wait(self, wait: Wait) -> None:
         """Return when a wait is over."""
         await asyncio.get_running_loop().run_in_executor(self._thread, wait)
 
-    async def finish(self, steps: Steps[Result]) -> Result:
-        """Run a computation to its end."""
+    async def finish(self, steps: Steps[Result], what: str, rows: int) -> Result:
+        """Run a computation over so many positions to its end."""
         while True:
-            try:
-                wait = next(steps)
-            except StopIteration as done:
-                result: Result = done.value
-                return result
-            await self.wait(wait)
+            with self.watch.step(what, rows):
+                try:
+                    wait = next(steps)
+                except StopIteration as done:
+                    result: Result = done.value
+                    return result
+                await self.wait(wait)
 
     def close(self) -> None:
         """Stop the thread without waiting for it."""
@@ -45,10 +50,15 @@ class Waiter:
 class Computing:
     """Runs the frames of a stage. Only one task at a time may await it."""
 
-    def __init__(self, stage: RunningStage) -> None:
+    def __init__(self, stage: RunningStage, stuck_s: float = STUCK_S) -> None:
         self.stage = stage
-        self.waiter = Waiter()
+        self.waiter = Waiter(stuck_s)
         self._running: RunningFrame | None = None
+
+    @property
+    def watch(self) -> Watch:
+        """What it computes, and for how long."""
+        return self.waiter.watch
 
     async def run(self, frame: Frame) -> Returned | None:
         """Return a frame's result; None if it was cancelled. Raises as `advance`."""
@@ -64,9 +74,13 @@ class Computing:
         """
         ends_at = time.monotonic() + slice_s
         self._running = running
+        what, rows = f"a step of a {running.frame.kind.value} frame", running.frame.hidden_states.shape[0]
         try:
-            while (wait := running.step()) is not None:
-                await self.waiter.wait(wait)
+            while True:
+                with self.watch.step(what, rows):
+                    if (wait := running.step()) is None:
+                        break
+                    await self.waiter.wait(wait)
                 if time.monotonic() >= ends_at:
                     return False
             if isinstance(running.result, Refused) and isinstance(running.result.error, NodeLostError):
@@ -74,6 +88,11 @@ class Computing:
             return True
         finally:
             self._running = None
+
+    def message(self, frame: Frame, epoch: int) -> Message:
+        """Return a result as a message; waits here until it is computed."""
+        with self.watch.step(f"the end of a {frame.kind.value} frame", frame.hidden_states.shape[0]):
+            return to_message(frame, epoch)
 
     def cancel(self, cancel: Cancel) -> None:
         """Stop computing a cancelled frame; its caches are rewound at once."""

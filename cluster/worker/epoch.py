@@ -20,6 +20,7 @@ from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.loading import Loaded
 from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
+from cluster.worker.watch import Watch
 from mlx_moe.errors import MoeClusterError
 
 GRACE_S = 1.0
@@ -59,6 +60,11 @@ class Epoch:
     def stats(self) -> pb.WorkerStats | None:
         """Return counts and bytes; None if it does not serve."""
         return None if self._serving is None else self._serving[0].stats()
+
+    @property
+    def watch(self) -> Watch | None:
+        """What knows what it computes; None if it does not serve."""
+        return None if self._serving is None else self._serving[0].watch
 
     async def connect(
         self,

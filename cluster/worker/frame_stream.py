@@ -31,8 +31,9 @@ RECEIVED_KEY = "moe-cluster-received"
 SEND_S = 60.0
 """How long the next node may take to receive a message; it receives while it computes."""
 
-SILENCE_S = 5.0
-"""A link that broke may be opened again until its receiver was silent for so long ..."""
+SILENCE_S = 10.0
+"""A link that broke may be opened again until its receiver was silent for so long. Longer than it takes daemons to find
+a lost node or worker: only where both ends live and do not reach each other is it the link that gives up ..."""
 
 REOPEN_S = 1.0
 """... but at least for this time: a ping finds a silent peer after 3.5 to 4.5 s."""

@@ -30,6 +30,7 @@ from cluster.worker.recording import Recording
 from cluster.worker.remote_experts import answer_pairs
 from cluster.worker.ring import RingPipeline, RingStage, timelines_of
 from cluster.worker.role import Role
+from cluster.worker.watch import STUCK_S, WITH_PEERS_S, Watch
 from mlx_moe import families, memory
 from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.coordinator import Coordinator
@@ -41,7 +42,9 @@ from mlx_moe.pipeline.shard import ExpertShard
 
 
 class Part(Protocol):
-    """One node's part in a placement."""
+    """One node's part in a placement. `watch` knows what it computes."""
+
+    watch: Watch
 
     def serve(self, server: grpc.aio.Server) -> None:
         """Add the services for other workers and clients."""
@@ -67,6 +70,7 @@ class ExpertsPart:
         self._name = name
         self._service = ExpertsService(self._answer)
         self._waiter = Waiter()
+        self.watch = self._waiter.watch
         self._questions = 0
 
     def serve(self, server: grpc.aio.Server) -> None:
@@ -91,7 +95,8 @@ class ExpertsPart:
 
     async def _answer(self, question: Message) -> Message:
         self._questions += 1
-        return await self._waiter.finish(answer_pairs(self._shard, question, self._name))
+        steps = answer_pairs(self._shard, question, self._name)
+        return await self._waiter.finish(steps, "a step of an expert request", question.outputs)
 
 
 class StagePart:
@@ -102,7 +107,8 @@ class StagePart:
         self._connections = connections
         self._experts = loaded.remote_experts
         self._stage = loaded.stage(name)
-        self._computing = Computing(self._stage)
+        self._computing = _computing(self._stage, role)
+        self.watch = self._computing.watch
         self._ring = RingStage(self._computing, epoch, connections.name(role.previous_node))
         self._inbox = Inbox()
         self._service = FramesService(epoch, self._take)
@@ -163,7 +169,8 @@ class CoordinatorPart:
         self._next: FrameStream | None = None
         self._service = FramesService(epoch, self._come_back)
         n_stages = len(role.placement.stages)
-        self._computing = computing = Computing(self._stage)
+        self._computing = computing = _computing(self._stage, role)
+        self.watch = computing.watch
         recording = Recording(name)
         layers = [len(stage.layers) for stage in role.placement.stages]
         self._ring = RingPipeline(
@@ -287,6 +294,10 @@ def part_of(
     if role.coordinates:
         return CoordinatorPart(loaded, role, name, epoch, credentials, connections, interrupted)
     return StagePart(loaded, role, name, epoch, connections)
+
+
+def _computing(stage: RunningStage, role: Role) -> Computing:
+    return Computing(stage, WITH_PEERS_S if role.stage.peers else STUCK_S)
 
 
 def _stats(stage: RunningStage) -> pb.WorkerStats:

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ from cluster.worker.epoch import GRACE_S, Epoch
 from cluster.worker.loading import Loaded
 from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.role import Role
+from cluster.worker.watchdog import Watchdog
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.source import WeightSource
 from mlx_moe.errors import MoeClusterError
@@ -67,6 +69,7 @@ class Worker:
         self._listening = listening
         self._credentials = credentials
         self._events = events
+        self._one_event_at_a_time = threading.Lock()
         self._epoch: Epoch | None = None
         self._interrupted: CoordinatorService | None = None
         self._ending: set[asyncio.Task[None]] = set()  # servers of former epochs, which answers still use
@@ -76,6 +79,7 @@ class Worker:
 
     async def run(self, commands: asyncio.StreamReader) -> None:
         """Execute commands until `stop`; report errors."""
+        Watchdog(lambda: None if self._epoch is None else self._epoch.watch, self._report).start()
         reason = "its worker failed"
         with suppress(BrokenPipeError):  # the daemon has ended
             try:
@@ -222,7 +226,8 @@ class Worker:
             self._report(pb.WorkerEvent(progress=progress))
 
     def _report(self, event: pb.WorkerEvent) -> None:
-        os.write(self._events, pipe.framed(event))
+        with self._one_event_at_a_time:
+            os.write(self._events, pipe.framed(event))
 
 
 def _failure(error: MoeClusterError) -> pb.WorkerFailure:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from cluster.timeline import Span, SpanKind
 from cluster.wire import worker_pb2 as pb
-from cluster.worker.arrays import is_frame, to_frame, to_message
+from cluster.worker.arrays import is_frame, to_frame
 from cluster.worker.computing import Computing
 from cluster.worker.expectation import Expectation
 from cluster.worker.messages import Kind, Message, failure, raised_by
@@ -78,7 +78,7 @@ class RingStage:
         try:
             match result:
                 case Frame():
-                    return to_message(result, self._epoch)
+                    return self._computing.message(result, self._epoch)
                 case Refused():
                     return failure(message, self._cause(frame, result.error))
                 case None:
@@ -247,7 +247,7 @@ class RingPipeline:
             self._receive(result)
         if not isinstance(result, Frame):
             return
-        message = to_message(result, self._epoch)
+        message = self.computing.message(result, self._epoch)
         ended_s = time.monotonic()
         self.recording.add(_span(message, began_s, began_s))
         if not self._under_way:

@@ -2,8 +2,9 @@
 
 from cluster.worker.loading import load
 from cluster.worker.process import main
-from tests.faults import way_out
+from tests.faults import stuck, way_out
 
 if __name__ == "__main__":
     way_out.use()
+    stuck.use()
     main(load)

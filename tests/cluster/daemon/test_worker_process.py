@@ -153,3 +153,26 @@ def test_a_cancelled_daemon_task_ends_its_worker_first(monkeypatch: pytest.Monke
         run(monkeypatch, tmp_path, "sys.stdin.read()", scenario)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], signal.SIGCONT)
+
+
+CONNECTED = pb.WorkerEvent(connected=pb.WorkersConnected(epoch=1))
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_worker_that_serves_and_says_nothing_any_more_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lives: bool
+) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.05)
+    monkeypatch.setattr(module, "SILENCE_S", 2.0)
+    says = f"sys.stdout.buffer.write({pipe.framed(CONNECTED)!r}); sys.stdout.flush(); "
+    beat = f"sys.stdout.buffer.write({pipe.framed(pb.WorkerEvent())!r}), sys.stdout.flush()"
+    beats = f"[(time.sleep(0.1), {beat}) for _ in range(30)]"
+    events: list[pb.WorkerEvent] = []
+
+    async def scenario(worker: WorkerProcess) -> None:
+        events.extend(await all_events(worker))
+
+    run(monkeypatch, tmp_path, f"{says}import time; {beats if lives else 'time.sleep(1e4)'}", scenario)
+    assert events[:2] == [LOADED, CONNECTED]
+    said = [event.failure.message for event in events[2:]]
+    assert said == ([] if lives else [f"the worker said nothing for 2 s and was killed (see {tmp_path / 'log'})"])

@@ -143,6 +143,8 @@ def test_bytes_that_are_changed_on_their_way_are_sent_again(monkeypatch: pytest.
 
 
 def test_a_receiver_that_is_silent_for_too_long_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_stream, "SILENCE_S", 3.0)
+
     async def scenario() -> float:
         async with way(monkeypatch) as link:
             stream = await link.links.frames_to("b")
