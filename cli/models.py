@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from cli.backend import Models
-from cli.options import LoadOptions
+if TYPE_CHECKING:
+    from cli.backend import Models
+    from cli.options import LoadOptions
 
 
 def choose_models(local: bool, options: LoadOptions) -> Models:

@@ -13,7 +13,6 @@ import typer
 
 from cli.model_names import complete, complete_here
 from cli.usage import within
-from mlx_moe.checkpoint.recipe import uniform
 from mlx_moe.known_models import KNOWN_MODELS
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.bits or self.mode:
+            from mlx_moe.checkpoint.recipe import uniform  # it imports what configurations consist of
+
             uniform(self.bits, self.mode)
 
 
