@@ -19,6 +19,7 @@ DOCUMENTS = [
         "README.md",
         "CHANGELOG.md",
         ".github/CONTRIBUTING.md",
+        ".github/SECURITY.md",
         "bench/README.md",
         "cluster/DESIGN.md",
         "mlx_moe/DESIGN.md",
