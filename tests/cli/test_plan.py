@@ -99,3 +99,27 @@ def test_a_plan_for_fewer_bits_says_how_up_quantizes(capsys: pytest.CaptureFixtu
     assert taken.plan is not None
     assert taken.plan.recipe == uniform(3)
     assert taken.plan.content_hash
+
+
+def test_a_spare_copy_is_planned_where_a_node_has_room(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("qwen3-235b", "4xM4-Max-128GB", as_json=True, standby=True)
+    placement = Placement.from_json(json.loads(capsys.readouterr().out)["placement"])
+    assert placement.standby is not None
+    assert placement.standby.layers in [stage.layers for stage in placement.stages[1:]]
+    plan("qwen3-235b", "4xM4-Max-128GB", as_json=False, standby=True)
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    (row,) = (row for row in rows if "spare copy" in row)
+    spared = placement.standby.layers
+    assert f"{placement.standby.node_id} spare copy of layers {spared.start}-{spared.stop - 1}" in row
+    plan("deepseek-v3", "8xM4-Pro-64GB", as_json=False, standby=True)
+    assert "spare copy" not in capsys.readouterr().out
+
+
+def test_a_plan_that_is_given_says_itself_what_is_spared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan("demo", "2xM4-Pro-64GB", as_json=True)
+    (path := tmp_path / "plan.json").write_text(capsys.readouterr().out)
+    with pytest.raises(InvalidRequestError, match="moe-cluster plan demo --standby --json"):
+        wanted("demo", str(path), None, None, LoadOptions(replace=True), standby=True)
+    found = wanted("demo", None, None, None, LoadOptions(replace=True), standby=True)
+    assert found is not None
+    assert found.standby

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from cli import rebalance as command
 from cluster.client import Wanted
-from cluster.placement import Placement, Rebalance, StagePlacement
+from cluster.placement import Placement, Rebalance, StagePlacement, Standby
 
 
 def placed(*layers: tuple[str, int, int], context_tokens: int = 8192) -> Placement:
@@ -84,3 +85,12 @@ def test_what_is_best_already_is_left_alone(
 ) -> None:
     assert run(monkeypatch, Rebalance(BEFORE, BEFORE, 5.0, 5.0, {}), yes=True).moved == 0
     assert capsys.readouterr().out == "demo is placed as well as it can be\n"
+
+
+def test_up_on_a_served_model_says_if_it_could_be_placed_better() -> None:
+    assert command.hint(Node(FASTER)) == (  # type: ignore[arg-type]
+        "the nodes that are here allow a better placement, 5.00 tok/s, then 7.25 tok/s: moe-cluster rebalance"
+    )
+    assert command.hint(Node(Rebalance(BEFORE, AFTER, 5.0, 5.5, {}))) == ""  # type: ignore[arg-type]
+    spared = replace(BEFORE, standby=Standby("c", range(2, 6)))
+    assert "with a spare copy of a stage" in command.hint(Node(Rebalance(BEFORE, spared, 5.0, 5.0, {})))  # type: ignore[arg-type]
