@@ -14,7 +14,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-che
 INSTALL_DEV = $(INSTALL)
 endif
 
-.PHONY: demo test fast check coverage fuzz wheel format proto clean
+.PHONY: demo test fast check coverage faults soak fuzz wheel format proto clean
 
 # The tests start hundreds of processes: each would compile the project anew without a cache of bytecode
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,6 +35,12 @@ coverage: .venv/.dev  ## all tests, and which lines and branches they do not run
 	$(BIN)/coverage run -m pytest $(PYTEST)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+faults: .venv/.dev  ## all rows of the fault suite; writes tests/faults/README.md
+	$(BIN)/python -m tests.faults
+
+soak: .venv/.dev  ## CYCLES (default 100) of random faults over a running cluster, SEED (default: a new one, which is printed)
+	$(BIN)/python -m tests.faults.soak --cycles $(or $(CYCLES),100) $(if $(SEED),--seed $(SEED))
 
 fuzz: .venv/.dev  ## damaged input for every parser of outside bytes, SECONDS (default 30) for each
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),30)

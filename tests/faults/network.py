@@ -32,6 +32,7 @@ class Network:
         self._proxies = [ToxicProxy(self._opener(n), seed + n) for n in range(n_nodes)]
         self._owners: dict[Link, int] = {}
         self._targets: dict[Link, int | None] = {}
+        self._ports: dict[int, int] = {}  # of nodes: a connection has no time to ask the system on a busy machine
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -43,7 +44,7 @@ class Network:
     def begin(self, nodes: Sequence[RunningNode]) -> None:
         """Take the nodes of a running cluster, whose links are known from now on."""
         self._nodes = nodes
-        self._targets = {link: owner_of(_port(link), nodes) for link in list(self._targets)}
+        self._targets = {link: self._owner_of(link) for link in list(self._targets)}
 
     def one_way(self, source: int, target: int, toxics: Toxics) -> None:
         """Set what happens to bytes from one node to another, whichever of them opened the connection."""
@@ -100,11 +101,17 @@ class Network:
     def _opener(self, source: int) -> Any:
         async def opened(link: Link) -> None:
             self._owners = {known: n for known, n in self._owners.items() if known.is_open} | {link: source}
-            target = await asyncio.to_thread(owner_of, _port(link), self._nodes)
+            target = await asyncio.to_thread(self._owner_of, link)
             self._targets = {known: n for known, n in self._targets.items() if known.is_open} | {link: target}
             self._spoil(link)
 
         return opened
+
+    def _owner_of(self, link: Link) -> int | None:
+        port = int(link.target.rpartition(":")[2])
+        if port not in self._ports and (owner := owner_of(port, self._nodes)) is not None:
+            self._ports[port] = owner
+        return self._ports.get(port)
 
     def _spoil(self, link: Link) -> None:
         source, target = self._owners[link], self._targets[link]
@@ -116,23 +123,17 @@ class Network:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
 
-def _port(link: Link) -> int:
-    return int(link.target.rpartition(":")[2])
-
-
 def owner_of(port: int, nodes: Sequence[RunningNode]) -> int | None:
     """Return which node listens at a port, with its daemon or its worker; None for a program of the test."""
-    for n, node in enumerate(nodes):
-        if (node.home.daemon.exists() and node.address.endswith(f":{port}")) or port in _ports_of_workers(node):
-            return n
-    return None
+    return next((n for n, node in enumerate(nodes) if port in _ports_of(node)), None)
 
 
-def _ports_of_workers(node: RunningNode) -> set[int]:
+def _ports_of(node: RunningNode) -> set[int]:
     ports: set[int] = set()
-    for worker in node.workers():
-        with suppress(psutil.Error):  # it has ended
-            ports |= {c.laddr.port for c in worker.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    with suppress(psutil.Error):  # it has ended
+        daemon = psutil.Process(node.process.pid)
+        for process in (daemon, *daemon.children()):
+            ports |= {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     return ports
 
 

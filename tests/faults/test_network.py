@@ -35,7 +35,7 @@ def test_daemons_and_workers_reach_each_other_through_the_proxies_alone(running:
     answered = model.new_conversation().answer(request())
     assert len(list(answered)) == 8
     between.heal()
-    assert all(link.there == link.back == NONE for link in links)
+    assert all(link.there == link.back == NONE for link in between.links(0, 1))
 
 
 def test_a_reset_closes_the_links_between_two_nodes(running: tuple[Cluster, Network]) -> None:
