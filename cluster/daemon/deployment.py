@@ -157,6 +157,11 @@ class Deployment:
         """Whether a node of the running placement computes nothing: its loss disturbs no answer."""
         return self.phase is Phase.READY and node_id not in self.placement.running_ids
 
+    def _is_spared(self, node_id: str) -> bool:
+        """Whether another node has a spare copy of what a node runs."""
+        spare, stages = self.placement.standby, self.placement.stages
+        return spare is not None and any(s.node_id == node_id and s.layers == spare.layers for s in stages)
+
     def _heard(self, node_id: str) -> Deployment:
         """Wait no longer for a worker to begin with a placement; one that was told to stop must still end in time."""
         return self if self.workers[node_id].is_stopped else self._with(node_id, cancel_at=None)
@@ -233,8 +238,9 @@ class Deployment:
     ) -> tuple[Deployment, tuple[Command, ...]]:
         """Ask for a repair after the loss of a worker or of the link to it.
 
-        A node that is gone, or was lost TRIES times, gets no part; another one may get its part again. A model that was
-        never ready ends, unless it is a worker that has died for less than the TRIES-th time.
+        A node that is gone, was lost TRIES times, or whose dead worker has a spare copy elsewhere gets no part; another
+        one may get its part again. A model that was never ready ends, unless it is a worker that has died for less than
+        the TRIES-th time.
         """
         times = (*(at for at in self.losses.get(node_id, ()) if at > now - TRIES_S), now)
         if not self.was_ready and (is_gone or not has_died):
@@ -242,7 +248,8 @@ class Deployment:
         if not self.was_ready and len(times) == TRIES:
             said = f"{error}. It was worker {TRIES} of {TRIES} there that died before the model was ready: {CURE}"
             return self._end(said, NodeLostError(said, node_id=node_id), now)
-        lost = self.lost | {node_id} if is_gone or len(times) > TRIES else self.lost
+        is_left_out = is_gone or len(times) > TRIES or (has_died and self._is_spared(node_id))
+        lost = self.lost | {node_id} if is_left_out else self.lost
         after = replace(
             self,
             phase=Phase.LOADING,

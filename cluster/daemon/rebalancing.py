@@ -22,6 +22,7 @@ from cluster.errors import ClusterError, NoClusterError
 from cluster.placement import Placement, Rebalance
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
+from cluster.wire.worker_pb2 import WorkerStats
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
 from mlx_moe.errors import MoeClusterError
@@ -48,11 +49,12 @@ class Rebalancing:
         while self._quiet is not None:
             await asyncio.sleep(LOOK_S)
             deployment = self._serving.deployment
+            stats = self._coordinator_stats(deployment)
             self._quiet = self._quiet.see(
                 now := time.monotonic(),
-                is_ready=deployment is not None and deployment.serving.state == pb.Serving.READY,
-                is_answering=self._state.holding.stats.active_requests > 0,
-                activity=(self._state.own_serving.epoch, self._state.holding.stats.frames),
+                is_ready=deployment is not None and deployment.is_ready,
+                is_answering=stats.active_requests > 0,
+                activity=(self._state.own_serving.epoch, stats.frames),
             )
             if deployment is not None and deployment.was_lost:
                 await self._bring_back(deployment, now)
@@ -119,7 +121,7 @@ class Rebalancing:
                 "event=looked_for_better model=%s tokens_per_s=%.2f now=%.2f better=%s",
                 *(found.former.model, found.tokens_per_s, found.former_tokens_per_s, found.is_better),
             )
-            if found.is_better and not self._state.holding.stats.active_requests:
+            if found.is_better and not self._coordinator_stats(deployment).active_requests:
                 await self._change(deployment, found.placement)
                 self._quiet = self._quiet.moved(time.monotonic())
         except MoeClusterError as error:
@@ -161,6 +163,10 @@ class Rebalancing:
         deploy = serving.to_deploy(request, Placed(placement, context_tokens, holders, own), deployment.asked)
         await serving.deploy(deploy, self._state.own.node_id)
         return deploy.epoch
+
+    def _coordinator_stats(self, deployment: Deploying | None) -> WorkerStats:
+        coordinator = "" if deployment is None else deployment.placement.coordinator
+        return self._state.holding_of(coordinator).stats
 
     def _situation(self) -> Hashable:
         """Return what a plan depends on: the served epoch and the nodes that may get a part."""

@@ -133,6 +133,18 @@ def test_the_loss_of_a_node_that_only_has_a_spare_copy_disturbs_nothing() -> Non
     assert told == [Repair(frozenset("b"), 0.0)]
 
 
+def test_a_dead_worker_is_not_started_again_where_another_node_has_its_weights_in_memory() -> None:
+    spared = replace(placed("a", "b"), standby=Standby("c", range(1, 2)))
+    deployment, _ = applied(ready("a", "b"), ReconfigureAsked(spared, 2), Disconnected("a", 1))
+    events = [*loaded("a", "b", "c", epoch=2), *connected("a", "b", "c", epoch=2)]
+    deployment, _ = applied(deployment, *events)
+    assert deployment.phase is Phase.READY
+    _, told = applied(deployment, Failed("b", KILLED), CallEnded("b", LOST))
+    assert told == [Repair(frozenset("b"), 0.0)]
+    _, told = applied(deployment, CallEnded("b", LOST))  # the link to it broke: it may still hold its part
+    assert told == [Repair(frozenset(), 0.0)]
+
+
 def test_a_worker_that_dies_again_and_again_is_left_out() -> None:
     deployment, told = ready("a", "b"), list[Command]()
     for count in range(1, TRIES + 2):
