@@ -20,6 +20,7 @@ def copy_message(issued: Issued, authority: bytes = b"") -> pb.AuthorityCopy:
             used_by=token.used_by,
             revoked=token.revoked,
             guest=token.guest,
+            made_at_s=token.made_at_s,
         )
         for token in issued.tokens
     )
@@ -30,7 +31,7 @@ def issued_from(message: pb.AuthorityCopy) -> Issued:
     """Return what another keeper knows. Raises TrustError for values that cannot be."""
     try:
         tokens = tuple(
-            StoredToken(t.secret_hash, t.expires_at_s, t.max_uses, tuple(t.used_by), t.revoked, t.guest)
+            StoredToken(t.secret_hash, t.expires_at_s, t.max_uses, tuple(t.used_by), t.revoked, t.guest, t.made_at_s)
             for t in message.tokens
         )
     except TypeError as exc:

@@ -103,6 +103,8 @@ class Keeping:
 
     def remove(self, node_id: str, name: str) -> Removal:
         """Remove a node from the cluster. Raises ClusterError if this node does not keep the authority."""
+        if self._state.removed is None:
+            raise ClusterError("an insecure cluster has no certificates that could be refused: nobody can be removed")
         if self.authority is None:
             raise ClusterError(
                 f"only a node that keeps the cluster's authority can remove nodes: {self._keepers_words()}"

@@ -40,12 +40,15 @@ class StoredToken:
     used_by: tuple[str, ...] = ()
     revoked: bool = False
     guest: bool = False
+    made_at_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.secret_hash, str) or not all(isinstance(i, str) for i in self.used_by):
             raise TypeError("a token without a hash")
         if not isinstance(self.max_uses, int) or not isinstance(self.expires_at_s, int | float):
             raise TypeError("a token without an end")
+        if not isinstance(self.made_at_s, int | float):
+            raise TypeError("a token without a beginning")
 
     @property
     def token_id(self) -> str:
@@ -91,7 +94,7 @@ class Issued:
         for token in other.tokens:
             known = tokens.get(token.secret_hash)
             tokens[token.secret_hash] = token if known is None else known.merged(token)
-        oldest_first = sorted(tokens.values(), key=lambda token: (token.expires_at_s, token.secret_hash))
+        oldest_first = sorted(tokens.values(), key=lambda token: (token.made_at_s, token.secret_hash))
         return Issued(tuple(oldest_first), tuple(dict.fromkeys(self.keepers + other.keepers)))
 
     @property
@@ -126,7 +129,7 @@ class TokenStore:
         """Make a token, and delete those that have expired without being used."""
         token = JoinToken(self._authority_key_hash, secrets.token_urlsafe(24))
         now_s = self._now_s()
-        stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses, guest=guest)
+        stored = StoredToken(_hash(token.secret), now_s + lifetime_s, max_uses, guest=guest, made_at_s=now_s)
         with self._alone() as issued:
             kept = self._pruned(issued)
             self._write(replace(kept, tokens=(*kept.tokens, stored)))

@@ -135,20 +135,22 @@ class AuthorityCopy(_message.Message):
     def __init__(self, authority: _Optional[bytes] = ..., tokens: _Optional[_Iterable[_Union[IssuedToken, _Mapping]]] = ..., keepers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class IssuedToken(_message.Message):
-    __slots__ = ("secret_hash", "expires_at_s", "max_uses", "used_by", "revoked", "guest")
+    __slots__ = ("secret_hash", "expires_at_s", "max_uses", "used_by", "revoked", "guest", "made_at_s")
     SECRET_HASH_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_S_FIELD_NUMBER: _ClassVar[int]
     MAX_USES_FIELD_NUMBER: _ClassVar[int]
     USED_BY_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     GUEST_FIELD_NUMBER: _ClassVar[int]
+    MADE_AT_S_FIELD_NUMBER: _ClassVar[int]
     secret_hash: str
     expires_at_s: float
     max_uses: int
     used_by: _containers.RepeatedScalarFieldContainer[str]
     revoked: bool
     guest: bool
-    def __init__(self, secret_hash: _Optional[str] = ..., expires_at_s: _Optional[float] = ..., max_uses: _Optional[int] = ..., used_by: _Optional[_Iterable[str]] = ..., revoked: bool = ..., guest: bool = ...) -> None: ...
+    made_at_s: float
+    def __init__(self, secret_hash: _Optional[str] = ..., expires_at_s: _Optional[float] = ..., max_uses: _Optional[int] = ..., used_by: _Optional[_Iterable[str]] = ..., revoked: bool = ..., guest: bool = ..., made_at_s: _Optional[float] = ...) -> None: ...
 
 class RemoveNodeRequest(_message.Message):
     __slots__ = ("name",)

@@ -194,3 +194,15 @@ def test_a_file_of_a_version_without_keepers_is_read(tmp_path: Path) -> None:
     path.touch(mode=0o600)
     path.write_text('[{"secret_hash": "12", "expires_at_s": 1, "max_uses": 2, "used_by": ["a"], "revoked": false}]')
     assert TokenStore(path, "").issued == Issued((StoredToken("12", 1, 2, ("a",)),))
+
+
+def test_merged_tokens_stay_in_the_order_in_which_they_were_made(tmp_path: Path, clock: Clock) -> None:
+    here, there = (TokenStore(tmp_path / name / "tokens.json", "", clock) for name in ("a", "b"))
+    ids: list[str] = []
+    for n, store in enumerate([here, there, here, there]):
+        clock.now_s += 1
+        store.create(lifetime_s=1e6 / (n + 1))
+        ids += {token.token_id for token in store.tokens} - set(ids)
+        here.merge(there.issued)
+        there.merge(here.issued)
+    assert [token.token_id for token in here.tokens] == [token.token_id for token in there.tokens] == ids
