@@ -115,7 +115,7 @@ class LocalBackend:
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Encode by the model's tokenizer."""
-        return self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return self._model.encode(text, add_special_tokens)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Decode by the model's tokenizer."""

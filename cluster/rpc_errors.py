@@ -13,7 +13,7 @@ import grpc
 
 from cluster.errors import NodeLostError, PlacementError, TrustError
 from cluster.printable import MAX_ERROR, printable
-from cluster.rpc_words import in_words
+from cluster.rpc_words import TOO_LARGE, in_words
 from mlx_moe.errors import (
     CheckpointError,
     InsufficientMemoryError,
@@ -68,6 +68,8 @@ def error_of(error: grpc.RpcError, callee: str, node_id: str | None = None) -> M
     details = details_of(error)
     metadata = dict(cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ()))
     code = metadata.get(_CODE_KEY)
+    if code is None and TOO_LARGE in (error.details() or ""):
+        return InvalidRequestError(f"{callee} does not read so large a request: shorten it ({error.details()})")
     if code is None:
         return NodeLostError(f"{callee} does not answer: {details}", node_id=node_id)
     return error_named(code, details, **{name: metadata.get(key) for name, key in _ABOUT_KEYS.items()})

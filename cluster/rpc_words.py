@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
+TOO_LARGE = "larger than max"
+"""In what gRPC says of a message that it did not read."""
+
 _SAID = (
     (
         "certificate has expired|CERTIFICATE_EXPIRED",
@@ -50,7 +53,7 @@ _SAID = (
     ("DEADLINE_EXCEEDED|Deadline Exceeded|timed out|[Tt]imeout", "no answer in time"),
     ("Cancelling all calls|GOAWAY|Server shutdown", "it is ending"),
     ("Concurrent RPC limit", "it has too many calls at once; try again in a moment"),
-    ("larger than max", "a message is larger than allowed"),
+    (TOO_LARGE, "a message is larger than allowed"),
     (
         "Method not found|UNIMPLEMENTED",
         "its moe-cluster does not have this call: use one version everywhere",

@@ -37,7 +37,13 @@ from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.generation_defaults import GenerationDefaults
+from mlx_moe.text.text_process import MAX_BYTES, TextProcess
 from mlx_moe.text.tokenizer import Tokenizer
+
+TEXT_BYTES_PER_TOKEN = 64
+LEAST_TEXT_BYTES = 1 << 20
+"""Texts have some 4 bytes a token. One of TEXT_BYTES_PER_TOKEN for each token of the context does not fit, whatever it
+is; so much and LEAST_TEXT_BYTES are read."""
 
 
 def load(
@@ -66,7 +72,10 @@ def load(
     with Checkpoint.open(library.locate(name_or_path)) as checkpoint:
         config = families.config_of(checkpoint)
         context = config.context.tokens if context_tokens is None else config.context.require(context_tokens)
-        tokenizer = (Tokenizer.load if needs_text else Tokenizer.load_if_usable)(checkpoint.directory)
+        process = TextProcess(checkpoint.directory)
+        if needs_text:
+            process.begin()
+        tokenizer = (Tokenizer.load if needs_text else Tokenizer.load_if_usable)(checkpoint.directory, process)
         defaults = GenerationDefaults.read(checkpoint.directory)
         defaults = replace(defaults, notes=notes(str(name_or_path), checkpoint, defaults))
         spec = ShardSpec(range(config.num_hidden_layers))
@@ -76,6 +85,11 @@ def load(
         )
     load_s = time.perf_counter() - started
     return LocalModel(str(name_or_path), config, tokenizer, defaults, holding, load_s, context, chunks)
+
+
+def most_text_bytes(context_tokens: int) -> int:
+    """Return how large the text of a prompt may be that is read at all."""
+    return min(max(LEAST_TEXT_BYTES, context_tokens * TEXT_BYTES_PER_TOKEN), MAX_BYTES)
 
 
 class Model:
@@ -107,6 +121,36 @@ class Model:
         self.kv_positions = kv_positions
         self.constraints = constraints
 
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Return the ids of a text. Raises as `require_text` and the tokenizer."""
+        self.require_text(len(text.encode(errors="surrogatepass")))
+        return self.tokenizer.encode(text, add_special_tokens)
+
+    def require_text(self, n_bytes: int) -> None:
+        """Raise InvalidRequestError for a prompt of so many bytes of text that it need not be read."""
+        most = most_text_bytes(self.context_tokens)
+        if n_bytes > most:
+            raise InvalidRequestError(
+                f"the prompt has {n_bytes:,} bytes of text; for the model's context of {self.context_tokens:,} tokens "
+                f"at most {most:,} are read: shorten it"
+            )
+
+    def require_room(self, prompt_tokens: int, max_tokens: int | None = None) -> None:
+        """Raise InvalidRequestError if prompt and answer do not fit the context."""
+        context = self.context_tokens
+        if prompt_tokens >= context:
+            raise InvalidRequestError(
+                f"the prompt has {prompt_tokens} tokens; the model's context of {context} leaves no room for an "
+                f"answer: shorten it by {prompt_tokens - context + 1}, or {self.config.context.more(prompt_tokens + 1)}"
+            )
+        if max_tokens is not None and prompt_tokens + max_tokens > context:
+            wanted = prompt_tokens + max_tokens
+            raise InvalidRequestError(
+                f"{prompt_tokens} prompt tokens and max_tokens {max_tokens} need {wanted} positions; the model's "
+                f"context is {context}: ask for at most {context - prompt_tokens}, or "
+                f"{self.config.context.more(wanted)}"
+            )
+
     def writer(self, request: Request, sequence: Sequence) -> AnswerWriter:
         """Check a request; return the writer of its answer, which continues `sequence`.
 
@@ -121,26 +165,14 @@ class Model:
 
     def _limit(self, request: Request) -> int:
         """Return how many tokens the answer may have."""
-        context, prompt = self.context_tokens, len(request.input_ids)
+        prompt = len(request.input_ids)
         request.sampling.require_vocabulary(self.config.vocab_size)
         if (highest := max(request.input_ids)) >= self.config.vocab_size:
             raise InvalidRequestError(
                 f"input id {highest} is outside the vocabulary of {self.config.vocab_size} tokens"
             )
-        if prompt >= context:
-            raise InvalidRequestError(
-                f"the prompt has {prompt} tokens; the model's context of {context} leaves no room for an answer: "
-                f"shorten it by {prompt - context + 1}, or {self.config.context.more(prompt + 1)}"
-            )
-        if request.max_tokens is None:
-            return context - prompt
-        if prompt + request.max_tokens > context:
-            raise InvalidRequestError(
-                f"{prompt} prompt tokens and max_tokens {request.max_tokens} need {prompt + request.max_tokens} "
-                f"positions; the model's context is {context}: ask for at most {context - prompt}, or "
-                f"{self.config.context.more(prompt + request.max_tokens)}"
-            )
-        return request.max_tokens
+        self.require_room(prompt, request.max_tokens)
+        return self.context_tokens - prompt if request.max_tokens is None else request.max_tokens
 
 
 class LocalModel(Model):
@@ -213,13 +245,14 @@ class LocalModel(Model):
         return [NodePlacement(self.stage.node, spec.layers, spec.n_experts(self.config), self._weights_bytes, peak)]
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights, and end the process that reads texts."""
+        self.tokenizer.close()
         del self._engine, self.stage, self.head, self.mtp
 
 
 def generate(model: LocalModel, prompt: str | Iterable[int], **options: Any) -> Iterator[Token]:
     """Yield the tokens that follow `prompt`; `options` are fields of Request and of SamplingParams."""
-    input_ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    input_ids = model.encode(prompt) if isinstance(prompt, str) else prompt
     sampling_fields = {f.name for f in fields(SamplingParams)}
     sampling = {name: options.pop(name) for name in list(options) if name in sampling_fields}
     request = Request(tuple(input_ids), sampling=model.sampling.updated(**sampling), **options)

@@ -43,7 +43,7 @@ _NO_VARIABLES = {"self", "messages", "add_generation_prompt", "keep_null"}
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
-    """Serves one model. Tokenizing runs in threads, everything else on the event loop's thread.
+    """Serves one model. Texts are read by one thread at a time, all else is done on the event loop's thread.
 
     `caller_of` returns the id of the node that makes a call.
     """
@@ -63,6 +63,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self._alias_key = secrets.token_bytes(16)
         self._kept = KeptPrefixes()
         self._closed = asyncio.Event()
+        self._one_text_at_a_time = asyncio.Lock()  # so that those that wait take no threads
 
     @property
     def constraints(self) -> Constraints:
@@ -96,24 +97,30 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def FormatChat(self, request: pb.FormatChatRequest, context: Context) -> pb.TokenIds:  # noqa: N802
         """Return the prompt of a chat."""
         async with reported(context):
+            self._model.require_text(len(request.messages.encode()) + len(request.variables.encode()))
             messages, variables = _json(request.messages, list), _json(request.variables, dict)
             if taken := variables.keys() & _NO_VARIABLES:
                 raise InvalidRequestError(f"a variable of a chat template cannot be called {min(taken)!r}")
-            ids = await asyncio.to_thread(
-                self._model.tokenizer.format_chat, messages, add_generation_prompt=True, **variables
-            )
+            async with self._one_text_at_a_time:
+                ids = await asyncio.to_thread(
+                    self._model.tokenizer.format_chat, messages, add_generation_prompt=True, **variables
+                )
         return pb.TokenIds(token_ids=ids)
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.TokenIds:  # noqa: N802
         """Return a text's token ids."""
-        async with reported(context):
-            special = request.add_special_tokens
-            ids = await asyncio.to_thread(self._model.tokenizer.encode, request.text, add_special_tokens=special)
+        async with reported(context), self._one_text_at_a_time:
+            ids = await asyncio.to_thread(self._model.encode, request.text, request.add_special_tokens)
         return pb.TokenIds(token_ids=ids)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.Text:  # noqa: N802
         """Return the text of token ids."""
         async with reported(context):
+            if len(request.token_ids) > self._model.context_tokens:
+                raise InvalidRequestError(
+                    f"{len(request.token_ids):,} ids to decode; the limit is the model's context of "
+                    f"{self._model.context_tokens:,}"
+                )
             tokenizer, ids = self._model.tokenizer, list(request.token_ids)
             if request.skip_special_tokens:
                 text = await asyncio.to_thread(tokenizer.answer_text, ids)
@@ -124,6 +131,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:  # noqa: N802
         """Stream an answer; it ends with the call, whatever the reason."""
         async with reported(context):
+            most = request.max_tokens if request.HasField("max_tokens") else None
+            self._model.require_room(len(request.input_ids), most)  # before millions of ids are looked at
             stream, request_id, asked = AnswerQueue(), _request_id(request), from_request_message(request)
             if asked.grammar is not None:  # compiling takes up to a second; `writer` finds it compiled
                 await asyncio.to_thread(self._model.constraints.new, asked.grammar, asked.input_ids)

@@ -15,9 +15,11 @@ from cluster.trust.call_rules import CallRules
 from cluster.trust.credentials import SERVER_OPTIONS, Credentials
 from cluster.wire import worker_pb2 as pb
 from cluster.worker import callers
-from cluster.worker.connections import DATA_OPTIONS, Connections
+from cluster.worker.connections import Connections
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.loading import Loaded
+from cluster.worker.message_sizes import longest_received
+from cluster.worker.messages import MAX_MESSAGE_BYTES
 from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
 from cluster.worker.watch import Watch
@@ -53,7 +55,11 @@ class Epoch:
         self._name = name
         self._credentials = credentials
         allowed = CallRules(credentials, callers.rules(role, credentials))
-        self._server = grpc.aio.server(interceptors=[allowed], options=(*SERVER_OPTIONS, *DATA_OPTIONS))
+        sizes = (
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", longest_received(role, loaded)),
+        )
+        self._server = grpc.aio.server(interceptors=[allowed], options=(*SERVER_OPTIONS, *sizes))
         self.port = listening.bind(lambda address: credentials.add_port(self._server, address), port)
         self._serving: tuple[Part, Connections, asyncio.Task[None]] | None = None
 

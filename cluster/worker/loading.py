@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Protocol
 
 import mlx.core as mx
@@ -22,10 +23,14 @@ from mlx_moe.pipeline.holding import ExpertHolding, Holding, load_experts, load_
 from mlx_moe.pipeline.link import RunningStage
 from mlx_moe.pipeline.stage import Stage
 from mlx_moe.text.generation_defaults import GenerationDefaults
+from mlx_moe.text.text_process import TextProcess
 from mlx_moe.text.tokenizer import Tokenizer
 
 FREED_BYTES = 128 << 20
 """Limit of MLX's cache of freed buffers, so that a worker's peak is little more than its shard and KV caches."""
+
+
+_TEXT_SUFFIXES = {".json", ".jinja", ".model"}
 
 
 class LoadedStage(Protocol):
@@ -186,7 +191,7 @@ def load(
                 spare=role.spare_parameters(config),
             )
             return LoadedExperts(config, experts)
-        tokenizer = Tokenizer.load_if_usable(checkpoint.directory) if role.coordinates else None
+        reading = _reading(checkpoint.directory) if role.coordinates else None
         defaults = GenerationDefaults.read(checkpoint.directory)
         defaults = replace(defaults, notes=notes(role.placement.model, checkpoint, defaults))
         remote_experts = RemoteExperts(role.owners(config))
@@ -203,7 +208,33 @@ def load(
             held=held,
             spare=role.spare_parameters(config),
         )
+        tokenizer = None if reading is None else reading.tokenizer
     new_drafter = None
     if tokenizer is not None and len(role.placement.stages) > 1:
         new_drafter = choose_drafter(draft, holding, config, tokenizer)
     return LoadedShard(config, holding, tokenizer, defaults, new_drafter, remote_experts)
+
+
+class _Reading:
+    """A tokenizer whose files are read by its process, within limits, before they are read here."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process = TextProcess(directory)
+        self._process.begin()  # it reads while the weights are read here
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; waits for the process."""
+        return Tokenizer.load_if_usable(self._directory, self._process)
+
+
+def _reading(directory: Path) -> _Reading:
+    """Return the tokenizer of a directory; the one of the last load, if the files are the same."""
+    stats = [(path.name, path.stat()) for path in sorted(directory.iterdir()) if path.suffix in _TEXT_SUFFIXES]
+    return _cached_reading(directory, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+@lru_cache(maxsize=1)
+def _cached_reading(directory: Path, _files: tuple[tuple[str, int, int], ...]) -> _Reading:
+    return _Reading(directory)

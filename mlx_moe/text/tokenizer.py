@@ -16,8 +16,9 @@ from mlx_moe.text.dialects import choose
 from mlx_moe.text.dialects.deepseek import DEEPSEEK_V32
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.stated_tokens import optional
+from mlx_moe.text.text_process import SHARED, TextProcess
 from mlx_moe.text.tool_messages import Template, ToolMessages
-from mlx_moe.text.vocabulary import Vocabulary, library_errors
+from mlx_moe.text.vocabulary import Vocabulary
 
 MAX_TEXT_CHARACTERS = 32 << 20
 
@@ -41,6 +42,7 @@ class Tokenizer:
         chat_template: Template | None,
         failure: CheckpointError | None = None,
         model_type: str = "",
+        process: TextProcess | None = None,
     ) -> None:
         tokenizer = vocabulary.tokenizer
         bos_token = vocabulary.special_tokens.get("bos_token")
@@ -52,6 +54,7 @@ class Tokenizer:
         self._conversations: ToolMessages | None = None
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._tokenizer = tokenizer
+        self._encoder: TextProcess | Vocabulary = process or vocabulary
         added = tokenizer.get_added_tokens_decoder()
         template = chat_template.source if isinstance(chat_template, ChatTemplate) else ""
         self.dialect = choose(template, model_type, [str(token) for token in added.values()])
@@ -63,30 +66,37 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, directory: Path) -> Tokenizer:
+    def load(cls, directory: Path, process: TextProcess | None = None) -> Tokenizer:
         """Read a checkpoint's tokenizer files, chat template and end-of-turn tokens.
 
         A turn ends with any `eos_token_id` of generation_config.json and config.json, and with the `eos_token` of
         tokenizer_config.json and special_tokens_map.json.
 
+        Texts are encoded in `process`, or without one here, without limits. If it has begun it is waited for: what
+        reading these files does here has then been done there, within its limits.
+
         Raises:
             CheckpointError: a file is missing or damaged, or has a format that is not supported.
         """
+        if process is not None and process.has_begun:
+            process.load()
         config = optional(directory / "tokenizer_config.json")
         vocabulary = Vocabulary.read(directory, config)
         jinja = _template_source(directory, config)
         ends = GenerationDefaults.read(directory).eos_token_ids | vocabulary.eos_token_ids
         model_type = str(optional(directory / "config.json").get("model_type", ""))
-        template: Template | None = None if jinja is None else ChatTemplate(jinja, vocabulary.special_tokens)
+        template: Template | None = (
+            None if jinja is None else ChatTemplate(jinja, vocabulary.special_tokens, process or SHARED)
+        )
         if template is None and model_type == DEEPSEEK_V32.name:
             template = DeepSeekV32Prompt()
-        return cls(vocabulary, ends, template, model_type=model_type)
+        return cls(vocabulary, ends, template, model_type=model_type, process=process)
 
     @classmethod
-    def load_if_usable(cls, directory: Path) -> Tokenizer:
+    def load_if_usable(cls, directory: Path, process: TextProcess | None = None) -> Tokenizer:
         """Call `load`; if it fails, return a tokenizer with the `failure`: the model still answers token ids."""
         try:
-            return cls.load(directory)
+            return cls.load(directory, process)
         except CheckpointError as exc:
             return cls(Vocabulary.empty(), GenerationDefaults.read(directory).eos_token_ids, None, exc)
 
@@ -108,8 +118,7 @@ class Tokenizer:
         except UnicodeEncodeError as exc:
             where = f"at character {exc.start}"
             raise InvalidRequestError(f"the text has half of a surrogate pair {where}") from exc
-        with library_errors("the tokenizer cannot encode this text"):
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        return self._encoder.encode(text, add_special_tokens)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of ids. Unknown ids have no text."""
@@ -164,6 +173,11 @@ class Tokenizer:
         """The id of each token, added tokens included, by its spelling. Raises CheckpointError without a tokenizer."""
         self._require_usable()
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
+    def close(self) -> None:
+        """End the process that encodes, if there is one; another encoding starts it again."""
+        if isinstance(self._encoder, TextProcess):
+            self._encoder.stop()
 
     def detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as TokenizersTokenizer
 
 MAX_TOKENIZER_BYTES = 256 << 20
+
+MAX_TOKEN_CHARACTERS = 1 << 16
+MAX_DECODER_GROWTH = 256
+"""Real decoders replace one character by one."""
 
 _OTHER_FORMATS = (rank_file.NAME, "tokenizer.model", "tekken.json", "vocab.json")
 
@@ -63,6 +68,20 @@ class Vocabulary:
             ends = {tokenizer.token_to_id(text) for text in stated.eos_tokens}
         return cls(tokenizer, special_tokens, frozenset(i for i in ends if i is not None))
 
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Return the ids of a text. Raises CheckpointError if the tokenizer cannot encode it."""
+        with library_errors("the tokenizer cannot encode this text"):
+            return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def require_harmless(self) -> None:
+        """Raise CheckpointError if turning ids into text, which is done without limits, may take much memory."""
+        longest = max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)), default=0)
+        if longest > MAX_TOKEN_CHARACTERS:
+            raise CheckpointError(f"a token has {longest:,} characters; the limit is {MAX_TOKEN_CHARACTERS:,}")
+        growth = math.prod(max(1, len(text)) for text in _replacements(self.tokenizer))
+        if growth > MAX_DECODER_GROWTH:
+            raise CheckpointError(f"the tokenizer's decoder may make text {growth:,} times as long")
+
     @classmethod
     def empty(cls) -> Vocabulary:
         """Return a vocabulary without tokens."""
@@ -84,6 +103,16 @@ def library_errors(what: str) -> Iterator[None]:
         if type(exc).__name__ != "PanicException":  # a Rust panic; the type cannot be imported, nor is it an Exception
             raise
         raise CheckpointError(f"{what}: {str(exc)[:200]}") from exc
+
+
+def _replacements(tokenizer: TokenizersTokenizer) -> Iterator[str]:
+    """Yield what the decoder writes in place of other text."""
+    steps = [] if tokenizer.decoder is None else [json.loads(tokenizer.decoder.__getstate__())]
+    while steps:
+        step = steps.pop()
+        steps += step.get("decoders", [])
+        if step["type"] == "Replace":
+            yield step["content"]
 
 
 def _find(directory: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
@@ -12,17 +12,11 @@ from cluster.errors import UnreadError
 from cluster.request_message import to_request_message
 from cluster.rpc_errors import error_of
 from cluster.wire import coordinator_pb2 as pb
-from cluster.wire import coordinator_pb2_grpc
 from cluster.worker import answer_queue
-from cluster.worker.answering import Answering
-from cluster.worker.computing import Computing
-from cluster.worker.coordinator_service import CoordinatorService
-from cluster.worker.pipeline import LocalPipeline
-from cluster.worker.recording import Recording
 from mlx_moe.decoding.chunking import DEFAULT_RULE
-from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.request import Request
 from mlx_moe.model import LocalModel
+from tests.cluster.worker.served import served
 from tests.patience import PATIENCE_S
 
 PROMPT = (5, 6, 7)
@@ -59,17 +53,7 @@ def test_a_stream_that_is_not_read_is_held_back_then_ended_and_one_beside_it_doe
     wanted = [token.id for token in model.generate(Request.exactly(PROMPT, LONG))]
 
     async def scenario() -> None:
-        coordinator = Coordinator(model.head, model.config.vocab_size)
-        pipeline = LocalPipeline(Computing(model.stage), Recording("mac-1"), lambda frame: answering.receive(frame))
-        answering = Answering(coordinator, pipeline)
-        turns = asyncio.create_task(answering.run())
-        server = grpc.aio.server()
-        service = CoordinatorService(model, answering, cast("Any", None), lambda _: "a")
-        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(service, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=SMALL_WINDOW) as channel:
-            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+        async with served(model, client_options=SMALL_WINDOW) as (stub, answering):
             slow, quick = stub.Answer(question(LONG)), stub.Answer(question(SHORT))
             await slow.read()
             assert await tokens_of(quick) == wanted[:SHORT]
@@ -82,8 +66,6 @@ def test_a_stream_that_is_not_read_is_held_back_then_ended_and_one_beside_it_doe
             assert isinstance(error_of(caught.value, "mac-1"), UnreadError)
             assert UNREAD - 1 <= len(read) < LONG
             assert read == wanted[: len(read)]
-        turns.cancel()
-        await server.stop(None)
-        assert not answering.active
+            assert not answering.active
 
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))

@@ -13,7 +13,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mlx_moe.errors import InvalidRequestError, TemplateError
-from mlx_moe.text import chat_template
+from mlx_moe.text import text_process
 from mlx_moe.text.chat_template import ChatTemplate
 from tests.patience import PATIENCE_S
 
@@ -73,14 +73,14 @@ TEMPLATES = {
 }
 
 
-DEADLINE_S = chat_template.DEADLINE_S
+DEADLINE_S = text_process.DEADLINE_S
 
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop no honest template where the machine is busy."""
     for deadline in ("DEADLINE_S", "START_DEADLINE_S"):
-        monkeypatch.setattr(chat_template, deadline, PATIENCE_S)
+        monkeypatch.setattr(text_process, deadline, PATIENCE_S)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -136,7 +136,7 @@ HOSTILE = {
 def test_a_hostile_template_is_stopped_and_the_next_one_renders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ChatTemplate("{{ 1 }}", {}).render([]) == "1"
     with monkeypatch.context() as patch:
-        patch.setattr(chat_template, "DEADLINE_S", DEADLINE_S)
+        patch.setattr(text_process, "DEADLINE_S", DEADLINE_S)
         with pytest.raises(TemplateError):
             ChatTemplate(HOSTILE[name], {}).render(MESSAGES)
     year = str(datetime.datetime.now().year)
@@ -144,7 +144,7 @@ def test_a_hostile_template_is_stopped_and_the_next_one_renders(name: str, monke
 
 
 def test_an_endless_template_is_stopped_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(text_process, "DEADLINE_S", 0.2)
     with pytest.raises(TemplateError, match=r"did not end within 0\.2 s"):
         ChatTemplate(HOSTILE["endless"], {}).render(MESSAGES)
 
@@ -195,7 +195,7 @@ def test_a_part_of_a_message_that_is_no_text_is_refused_by_its_type(part: dict[s
 
 
 def test_messages_of_too_many_megabytes_are_refused_with_the_numbers() -> None:
-    with pytest.raises(InvalidRequestError, match=r"have 17,\d{3},\d{3} bytes; the limit is 16,777,216"):
+    with pytest.raises(InvalidRequestError, match=r"has 17,\d{3},\d{3} bytes as JSON; the limit is 16,777,216"):
         ChatTemplate("", {}).render([{"content": "x" * 17_000_000}])
 
 
@@ -244,10 +244,10 @@ def test_the_next_conversation_finds_nothing_of_the_one_before() -> None:
 
 def test_one_process_serves_many_templates() -> None:
     assert ChatTemplate("0", {}).render([]) == "0"
-    process = chat_template._CHILD._process
+    process = text_process.SHARED._process
     for n in range(1, 30):
         assert ChatTemplate(str(n), {}).render([]) == str(n)
-    assert chat_template._CHILD._process is process
+    assert text_process.SHARED._process is process
 
 
 def test_threads_get_their_own_answers() -> None:
@@ -271,25 +271,27 @@ def test_an_interrupted_rendering_leaves_no_answer_for_the_next(monkeypatch: pyt
     template = ChatTemplate("{{ messages | length }}", {})
     assert template.render([]) == "0"
     with monkeypatch.context() as patch:
-        patch.setattr(chat_template, "_converse", interrupted)
+        patch.setattr(text_process, "_converse", interrupted)
         with pytest.raises(KeyboardInterrupt):
             template.render([{}])
-    assert chat_template._CHILD._process is None
+    assert text_process.SHARED._process is None
     assert template.render([{}, {}]) == "2"
 
 
 def test_memory_is_watched_where_the_system_holds_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "MEMORY_BYTES", 100 << 20)
+    process = text_process.TextProcess()
+    monkeypatch.setattr(text_process, "WATCHED_SHARE", 100 / 512)
     source = "{% set a = 'a' * (200 * 2**20) %}" + HOSTILE["endless"]
-    with pytest.raises(TemplateError, match="more than 100 MiB"):
-        ChatTemplate(source, {}).render([])
-    assert ChatTemplate("next", {}).render([]) == "next"
+    with pytest.raises(TemplateError, match="and was stopped"):
+        ChatTemplate(source, {}, process).render([])
+    assert ChatTemplate("next", {}, process).render([]) == "next"
+    process.stop()
 
 
 def test_a_process_that_was_killed_is_replaced() -> None:
     template = ChatTemplate("here", {})
     assert template.render([]) == "here"
-    process = chat_template._CHILD._process
+    process = text_process.SHARED._process
     assert process is not None
     process.kill()
     process.wait()
@@ -297,8 +299,8 @@ def test_a_process_that_was_killed_is_replaced() -> None:
 
 
 def test_a_process_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    chat_template._CHILD.stop()
-    for target, name, value in ((sys, "executable", "/nowhere/python"), (chat_template, "_package_directories", list)):
+    text_process.SHARED.stop()
+    for target, name, value in ((sys, "executable", "/nowhere/python"), (text_process, "package_directories", list)):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)
             with pytest.raises(TemplateError, match="did not start"):
@@ -309,16 +311,16 @@ def test_a_process_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) 
 def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("json", "jinja2", "resource", "mlx_moe"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
-    chat_template._CHILD.stop()
+    text_process.SHARED.stop()
     monkeypatch.chdir(tmp_path)
     assert ChatTemplate("here", {}).render([]) == "here"
 
 
 def test_the_process_has_no_environment_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    chat_template._CHILD.stop()
+    text_process.SHARED.stop()
     monkeypatch.setenv("HF_TOKEN", "secret")
     ChatTemplate("", {}).render([])
-    process = chat_template._CHILD._process
+    process = text_process.SHARED._process
     assert process is not None
     environment = Path(f"/proc/{process.pid}/environ")
     if environment.exists():  # Linux
@@ -327,19 +329,15 @@ def test_the_process_has_no_environment_to_tell(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_process_ends_when_nobody_asks_any_more() -> None:
-    command = [sys.executable, "-P", "-m", "mlx_moe.text.template_process"]
-    environment = {"PYTHONPATH": os.pathsep.join(chat_template._package_directories())}
-    question = json.dumps({"source": "{{ a }}", "variables": {"a": 3}, "max_bytes": 99}) + "\n"
+    command = [sys.executable, "-P", "-m", "mlx_moe.text.limited_process", str(512 << 20)]
+    environment = {"PYTHONPATH": os.pathsep.join(text_process.package_directories())}
+    question = json.dumps({"source": "{{ a }}", "variables": {"a": 3}, "max_bytes": 99, "cpu_s": 3}) + "\n"
     ended = subprocess.run(command, input=question, env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(ended.stdout) == {"text": "3"}
+    assert [json.loads(line) for line in ended.stdout.splitlines()] == [{}, {"text": "3"}]
 
 
 def test_the_process_ends_with_its_parent() -> None:
-    script = (
-        "from mlx_moe.text import chat_template as c\n"
-        "assert c.ChatTemplate('x', {}).render([]) == 'x'\n"
-        "print(c._CHILD._process.pid)"
-    )
+    script = "from mlx_moe.text import text_process as t\nassert t.SHARED.render('x', {}) == 'x'\nprint(t.SHARED.pid)"
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     with pytest.raises(ProcessLookupError):

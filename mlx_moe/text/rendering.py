@@ -1,17 +1,13 @@
-"""The child process that renders chat templates: python -m mlx_moe.text.template_process.
+"""Rendering: chat templates, as transformers' `apply_chat_template` renders them, in jinja2's sandbox.
 
-A template comes with the checkpoint and is not trusted. jinja2's sandbox denies it access to Python's objects, but
-stops neither an endless loop nor a gigabyte of output; so it runs here, within limits that the operating system
-enforces. Reads one JSON object per line from stdin, writes one answer per line to stdout, ends when stdin closes.
+A template comes with the checkpoint and is not trusted. The sandbox denies it access to Python's objects, but stops
+neither an endless loop nor a gigabyte of output: it runs in the process of `limited_process`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-import resource
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,15 +15,10 @@ import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MEMORY_BYTES = 512 << 20
-CPU_S = 3
-"""For one rendering, in case no parent is left that would stop it."""
-
 KEPT_TEMPLATES = 8
-MAX_ERROR_CHARACTERS = 500
 
 
-class _RefusedError(jinja2.TemplateError):
+class RefusedError(jinja2.TemplateError):
     """A template called `raise_exception`; carries its message."""
 
 
@@ -94,21 +85,9 @@ class Renderer:
         self._environment = environment()
         self._templates: dict[str, jinja2.Template] = {}
 
-    def answer(self, asked: Mapping[str, Any]) -> bytes:
-        """Return the JSON line that answers a request: `text`, or `error` and its `kind`."""
-        try:
-            text = self._template(asked["source"]).render(**asked["variables"])
-            line = json.dumps({"text": text}).encode()
-            if len(line) < asked["max_bytes"]:
-                return line + b"\n"
-            answer = {"kind": "failed", "error": f"it wrote {len(text)} characters, more than is taken"}
-        except _RefusedError as exc:
-            answer = {"kind": "refused", "error": str(exc)[:MAX_ERROR_CHARACTERS]}
-        except MemoryError:
-            answer = {"kind": "memory", "error": f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"}
-        except Exception as exc:  # the process boundary: any failure of a template is an answer
-            answer = {"kind": "failed", "error": f"{type(exc).__name__}: {exc}"[:MAX_ERROR_CHARACTERS]}
-        return json.dumps(answer).encode() + b"\n"
+    def text(self, source: str, variables: Mapping[str, Any]) -> str:
+        """Return what a template writes. Raises whatever it raises."""
+        return self._template(source).render(**variables)
 
     def _template(self, source: str) -> jinja2.Template:
         template = self._templates.pop(source, None) or self._environment.from_string(source)
@@ -118,35 +97,8 @@ class Renderer:
         return template
 
 
-def main() -> None:
-    """Render until stdin closes."""
-    _limit_process()
-    renderer = Renderer()
-    for line in sys.stdin.buffer:
-        _limit_rendering()
-        sys.stdout.buffer.write(renderer.answer(json.loads(line)))
-        sys.stdout.buffer.flush()
-
-
-def _limit_process() -> None:
-    """Limit memory; forbid writing files and starting processes, which rendering does not need."""
-    limits = {"AS": MEMORY_BYTES, "DATA": MEMORY_BYTES, "CORE": 0, "FSIZE": 0, "NPROC": 0}
-    for name, limit in limits.items():
-        # macOS refuses or ignores some limits: there the parent watches the memory
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
-
-
-def _limit_rendering() -> None:
-    """Allow the process another CPU_S seconds of CPU time."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, highest = resource.getrlimit(resource.RLIMIT_CPU)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + 1 + CPU_S, highest))
-
-
 def _raise_exception(message: Any) -> None:
-    raise _RefusedError(message)
+    raise RefusedError(message)
 
 
 def _strftime_now(pattern: str) -> str:
@@ -169,7 +121,3 @@ def _check_names(names: Iterable[Any]) -> None:
     for name in names:
         if isinstance(name, str) and name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"a namespace may not have the name {name!r}")
-
-
-if __name__ == "__main__":
-    main()
