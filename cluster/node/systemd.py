@@ -10,9 +10,6 @@ from cluster.node.service import OPEN_FILES, RESTART_S, STOP_S, Service, Service
 
 UNIT = "moe-cluster.service"
 
-_FINAL_CODES = "2 3 7"
-"""Exit codes after which another start would fail in the same way: an invalid request, damaged files, no trust."""
-
 
 @dataclass(frozen=True, slots=True)
 class Systemd:
@@ -41,7 +38,7 @@ class Systemd:
             "Description=moe-cluster node",
             "Documentation=man:systemd.service(5)",
             *network,
-            "StartLimitIntervalSec=0",
+            "StartLimitIntervalSec=0",  # never give up: what is missing, such as a disk or a network, may come
             "",
             "[Service]",
             f"ExecStart={' '.join(map(quoted, service.command))}",
@@ -50,7 +47,6 @@ class Systemd:
             f"WorkingDirectory={escaped(str(service.directory))}",
             "Restart=on-failure",
             f"RestartSec={RESTART_S}",
-            f"RestartPreventExitStatus={_FINAL_CODES}",
             f"TimeoutStopSec={STOP_S}",
             "KillMode=mixed",  # SIGTERM goes to the daemon, which ends its worker itself
             f"LimitNOFILE={OPEN_FILES}",
