@@ -51,11 +51,12 @@ def write_report(output: Path | None) -> None:
         with OwnNode.connect(home) as node:
             status = node.status()
             names = {name for each in status.nodes for name in (each.shown_name, each.info.name)}
+            names |= {removed.name for removed in status.removed}
             texts |= _of_cluster(node, status)
     except ClusterError as error:
         texts["status.json"] = {"error": str(error)}
     texts |= report.own_texts(home)
-    hidden = report.redaction(home, names)
+    hidden = report.redaction(home, names | report.names_in(texts.values()))
     path = output or Path(time.strftime("moe-cluster-report-%Y%m%d-%H%M%S.tar.gz"))
     files = report.redacted(texts, hidden)
     report.write(path, files)

@@ -9,6 +9,7 @@ import getpass
 import io
 import json
 import os
+import re
 import socket
 import tarfile
 import time
@@ -20,8 +21,12 @@ from typing import Any
 from cluster import log_files
 from cluster.errors import ClusterError
 from cluster.home import VARIABLE, Home
+from cluster.membership.node_info import is_node_id
 from cluster.redaction import Redaction
 from mlx_moe.errors import InvalidRequestError
+
+_NODE = re.compile(r"\bnode=(.{1,63}?)(?= \w+=|$)", re.MULTILINE)
+"""A node in a line of a log, by its name or id."""
 
 TAIL_BYTES = 64 << 10
 """Of the files with errors of starts."""
@@ -34,6 +39,12 @@ def redaction(home: Home, names: Iterable[str]) -> Redaction:
     hosts |= {json.dumps(name)[1:-1] for name in hosts}  # as JSON in a log has it
     paths = {str(home.path): f"${VARIABLE}", str(home.path.resolve()): f"${VARIABLE}", str(Path.home()): "~"}
     return Redaction(paths, _user(), hosts, addresses=True)
+
+
+def names_in(texts: Iterable[object]) -> set[str]:
+    """Return the names of nodes in logs, such as of those that are long gone."""
+    found = {name for text in texts if isinstance(text, str) for name in _NODE.findall(text)}
+    return {name for name in found if not is_node_id(name)}
 
 
 def own_texts(home: Home) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _cluster(home: Home, state: OwnNodeState, host: str, port: int) -> list[Find
     return [
         nodes.node_finding(state),
         nodes.port_finding(state, host, port, holds_authority(home)),
-        certificates.membership_finding(membership, datetime.now(UTC)),
+        certificates.membership_finding(membership, state.status, datetime.now(UTC)),
         nodes.clocks_finding(state, names, nodes.slept_s()),
         nodes.versions_finding(software.versions(), state.abouts, names),
     ]

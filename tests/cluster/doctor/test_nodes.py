@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -120,19 +121,34 @@ def test_a_port_that_is_taken_names_who_has_it() -> None:
     )
 
 
-def test_certificates_are_told_with_the_days_that_are_left(tmp_path: Path) -> None:
-    home, now = Home(tmp_path), datetime.now(UTC)
+def test_a_certificate_is_told_with_the_days_that_are_left(tmp_path: Path) -> None:
+    home = Home(tmp_path)
     assert certificates.read_membership(home).is_member is False
     authority = Authority.create(home.authority)
     key = NodeKey.open(home.identity)
     key.adopt(authority.certify(key.private_key.public_key()), authority.certificate)
     membership = certificates.read_membership(home)
-    assert certificates.membership_finding(membership, now).state is State.OK
-    assert membership.has_authority
-    assert membership.node_ends is not None
-    soon = certificates.membership_finding(membership, membership.node_ends - timedelta(days=3))
-    assert soon.state is State.WARNING
-    ended = certificates.membership_finding(membership, membership.node_ends + timedelta(days=3))
-    assert (ended.state, ended.cures) == (State.PROBLEM, (certificates.REJOIN,))
+    assert membership.ends is not None
+    for days, state, cure in (
+        (-300, State.OK, ""),
+        (-60, State.WARNING, certificates.RENEW),
+        (3, State.PROBLEM, certificates.RENEW),
+        (90, State.PROBLEM, certificates.REJOIN),
+    ):
+        found = certificates.membership_finding(membership, None, membership.ends + timedelta(days=days))
+        assert (found.state, "".join(found.cures)) == (state, cure)
+    assert found.found[-1] == "the cluster's authority is kept by this node"
     (home.identity / "node.key").chmod(0o644)
-    assert certificates.membership_finding(certificates.read_membership(home), now).state is State.PROBLEM
+    damaged = certificates.read_membership(home)
+    assert certificates.membership_finding(damaged, None, datetime.now(UTC)).state is State.PROBLEM
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_who_keeps_the_authority_is_told_and_missed(keeps: bool) -> None:
+    now = datetime.now(UTC)
+    membership = certificates.Membership(True, now + timedelta(days=200), now + timedelta(days=300))
+    lost = replace(node(2, NodeState.LOST), keeps_authority=True)
+    known = status(replace(node(1), keeps_authority=keeps), lost)
+    found = certificates.membership_finding(membership, known, now)
+    assert found.state is (State.OK if keeps else State.WARNING)
+    assert ("kept by mac-1" in found.found[-1]) == keeps
