@@ -6,6 +6,7 @@ refused. Some calls decide more, with their message: see `NodeService`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from cluster.daemon.greeter import ECHO_METHOD
@@ -37,6 +38,9 @@ _OF_MEMBERS = {
 }
 """Calls of members, and how many a node may make at once."""
 
+_PER_SECOND = {f"{NODE}Leave": 4, f"{NODE}Grant": 16}
+"""Calls after which this node may have to write its ballot to disk, and how many a node may make in a second."""
+
 GREETINGS = 32
 """A node greets every address of another one, and asks again when its command line wants to know."""
 
@@ -53,6 +57,9 @@ def rules(state: NodeState) -> Mapping[str, Rule]:
         return f"node {caller or '?'} is no member of the cluster that node {own} knows: nodes greet each other first"
 
     return {
-        f"{NODE}Greet": Rule(lambda _: "", GREETINGS),
-        **{method: Rule(not_member, at_once) for method, at_once in _OF_MEMBERS.items()},
+        f"{NODE}Greet": Rule(lambda _: "", GREETINGS, per_s=GREETINGS),
+        **{
+            method: Rule(not_member, at_once, per_s=_PER_SECOND.get(method, math.inf))
+            for method, at_once in _OF_MEMBERS.items()
+        },
     }

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 
+from cluster.daemon.belief import Said, believed
 from cluster.errors import NodeLostError
 from cluster.membership import address
 from cluster.membership.ballot import Ballot
@@ -120,11 +121,13 @@ class NodeState:
 
     @property
     def serving(self) -> tuple[str, pb.Serving]:
-        """The node that has placed a model, and the model's state; the newest of several, ("", empty) if none."""
-        offers = {self.own.node_id: self.own_serving}
-        offers |= {i: self._gossip[i].serving for i in self.present if i in self._gossip}
-        node_id, serving = max(offers.items(), key=lambda offer: (offer[1].epoch, offer[0]))
-        return (node_id, serving) if serving.epoch else ("", pb.Serving())
+        """The node that has placed the cluster's model, and the model's state, ("", empty) if none; see `belief`."""
+        own = self.own.node_id
+        said = {own: Said(self.own_serving, self.holding, self.ballot)}
+        for node_id in self.present:
+            heard = self._gossip.get(node_id)
+            said[node_id] = Said(heard.serving, heard.holding, heard.ballot) if heard else Said()
+        return believed(own, said)
 
     def is_answering(self) -> bool:
         """Whether the cluster answers requests, as last heard."""

@@ -102,8 +102,7 @@ class Voting:
 
     def owns(self, node_id: str, epoch: int) -> bool:
         """Whether a node may deploy under an epoch, as this node has granted."""
-        newest = self._state.ballot.newest
-        return newest.owner == node_id and 0 < epoch <= newest.epoch
+        return self._state.ballot.has_granted(node_id, epoch)
 
     @contextmanager
     def placing(self) -> Iterator[None]:
@@ -150,7 +149,9 @@ class Voting:
 
     async def _objection(self, candidate: str) -> str:
         """Return why there is no cause for another owner, "" if there is one."""
-        for owner in {term.owner for term in self._state.ballot.terms} - {candidate, ""}:
+        known = {term.owner for term in self._state.ballot.terms}
+        known |= {self._state.ballot_of(node_id).granted.owner for node_id in self._state.present}
+        for owner in known - {candidate, ""}:
             serving = await self._serving_of(owner)
             if serving is not None:
                 doing = f"serves {serving.model}" if serving.model else "places a model"
@@ -209,7 +210,8 @@ class Voting:
         await self._ask(node_id, term)
 
     def _misses(self, node_id: str, term: Term) -> bool:
-        return self._state.ballot_of(node_id).newest.epoch < term.epoch
+        ballot = self._state.ballot_of(node_id)
+        return ballot.newest.epoch <= term.epoch and not ballot.has_granted(term.owner, term.epoch)
 
     def _keep(self, ballot: Ballot) -> None:
         if ballot != self._state.ballot:

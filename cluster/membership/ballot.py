@@ -37,17 +37,23 @@ class Ballot:
     """A node's memory of terms. It must be on disk before a grant is sent.
 
     `decided` is the last term that is known to be decided. Each of the `later` ones was granted, here or by a node that
-    left, and may have been decided. A node that left has no vote on what follows a term up to `resigned`.
+    left, and may have been decided. A node that left has no vote on what follows a term up to `resigned`. `granted` is
+    the last one that was granted here: what others had granted counts in a vote, but gives nobody a right here.
     """
 
     decided: Term = Term()
     later: tuple[Term, ...] = ()
     resigned: int = 0
+    granted: Term = Term()
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """All terms that may be the last decided one."""
         return (self.decided, *self.later)
+
+    def has_granted(self, owner: str, epoch: int) -> bool:
+        """Whether this node itself has granted an epoch to a node last, or a later one."""
+        return self.granted.owner == owner != "" and 0 < epoch <= self.granted.epoch
 
     @property
     def newest(self) -> Term:
@@ -55,12 +61,16 @@ class Ballot:
         return self.terms[-1]
 
     def refuses(self, term: Term) -> bool:
-        """Whether a term cannot be granted: its epoch or a later one was granted before, or it is too far ahead."""
-        return not self.newest.epoch < term.epoch <= self.newest.epoch + MAX_STEP
+        """Whether a term cannot be granted: its epoch or a later one was granted before, or it is too far ahead.
+
+        The newest of terms that a node had granted which left can be granted here too.
+        """
+        return term != self.newest and not self.newest.epoch < term.epoch <= self.newest.epoch + MAX_STEP
 
     def grant(self, term: Term) -> Ballot:
         """Return the ballot after a grant that it does not refuse."""
-        return replace(self, later=(*self.later, term))
+        later = self.later if term in self.terms else (*self.later, term)
+        return replace(self, later=later, granted=term)
 
     def decide(self, term: Term) -> Ballot:
         """Return the ballot after it became known that one of the later terms is decided."""

@@ -29,7 +29,10 @@ def term_from_message(message: pb.Term) -> Term:
 def to_message(ballot: Ballot) -> pb.Ballot:
     """Return a ballot as it is sent."""
     return pb.Ballot(
-        decided=term_to_message(ballot.decided), later=map(term_to_message, ballot.later), resigned=ballot.resigned
+        decided=term_to_message(ballot.decided),
+        later=map(term_to_message, ballot.later),
+        resigned=ballot.resigned,
+        granted=term_to_message(ballot.granted),
     )
 
 
@@ -39,4 +42,5 @@ def from_message(message: pb.Ballot) -> Ballot:
     later = tuple(term_from_message(term) for term in message.later[:MAX_LATER])
     if any(term.epoch <= decided.epoch for term in later):
         raise ClusterError("a ballot that cannot be")
-    return Ballot(decided, tuple(sorted(later, key=lambda term: (term.epoch, term.owner))), message.resigned)
+    later = tuple(sorted(later, key=lambda term: (term.epoch, term.owner)))
+    return Ballot(decided, later, message.resigned, term_from_message(message.granted))

@@ -5,6 +5,8 @@ A certificate says who calls, not what the caller may do: a member of the cluste
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -21,12 +23,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+BURST_S = 2.0
+MAX_RATES = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`refusal` returns why a node may not make the call, "" if it may; a node may make `at_once` of them at once."""
+    """`refusal` returns why a node may not make the call, "" if it may.
+
+    A node may make `at_once` of them at once, and `per_s` in a second, or a burst of twice as many.
+    """
 
     refusal: Callable[[str], str]
     at_once: int
+    per_s: float = math.inf
 
 
 class CallRules(grpc.aio.ServerInterceptor):
@@ -36,6 +46,7 @@ class CallRules(grpc.aio.ServerInterceptor):
         self._credentials = credentials
         self._rules = rules
         self._in_progress: Counter[tuple[str, str]] = Counter()
+        self._free_at: dict[tuple[str, str], float] = {}  # when the calls so far are made up for
 
     async def intercept_service(
         self,
@@ -85,16 +96,27 @@ class CallRules(grpc.aio.ServerInterceptor):
                 del self._in_progress[key]
 
     def _require(self, caller: str, method: str) -> None:
-        """Raise TrustError if a node may not make a call, ClusterError if it makes too many at once."""
+        """Raise TrustError if a node may not make a call, ClusterError if it makes too many."""
         if refusal := self._refusal(caller, method):
             raise TrustError(refusal)
-        at_once = self._rules[method].at_once
-        if self._in_progress[caller, method] >= at_once:
+        rule, name = self._rules[method], method.rpartition("/")[2]
+        if self._in_progress[caller, method] >= rule.at_once:
             raise ClusterError(
-                f"node {caller} waits for {at_once} calls of {method.rpartition('/')[2]} here already: try again "
-                "when they have ended"
+                f"node {caller} waits for {rule.at_once} calls of {name} here already: try again when they have ended"
             )
+        if rule.per_s < math.inf and not self._has_time((caller, method), 1 / rule.per_s, time.monotonic()):
+            raise ClusterError(f"node {caller} calls {name} more than {rule.per_s:g} times a second")
 
     def _refusal(self, caller: str, method: str) -> str:
         rule = self._rules.get(method)
         return "this call is nobody's" if rule is None else rule.refusal(caller)
+
+    def _has_time(self, key: tuple[str, str], seconds: float, now: float) -> bool:
+        """Take the seconds of a call from its caller's time; whether there were any."""
+        free_at = max(self._free_at.get(key, now), now)
+        if free_at - now > BURST_S:
+            return False
+        self._free_at[key] = free_at + seconds
+        if len(self._free_at) > MAX_RATES:
+            self._free_at = {one: at for one, at in self._free_at.items() if at > now}
+        return True

@@ -89,14 +89,16 @@ class Term(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., owner: _Optional[str] = ..., electorate: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ballot(_message.Message):
-    __slots__ = ("decided", "later", "resigned")
+    __slots__ = ("decided", "later", "resigned", "granted")
     DECIDED_FIELD_NUMBER: _ClassVar[int]
     LATER_FIELD_NUMBER: _ClassVar[int]
     RESIGNED_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
     decided: Term
     later: _containers.RepeatedCompositeFieldContainer[Term]
     resigned: int
-    def __init__(self, decided: _Optional[_Union[Term, _Mapping]] = ..., later: _Optional[_Iterable[_Union[Term, _Mapping]]] = ..., resigned: _Optional[int] = ...) -> None: ...
+    granted: Term
+    def __init__(self, decided: _Optional[_Union[Term, _Mapping]] = ..., later: _Optional[_Iterable[_Union[Term, _Mapping]]] = ..., resigned: _Optional[int] = ..., granted: _Optional[_Union[Term, _Mapping]] = ...) -> None: ...
 
 class GrantRequest(_message.Message):
     __slots__ = ("term",)

@@ -14,7 +14,9 @@ import grpc
 import psutil
 import pytest
 
+from cluster.client import OwnNode
 from cluster.membership.address import MAX_ADDRESSES
+from cluster.membership.node_info import NodeInfo
 from cluster.membership.node_message import to_message
 from cluster.trust import Authority, MutualTLS, NodeIdentity, NodeKey
 from cluster.weights.weights_service import READ_METHOD
@@ -134,6 +136,67 @@ def test_made_up_acquaintances_open_few_files_and_push_nobody_out(
     assert cluster.model is not None
     assert len(answer(cluster.model, request())) == 8
     until(lambda: process.num_fds() - before < MAX_FILES // 4)
+
+
+class Impostor(node_pb2_grpc.NodeServicer):
+    """A member that says that it serves the model, under an epoch of its own."""
+
+    def __init__(self, certificate: NodeIdentity, like: NodeInfo, epoch: int) -> None:
+        self.server = grpc.server(ThreadPoolExecutor(4))
+        node_pb2_grpc.add_NodeServicer_to_server(self, self.server)
+        port, node_id = MutualTLS(certificate).add_port(self.server, "127.0.0.1:0"), certificate.node_id
+        self.term = pb.Term(epoch=epoch, owner=node_id, electorate=[node_id])
+        self.ballot = pb.Ballot(later=[self.term], granted=self.term)
+        serving = pb.Serving(model="demo", epoch=epoch, state=pb.Serving.READY, coordinator=node_id, port=port)
+        serving.node_ids.append(node_id)
+        self.greeting = pb.Greeting(
+            info=to_message(replace(like, node_id=node_id, name="guest", addresses=(f"127.0.0.1:{port}",))),
+            ballot=self.ballot,
+            holding=pb.Holding(model="demo", epoch=epoch, coordinates=True),
+            serving=serving,
+        )
+
+    def Greet(self, _request: pb.Greeting, _context: grpc.ServicerContext) -> pb.Greeting:  # noqa: N802
+        """Lie."""
+        return self.greeting
+
+
+def served_to(node: RunningNode) -> tuple[str, int] | None:
+    with OwnNode.connect(node.home) as own:
+        serving = own.status().serving
+        return None if serving is None else (serving.coordinator, serving.epoch)
+
+
+def test_an_impostor_that_says_to_serve_the_model_is_believed_by_nobody_and_stops_nobody(
+    cluster: Cluster, certificate: NodeIdentity
+) -> None:
+    before = served_to(cluster.nodes[0])
+    assert before is not None
+    until(lambda: {served_to(node) for node in cluster.nodes} == {before})
+    impostor = Impostor(certificate, cluster.own.status().own.info, before[1] + 1000)
+    impostor.server.start()
+    with ExitStack() as stack:
+        stack.callback(impostor.server.stop, None)
+        opened = [stack.enter_context(channel(certificate, node)) for node in cluster.nodes]
+        stubs = [node_pb2_grpc.NodeStub(one) for one in opened]
+
+        def is_present() -> bool:
+            for stub in stubs:
+                stub.Greet(impostor.greeting, timeout=PATIENCE_S)
+            return len(cluster.present()) == 4
+
+        until(is_present)
+        for stub in stubs:
+            assert stub.Grant(pb.GrantRequest(term=impostor.term), timeout=PATIENCE_S).refusal
+        assert {served_to(node) for node in cluster.nodes} == {before}
+        for stub in stubs:
+            stub.Leave(pb.Farewell(ballot=impostor.ballot), timeout=PATIENCE_S)
+        until(is_present)
+        assert {served_to(node) for node in cluster.nodes} == {before}
+        cluster.unload()
+        until(lambda: {served_to(node) for node in cluster.nodes} == {None} and is_present())
+    cluster.load("demo", cluster.place("demo", (2, 4)))
+    until(lambda: {served_to(node) for node in cluster.nodes} == {served_to(cluster.nodes[0])})
 
 
 def test_only_the_coordinator_cancels_frames_and_a_timeline_names_no_sequence(cluster: Cluster) -> None:

@@ -55,6 +55,16 @@ def test_an_epoch_is_granted_once_and_not_far_ahead() -> None:
     assert ballot.refuses(term(2**32 - 1, "a", "ab"))
 
 
+def test_what_another_node_had_granted_gives_nobody_a_right_here() -> None:
+    first = Ballot().grant(term(1, "a", "abc"))
+    inherited = first.inherit(Ballot().grant(term(2, "x", "x")))
+    assert inherited.newest.owner == "x"
+    assert not inherited.has_granted("x", 2)
+    assert inherited.has_granted("a", 1)
+    assert not inherited.has_granted("a", 2)
+    assert inherited.grant(term(2, "x", "x")).has_granted("x", 2)
+
+
 def test_a_candidate_that_missed_a_decision_needs_the_electorate_of_that() -> None:
     former, missed = term(1, "a", "abc"), term(2, "a", "ab")
     b, c = Ballot(former).grant(missed), Ballot(former)
