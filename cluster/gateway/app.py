@@ -27,6 +27,7 @@ from cluster.gateway import (
 )
 from cluster.gateway.answering import prompt_of
 from cluster.gateway.asking import Asking, ClientGone, json_response
+from cluster.gateway.dashboard import Dashboard
 from cluster.gateway.failures import Failure, NotFoundError
 from cluster.gateway.guard import Admission, Guard, body_of
 from cluster.gateway.metrics import Metrics
@@ -48,16 +49,25 @@ class Gateway:
         self._served = served
         self._admission = admission
         self._turns = Turns()
-        self._metrics = Metrics()
+        self._metrics = Metrics(self._turns)
+        self._dashboard = Dashboard(served, self._metrics)
         self._asking = Asking(served, self._turns, self._metrics, exact=exact)
 
     def app(self, origins: Sequence[str] = ()) -> Starlette:
         """Return the application; web pages of `origins` may use it too."""
         openai, anthropic, olla = openai_errors.error_body, anthropic_errors.error_body, ollama.error_body
         routes = [
+            self._route("GET", "/", self._dashboard.page, openai),
+            self._route("GET", "/page/{name}", self._dashboard.page, openai),
             self._route("GET", "/health", self.health, openai),
             self._route("GET", "/ready", self.ready, openai),
             self._route("GET", "/metrics", self.metrics, openai),
+            self._route("GET", "/v1/cluster", self._dashboard.cluster, openai),
+            self._route("GET", "/v1/cluster/events", self._dashboard.events, openai),
+            self._route("GET", "/v1/cluster/models", self._dashboard.models, openai),
+            self._route("POST", "/v1/cluster/plan", self._dashboard.plan, openai),
+            self._route("POST", "/v1/cluster/load", self._dashboard.load, openai),
+            self._route("POST", "/v1/cluster/unload", self._dashboard.unload, openai),
             self._route("GET", "/v1/models", self.models, openai),
             self._route("GET", "/v1/models/{name:path}", self.model, openai),
             self._route("POST", "/v1/chat/completions", self.chat_completions, openai),
@@ -105,8 +115,6 @@ class Gateway:
 
     async def metrics(self, _request: Request) -> Response:
         """Return Prometheus' text."""
-        self._metrics.running.set(self._turns.running)
-        self._metrics.waiting.set(self._turns.waiting)
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def models(self, _request: Request) -> Response:

@@ -48,8 +48,9 @@ class Guard:
 class Admission:
     """Decides whether a request may be answered at all. Without `keys` everybody may who reaches this port."""
 
-    def __init__(self, keys: Keys | None, hosts: Collection[str] = ()) -> None:
+    def __init__(self, keys: Keys | None, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
         self._keys = keys
+        self._origins = origins
         own = socket.gethostname().lower()
         self._hosts = {"localhost", own, f"{own.partition('.')[0]}.local", *(host.lower() for host in hosts)}
 
@@ -57,12 +58,16 @@ class Admission:
         """Note whose request it is.
 
         Raises:
-            InvalidRequestError: it names a host that this machine is not: a page of that host made the browser ask.
+            InvalidRequestError: it names a host that this machine is not, or was made by another site's page: a
+                browser sends those too, without showing the page the answer.
             TrustError: it has no key, or one that is unknown.
         """
         name = _host(request.headers.get("host", ""))
         if name not in self._hosts and not _is_address(name):
             raise InvalidRequestError(f"this server is not {name[:200]!r}: moe-cluster serve --allow-host adds a name")
+        origin = request.headers.get("origin")
+        if origin is not None and not self._is_allowed(origin, request.headers.get("host", "")):
+            raise InvalidRequestError(f"pages of {origin[:200]!r} may not use it: moe-cluster serve --cors allows that")
         request.state.client = request.client.host if request.client else ""
         if self._keys is None or request.url.path in OPEN_PATHS:
             return
@@ -70,6 +75,10 @@ class Admission:
         if owner is None:
             raise TrustError("the API key is missing or wrong: moe-cluster key create NAME makes one")
         request.state.client = f"key:{owner}"
+
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        own = origin.partition("://")[2] == host
+        return own or "*" in self._origins or origin in self._origins
 
 
 async def body_of(request: Request) -> bytes:

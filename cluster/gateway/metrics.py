@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from cluster.gateway.answering import End, Piece, Prefill
+from cluster.gateway.turns import Turns
 from mlx_moe.errors import MoeClusterError
 
 _TTFT_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -16,14 +18,22 @@ _TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 1
 _ANSWER_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
+RATE_S = 2.0
+RECENT_S = 60.0
+
+
 class Metrics:
     """The gateway's counts and times since it started."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self.registry = CollectorRegistry()
-        self.running = self._gauge("vllm:num_requests_running", "Requests that are being answered")
-        self.waiting = self._gauge("vllm:num_requests_waiting", "Requests that wait for their turn")
-        self.kv_use = self._gauge("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1")
+        self._written_at: deque[float] = deque(maxlen=10_000)
+        self._recent_ttft: deque[tuple[float, float]] = deque(maxlen=100)
+        running = Gauge("vllm:num_requests_running", "Requests that are being answered", registry=self.registry)
+        running.set_function(lambda: turns.running)
+        waiting = Gauge("vllm:num_requests_waiting", "Requests that wait for their turn", registry=self.registry)
+        waiting.set_function(lambda: turns.waiting)
         self._prompt = self._counter("vllm:prompt_tokens", "Tokens of prompts")
         self._generated = self._counter("vllm:generation_tokens", "Tokens of answers")
         self._queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens that were looked for in the KV cache")
@@ -50,6 +60,9 @@ class Metrics:
                     now = time.monotonic()
                     if isinstance(event, Piece):
                         (self._between if n_tokens else self._ttft).observe(now - last)
+                        self._written_at.append(now)
+                        if not n_tokens:
+                            self._recent_ttft.append((now, now - last))
                         n_tokens, last = n_tokens + 1, now
                     elif isinstance(event, End):
                         self._end(event, now - began)
@@ -57,6 +70,18 @@ class Metrics:
         except MoeClusterError as error:
             self._failed.labels(error.code).inc()
             raise
+
+    def summary(self) -> dict[str, float]:
+        """Return counts of this gateway's requests, the mean of recent times, and tokens per second now."""
+        now = time.monotonic()
+        recent = [(at, seconds) for at, seconds in self._recent_ttft if now - at <= RECENT_S]
+        written = sum(1 for at in self._written_at if now - at <= RATE_S)
+        return {
+            "running": self._turns.running,
+            "waiting": self._turns.waiting,
+            "ttft_s": round(sum(s for _, s in recent) / len(recent), 3) if recent else 0.0,
+            "tokens_per_s": round(written / RATE_S, 1),
+        }
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -75,9 +100,6 @@ class Metrics:
         if stats.waited_s:
             self._waited.inc(stats.waited_s)
             self._recovered.inc()
-
-    def _gauge(self, name: str, about: str) -> Gauge:
-        return Gauge(name, about, registry=self.registry)
 
     def _counter(self, name: str, about: str) -> Counter:
         return Counter(name, about, registry=self.registry)

@@ -46,6 +46,11 @@ class Served:
         async with self._one_at_a_time:
             return await self._fresh_status()
 
+    async def node(self) -> NodeClient:
+        """Return this machine's node. Raises NoClusterError if none runs."""
+        async with self._one_at_a_time:
+            return await self._own_node()
+
     async def name(self) -> str:
         """Return the name of the served model for clients. Raises NoClusterError if none is ready."""
         return name_of(_ready(await self.status()))
@@ -79,10 +84,14 @@ class Served:
     async def _fresh_status(self) -> ClusterStatus:
         now = time.monotonic()
         if self._status is None or now - self._read_at > FRESH_S:
-            if self._node is None:
-                self._node = await NodeClient.connect(self._home)
-            self._status, self._read_at = await self._node.status(), now
+            node = await self._own_node()
+            self._status, self._read_at = await node.status(), now
         return self._status
+
+    async def _own_node(self) -> NodeClient:
+        if self._node is None:
+            self._node = await NodeClient.connect(self._home)
+        return self._node
 
     async def _connected(self, status: ClusterStatus) -> _Connection:
         """Return the connection to the present coordinator; the former one is closed when nobody uses it."""

@@ -32,7 +32,7 @@ async def serve(home: Home, options: GatewayOptions) -> None:
     """
     served = Served(home)
     keys = Keys(home.api_keys) if options.needs_key else None
-    gateway = Gateway(served, Admission(keys, options.allowed_hosts), exact=options.exact)
+    gateway = Gateway(served, Admission(keys, options.allowed_hosts, options.origins), exact=options.exact)
     config = uvicorn.Config(
         gateway.app(options.origins),
         log_config=None,

@@ -19,7 +19,8 @@ def ask(home: Path, *requests: dict[str, Any], keys: Keys | None = None, **optio
     """Send requests to a gateway of a home in which no node runs."""
 
     async def send() -> list[httpx.Response]:
-        app = Gateway(Served(Home(home)), Admission(keys, options.get("hosts", ()))).app(options.get("origins", ()))
+        hosts, origins = options.get("hosts", ()), options.get("origins", ())
+        app = Gateway(Served(Home(home)), Admission(keys, hosts, origins)).app(origins)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
             return [await client.request(**{"method": "GET", **request}) for request in requests]
 
@@ -97,6 +98,10 @@ def test_without_a_node_or_model_a_client_is_told_to_come_again(tmp_path: Path) 
 
 def test_no_page_of_another_origin_may_read_unless_it_is_named(tmp_path: Path) -> None:
     asked = {"url": "/health", "headers": {"origin": "https://chat.example"}}
-    assert "access-control-allow-origin" not in ask(tmp_path, asked)[0].headers
+    (refused,) = ask(tmp_path, asked)
+    assert refused.status_code == 400
+    assert "access-control-allow-origin" not in refused.headers
+    (own,) = ask(tmp_path, {"url": "/health", "headers": {"origin": "http://127.0.0.1:8080"}})
+    assert own.status_code == 200
     named = ask(tmp_path, asked, origins=["https://chat.example"])[0].headers
     assert named["access-control-allow-origin"] == "https://chat.example"
