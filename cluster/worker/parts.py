@@ -24,6 +24,7 @@ from cluster.worker.data_service import CancelService, ExpertsService, FramesSer
 from cluster.worker.frame_stream import FrameStream
 from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
+from cluster.worker.message_sizes import longest_received
 from cluster.worker.messages import Kind, Message
 from cluster.worker.pipeline import LocalPipeline, Pipeline
 from cluster.worker.recording import Recording
@@ -110,7 +111,8 @@ class StagePart:
         self._computing = _computing(self._stage, role)
         self.watch = self._computing.watch
         self._ring = RingStage(self._computing, epoch, connections.name(role.previous_node))
-        self._inbox = Inbox()
+        in_flight = len(role.placement.stages) + 2  # a frame in each stage, and those on their way
+        self._inbox = Inbox(in_flight * longest_received(role, loaded))
         self._service = FramesService(epoch, self._take)
         self._next: FrameStream | None = None
 
@@ -143,6 +145,7 @@ class StagePart:
 
     async def _take(self, message: Message) -> None:
         self._inbox.put(message)
+        await self._inbox.room()
 
 
 class CoordinatorPart:
