@@ -48,6 +48,7 @@ class NodeRow:
     latency_s: float
     bytes_per_s: float
     keeps_authority: bool
+    silent_s: float = 0.0
 
     @property
     def placement(self) -> NodePlacement:
@@ -92,7 +93,15 @@ def _row(node: NodeStatus) -> NodeRow:
         latency_s=link.latency_s if link else 0.0,
         bytes_per_s=link.bytes_per_s if link else 0.0,
         keeps_authority=node.keeps_authority,
+        silent_s=node.silent_s,
     )
+
+
+def _state(row: NodeRow) -> str:
+    """Return what a node is: its role in the model that is served, or its state if that is another than present."""
+    if row.state == "suspect":
+        return f"suspect: silent for {row.silent_s:.0f} s"
+    return row.role if row.role and row.is_here else row.state
 
 
 def _role(holding: Holding | None) -> str:
@@ -114,7 +123,7 @@ def cluster_table(rows: Sequence[NodeRow]) -> HeadedTable:
     for row in rows:
         table.add_row(
             visible(row.name),
-            row.role if row.role and row.is_here else row.state,
+            _state(row),
             visible(row.chip),
             bytes_text(row.offered_bytes),
             *(_held(row) if row.role else ("", "", "", "")),

@@ -91,6 +91,7 @@ class ServingStatus:
 class NodeStatus:
     """A node. `link` is the measured link from this node to it, `links` are its own measured links to others.
 
+    A node that is SUSPECT is present, but has been silent for `silent_s`.
     `keeps_authority`: it can let others in, and remove them.
     """
 
@@ -102,11 +103,12 @@ class NodeStatus:
     links: Mapping[str, LinkSpeed]
     free_disk_bytes: int = 0
     keeps_authority: bool = False
+    silent_s: float = 0.0
 
     @property
     def is_here(self) -> bool:
         """Whether the node is present."""
-        return self.state is NodeState.PRESENT
+        return self.state in (NodeState.PRESENT, NodeState.SUSPECT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ def _node(message: pb.NodeStatus) -> NodeStatus:
         links=links_from_messages(message.links),
         free_disk_bytes=message.free_disk_bytes,
         keeps_authority=message.keeps_authority,
+        silent_s=message.silent_s,
     )
 
 

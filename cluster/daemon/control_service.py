@@ -6,6 +6,7 @@ It has no other port: what strangers and other nodes do on the network cannot sh
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -200,12 +201,13 @@ class ControlService(node_pb2_grpc.ControlServicer):
         raise InvalidRequestError(f"{gone}; nodes are: {shown}")
 
     def _node(self, node_id: str) -> pb.NodeStatus:
-        state = self._state
+        state, now = self._state, time.monotonic()
         member = state.membership.members.get(node_id)
         status = pb.NodeStatus(
             info=to_message(member.info if member else state.own),
             shown_name=state.name(node_id),
-            state=str(member.state) if member else "present",
+            state=str(member.shown_state(now)) if member else "present",
+            silent_s=member.silent_s(now) if member else 0.0,
             holding=state.holding_of(node_id),
             links=links_to_messages(state.links_of(node_id)),
             free_disk_bytes=state.free_disk_of(node_id),

@@ -19,8 +19,10 @@ import grpc
 from cluster.daemon import deployment_events as events
 from cluster.daemon.channels import Channels
 from cluster.daemon.deployment import Deployment, Phase
+from cluster.daemon.greeter import ECHO_METHOD
 from cluster.daemon.state import NodeState
 from cluster.errors import NodeLostError
+from cluster.membership.membership import Gone, State
 from cluster.placement import Placement
 from cluster.rpc_errors import error_named, error_of, is_reported
 from cluster.wire import node_pb2, node_pb2_grpc
@@ -28,6 +30,13 @@ from cluster.wire import worker_pb2 as pb
 from mlx_moe.errors import MoeClusterError
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 0.25
+"""How often to look whether membership counts a node as lost."""
+
+ANSWER_S = 1.0
+PAUSE_S = 0.2
+"""How long a node whose call has broken may take to answer, and a pause before it is asked again."""
 
 WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
 
@@ -252,17 +261,50 @@ class Deploying:
         name = self._state.name(node_id)
         error: MoeClusterError = NodeLostError(f"node {name} ended its worker", node_id=node_id)
         is_gone = False
+        looking = self._spawn(self._look(node_id, call))
         try:
             async for event in call:
                 if (told := _told(event, node_id, name)) is not None:
                     self._events.put_nowait(told)
         except grpc.RpcError as exc:
             error = error_of(exc, f"node {name}", node_id)
-            is_gone = not is_reported(exc)
+            is_gone = not is_reported(exc) and not await self._answers(node_id)
         except asyncio.CancelledError:
             if not call.cancelled():  # this task was cancelled instead of the call
                 raise
+            if self._is_lost(node_id):
+                error = NodeLostError(f"node {name} is silent: it does not answer any more", node_id=node_id)
+                is_gone = True
+        finally:
+            looking.cancel()
+        if is_gone:
+            self._state.apply(Gone(node_id))
         self._events.put_nowait(events.CallEnded(node_id, error, is_gone))
+
+    async def _look(self, node_id: str, call: WorkerCall) -> None:
+        """Cancel the call of a node that membership counts as lost: no connection to it may have broken yet."""
+        while not self._is_lost(node_id):
+            await asyncio.sleep(LOOK_S)
+        call.cancel()
+
+    def _is_lost(self, node_id: str) -> bool:
+        member = self._state.membership.members.get(node_id)
+        return member is not None and member.state is State.LOST
+
+    async def _answers(self, node_id: str) -> bool:
+        """Whether a node whose call has broken still answers: only the connection broke."""
+        for _ in range(2):
+            channel = self._channels.get(node_id, self._state.target(node_id))
+            echo: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(ECHO_METHOD)
+            try:
+                await echo(b"", timeout=ANSWER_S)
+            except grpc.RpcError as exc:
+                if is_reported(exc):
+                    return True
+                await asyncio.sleep(PAUSE_S)  # the first one may hear of the broken connection, too
+            else:
+                return True
+        return False
 
     def _part(self) -> pb.LoadShard:
         return pb.LoadShard(

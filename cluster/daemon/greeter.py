@@ -20,7 +20,7 @@ from cluster.membership.contacts import HEARTBEAT_S, MAX_DIALS, Target
 from cluster.membership.greeting import Greeting, parsed
 from cluster.membership.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
 from cluster.membership.node_message import links_to_messages, to_message
-from cluster.rpc_errors import details_of
+from cluster.rpc_errors import details_of, is_refused
 from cluster.trust.identity import ANY_NODE
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
@@ -39,6 +39,10 @@ LEAVING_S = 1.0
 ECHOES = 8
 ECHO_BYTES = 1 << 20
 """Bytes sent one way to measure a link's rate: below gRPC's default limit, and few for a slow link."""
+
+
+class _RefusedError(NodeLostError):
+    """Nothing listens at the address."""
 
 
 class Greeter:
@@ -123,7 +127,7 @@ class Greeter:
         try:
             greeting, at, rtt_s = await self._first_answer(target)
         except NodeLostError as exc:
-            self._state.apply(Failed(target, str(exc)))
+            self._state.apply(Failed(target, str(exc), isinstance(exc, _RefusedError)))
             return
         info = greeting.info
         self._state.apply(Answered(target, info, rtt_s, greeting.refusal))
@@ -141,7 +145,7 @@ class Greeter:
         Raises:
             NodeLostError: no address answers.
         """
-        failure = "no answer"
+        failure, is_refused = "no answer", True
         attempts: list[asyncio.Task[tuple[Greeting, str, float]]] = []
         try:
             addresses = await _resolved(target.addresses)
@@ -153,17 +157,18 @@ class Greeter:
                 try:
                     greeting, at, rtt_s = await attempt
                 except NodeLostError as exc:
-                    failure = str(exc)
+                    failure, is_refused = str(exc), is_refused and isinstance(exc, _RefusedError)
                 else:
+                    is_refused = False
                     if target.node_id in ("", greeting.info.node_id):
                         return greeting, at, rtt_s
                     failure = f"{at} is {greeting.info.name}"  # one of several machines, without certificates
         except OSError as exc:
-            failure = f"its name is not known here: {exc}"
+            failure, is_refused = f"its name is not known here: {exc}", False
         finally:
             for task in attempts:
                 task.cancel()
-        raise NodeLostError(failure)
+        raise (_RefusedError if is_refused else NodeLostError)(failure)
 
     async def _ask(self, node_id: str, at: str, wait_s: float = 0.0) -> tuple[Greeting, str, float]:
         await asyncio.sleep(wait_s)
@@ -178,11 +183,11 @@ class Greeter:
             async with self._channels.attempt(node_id, at) as channel:
                 return parsed(await node_pb2_grpc.NodeStub(channel).Greet(self.greeting(at), timeout=GREETING_S), at)
         except grpc.RpcError as exc:
-            failure = details_of(exc)
+            failure, kind = details_of(exc), _RefusedError if is_refused(exc) else NodeLostError
         except ClusterError as exc:
-            failure = str(exc)
+            failure, kind = str(exc), NodeLostError
         # Without the cause: its traceback keeps the call, and with it the connection, until garbage is collected
-        raise NodeLostError(failure)
+        raise kind(failure)
 
     async def _ask_again(self, node_id: str) -> None:
         with suppress(NodeLostError):  # only heartbeats decide that a node is lost

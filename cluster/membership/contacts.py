@@ -138,6 +138,11 @@ class Contacts:
         heard = {t: c for t, c in self.by_target.items() if c.kept or now - c.heard_at <= FORGET_S}
         return self if len(heard) == len(self.by_target) else Contacts(heard)
 
+    def is_doubtful(self, target: Target) -> bool:
+        """Whether several greetings in a row were not answered at a target."""
+        contact = self.by_target.get(target)
+        return contact is not None and contact.unanswered >= _DOUBT
+
     def node_at(self, target: Target) -> str:
         """Return the id of the node that answered at a target or is said to be there, "" if unknown."""
         contact = self.by_target.get(target)

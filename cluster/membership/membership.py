@@ -27,11 +27,16 @@ ALIVE_S = 2.5 * HEARTBEAT_S
 """A node that was silent for longer may have been restarted elsewhere; before that, another with its id is a copy."""
 
 
+SUSPECT_S = 2.5
+"""A present node that was silent for longer is shown as suspect: stopped, overloaded or cut off for a moment."""
+
+
 class State(StrEnum):
-    """The state of a member."""
+    """The state of a member. SUSPECT is PRESENT, but silent: see `Member.shown_state`."""
 
     CONNECTING = "connecting"
     PRESENT = "present"
+    SUSPECT = "suspect"
     LOST = "lost"
     LEFT = "left"
     REMOVED = "removed"
@@ -60,6 +65,15 @@ class Member:
     def is_here(self, now: float) -> bool:
         """Whether both directions worked within the timeout."""
         return all(at is not None and now - at <= TIMEOUT_S for at in (self.answered_at, self.greeted_at))
+
+    def silent_s(self, now: float) -> float:
+        """Return for how long at least one direction has been silent; 0 if the node is not present."""
+        times = [at for at in (self.answered_at, self.greeted_at) if at is not None]
+        return max(0.0, now - min(times)) if times and self.state is State.PRESENT else 0.0
+
+    def shown_state(self, now: float) -> State:
+        """Return its state for people: SUSPECT if it is present, but has been silent."""
+        return State.SUSPECT if self.silent_s(now) > SUSPECT_S else self.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +121,11 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A greeting was not answered."""
+    """A greeting was not answered; `is_refused`: nothing listens at the target any more."""
 
     target: Target
     failure: str
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +142,13 @@ class Measured:
 
     node_id: str
     link: LinkSpeed
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A present node has ended, as its closed connections show: it is lost without waiting for its silence."""
+
+    node_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +177,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Hinted | Announced | Sent | Answered | Failed | Greeted | Measured | Left | Removed | Moved | Tick
+Event = Hinted | Announced | Sent | Answered | Failed | Greeted | Measured | Gone | Left | Removed | Moved | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +209,12 @@ class Membership:
                 after = self._with(self.contacts.sent(target, now))
             case Answered():
                 after = self._answered(event, now)
-            case Failed(target, failure):
+            case Failed(target, failure, is_refused):
                 after = self._with(self.contacts.failed(target, failure))
+                if is_refused and self.contacts.is_doubtful(target):
+                    after = after._gone(self.contacts.node_at(target))
+            case Gone(node_id):
+                after = self._gone(node_id)
             case Greeted(info, at):
                 after = self._greeted(info, at, now)
             case Measured(node_id, link) if node_id in self.members:
@@ -249,6 +275,13 @@ class Membership:
 
     def _with(self, contacts: Contacts) -> Membership:
         return replace(self, contacts=contacts)
+
+    def _gone(self, node_id: str) -> Membership:
+        """Forget that a present node was heard."""
+        member = self.members.get(node_id)
+        if member is None or member.state is not State.PRESENT:
+            return self
+        return self._with_member(replace(member, answered_at=None, greeted_at=None))
 
     def _answered(self, event: Answered, now: float) -> Membership:
         info = event.info

@@ -452,7 +452,7 @@ class ClusterStatus(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., insecure: bool = ..., own_node_id: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., coordinator_address: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ..., api_url: _Optional[str] = ..., removed: _Optional[_Iterable[_Union[Removal, _Mapping]]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links", "free_disk_bytes", "keeps_authority")
+    __slots__ = ("info", "shown_name", "state", "latency_s", "bytes_per_s", "holding", "links", "free_disk_bytes", "keeps_authority", "silent_s")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SHOWN_NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -462,6 +462,7 @@ class NodeStatus(_message.Message):
     LINKS_FIELD_NUMBER: _ClassVar[int]
     FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEEPS_AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    SILENT_S_FIELD_NUMBER: _ClassVar[int]
     info: NodeInfo
     shown_name: str
     state: str
@@ -471,7 +472,8 @@ class NodeStatus(_message.Message):
     links: _containers.RepeatedCompositeFieldContainer[MeasuredLink]
     free_disk_bytes: int
     keeps_authority: bool
-    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ..., keeps_authority: bool = ...) -> None: ...
+    silent_s: float
+    def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ..., keeps_authority: bool = ..., silent_s: _Optional[float] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode", "standby")

@@ -17,6 +17,7 @@ from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
 from tests.cluster.test_recovery import LAYERS, request
 from tests.faults import stuck
 from tests.faults.network import network
+from tests.patience import until
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +106,21 @@ def test_a_worker_that_stands_still_is_killed_and_the_answer_goes_on(
     assert tokens + list(written) == wanted
     assert f"node mac-2: {reason}" in written.stats.waited_for
     assert not worker.is_running()
+
+
+def test_a_node_that_stands_still_for_long_is_lost_and_one_that_goes_on_again_rejoins(
+    cluster: Cluster, model: RemoteModel, wanted: list[Token]
+) -> None:
+    written = model.new_conversation().answer(request(PROMPT))
+    tokens = [next(written) for _ in range(3)]
+    node = cluster.nodes[2]
+    worker = worker_of(node)
+    for process in (worker, psutil.Process(node.process.pid)):
+        process.suspend()
+    assert tokens + list(written) == wanted
+    assert "node mac-3" in written.stats.waited_for
+    for process in (worker, psutil.Process(node.process.pid)):
+        process.resume()
+    cluster.wait_for_all()
+    until(lambda: not worker.is_running())
+    assert answer(model, request(PROMPT)) == wanted

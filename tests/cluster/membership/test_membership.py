@@ -13,11 +13,13 @@ from cluster.membership.hardware import Hardware
 from cluster.membership.membership import (
     FORGET_REFUSED_S,
     MAX_MEMBERS,
+    SUSPECT_S,
     Announced,
     Answered,
     Change,
     Event,
     Failed,
+    Gone,
     Greeted,
     Happening,
     Hinted,
@@ -92,6 +94,37 @@ def test_silence_loses_a_node_and_events_alone_bring_it_back() -> None:
     back = apply(lost, answered(info(1)), Greeted(info(1)), now=60.0)
     assert state(back, 1) is State.PRESENT
     assert changes(lost, back) == [Change(Happening.BACK, "mac-1")]
+
+
+@pytest.mark.parametrize("still_works", [answered(info(1)), Greeted(info(1))])
+def test_a_node_that_is_silent_in_one_direction_is_shown_as_suspect_before_it_is_lost(still_works: Event) -> None:
+    membership = joined(info(1))
+    for now in (1.0, 2.0, SUSPECT_S + 0.1, TIMEOUT_S):
+        membership = apply(membership, still_works, now=now)
+        member = membership.members[info(1).node_id]
+        assert member.silent_s(now) == now
+        assert member.shown_state(now) is (State.SUSPECT if now > SUSPECT_S else State.PRESENT)
+        assert membership.present
+    heard = apply(membership, answered(info(1)), Greeted(info(1)), now=TIMEOUT_S).members[info(1).node_id]
+    assert heard.shown_state(TIMEOUT_S) is State.PRESENT
+    lost = apply(membership, Tick(), now=TIMEOUT_S + 0.1).members[info(1).node_id]
+    assert (lost.shown_state(TIMEOUT_S + 0.1), lost.silent_s(TIMEOUT_S + 0.1)) == (State.LOST, 0)
+
+
+def test_a_node_whose_connections_show_that_it_has_ended_is_lost_at_once_until_it_is_back() -> None:
+    gone = apply(joined(info(1)), Gone(info(1).node_id), Gone("f" * 16))
+    assert state(gone, 1) is State.LOST
+    assert state(apply(gone, Greeted(info(1)), now=0.1), 1) is State.LOST
+    assert state(apply(gone, Greeted(info(1)), answered(info(1)), now=0.1), 1) is State.PRESENT
+
+
+def test_a_node_where_nothing_listens_any_more_is_lost_after_two_greetings() -> None:
+    membership, refused = joined(info(1)), Failed(target(info(1)), "nothing listens there", is_refused=True)
+    once = apply(membership, Sent(target(info(1))), refused, now=1.0)
+    assert state(once, 1) is State.PRESENT
+    assert state(apply(once, Sent(target(info(1))), refused, now=2.0), 1) is State.LOST
+    silent = replace(refused, is_refused=False)
+    assert state(apply(once, Sent(target(info(1))), silent, now=2.0), 1) is State.PRESENT
 
 
 def test_a_node_that_leaves_is_gone_at_once_and_may_return() -> None:
