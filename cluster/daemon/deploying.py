@@ -246,11 +246,16 @@ class Deploying:
         log.warning("event=lost model=%s cause=%s", self.placement.model, self._deployment.cause)
         began_s = time.monotonic()
         await asyncio.sleep(delay_s)
-        try:
-            deploy = await self._replace(self.placement, lost)
-        except MoeClusterError as error:
-            self._events.put_nowait(events.RepairFailed(error))
-            return
+        while True:
+            present = set(self._state.present)
+            try:
+                deploy = await self._replace(self.placement, lost)
+                break
+            except MoeClusterError as error:
+                if set(self._state.present) != present:  # it counted on a node that was ending
+                    continue
+                self._events.put_nowait(events.RepairFailed(error))
+                return
         log.info("event=placed_again epoch=%d seconds=%.2f", deploy.epoch, time.monotonic() - began_s)
         self._deploy = deploy
         placement = Placement.parse(deploy.placement)
