@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tests.cluster.running import RunningNode
-from tests.faults.proxy import Link, ToxicProxy
+from tests.faults.proxy import Link, Opened, ToxicProxy
 from tests.faults.toxics import BLACK_HOLE, NONE, Toxics
 from tests.faults.way_out import VARIABLE
 from tests.patience import PATIENCE_S
@@ -32,7 +32,8 @@ class Network:
         self._proxies = [ToxicProxy(self._opener(n), seed + n) for n in range(n_nodes)]
         self._owners: dict[Link, int] = {}
         self._targets: dict[Link, int | None] = {}
-        self._ports: dict[int, int] = {}  # of nodes: a connection has no time to ask the system on a busy machine
+        self._ports: dict[int, int] = {}  # whose they are
+        self._finding: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -98,14 +99,22 @@ class Network:
         self._thread.join(PATIENCE_S)
         self._loop.close()
 
-    def _opener(self, source: int) -> Any:
+    def _opener(self, source: int) -> Opened:
         async def opened(link: Link) -> None:
             self._owners = {known: n for known, n in self._owners.items() if known.is_open} | {link: source}
-            target = await asyncio.to_thread(self._owner_of, link)
-            self._targets = {known: n for known, n in self._targets.items() if known.is_open} | {link: target}
-            self._spoil(link)
+            self._targets = {known: n for known, n in self._targets.items() if known.is_open} | {link: None}
+            finding = asyncio.create_task(self._find(link))
+            if any(toxics != NONE for toxics in self._ways.values()):
+                await finding  # else it is not waited for: a connection has little time on a busy machine
+            else:
+                self._finding.add(finding)
+                finding.add_done_callback(self._finding.discard)
 
         return opened
+
+    async def _find(self, link: Link) -> None:
+        self._targets[link] = await asyncio.to_thread(self._owner_of, link)
+        self._spoil(link)
 
     def _owner_of(self, link: Link) -> int | None:
         port = int(link.target.rpartition(":")[2])
