@@ -45,6 +45,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         f"2026-11-26 10:00:01,000 cluster ERROR {person}/models/x by {USER} on {socket.gethostname()}: {token}\n"
         f"2026-11-26 10:00:01,000 cluster ERROR {json.dumps(NAMES[0])} sent {api_key}\n"
         f"2026-11-26 10:00:02,000 cluster ERROR key {private}\n"
+        "2026-11-26 10:00:03,000 cli.news INFO event=lost node=Old Mac of Bob reason=silence\n"
+        "2026-11-26 10:00:04,000 cluster INFO enrolled node=0123456789abcdef\n"
     )
     (home.logs / "up.log").write_text(f"error: {home.path}/identity cannot be read by {USER}, MINI-2.local knows\n")
     (person / "secrets").write_text(f"{token}\n{api_key}\n{private}")
@@ -52,8 +54,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def packed(home: Home, path: Path) -> dict[str, str]:
-    hidden = report.redaction(home, NAMES)
-    texts = report.own_texts(home) | {
+    own = report.own_texts(home)
+    hidden = report.redaction(home, {*NAMES, *report.names_in(own.values())})
+    texts = own | {
         "status.json": {"nodes": list(NAMES), "at": "192.168.7.9"},
         f"logs/{NAMES[0]}": "x",
     }
@@ -68,7 +71,7 @@ def test_planted_names_addresses_and_secrets_are_not_in_the_archive(home: Home, 
     token, api_key, *private = (home.path.parent / "secrets").read_text().splitlines()
     for planted in (token, token[-32:], api_key, *private[1:-1], CHAT, USER, socket.gethostname(), str(home.path)):
         assert planted.lower() not in everything.lower()
-    for planted in ("Jane", "mini-2", "192.168.7", "fd12"):
+    for planted in ("Jane", "mini-2", "192.168.7", "fd12", "Bob"):
         assert planted.lower() not in everything.lower()
 
 
@@ -77,6 +80,7 @@ def test_what_helps_is_in_the_archive_and_equal_things_stay_equal(home: Home, tm
     log = files["r/logs/this-node.log"]
     assert "event=lost node=host-" in log
     assert "~/models/x by USER" in log
+    assert "node=0123456789abcdef" in log
     status, options = json.loads(files["r/status.json"]), json.loads(files["r/config/options.json"])
     assert f"node={status['nodes'][0]} at={status['at']} and" in log
     assert options["name"] == status["nodes"][0]
