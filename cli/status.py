@@ -107,7 +107,7 @@ def _rendered(status: ClusterStatus) -> RenderableType:
 
 def _authority_lines(status: ClusterStatus) -> list[Text]:
     """Return which nodes can let others in, and which were removed."""
-    keepers = [visible(node.shown_name) for node in status.nodes if node.keeps_authority and node.is_here]
+    keepers = sorted(visible(node.shown_name) for node in status.nodes if node.keeps_authority and node.is_here)
     lines = [] if status.insecure else [f"authority kept by {', '.join(keepers) or 'no node that is here'}"]
     removed = [f"{visible(node.name)} ({date.fromtimestamp(node.at_s)})" for node in status.removed]
     lines += [f"removed: {', '.join(removed)}"] if removed else []

@@ -90,7 +90,8 @@ def show(as_json: bool) -> None:
     for token in tokens:
         left_s = token.expires_at_s - time.time()
         expires = duration_text(left_s) if left_s > 0 else ""
-        table.add_row(token.token_id, _state(token), f"{len(token.used_by)} of {token.max_uses}", expires)
+        state = f"{_state(token)}, for guests" if token.guest else _state(token)
+        table.add_row(token.token_id, state, f"{len(token.used_by)} of {token.max_uses}", expires)
     table_console().print(table)
 
 

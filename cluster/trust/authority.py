@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -108,7 +108,11 @@ class Authority:
     def read(cls, pem: bytes, now: Callable[[], datetime] = _utc_now, lifetime: timedelta | None = None) -> Authority:
         """Return the authority in `pem`. Raises ValueError if it is none, or its key and certificate do not match."""
         authority = cls(load_private_key(pem), load_certificates(pem)[0], now, lifetime)
-        if key_hash(authority._certificate.public_key()) != authority.key_hash:
+        try:
+            certified = key_hash(authority._certificate.public_key())
+        except UnsupportedAlgorithm as exc:
+            raise ValueError("its certificate is of an unknown kind of key") from exc
+        if certified != authority.key_hash:
             raise ValueError("its certificate is of another key")
         return authority
 
@@ -144,7 +148,7 @@ class Authority:
         """Whether a key's certificate is of this authority, and ended less than RENEWABLE ago, if at all."""
         try:
             certificate.verify_directly_issued_by(self._certificate)
-        except (ValueError, TypeError, InvalidSignature):
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             return False
         is_its_own = key_hash(certificate.public_key()) == key_hash(public_key)
         return is_its_own and self._now() < certificate.not_valid_after_utc + RENEWABLE

@@ -1,12 +1,15 @@
 """Certificates are renewed before they end, and ports and channels use the new one without a restart."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cluster.daemon.renewing import keep_renewed
 from cluster.errors import ClusterError, TrustError
@@ -16,6 +19,8 @@ from cluster.trust.identity import certified_id, load_certificates
 from tests.cluster.trust.first_node import FirstNode
 from tests.cluster.trust.test_credentials import aio_ask, aio_server
 from tests.patience import PATIENCE_S
+
+AUTHORITY = Authority.new()
 
 
 def issued_ago(first_node: FirstNode, age: timedelta, lifetime: timedelta | None = None) -> Authority:
@@ -55,7 +60,7 @@ def test_what_ended_long_ago_or_is_removed_or_of_another_key_is_not_renewed(firs
     certificates = thief.directory / "certificates.pem"
 
     async def use(address: str) -> None:
-        with pytest.raises(TrustError, match=r"refused to renew this node: .* ended on 20.*moe-cluster leave"):
+        with pytest.raises(TrustError, match=r"refused to renew this node: .* ended too long ago: .*moe-cluster leave"):
             await renew([address], old, PATIENCE_S)
         with pytest.raises(TrustError, match="node mac-9 was removed from the cluster"):
             await renew([address], removed, PATIENCE_S)
@@ -127,3 +132,15 @@ def _with_name_of(authority: Authority, node_id: str, key: ec.EllipticCurvePubli
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cluster.trust.authority.node_id_of", lambda _: node_id)
         return authority.certify(key)
+
+
+@given(st.binary(max_size=300), st.integers(0, 2000))
+@example(b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", 0)
+def test_noise_in_place_of_a_certificate_or_an_authority_is_refused(noise: bytes, place: int) -> None:
+    for good in (AUTHORITY.pem, AUTHORITY.certificate):
+        mixed = good[:place] + noise + good[place + len(noise) :]
+        with suppress(ValueError):
+            assert Authority.read(mixed).pem
+        with suppress(ValueError):
+            for certificate in load_certificates(mixed):
+                AUTHORITY.may_renew(certificate, ec.generate_private_key(ec.SECP256R1()).public_key())
