@@ -170,13 +170,16 @@ class Daemon:
                 reason = f"node {self.settings.name} was stopped"
                 await pulling.end()
                 await gateway.stop()
-                await self.serving.unload_own(reason)
+                removal = None if self._for_good else self._own_removal()
+                if removal is None:
+                    await self.serving.unload_own(reason)
                 await node_service.end_worker(reason)
-                self.serving.voting.resign()
-                await greeter.leave(for_good=self._for_good)
+                if removal is None:  # else the others take over what it serves, as if it had died
+                    self.serving.voting.resign()
+                    await greeter.leave(for_good=self._for_good)
                 for task in running:
                     task.cancel()
-        if not self._for_good and (removal := self._own_removal()) is not None:
+        if removal is not None:
             raise TrustError(removal.words)
 
     def _stop(self, for_good: bool) -> None:

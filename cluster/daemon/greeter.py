@@ -73,7 +73,9 @@ class Greeter:
         await asyncio.gather(*(self._ask_again(node_id) for node_id in self._state.present))
 
     async def asked(self, node_id: str, timeout_s: float) -> Greeting | None:
-        """Return what a node says now; None if it does not answer."""
+        """Return what a node says now; None if it does not answer, or was removed."""
+        if node_id in self._state.membership.removed:
+            return None
         try:
             async with asyncio.timeout(timeout_s):
                 greeting, _, _ = await self._ask(node_id, self._state.target(node_id))
