@@ -45,6 +45,8 @@ class NodeRow:
     weights_bytes: int
     kv_positions: int
     peak_memory_bytes: int
+    used_memory_bytes: int
+    memory: str
     latency_s: float
     bytes_per_s: float
     keeps_authority: bool
@@ -90,6 +92,8 @@ def _row(node: NodeStatus) -> NodeRow:
         weights_bytes=holding.weights_bytes if holding else 0,
         kv_positions=holding.stats.kv_positions if holding else 0,
         peak_memory_bytes=holding.stats.peak_memory_bytes if holding else 0,
+        used_memory_bytes=holding.stats.used_memory_bytes if holding else 0,
+        memory=holding.stats.memory if holding else "",
         latency_s=link.latency_s if link else 0.0,
         bytes_per_s=link.bytes_per_s if link else 0.0,
         keeps_authority=node.keeps_authority,
@@ -101,7 +105,9 @@ def _state(row: NodeRow) -> str:
     """Return what a node is: its role in the model that is served, or its state if that is another than present."""
     if row.state == "suspect":
         return f"suspect: silent for {row.silent_s:.0f} s"
-    return row.role if row.role and row.is_here else row.state
+    if not row.role or not row.is_here:
+        return row.state
+    return f"{row.role}, memory {row.memory}" if row.memory else row.role
 
 
 def _role(holding: Holding | None) -> str:

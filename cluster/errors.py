@@ -9,7 +9,8 @@
     ├── InsufficientMemoryError      the shard or the KV cache does not fit the memory budget
     │   ├── TooLargeError            one request needs more KV cache than exists
     │   ├── BusyError                other requests have the KV cache now                           retryable
-    │   └── EvictedError             an older request took the KV cache of this one                 retryable
+    │   ├── EvictedError             an older request took the KV cache of this one                 retryable
+    │   └── PressureError            a node has too little memory left for a request or an answer   retryable
     ├── FrameError                   a frame that may not run: a hole, a wrong shape or dtype       retryable
     │   └── RewindError              the state of a frame's position is gone; says what is left      retryable
     ├── NumericsError                NaN or Inf where numbers should be; names the node and the layer

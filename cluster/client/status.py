@@ -24,7 +24,11 @@ class ServingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """Counts of a worker since it started. Only the coordinator's worker has the last three."""
+    """Counts of a worker since it started. Only the coordinator's worker has drafts and requests.
+
+    `used_memory_bytes` are those of the worker and its children, as the system counts them; `memory` is "short" where
+    new requests are refused because of it, "out" where answers give way, else "".
+    """
 
     frames: int = 0
     positions: int = 0
@@ -34,6 +38,8 @@ class WorkerStats:
     active_requests: int = 0
     drafts_compared: int = 0
     drafts_accepted: int = 0
+    used_memory_bytes: int = 0
+    memory: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from cluster.membership.node_message import from_message, links_from_messages
 from cluster.placement import Placement
 from cluster.wire import node_pb2 as pb
 from cluster.wire import worker_pb2
+from cluster.worker.memory_guard import MemoryUse
 
 _STATES = {
     pb.Serving.LOADING: ServingState.LOADING,
@@ -117,4 +118,11 @@ def _holding(message: pb.Holding, node: str) -> Holding | None:
 
 
 def _stats(message: worker_pb2.WorkerStats) -> WorkerStats:
-    return WorkerStats(**{field.name: getattr(message, field.name) for field in dataclasses.fields(WorkerStats)})
+    names = (field.name for field in dataclasses.fields(WorkerStats))
+    counts = {name: getattr(message, name) for name in names if name not in ("used_memory_bytes", "memory")}
+    use = MemoryUse.from_message(message.memory)
+    of_memory = {
+        "used_memory_bytes": use.used_bytes,
+        "memory": "out" if use.is_out else "short" if use.is_short else "",
+    }
+    return WorkerStats(**counts | of_memory)

@@ -280,6 +280,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
             MoeClusterError: it may not, there is no copy, or a peer is unknown.
         """
         self._held_at = time.monotonic()
+        load.memory_bytes = self._state.own.offered_bytes
         role = Role.read(load.placement, self._state.own.node_id)
         self._require_owner(load.epoch, caller)
         if load.epoch <= self._state.holding.epoch:

@@ -19,7 +19,7 @@ class WorkerCommand(_message.Message):
     def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ..., reconfigure: _Optional[_Union[LoadShard, _Mapping]] = ...) -> None: ...
 
 class LoadShard(_message.Message):
-    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep", "is_outline", "conversion", "cause")
+    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep", "is_outline", "conversion", "cause", "memory_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,7 @@ class LoadShard(_message.Message):
     IS_OUTLINE_FIELD_NUMBER: _ClassVar[int]
     CONVERSION_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     placement: str
@@ -42,7 +43,8 @@ class LoadShard(_message.Message):
     is_outline: bool
     conversion: str
     cause: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., keep: bool = ..., is_outline: bool = ..., conversion: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
+    memory_bytes: int
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., keep: bool = ..., is_outline: bool = ..., conversion: _Optional[str] = ..., cause: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class WeightPeer(_message.Message):
     __slots__ = ("node_id", "name", "target")
@@ -133,7 +135,7 @@ class WorkerDisconnected(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., cause: _Optional[_Union[WorkerFailure, _Mapping]] = ...) -> None: ...
 
 class WorkerStats(_message.Message):
-    __slots__ = ("frames", "positions", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests", "drafts_compared", "drafts_accepted")
+    __slots__ = ("frames", "positions", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests", "drafts_compared", "drafts_accepted", "memory")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +144,7 @@ class WorkerStats(_message.Message):
     ACTIVE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     DRAFTS_COMPARED_FIELD_NUMBER: _ClassVar[int]
     DRAFTS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
     frames: int
     positions: int
     kv_bytes: int
@@ -150,7 +153,20 @@ class WorkerStats(_message.Message):
     active_requests: int
     drafts_compared: int
     drafts_accepted: int
-    def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ..., drafts_compared: _Optional[int] = ..., drafts_accepted: _Optional[int] = ...) -> None: ...
+    memory: MemoryUse
+    def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ..., drafts_compared: _Optional[int] = ..., drafts_accepted: _Optional[int] = ..., memory: _Optional[_Union[MemoryUse, _Mapping]] = ...) -> None: ...
+
+class MemoryUse(_message.Message):
+    __slots__ = ("node", "used_bytes", "budget_bytes", "planned_bytes")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    used_bytes: int
+    budget_bytes: int
+    planned_bytes: int
+    def __init__(self, node: _Optional[str] = ..., used_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., planned_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerFailure(_message.Message):
     __slots__ = ("code", "message", "node_id")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from cluster.errors import NodeLostError, UnreadError
 from cluster.timeline import Span, SpanKind
 from cluster.worker.answer_queue import UNREAD_S, AnswerQueue, QueuedToken, Waiting
+from cluster.worker.memory_guard import MemoryGuard, MemoryUse
 from cluster.worker.pipeline import Pipeline
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
@@ -45,6 +46,7 @@ class Answering:
         self._to_send: deque[Outgoing] = deque()  # before the next turn
         self._has_work = asyncio.Event()
         self._interruption = ""
+        self._memory = MemoryGuard()
 
     @property
     def active(self) -> int:
@@ -91,7 +93,9 @@ class Answering:
 
         Raises:
             InvalidRequestError: its sequence has an unfinished answer.
+            PressureError: a node has too little memory left.
         """
+        self._memory.require_room(time.monotonic())
         sequence = writer.sequence
         if sequence.id in self._answers:
             raise InvalidRequestError("the conversation is being answered: wait for that answer, or close it")
@@ -101,6 +105,18 @@ class Answering:
         stream.on_left = lambda: self._leave(writer)
         self._coordinator.submit(sequence)
         self._has_work.set()
+
+    def note_memory(self, use: MemoryUse) -> None:
+        """Note what a node uses; where memory runs out, the newest answer ends, and its KV caches are freed."""
+        self._memory.note(use, time.monotonic())
+        newest = next(reversed(self._answers.values()), None)
+        if newest is None:
+            return
+        sequence = newest.writer.sequence
+        if error := self._memory.gives_way(time.monotonic(), len(sequence.answer_ids)):
+            log.warning("event=gave_way sequence_id=%s error=%s", sequence.id, error)
+            self.cut_off(sequence, error)
+            self.release(sequence)
 
     def receive(self, returned: Returned) -> None:
         """Process what the last stage returns."""

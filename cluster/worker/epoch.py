@@ -6,6 +6,7 @@ A later epoch may reuse what it holds.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 
 import grpc
@@ -14,16 +15,20 @@ from cluster.membership.listening import Listening
 from cluster.trust.call_rules import CallRules
 from cluster.trust.credentials import SERVER_OPTIONS, Credentials
 from cluster.wire import worker_pb2 as pb
-from cluster.worker import callers
+from cluster.worker import callers, memory_guard
 from cluster.worker.connections import Connections
 from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.loading import Loaded
+from cluster.worker.memory_guard import MemoryUse
 from cluster.worker.message_sizes import longest_received
 from cluster.worker.messages import MAX_MESSAGE_BYTES
 from cluster.worker.parts import Part, part_of
 from cluster.worker.role import Role
 from cluster.worker.watch import Watch
+from mlx_moe import memory
 from mlx_moe.errors import MoeClusterError
+from mlx_moe.footprint import footprint_bytes, limited_bytes
+from mlx_moe.text.text_process import child_pids
 
 GRACE_S = 1.0
 """Time for clients to read the end of their answers."""
@@ -35,7 +40,8 @@ ANSWERS_S = 86400.0
 class Epoch:
     """Serves from `connect` to `interrupt`; `ended` gets the error when it cannot continue.
 
-    It opens `port`, so that clients reach the next epoch where they reached the last one; 0: any free one.
+    It opens `port`, so that clients reach the next epoch where they reached the last one; 0: any free one. Its node
+    offers `memory_bytes`; 0: no limit.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Epoch:
         listening: Listening,
         credentials: Credentials,
         port: int = 0,
+        memory_bytes: int = 0,
     ) -> None:
         self.number = number
         self.loaded = loaded
@@ -54,6 +61,8 @@ class Epoch:
         self._role = role
         self._name = name
         self._credentials = credentials
+        self._memory_bytes = limited_bytes(memory_bytes)
+        self._planned_bytes = 0
         allowed = CallRules(credentials, callers.rules(role, credentials))
         sizes = (
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -65,7 +74,11 @@ class Epoch:
 
     def stats(self) -> pb.WorkerStats | None:
         """Return counts and bytes; None if it does not serve."""
-        return None if self._serving is None else self._serving[0].stats()
+        if self._serving is None:
+            return None
+        stats = self._serving[0].stats()
+        stats.memory.CopyFrom(self._use().to_message())
+        return stats
 
     @property
     def watch(self) -> Watch | None:
@@ -111,7 +124,21 @@ class Epoch:
     async def _work(self, part: Part, connected: Callable[[], None]) -> None:
         await part.connect()
         connected()
-        await part.run()
+        self._planned_bytes = footprint_bytes(_pids()) + part.room_bytes + memory.temporary_bytes()
+        guarding = asyncio.create_task(self._guard(part))
+        try:
+            await part.run()
+        finally:
+            guarding.cancel()
+
+    async def _guard(self, part: Part) -> None:
+        """Look at the memory from time to time."""
+        while True:
+            await part.note_memory(self._use())
+            await asyncio.sleep(memory_guard.LOOK_S)
+
+    def _use(self) -> MemoryUse:
+        return MemoryUse(self._name, footprint_bytes(_pids()), self._memory_bytes, self._planned_bytes)
 
     def _worked(self, working: asyncio.Task[None]) -> None:
         if not working.cancelled() and (error := working.exception()) is not None:
@@ -120,3 +147,7 @@ class Epoch:
     def _end(self, error: BaseException) -> None:
         if not self.ended.done():
             self.ended.set_result(error)
+
+
+def _pids() -> list[int]:
+    return [os.getpid(), *child_pids()]

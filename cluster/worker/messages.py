@@ -40,6 +40,7 @@ class Kind(IntEnum):
     RELEASE = 17
     FAILURE = 18
     TIMELINES = 19
+    MEMORY = 20
     PAIRS = 32
     ROWS = 33
 
@@ -72,6 +73,7 @@ class Message:
     RELEASE: nothing more.
     FAILURE: the payload is a code, a space and a text; `position` is the one reached by a RewindError.
     TIMELINES: the spans of the stages that it has passed, see `recording`.
+    MEMORY: what a node uses, see `memory_guard`.
     PAIRS: `outputs` pairs, then `rows` x `width` hidden states; `position` is the layer; `flags` bit 0: by expert.
     ROWS: `rows` x `width` results.
 

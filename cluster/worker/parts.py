@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
 from typing import Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cluster.trust.credentials import Credentials
 from cluster.wire import coordinator_pb2_grpc, worker_pb2_grpc
@@ -24,6 +26,7 @@ from cluster.worker.data_service import CancelService, ExpertsService, FramesSer
 from cluster.worker.frame_stream import FrameStream
 from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
+from cluster.worker.memory_guard import MemoryUse
 from cluster.worker.message_sizes import longest_received
 from cluster.worker.messages import Kind, Message
 from cluster.worker.pipeline import LocalPipeline, Pipeline
@@ -40,6 +43,8 @@ from mlx_moe.model import Model
 from mlx_moe.pipeline.frame import Returned
 from mlx_moe.pipeline.link import RunningStage
 from mlx_moe.pipeline.shard import ExpertShard
+
+_NO_SEQUENCE = "0" * 32
 
 
 class Part(Protocol):
@@ -58,6 +63,13 @@ class Part(Protocol):
 
     def stats(self) -> pb.WorkerStats:
         """Return counts and bytes."""
+
+    @property
+    def room_bytes(self) -> int:
+        """What its KV caches take when they are full."""
+
+    async def note_memory(self, use: MemoryUse) -> None:
+        """Do what is to be done about this node's memory."""
 
     def interrupt(self, cause: MoeClusterError) -> CoordinatorService | None:
         """Stop because of `cause`; return the service for clients, whose answers wait, if this part has it."""
@@ -89,6 +101,14 @@ class ExpertsPart:
         """See Part."""
         return pb.WorkerStats(frames=self._questions, peak_memory_bytes=memory.peak_memory_bytes())
 
+    @property
+    def room_bytes(self) -> int:
+        """See Part. It has no caches."""
+        return 0
+
+    async def note_memory(self, use: MemoryUse) -> None:
+        """See Part. Its node's status says it."""
+
     def interrupt(self, cause: MoeClusterError) -> None:  # noqa: ARG002
         """See Part."""
         self._service.close()
@@ -111,6 +131,9 @@ class StagePart:
         self._computing = _computing(self._stage, role)
         self.watch = self._computing.watch
         self._ring = RingStage(self._computing, epoch, connections.name(role.previous_node))
+        self._epoch = epoch
+        self._room_bytes = _room_bytes(loaded, role)
+        self._is_short = False
         in_flight = len(role.placement.stages) + 2  # a frame in each stage, and those on their way
         self._inbox = Inbox(in_flight * longest_received(role, loaded))
         self._service = FramesService(epoch, self._take)
@@ -137,6 +160,19 @@ class StagePart:
     def stats(self) -> pb.WorkerStats:
         """See Part."""
         return _stats(self._stage)
+
+    @property
+    def room_bytes(self) -> int:
+        """See Part."""
+        return self._room_bytes
+
+    async def note_memory(self, use: MemoryUse) -> None:
+        """See Part. The coordinator hears that it is short, and once that it is not any more."""
+        assert self._next is not None  # it is connected
+        if use.is_short or self._is_short:
+            payload = use.to_message().SerializeToString()
+            await self._next.send(Message(Kind.MEMORY, _NO_SEQUENCE, self._epoch, payload=payload))
+        self._is_short = use.is_short
 
     def interrupt(self, cause: MoeClusterError) -> None:  # noqa: ARG002
         """See Part."""
@@ -168,6 +204,7 @@ class CoordinatorPart:
         self._connections = connections
         self._experts = loaded.remote_experts
         self._stage = loaded.stage(name)
+        self._room_bytes = _room_bytes(loaded, role)
         self._timelines: dict[str, asyncio.Future[Message]] = {}
         self._next: FrameStream | None = None
         self._service = FramesService(epoch, self._come_back)
@@ -249,6 +286,15 @@ class CoordinatorPart:
         stats.drafts_compared, stats.drafts_accepted = self._acceptance.compared, self._acceptance.accepted
         return stats
 
+    @property
+    def room_bytes(self) -> int:
+        """See Part."""
+        return self._room_bytes
+
+    async def note_memory(self, use: MemoryUse) -> None:
+        """See Part."""
+        self._clients.answering.note_memory(use)
+
     def interrupt(self, cause: MoeClusterError) -> CoordinatorService:
         """See Part."""
         self._clients.answering.interrupt(cause)
@@ -279,6 +325,11 @@ class CoordinatorPart:
             if not told.cancelled():  # the caller may have disconnected
                 told.set_result(message)
             return
+        if message.kind is Kind.MEMORY:
+            with suppress(DecodeError):
+                use = pb.MemoryUse.FromString(bytes(message.payload))
+                self._clients.answering.note_memory(MemoryUse.from_message(use))
+            return
         self._ring.come_back(message)
 
 
@@ -297,6 +348,13 @@ def part_of(
     if role.coordinates:
         return CoordinatorPart(loaded, role, name, epoch, credentials, connections, interrupted)
     return StagePart(loaded, role, name, epoch, connections)
+
+
+def _room_bytes(loaded: LoadedStage, role: Role) -> int:
+    """Return what a stage's share of the KV caches takes when all positions are in use."""
+    costs = families.cache_costs(loaded.config, loaded.float_bytes)
+    share = len(role.stage.layers) / loaded.config.num_hidden_layers
+    return int(share * (costs.fixed_bytes + role.placement.kv_positions * costs.full_bytes_per_position))
 
 
 def _computing(stage: RunningStage, role: Role) -> Computing:

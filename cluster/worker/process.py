@@ -146,7 +146,9 @@ class Worker:
             loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
         port = await self._former_port() if role.coordinates else 0
         self._use(told.conversion or told.directory)
-        epoch = self._epoch = Epoch(told.epoch, loaded, role, self._name, self._listening, self._credentials, port)
+        epoch = self._epoch = Epoch(
+            told.epoch, loaded, role, self._name, self._listening, self._credentials, port, told.memory_bytes
+        )
         self._port = epoch.port
         held_now = pb.ShardLoaded(
             port=epoch.port,

@@ -110,7 +110,7 @@ class RingStage:
             timelines = timelines_of(message)
             timelines.stages.append(self._recording.take())
             return replace(message, payload=timelines.SerializeToString())
-        elif message.kind is not Kind.FAILURE:
+        elif message.kind not in (Kind.FAILURE, Kind.MEMORY):
             log.warning("event=dropped kind=%s", message.kind.name)
             return None
         return message

@@ -64,6 +64,7 @@ class TextProcess:
         self._owner = 0
         self._is_loaded = False
         self._lock = threading.Lock()
+        _PROCESSES.add(self)
 
     @property
     def pid(self) -> int | None:
@@ -280,6 +281,14 @@ def package_directories() -> list[str]:
     """Return the directories of the packages that the child imports, without the working directory (not trusted)."""
     specs = [importlib.util.find_spec(name) for name in _PACKAGES]
     return list(dict.fromkeys(str(Path(s.origin).absolute().parents[1]) for s in specs if s and s.origin))
+
+
+_PROCESSES: weakref.WeakSet[TextProcess] = weakref.WeakSet()
+
+
+def child_pids() -> list[int]:
+    """Return the ids of all of this process's children that read texts."""
+    return [process.pid for process in list(_PROCESSES) if process.pid is not None]
 
 
 SHARED = TextProcess()

@@ -421,6 +421,14 @@ def test_frames_and_failures_that_nobody_waits_for_are_dropped() -> None:
     assert positions(ring.receive(A)) == [0]
 
 
+def test_what_a_stage_says_of_its_memory_goes_around_the_ring() -> None:
+    ring = Ring([2, 4])
+    said = Message(Kind.MEMORY, "0" * 32, EPOCH, payload=b"short")
+    assert loop().run(ring.others[1].pass_on(said)) == said
+    ring.pipeline.come_back(said)  # the part takes it before
+    assert not ring.returned
+
+
 def test_a_stage_drops_what_is_no_message_of_the_ring_and_outlives_a_timeline_that_is_none() -> None:
     ring = Ring([3])
     stage = ring.others[0]
