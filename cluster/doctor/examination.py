@@ -66,7 +66,8 @@ def _options(home: Home) -> NodeOptions:
 async def _machine(port: int) -> list[Finding]:
     """Check what the system tells about itself."""
     if sys.platform == "darwin":
-        checks = macos.checks(psutil.Process().exe(), datetime.now(UTC).astimezone().replace(tzinfo=UTC))
+        local = datetime.now().astimezone().replace(tzinfo=UTC)  # reports of jetsam are named by local time
+        checks = macos.checks(psutil.Process().exe(), local)
     else:
         checks = linux.checks(port)
     return list(await asyncio.gather(*(check.run() for check in checks)))
