@@ -24,6 +24,7 @@
         ├── UnreadError              an answer whose reader did not read it for long
         ├── NoClusterError           no node runs on this machine, or it serves no model
         ├── HeldError                another process holds a lock and does not release it           retryable
+        ├── OutvotedError            too few nodes agree to a placement                          retryable
         ├── OccupiedError            the cluster serves another, idle model; asks before replacing it
         └── DownloadError            weights would be downloaded, which nobody agreed to yet
 
@@ -84,6 +85,13 @@ class HeldError(ClusterError):
     """Another process holds a lock, and does not let go of it."""
 
     code = "held"
+    retryable = True
+
+
+class OutvotedError(ClusterError):
+    """Too few nodes agree that this one places a model."""
+
+    code = "outvoted"
     retryable = True
 
 

@@ -31,7 +31,9 @@ from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.renewing import keep_renewed
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
+from cluster.daemon.takeover import Takeover
 from cluster.daemon.wakefulness import caffeinate, keep_awake
+from cluster.daemon.worker_host import WorkerHost
 from cluster.errors import ClusterError, HeldError, TrustError
 from cluster.home import Home
 from cluster.lock import held
@@ -129,8 +131,9 @@ class Daemon:
             stack.callback(self.serving.copies.close)
             weights = WeightsService(self.serving.copies.source, Pacer(self.state.is_answering))
             rebalancing = Rebalancing(self.state, self.serving, self.settings.rebalance)
+            worker_host = WorkerHost(self.state, self.serving, credentials, self.home, listening)
             node_service = NodeService(
-                self.state, greeter, self.serving, rebalancing, keeping, credentials, self.home, listening
+                self.state, greeter, self.serving, rebalancing, keeping, credentials, self.home, worker_host
             )
             node_pb2_grpc.add_NodeServicer_to_server(node_service, server)
             server.add_generic_rpc_handlers((EchoService(), weights))
@@ -158,6 +161,7 @@ class Daemon:
                     tasks.create_task(keeping.run()),
                     tasks.create_task(self._keep_certified(keeping)),
                     tasks.create_task(self._end_if_removed()),
+                    tasks.create_task(Takeover(self.state, greeter, self.serving, worker_host).run()),
                     tasks.create_task(discover(self._found, self._announcement)),
                     tasks.create_task(self._keep_addresses(asked, port)),
                     tasks.create_task(keep_awake(lambda: self.state.holding.epoch > 0, caffeinate())),
@@ -173,7 +177,7 @@ class Daemon:
                 removal = None if self._for_good else self._own_removal()
                 if removal is None:
                     await self.serving.unload_own(reason)
-                await node_service.end_worker(reason)
+                await worker_host.end(reason)
                 if removal is None:  # else the others take over what it serves, as if it had died
                     self.serving.voting.resign()
                     await greeter.leave(for_good=self._for_good)

@@ -21,7 +21,7 @@ from cluster.daemon.channels import Channels
 from cluster.daemon.deployment import Deployment, Phase
 from cluster.daemon.greeter import ECHO_METHOD
 from cluster.daemon.state import NodeState
-from cluster.errors import NodeLostError
+from cluster.errors import NodeLostError, OutvotedError
 from cluster.membership.membership import Gone, State
 from cluster.placement import Placement
 from cluster.rpc_errors import error_named, error_of, is_reported
@@ -39,6 +39,13 @@ PAUSE_S = 0.2
 """How long a node whose call has broken may take to answer, and a pause before it is asked again."""
 
 WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
+
+
+OUTVOTED_S = 8.0
+"""How long a placement in place of one that has lost nodes may find no agreement, before the model is given up."""
+
+CANCEL_S = 1.0
+"""How long a node may take to end a worker that does not obey, before the call to it is cancelled."""
 
 
 class _Worker:
@@ -61,7 +68,10 @@ Replace = Callable[[Placement, frozenset[str]], Awaitable[node_pb2.DeployRequest
 
 
 class Deploying:
-    """A deployment and its calls to workers. `deploy` has the model's further settings, such as its draft."""
+    """A deployment and its calls to workers. `deploy` has the model's further settings, such as its draft.
+
+    With a `cause` it goes on with what another node deployed, which was lost, as are the nodes `lost`.
+    """
 
     def __init__(
         self,
@@ -70,6 +80,8 @@ class Deploying:
         placement: Placement,
         deploy: node_pb2.DeployRequest,
         replace: Replace,
+        cause: MoeClusterError | None = None,
+        lost: frozenset[str] = frozenset(),
     ) -> None:
         self._state = state
         self._channels = channels
@@ -79,7 +91,7 @@ class Deploying:
         self._events: asyncio.Queue[events.Event] = asyncio.Queue()
         self._workers: dict[str, _Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._become(*Deployment.begin(placement, deploy.epoch, time.monotonic()))
+        self._become(*Deployment.begin(placement, deploy.epoch, time.monotonic(), cause, lost))
 
     @property
     def placement(self) -> Placement:
@@ -207,9 +219,7 @@ class Deploying:
             case events.Start(node_id):
                 self._start(node_id)
             case events.Reconfigure(node_id):
-                part = self._part()
-                part.cause = str(self._deployment.cause or f"{part.model} was placed on the nodes in another way")
-                self._tell(node_id, pb.WorkerCommand(reconfigure=part))
+                self._tell(node_id, pb.WorkerCommand(reconfigure=self._part()))
             case events.Connect(node_id, ports):
                 workers = [
                     pb.WorkerAddress(node_id=i, port=port, name=self._state.name(i)) for i, port in ports.items()
@@ -219,7 +229,8 @@ class Deploying:
                 self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
                 self._tell(node_id, None)
             case events.Cancel(node_id):
-                self._workers[node_id].call.cancel()
+                self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason="it did not obey", now=True)))
+                self._spawn(self._cancel(self._workers[node_id]))
             case events.Repair(lost, delay_s):
                 if self._repairing is not None:
                     self._repairing.cancel()  # more is lost than it knows
@@ -246,20 +257,33 @@ class Deploying:
         log.warning("event=lost model=%s cause=%s", self.placement.model, self._deployment.cause)
         began_s = time.monotonic()
         await asyncio.sleep(delay_s)
-        while True:
-            present = set(self._state.present)
-            try:
-                deploy = await self._replace(self.placement, lost)
-                break
-            except MoeClusterError as error:
-                if set(self._state.present) != present:  # it counted on a node that was ending
-                    continue
-                self._events.put_nowait(events.RepairFailed(error))
-                return
+        try:
+            deploy = await self._replaced(lost)
+        except MoeClusterError as error:
+            self._events.put_nowait(events.RepairFailed(error))
+            return
         log.info("event=placed_again epoch=%d seconds=%.2f", deploy.epoch, time.monotonic() - began_s)
         self._deploy = deploy
         placement = Placement.parse(deploy.placement)
         self._events.put_nowait(events.ReconfigureAsked(placement, deploy.epoch))
+
+    async def _replaced(self, lost: frozenset[str]) -> node_pb2.DeployRequest:
+        """Return a placement without the lost nodes. Raises MoeClusterError if OUTVOTED_S bring no agreement to one."""
+        ends_at = time.monotonic() + OUTVOTED_S
+        while True:
+            present = set(self._state.present)
+            try:
+                return await self._replace(self.placement, lost)
+            except MoeClusterError as error:
+                if set(self._state.present) != present:  # it counted on a node that was ending
+                    continue
+                if not isinstance(error, OutvotedError) or time.monotonic() > ends_at:
+                    raise
+            await asyncio.sleep(OUTVOTED_S / 20)
+
+    async def _cancel(self, worker: _Worker) -> None:
+        await asyncio.sleep(CANCEL_S)
+        worker.call.cancel()
 
     async def _hear(self, node_id: str, call: WorkerCall) -> None:
         """Queue the events that a worker reports, until its call ends."""
@@ -319,6 +343,8 @@ class Deploying:
             draft=self._deploy.draft,
             peers=[pb.WeightPeer(node_id=i, name=self._state.name(i)) for i in self._deploy.holders],
             keep=self._deploy.keep,
+            cause=str(self._deployment.cause or f"{self.placement.model} was placed on the nodes in another way"),
+            asked=self._deploy.asked.SerializeToString(),
         )
 
 

@@ -1,8 +1,7 @@
 """Deployment: one model on the nodes of a placement, from the start of the first worker to the end of the last.
 
 A fold: takes events of workers, returns commands to them. Knows nothing about gRPC: see `deploying`. Once it was ready
-it survives the loss of any node but the coordinator: it asks for a repair, a placement without what was lost, and
-becomes that.
+it survives the loss of any worker: it asks for a repair, a placement without what was lost, and becomes that.
 """
 
 from __future__ import annotations
@@ -106,9 +105,20 @@ class Deployment:
     losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, placement: Placement, epoch: int, now: float) -> tuple[Deployment, tuple[Command, ...]]:
-        """Return a new deployment and the commands to execute for it."""
-        return cls(placement, epoch, now)._tell(placement.node_ids, now)
+    def begin(
+        cls,
+        placement: Placement,
+        epoch: int,
+        now: float,
+        cause: MoeClusterError | None = None,
+        lost: frozenset[str] = frozenset(),
+    ) -> tuple[Deployment, tuple[Command, ...]]:
+        """Return a new deployment and the commands to execute for it.
+
+        With a `cause` it goes on with what another node deployed, which was lost, as are the nodes `lost`.
+        """
+        begun = cls(placement, epoch, now, was_ready=cause is not None, cause=cause, lost=lost)
+        return begun._tell(placement.node_ids, now)
 
     @property
     def wakes_at(self) -> float | None:
@@ -207,8 +217,6 @@ class Deployment:
             return (after if after.workers else replace(after, phase=Phase.ENDED)), ()
         if not was_stopped and self._only_spares(node_id):
             return replace(after, placement=replace(self.placement, standby=None)), ()
-        if not was_stopped and node_id == self.placement.coordinator and self.was_ready:
-            return after._end(str(error), error, now)
         if not was_stopped:
             has_died = self.workers[node_id].failure is not None
             return after._lose(node_id, error, now, is_gone=is_gone, has_died=has_died)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from cluster import log_files
 from cluster.daemon import diagnosis, outline_message, own_part
 from cluster.daemon.copies import to_digests
 from cluster.daemon.greeter import ECHO_METHOD, Greeter
@@ -18,27 +17,21 @@ from cluster.daemon.keeping import Keeping
 from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
-from cluster.daemon.worker_process import WorkerProcess, worker_process
+from cluster.daemon.worker_host import WorkerHost
 from cluster.errors import ClusterError, TrustError
 from cluster.home import Home
 from cluster.membership import ballot_message
 from cluster.membership.address import of_caller, split
 from cluster.membership.greeting import MAX_PORT, parsed
-from cluster.membership.listening import Listening
 from cluster.membership.membership import MAX_MEMBERS, Greeted, Left
 from cluster.model_list import of_this_machine, to_message
-from cluster.printable import MAX_REASON, is_printable, printable
+from cluster.printable import MAX_REASON, printable
 from cluster.rpc_errors import reported
 from cluster.trust.credentials import Credentials
-from cluster.uses import Uses
 from cluster.weights.sources import sources_of
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
-from cluster.worker.role import Role
-from mlx_moe.errors import InvalidRequestError, MoeClusterError
-
-MAX_MODEL = 1024
-"""Characters of a model's name, which may be a path."""
+from mlx_moe.errors import InvalidRequestError
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +50,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         keeping: Keeping,
         credentials: Credentials,
         home: Home,
-        listening: Listening,
+        worker_host: WorkerHost,
     ) -> None:
         self._state = state
         self._greeter = greeter
@@ -66,12 +59,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._keeping = keeping
         self._credentials = credentials
         self._home = home
-        self._listening = listening
-        self._worker: WorkerProcess | None = None
-        self._held_at = 0.0
+        self._worker_host = worker_host
         self._one_fetch_at_a_time = asyncio.Lock()
-        self._no_worker_ends = asyncio.Event()
-        self._no_worker_ends.set()
 
     async def Greet(self, request: node_pb2.Greeting, context: Context) -> node_pb2.Greeting:  # noqa: N802
         """Process a node's greeting; return this node's greeting."""
@@ -173,50 +162,16 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def RunWorker(  # noqa: N802
         self, commands: AsyncIterator[pb.WorkerCommand], context: Context
     ) -> AsyncIterator[pb.WorkerEvent]:
-        """Run a worker as long as the call lasts."""
+        """Run a worker for the owner of an epoch."""
         async with reported(context):
-            first, caller = await anext(commands, pb.WorkerCommand()), self._credentials.peer_id(context)
-            name = self._state.name(self._state.own.node_id)
             if self._one_fetch_at_a_time.locked():
+                name = self._state.name(self._state.own.node_id)
                 raise ClusterError(
                     f"node {name} is pulling a model: wait until it is there, or end that with moe-cluster unload"
                 )
-            await self._no_worker_ends.wait()
-            if self._state.holding.epoch:
-                raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
-            try:
-                await self._hold(first.load, caller)
-                async with worker_process(
-                    self._home.path,
-                    self._state.own.node_id,
-                    name,
-                    self._listening.now().hosts,
-                    insecure=self._credentials.insecure,
-                    log_path=self._home.logs / log_files.WORKER,
-                ) as worker:
-                    self._worker = worker
-                    telling = asyncio.create_task(self._tell(worker, first, commands, caller))
-                    try:
-                        async for event in worker.events():
-                            self._note(event)
-                            yield event
-                        if telling.done():
-                            telling.result()  # raises the reason if the worker could not be told
-                    finally:
-                        telling.cancel()
-                        self._no_worker_ends.clear()
-            finally:
-                self._worker = None
-                self._serving.acquiring.forget(taken_before=self._held_at)
-                self._state.holding = node_pb2.Holding()
-                self._no_worker_ends.set()
-
-    async def end_worker(self, reason: str) -> None:
-        """Stop this node's worker, whose clients get the reason; return when it has ended."""
-        if self._worker is not None:
-            self._no_worker_ends.clear()
-            await self._worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
-            await self._no_worker_ends.wait()
+            async with aclosing(self._worker_host.run(commands, self._credentials.peer_id(context))) as events:
+                async for event in events:
+                    yield event
 
     async def Deploy(self, request: node_pb2.DeployRequest, context: Context) -> node_pb2.DeployReply:  # noqa: N802
         """Start loading a model that this node coordinates."""
@@ -253,78 +208,6 @@ class NodeService(node_pb2_grpc.NodeServicer):
         """Move the model that this node coordinates to a better placement."""
         async with reported(context):
             return await self._rebalancing.move_own(request)
-
-    async def _tell(
-        self, worker: WorkerProcess, first: pb.WorkerCommand, rest: AsyncIterator[pb.WorkerCommand], caller: str
-    ) -> None:
-        await worker.tell(first)
-        async for command in rest:
-            try:
-                others = command.connect.workers
-                targets = await asyncio.gather(*(self._state.meet(other.node_id, other.port) for other in others))
-                for other, target in zip(others, targets, strict=True):
-                    other.target = target
-                if command.HasField("reconfigure"):
-                    await self._hold(command.reconfigure, caller)
-            except MoeClusterError as error:
-                await worker.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
-                raise
-            await worker.tell(command)
-
-    async def _hold(self, load: pb.LoadShard, caller: str) -> None:
-        """Record what the worker will hold, and add the directory of this node's copy and the targets of its peers.
-
-        Only the owner of an epoch may place a model under it, which this node has granted.
-
-        Raises:
-            MoeClusterError: it may not, there is no copy, or a peer is unknown.
-        """
-        self._held_at = time.monotonic()
-        load.memory_bytes = self._state.own.offered_bytes
-        role = Role.read(load.placement, self._state.own.node_id)
-        self._require_owner(load.epoch, caller)
-        if load.epoch <= self._state.holding.epoch:
-            raise InvalidRequestError(f"epoch {load.epoch} does not follow epoch {self._state.holding.epoch}")
-        if not is_printable(load.model, MAX_MODEL):
-            raise InvalidRequestError("a model whose name cannot be printed")
-        copy = self._serving.copies.known(role.placement.content_hash)
-        load.directory, load.stamp = str(copy.directory), copy.stamp
-        Uses(self._home.uses).note(copy.directory)
-        load.is_outline = copy.is_outline
-        if (conversion := own_part.conversion_of(self._home, role.placement, copy, keep=load.keep)) is not None:
-            load.conversion = str(conversion)
-            Uses(self._home.uses).note(conversion)
-        load.keep |= copy.directory.is_relative_to(self._home.models)  # it was pulled, or is from the hub
-        self._state.holding = node_pb2.Holding(
-            model=load.model,
-            epoch=load.epoch,
-            stage=role.index,
-            first_layer=role.shard_spec().layers.start,
-            end_layer=role.shard_spec().layers.stop,
-            spare_first_layer=role.spare_layers.start,
-            spare_end_layer=role.spare_layers.stop,
-            leads=role.leads,
-            coordinates=role.coordinates,
-        )
-        targets = await asyncio.gather(*(self._state.meet(peer.node_id) for peer in load.peers))
-        for peer, target in zip(load.peers, targets, strict=True):
-            peer.target = target
-
-    def _note(self, event: pb.WorkerEvent) -> None:
-        if event.HasField("progress"):
-            self._state.holding.progress.CopyFrom(event.progress)
-        elif event.HasField("loaded"):
-            self._state.holding.ClearField("progress")
-            self._state.holding.weights_bytes = event.loaded.weights_bytes
-            self._state.holding.spare_bytes = event.loaded.spare_bytes
-            self._state.holding.experts = event.loaded.experts
-        elif event.HasField("stats"):
-            self._state.holding.stats.CopyFrom(event.stats)
-
-    def _require_owner(self, epoch: int, caller: str) -> None:
-        if not self._credentials.insecure and not self._serving.voting.owns(caller, epoch):
-            own, name = self._state.name(self._state.own.node_id), self._state.name(caller)
-            raise TrustError(f"node {name} may not run a worker on node {own}, which has not granted it epoch {epoch}")
 
     def _require_sender(self, node_id: str, context: Context) -> None:
         caller = self._credentials.peer_id(context)

@@ -18,13 +18,13 @@ from cluster.daemon.deploying import Deploying
 from cluster.daemon.greeter import Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
-from cluster.daemon.voting import Voting
+from cluster.daemon.voting import Voting, lasts
 from cluster.errors import ClusterError, OccupiedError, PlacementError, TrustError
 from cluster.home import Home
 from cluster.placement import ModelCosts, Placement, validate, with_standby
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
-from cluster.wire import node_pb2_grpc
+from cluster.wire import node_pb2_grpc, worker_pb2
 from mlx_moe import families
 from mlx_moe.checkpoint import library
 from mlx_moe.checkpoint.checkpoint import Checkpoint
@@ -258,16 +258,36 @@ class Serving:
             MoeClusterError: the model does not fit the nodes that are left, or none of them has what was lost.
         """
         assert self.deployment is not None  # it asks
+        draft, keep = self.deployment.serving.draft, self.deployment.keeps
+        return await self._instead(former, lost, draft, self.deployment.asked, keep=keep)
+
+    async def take_over(self, load: worker_pb2.LoadShard, lost: frozenset[str], cause: MoeClusterError) -> None:
+        """Deploy a model whose owner is lost, on what is left of it; `load` is what its workers were told.
+
+        Raises:
+            MoeClusterError: it does not fit, too few nodes agree, or this node deploys a model.
+        """
+        async with self._one_deployment_at_a_time:
+            if lasts(self._state.own_serving):
+                raise ClusterError(f"this node deploys {self._state.own_serving.model}")
+            with self.voting.placing():
+                former, asked = Placement.parse(load.placement), pb.LoadRequest.FromString(load.asked)
+                deploy = await self._instead(former, lost, load.draft, asked, keep=load.keep)
+                placement = Placement.parse(deploy.placement)
+                deployment = self.deployment = Deploying(
+                    self._state, self._channels, placement, deploy, self._without, cause, lost
+                )
+            self._running = asyncio.create_task(self._run(deployment))
+
+    async def _instead(
+        self, former: Placement, lost: frozenset[str], draft: str, asked: pb.LoadRequest, *, keep: bool
+    ) -> pb.DeployRequest:
         request = pb.LoadRequest(
-            model=former.model,
-            draft=self.deployment.serving.draft,
-            context_tokens=former.context_tokens,
-            keep=self.deployment.keeps,
-            download=True,
+            model=former.model, draft=draft, context_tokens=former.context_tokens, keep=keep, download=True
         )
         placed = await self.placed(request, Lost(former, lost))
         await self.acquiring.give(request, placed.placement, placed.holders, placed.own)
-        deploy = self.to_deploy(request, placed, self.deployment.asked)
+        deploy = self.to_deploy(request, placed, asked)
         deploy.epoch = await self.voting.win(placed.placement.node_ids, lost, by_person=False)
         return deploy
 

@@ -17,7 +17,7 @@ import grpc
 from cluster.daemon import ballot_file
 from cluster.daemon.greeter import Greeter
 from cluster.daemon.state import NodeState
-from cluster.errors import ClusterError
+from cluster.errors import OutvotedError
 from cluster.membership import ballot_message
 from cluster.membership.ballot import Ballot, Term, undecided
 from cluster.membership.membership import State
@@ -75,7 +75,7 @@ class Voting:
         A person's load needs no former electorate, only more than half of the nodes that are here.
 
         Raises:
-            ClusterError: another node serves a model, a node of the placement does not grant the epoch, or too few do.
+            OutvotedError: another node serves a model, a node of the placement does not grant the epoch, or too few do.
         """
         async with self._one_candidacy_at_a_time:
             began_s, own = time.monotonic(), self._state.own.node_id
@@ -98,7 +98,7 @@ class Voting:
                 if floor < epoch:
                     break
                 objection = ""
-        raise ClusterError(objection or "other nodes placed models on the cluster at the same time: try again")
+        raise OutvotedError(objection or "other nodes placed models on the cluster at the same time: try again")
 
     def owns(self, node_id: str, epoch: int) -> bool:
         """Whether a node may deploy under an epoch, as this node has granted."""
@@ -133,7 +133,7 @@ class Voting:
                 if decided.owner == node_id:
                     self._keep(self._state.ballot.decide(decided))
             mine = self._state.ballot.newest
-            if mine.owner != self._state.own.node_id or not _lasts(self._state.own_serving):
+            if mine.owner != self._state.own.node_id or not lasts(self._state.own_serving):
                 continue
             await asyncio.gather(
                 *(self._tell(node_id, mine) for node_id in self._state.present if self._misses(node_id, mine))
@@ -167,7 +167,7 @@ class Voting:
             if owner not in state.present or (greeting := await self._greeter.asked(owner, ASK_S)) is None:
                 return None
             is_placing, serving = greeting.is_placing, greeting.serving
-        if _lasts(serving):
+        if lasts(serving):
             return serving
         return pb.Serving() if is_placing else None
 
@@ -260,5 +260,6 @@ class _Candidacy:
         )
 
 
-def _lasts(serving: pb.Serving) -> bool:
+def lasts(serving: pb.Serving) -> bool:
+    """Whether a node serves a model, or loads one."""
     return serving.epoch > 0 and serving.state != pb.Serving.FAILED

@@ -1,8 +1,8 @@
 """Repair: the placement that follows the loss of nodes: of all that fit, the one for which the fewest bytes are read.
 
-The coordinator and the order of the stages stay. Lost layers go to the stages beside them, to spare nodes, or, where
-memory is short, move the borders of further stages. Every cut of the layers is considered. A spare copy counts as held,
-so that its node takes over what it has.
+The order of the stages stays; the first one that is left coordinates. Lost layers go to the stages beside them, to
+spare nodes, or, where memory is short, move the borders of further stages. Every cut of the layers is considered. A
+spare copy counts as held, so that its node takes over what it has.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def repair(
     """Return the placement of the same model on the `nodes` that are left, with KV room as `solve`.
 
     Raises:
-        PlacementError: the model does not fit, or the coordinator is lost.
+        PlacementError: the model does not fit.
     """
     found = [
         placement
@@ -73,8 +73,6 @@ def _sequences(former: Placement, nodes: Sequence[NodeCapacity]) -> Iterator[lis
         members = tuple(left[node_id] for node_id in ids if node_id in left)
         held = _held(former, members[0].node_id, stage.layers) if members else frozenset()
         units.append(_Unit(members, held) if members else None)
-    if former.coordinator not in left:
-        return
     gaps = [i for i, unit in enumerate(units) if unit is None]
     for n_filled in range(min(len(gaps), len(spare)) + 1):
         for filled in itertools.combinations(gaps, n_filled):

@@ -19,7 +19,7 @@ class WorkerCommand(_message.Message):
     def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ..., reconfigure: _Optional[_Union[LoadShard, _Mapping]] = ...) -> None: ...
 
 class LoadShard(_message.Message):
-    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep", "is_outline", "conversion", "cause", "memory_bytes")
+    __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep", "is_outline", "conversion", "cause", "memory_bytes", "asked")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class LoadShard(_message.Message):
     CONVERSION_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     placement: str
@@ -44,7 +45,8 @@ class LoadShard(_message.Message):
     conversion: str
     cause: str
     memory_bytes: int
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., keep: bool = ..., is_outline: bool = ..., conversion: _Optional[str] = ..., cause: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+    asked: bytes
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., placement: _Optional[str] = ..., draft: _Optional[str] = ..., directory: _Optional[str] = ..., stamp: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., keep: bool = ..., is_outline: bool = ..., conversion: _Optional[str] = ..., cause: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., asked: _Optional[bytes] = ...) -> None: ...
 
 class WeightPeer(_message.Message):
     __slots__ = ("node_id", "name", "target")
@@ -57,10 +59,12 @@ class WeightPeer(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class StopWorker(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "now")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    now: bool
+    def __init__(self, reason: _Optional[str] = ..., now: bool = ...) -> None: ...
 
 class ConnectWorkers(_message.Message):
     __slots__ = ("workers",)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import grpc
@@ -253,7 +254,14 @@ def test_one_worker_runs_on_a_node_and_only_for_whom_the_node_has_granted_its_ep
 
     def run(stub: node_pb2_grpc.NodeStub, epoch: int) -> Any:
         load = worker_pb2.LoadShard(model="demo", epoch=epoch, placement=placement)
-        return stub.RunWorker(iter([worker_pb2.WorkerCommand(load=load)]), timeout=PATIENCE_S)
+        return stub.RunWorker(commands(worker_pb2.WorkerCommand(load=load)), timeout=PATIENCE_S)
+
+    ends_now = Event()
+
+    def commands(load: worker_pb2.WorkerCommand) -> Iterator[worker_pb2.WorkerCommand]:
+        yield load
+        ends_now.wait(PATIENCE_S)
+        yield worker_pb2.WorkerCommand(stop=worker_pb2.StopWorker(reason="the test is done with it"))
 
     with channel(identity_of(other), free) as opened:
         assert ended(run(node_pb2_grpc.NodeStub(opened), serving.epoch)) is DENIED
@@ -265,8 +273,7 @@ def test_one_worker_runs_on_a_node_and_only_for_whom_the_node_has_granted_its_ep
         ends = [threads.submit(ended, call) for call in calls]
         until(lambda: sum(end.done() for end in ends) == 5)
         assert len(free.workers()) == 1
-        for call in calls:
-            call.cancel()
+        ends_now.set()
         until(lambda: not free.workers())
 
 

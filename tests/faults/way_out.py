@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 
-from cluster.daemon import node_service
+from cluster.daemon import worker_host
 from cluster.trust import credentials
 
 VARIABLE = "MOE_CLUSTER_TEST_PROXY"
@@ -20,7 +20,7 @@ def use() -> None:
     others = [option for option in credentials.CHANNEL_OPTIONS if option[0] != "grpc.enable_http_proxy"]
     through = (("grpc.enable_http_proxy", 1), ("grpc.http_proxy", f"http://{proxy}"))
     credentials.CHANNEL_OPTIONS = (*others, *through)  # type: ignore[misc]
-    node_service.worker_process = functools.partial(  # type: ignore[attr-defined]
-        node_service.worker_process,  # type: ignore[attr-defined]
+    worker_host.worker_process = functools.partial(  # type: ignore[attr-defined]
+        worker_host.worker_process,  # type: ignore[attr-defined]
         module="tests.faults.worker",
     )

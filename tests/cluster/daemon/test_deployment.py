@@ -165,9 +165,24 @@ def test_a_worker_that_does_not_begin_with_its_new_part_is_lost() -> None:
     assert told == [Cancel("b")]
 
 
-def test_without_its_coordinator_or_room_it_ends() -> None:
-    deployment, told = applied(ready("a", "b"), CallEnded("a", LOST))
-    assert (deployment.error, told) == (LOST, [Stop("b", str(LOST))])
+def test_it_goes_on_with_another_coordinator() -> None:
+    deployment, told = applied(ready("a", "b"), Failed("a", KILLED), CallEnded("a", LOST))
+    assert (deployment.phase, told) == (Phase.LOADING, [Repair(frozenset(), 0.0)])
+    _, told = applied(deployment, ReconfigureAsked(placed("a", "b"), 2))
+    assert told == [Start("a"), Reconfigure("b")]
+    _, told = applied(deployment, ReconfigureAsked(placed("b"), 2))
+    assert told == [Reconfigure("b")]
+
+
+def test_what_is_taken_over_outlives_a_loss_at_once() -> None:
+    deployment, told = Deployment.begin(placed("b", "c"), 2, 0.0, KILLED, frozenset("a"))
+    assert told == (Start("b"), Start("c"))
+    deployment, commands = applied(deployment, CallEnded("c", LOST, is_gone=True))
+    assert commands == [Repair(frozenset("ac"), 0.0)]
+    assert deployment.cause is KILLED
+
+
+def test_without_room_it_ends() -> None:
     deployment, _ = applied(ready("a", "b"), CallEnded("b", LOST, is_gone=True))
     deployment, told = applied(deployment, RepairFailed(ClusterError("demo needs 3 GB")))
     assert told == [Stop("a", f"{LOST}; demo needs 3 GB")]

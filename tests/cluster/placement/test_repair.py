@@ -75,9 +75,11 @@ def test_the_experts_of_a_lost_peer_go_to_the_others_of_its_stage() -> None:
     ]
 
 
-def test_without_the_coordinator_or_room_there_is_none() -> None:
-    with pytest.raises(PlacementError):
-        repaired(THREE, COSTS, NODES[1:3])
+def test_the_first_stage_that_is_left_coordinates() -> None:
+    assert layers_of(repaired(THREE, COSTS, NODES[1:3])) == [("n1", 0, 6), ("n2", 6, 9)]
+
+
+def test_without_room_there_is_none() -> None:
     with pytest.raises(PlacementError, match="too little"):
         repaired(THREE, COSTS, [node(0, 60_000_000), node(1, 60_000_000)])
 

@@ -1,0 +1,282 @@
+"""WorkerHost: runs this node's one worker, for the owner of a granted epoch, as long as that holds a call.
+
+A worker whose owner is gone is an orphan: it keeps what it has loaded for ORPHAN_S, and the owner of a later epoch of
+the same model adopts it. It ends at once if it is told to, or if it has not loaded anything yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cluster import log_files
+from cluster.daemon import own_part
+from cluster.daemon.serving import Serving
+from cluster.daemon.state import NodeState
+from cluster.daemon.worker_process import WorkerProcess, worker_process
+from cluster.errors import ClusterError, MovedError, TrustError
+from cluster.home import Home
+from cluster.membership.listening import Listening
+from cluster.placement import Placement
+from cluster.printable import is_printable
+from cluster.trust.credentials import Credentials
+from cluster.uses import Uses
+from cluster.wire import node_pb2
+from cluster.wire import worker_pb2 as pb
+from cluster.worker.role import Role
+from mlx_moe.errors import InvalidRequestError, MoeClusterError
+
+log = logging.getLogger(__name__)
+
+ORPHAN_S = 60.0
+
+MAX_MODEL = 1024
+"""Characters of a model's name, which may be a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """What a worker without an owner was told to load last, and by whom."""
+
+    load: pb.LoadShard
+    owner: str
+
+
+@dataclass(eq=False, slots=True)
+class _Hosted:
+    """A worker. `events` are those of the call that owns it, up to None, or to an error that ends this call only."""
+
+    process: WorkerProcess
+    load: pb.LoadShard
+    owner: str
+    life: asyncio.Task[None]
+    events: asyncio.Queue[pb.WorkerEvent | MoeClusterError | None] | None = None
+    has_loaded: bool = False
+    is_stopping: bool = False
+    patience: asyncio.Task[None] | None = None
+
+
+class WorkerHost:
+    """Runs at most one worker. `orphaned` is set while this is an orphan."""
+
+    def __init__(
+        self, state: NodeState, serving: Serving, credentials: Credentials, home: Home, listening: Listening
+    ) -> None:
+        self.orphaned = asyncio.Event()
+        self._state = state
+        self._serving = serving
+        self._credentials = credentials
+        self._home = home
+        self._listening = listening
+        self._hosted: _Hosted | None = None
+        self._held_at = 0.0
+        self._one_change_at_a_time = asyncio.Lock()
+
+    async def run(self, commands: AsyncIterator[pb.WorkerCommand], caller: str) -> AsyncGenerator[pb.WorkerEvent, None]:
+        """Run a worker, or go on with an orphan, and obey the owner's commands; yield the worker's events.
+
+        Raises:
+            MoeClusterError: the caller does not own the epoch, another worker runs here, or there is no copy.
+        """
+        first = await anext(commands, pb.WorkerCommand())
+        self._require_owner(first.load.epoch, caller)
+        async with self._one_change_at_a_time:
+            hosted = await self._hosted_for(first.load, caller)
+            events = hosted.events = asyncio.Queue()
+        telling = asyncio.create_task(self._tell(hosted, commands, caller))
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, MoeClusterError):
+                    raise event
+                yield event
+            if telling.done():
+                telling.result()  # raises the reason if the worker could not be told
+        finally:
+            telling.cancel()
+            if hosted.events is events:  # no later owner has it
+                hosted.events = None
+                self._let_go(hosted)
+
+    async def end(self, reason: str) -> None:
+        """Stop the worker, whose clients get the reason; return when it has ended."""
+        if (hosted := self._hosted) is not None:
+            hosted.is_stopping = True
+            await hosted.process.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
+            await asyncio.wait((hosted.life,))
+
+    @property
+    def orphan(self) -> Orphan | None:
+        """The worker, if nobody owns it now."""
+        hosted = self._hosted
+        is_orphan = hosted is not None and hosted.events is None and not hosted.is_stopping
+        return Orphan(hosted.load, hosted.owner) if hosted is not None and is_orphan else None
+
+    async def _hosted_for(self, load: pb.LoadShard, caller: str) -> _Hosted:
+        """Return the worker that was told to load a part: a new one, or one that holds a part of the same model."""
+        hosted, epoch = self._hosted, self._state.holding.epoch
+        if hosted is not None and hosted.is_stopping:
+            await asyncio.wait((hosted.life,))
+            hosted, epoch = None, 0
+        if hosted is not None and load.epoch <= epoch:
+            name = self._state.name(self._state.own.node_id)
+            raise ClusterError(f"node {name} holds {self._state.holding.model} already: unload that first")
+        if hosted is not None and _content(hosted.load) != _content(load):
+            await self.end(f"{load.model} takes its place")
+            hosted = None
+        if hosted is None:
+            return await self._start(load, caller)
+        await self._hold(load, caller)
+        if hosted.patience is not None:
+            hosted.patience.cancel()
+        if hosted.events is not None:
+            hosted.events.put_nowait(MovedError(f"node {self._state.name(caller)} has taken over {load.model}"))
+        log.info("event=adopted epoch=%d owner=%s", load.epoch, self._state.name(caller))
+        hosted.load, hosted.owner = load, caller
+        self.orphaned.clear()
+        await hosted.process.tell(pb.WorkerCommand(reconfigure=load))
+        return hosted
+
+    async def _start(self, load: pb.LoadShard, caller: str) -> _Hosted:
+        await self._hold(load, caller)
+        started: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
+        life = asyncio.create_task(self._live(started))
+        try:
+            await asyncio.wait((started, life), return_when="FIRST_COMPLETED")
+            if life.done():
+                life.result()
+            hosted = self._hosted = _Hosted(await started, load, caller, life)
+        except BaseException:
+            life.cancel()
+            raise
+        await hosted.process.tell(pb.WorkerCommand(load=load))
+        return hosted
+
+    async def _live(self, started: asyncio.Future[WorkerProcess]) -> None:
+        """Run the process, and pass its events on, until it ends."""
+        name = self._state.name(self._state.own.node_id)
+        try:
+            async with worker_process(
+                self._home.path,
+                self._state.own.node_id,
+                name,
+                self._listening.now().hosts,
+                insecure=self._credentials.insecure,
+                log_path=self._home.logs / log_files.WORKER,
+            ) as process:
+                started.set_result(process)
+                async for event in process.events():
+                    self._note(event)
+                    if (hosted := self._hosted) is not None:
+                        hosted.has_loaded |= event.HasField("loaded")
+                        if hosted.events is not None:
+                            hosted.events.put_nowait(event)
+                if self._hosted is not None:
+                    self._hosted.is_stopping = True
+        finally:
+            hosted, self._hosted = self._hosted, None
+            self.orphaned.clear()
+            self._serving.acquiring.forget(taken_before=self._held_at)
+            self._state.holding = node_pb2.Holding()
+            if hosted is not None and hosted.patience is not None:
+                hosted.patience.cancel()
+            if hosted is not None and hosted.events is not None:
+                hosted.events.put_nowait(None)
+
+    def _let_go(self, hosted: _Hosted) -> None:
+        """Keep an orphan for a while; end a worker that was told to stop, or that is of no use."""
+        if hosted.is_stopping or not hosted.has_loaded:
+            hosted.is_stopping = True
+            hosted.life.cancel()
+            return
+        log.warning("event=orphaned epoch=%d model=%s", hosted.load.epoch, hosted.load.model)
+        hosted.patience = asyncio.create_task(self._wait_for_owner())
+        self.orphaned.set()
+
+    async def _wait_for_owner(self) -> None:
+        await asyncio.sleep(ORPHAN_S)
+        if self._hosted is not None:
+            self._hosted.patience = None
+            await self.end("the node that coordinated the model was lost, and no other one has taken over")
+
+    async def _tell(self, hosted: _Hosted, commands: AsyncIterator[pb.WorkerCommand], caller: str) -> None:
+        async for command in commands:
+            try:
+                others = command.connect.workers
+                targets = await asyncio.gather(*(self._state.meet(other.node_id, other.port) for other in others))
+                for other, target in zip(others, targets, strict=True):
+                    other.target = target
+                if command.HasField("reconfigure"):
+                    self._require_owner(command.reconfigure.epoch, caller)
+                    await self._hold(command.reconfigure, caller)
+                    hosted.load = command.reconfigure
+            except MoeClusterError as error:
+                hosted.is_stopping = True
+                await hosted.process.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
+                raise
+            hosted.is_stopping |= command.HasField("stop")
+            await hosted.process.tell(command)
+            if command.stop.now:
+                hosted.life.cancel()
+
+    async def _hold(self, load: pb.LoadShard, caller: str) -> None:
+        """Record what the worker will hold, and add the directory of this node's copy and the targets of its peers.
+
+        Raises:
+            MoeClusterError: there is no copy, or a peer is unknown.
+        """
+        former, self._held_at = self._state.holding, time.monotonic()
+        load.memory_bytes = self._state.own.offered_bytes
+        role = Role.read(load.placement, self._state.own.node_id)
+        if load.epoch <= former.epoch:
+            raise InvalidRequestError(f"epoch {load.epoch} of node {caller} does not follow epoch {former.epoch}")
+        if not is_printable(load.model, MAX_MODEL):
+            raise InvalidRequestError("a model whose name cannot be printed")
+        copy = self._serving.copies.known(role.placement.content_hash)
+        load.directory, load.stamp = str(copy.directory), copy.stamp
+        Uses(self._home.uses).note(copy.directory)
+        load.is_outline = copy.is_outline
+        if (conversion := own_part.conversion_of(self._home, role.placement, copy, keep=load.keep)) is not None:
+            load.conversion = str(conversion)
+            Uses(self._home.uses).note(conversion)
+        load.keep |= copy.directory.is_relative_to(self._home.models)  # it was pulled, or is from the hub
+        self._state.holding = node_pb2.Holding(
+            model=load.model,
+            epoch=load.epoch,
+            stage=role.index,
+            first_layer=role.stage.layers.start,
+            end_layer=role.stage.layers.stop,
+            leads=role.leads,
+            coordinates=role.coordinates,
+        )
+        try:
+            targets = await asyncio.gather(*(self._state.meet(peer.node_id) for peer in load.peers))
+        except BaseException:
+            self._state.holding = former
+            raise
+        for peer, target in zip(load.peers, targets, strict=True):
+            peer.target = target
+
+    def _note(self, event: pb.WorkerEvent) -> None:
+        if event.HasField("progress"):
+            self._state.holding.progress.CopyFrom(event.progress)
+        elif event.HasField("loaded"):
+            self._state.holding.ClearField("progress")
+            self._state.holding.weights_bytes = event.loaded.weights_bytes
+            self._state.holding.experts = event.loaded.experts
+        elif event.HasField("stats"):
+            self._state.holding.stats.CopyFrom(event.stats)
+
+    def _require_owner(self, epoch: int, caller: str) -> None:
+        if not self._credentials.insecure and not self._serving.voting.owns(caller, epoch):
+            own, name = self._state.name(self._state.own.node_id), self._state.name(caller)
+            raise TrustError(f"node {name} may not run a worker on node {own}, which has not granted it epoch {epoch}")
+
+
+def _content(load: pb.LoadShard) -> str:
+    with suppress(MoeClusterError):
+        return Placement.parse(load.placement).content_hash
+    return ""
