@@ -20,6 +20,7 @@
         │   └── RefusedError         a certificate that is not issued to this node; says why (cluster.trust.enrolment)
         ├── PlacementError           the model does not fit the nodes; says what would make it fit
         ├── NodeLostError            a node does not answer, or ended                               retryable
+        │   └── UnloadedError        the model was unloaded; its answers end
         ├── MovedError               the model is being placed in another way; its answers end      retryable
         ├── UnreadError              an answer whose reader did not read it for long
         ├── NoClusterError           no node runs on this machine, or it serves no model
@@ -60,6 +61,13 @@ class NodeLostError(ClusterError):
 
     code = "node_lost"
     retryable = True
+
+
+class UnloadedError(NodeLostError):
+    """An answer that was ended because its model was unloaded."""
+
+    code = "unloaded"
+    retryable = False
 
 
 class MovedError(ClusterError):

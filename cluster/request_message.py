@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import cast
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from cluster.wire import coordinator_pb2 as pb
+from mlx_moe.decoding.replay import PromptFrames, Replay
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.grammar import Grammar
 
 MAX_UINT32 = (1 << 32) - 1
+
+MAX_FRAMES = 1 << 20
+"""Frames of a prompt: each has a position or more, and no model has more positions."""
 
 
 def to_sampling_message(params: SamplingParams) -> pb.Sampling:
@@ -33,7 +38,9 @@ def from_sampling_message(message: pb.Sampling) -> SamplingParams:
     return SamplingParams(**given)
 
 
-def to_request_message(request: Request, conversation_id: bytes, request_id: bytes) -> pb.AnswerRequest:
+def to_request_message(
+    request: Request, conversation_id: bytes, request_id: bytes, replay: Replay | None = None
+) -> pb.AnswerRequest:
     """Return a request as a message. Raises InvalidRequestError for a token id above MAX_UINT32."""
     _require_uint32("input_ids", max(request.input_ids))
     return pb.AnswerRequest(
@@ -47,6 +54,8 @@ def to_request_message(request: Request, conversation_id: bytes, request_id: byt
         request_id=request_id,
         grammar=None if request.grammar is None else _to_grammar_message(request.grammar),
         borrows_any=request.borrows_any,
+        answer_ids=() if replay is None else replay.answer_ids,
+        frames=None if replay is None or replay.frames is None else to_frames_message(replay.frames),
     )
 
 
@@ -62,6 +71,36 @@ def from_request_message(message: pb.AnswerRequest) -> Request:
         grammar=_from_grammar_message(message.grammar) if message.HasField("grammar") else None,
         borrows_any=message.borrows_any,
     )
+
+
+def from_replay(message: pb.AnswerRequest) -> Replay | None:
+    """Return what was computed of a request elsewhere; None if nothing was. Raises InvalidRequestError."""
+    if not message.answer_ids and not message.HasField("frames"):
+        return None
+    frames = from_frames_message(message.frames) if message.HasField("frames") else None
+    return Replay(tuple(message.answer_ids), frames)
+
+
+def to_frames_message(frames: PromptFrames) -> pb.PromptFrames:
+    """Return the frames of a prompt as a message."""
+    lengths = (end - start for start, end in itertools.pairwise((0, *frames.ends)))
+    runs = [(length, sum(1 for _ in run)) for length, run in itertools.groupby(lengths)]
+    return pb.PromptFrames(
+        lengths=[length for length, _ in runs],
+        counts=[count for _, count in runs],
+        cut_lengths=dict(frames.cut_lengths),
+        chunk_length=frames.chunk_length,
+        rest_length=frames.rest_length,
+    )
+
+
+def from_frames_message(message: pb.PromptFrames) -> PromptFrames:
+    """Return the frames of a prompt. Raises InvalidRequestError for frames that cannot be."""
+    if len(message.lengths) != len(message.counts) or sum(message.counts) > MAX_FRAMES:
+        raise InvalidRequestError(f"a prompt has one count for each length, and at most {MAX_FRAMES:,} frames")
+    lengths = (length for length, count in zip(message.lengths, message.counts, strict=True) for _ in range(count))
+    cut_lengths = tuple(sorted(message.cut_lengths.items()))
+    return PromptFrames(tuple(itertools.accumulate(lengths)), cut_lengths, message.chunk_length, message.rest_length)
 
 
 def _to_grammar_message(grammar: Grammar) -> pb.Grammar:

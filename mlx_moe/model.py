@@ -25,6 +25,7 @@ from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.engine import Engine
 from mlx_moe.decoding.generation import Generation
+from mlx_moe.decoding.replay import Replay
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.decoding.session import Session
@@ -151,8 +152,10 @@ class Model:
                 f"{self.config.context.more(wanted)}"
             )
 
-    def writer(self, request: Request, sequence: Sequence) -> AnswerWriter:
+    def writer(self, request: Request, sequence: Sequence, replay: Replay | None = None) -> AnswerWriter:
         """Check a request; return the writer of its answer, which continues `sequence`.
+
+        With a `replay` the answer was begun elsewhere, and the sequence is a new one.
 
         Raises:
             InvalidRequestError: before any work, with the numbers.
@@ -161,7 +164,19 @@ class Model:
         if request.grammar is not None:
             self.constraints.new(request.grammar, request.input_ids)
         seed = secrets.randbits(53) if request.sampling.seed is None else request.sampling.seed
-        return AnswerWriter(self.tokenizer, sequence, request, seed=seed, limit=limit)
+        if replay is not None:
+            self._check_replay(replay, request, limit)
+        return AnswerWriter(self.tokenizer, sequence, request, seed=seed, limit=limit, replay=replay)
+
+    def _check_replay(self, replay: Replay, request: Request, limit: int) -> None:
+        if request.sampling.seed is None and replay.answer_ids:
+            raise InvalidRequestError("an answer continues only with the seed with which it was begun")
+        if len(replay.answer_ids) >= limit:
+            raise InvalidRequestError(f"{len(replay.answer_ids)} tokens are written, and {limit} are the most")
+        if max(replay.answer_ids, default=0) >= self.config.vocab_size:
+            raise InvalidRequestError(f"a written token is outside the vocabulary of {self.config.vocab_size} tokens")
+        if replay.frames is not None and replay.frames.ends[-1] != len(request.input_ids):
+            raise InvalidRequestError("the frames of the prompt do not end where the prompt does")
 
     def _limit(self, request: Request) -> int:
         """Return how many tokens the answer may have."""

@@ -5,8 +5,9 @@ Results are values; protobuf messages do not appear.
 """
 
 from cluster.client.about import NodeAbout
+from cluster.client.answer_stream import AnswerStream, Begun, Prefilled, Waiting, Written
 from cluster.client.gateway_options import GatewayOptions
-from cluster.client.model import AnswerStream, Begun, ModelClient, ModelDescription, Prefilled, Waiting, Written
+from cluster.client.model import ModelClient, ModelDescription
 from cluster.client.node import NodeClient, is_running
 from cluster.client.plain import OwnNode, RemoteAnswer, RemoteConversation, RemoteModel
 from cluster.client.status import (

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from cluster.request_message import from_sampling_message, from_token_message, to_request_message
+from cluster.client.answer_stream import AnswerStream
+from cluster.errors import NodeLostError, UnloadedError
+from cluster.request_message import from_sampling_message
 from cluster.rpc_errors import translated
 from cluster.timeline import Timeline
 from cluster.trust import Credentials
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc
-from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.decoding.request import Request
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.dialects import Dialect, named
 from mlx_moe.text.thought import ThoughtMarkers
+
+T = TypeVar("T")
 
 CALL_S = 30.0
 """Timeout of calls that only read."""
@@ -50,93 +54,81 @@ class ModelDescription:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """The answer's first event: the seed it is sampled with."""
+class Place:
+    """Where a model is coordinated: a node, the address of its worker, and what errors call it."""
 
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prefilled:
-    """Progress of the prompt, in positions."""
-
-    done: int
-    total: int
+    node_id: str
+    address: str
+    callee: str = "the coordinator"
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A part of the model was lost or is moved, says `cause`; the answer continues later.
-
-    First weights are loaded (`total` is 0), then `done` of `total` positions are computed again.
-    """
-
-    cause: str
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A token, and the answer's statistics at it; the last one has a `finish_reason`."""
-
-    token: Token
-    stats: GenerationStats
-    finish_reason: FinishReason | None
-
-
-AnswerEvent: TypeAlias = Begun | Prefilled | Waiting | Written
+Find: TypeAlias = Callable[[MoeClusterError], Awaitable[Place]]
+"""Returns where the model is coordinated now that an error has ended a call. Raises that error if it is nowhere."""
 
 
 class ModelClient:
     """A served model. Use the client in the event loop in which it was made, and close it; the model stays loaded."""
 
     def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        stub: coordinator_pb2_grpc.CoordinatorStub,
-        description: ModelDescription,
-        callee: str,
-        node_id: str,
+        self, credentials: Credentials, place: Place, description: ModelDescription, find: Find | None = None
     ) -> None:
         self.description = description
-        self._channel = channel
-        self._stub = stub
-        self._callee = callee
-        self._node_id = node_id
+        self._credentials = credentials
+        self._find = find
+        self._one_move_at_a_time = asyncio.Lock()
+        self._turn_to(place)
 
     @classmethod
-    async def connect(
-        cls, credentials: Credentials, node_id: str, address: str, callee: str = "the coordinator"
-    ) -> ModelClient:
-        """Return the model that a node coordinates; error messages call that node `callee`. Raises NodeLostError."""
-        channel = credentials.aio_channel(address, node_id)
-        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-        try:
-            with translated(callee, node_id):
-                message = await stub.Describe(pb.DescribeRequest(), timeout=CALL_S)
-            return cls(channel, stub, _description(message), callee, node_id)
-        except BaseException:
-            await channel.close()
-            raise
+    async def connect(cls, credentials: Credentials, place: Place, find: Find | None = None) -> ModelClient:
+        """Return the model that is coordinated at a place.
+
+        If its coordinator is lost, calls and answers go on where `find` says that it is coordinated then.
+
+        Raises:
+            NodeLostError: nobody answers there.
+        """
+        return cls(credentials, place, await described(credentials, place, CALL_S), find)
+
+    @property
+    def stub(self) -> coordinator_pb2_grpc.CoordinatorStub:
+        """The stub of the present coordinator."""
+        return self._stub
+
+    @property
+    def callee(self) -> str:
+        """What errors call the coordinator."""
+        return self._place.callee
+
+    @property
+    def node_id(self) -> str:
+        """The coordinator's node."""
+        return self._place.node_id
+
+    async def follow(self, lost: coordinator_pb2_grpc.CoordinatorStub, error: MoeClusterError) -> None:
+        """Turn to the coordinator that takes the place of a lost one. Raises `error` if none does."""
+        async with self._one_move_at_a_time:
+            if self._stub is not lost:  # another call has turned already
+                return
+            if self._find is None:
+                raise error
+            place, former = await self._find(error), self._channel
+            self._turn_to(place)
+            await former.close()
 
     async def format_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
         """Return the prompt of a chat, up to where the answer begins."""
         request = pb.FormatChatRequest(messages=json.dumps(messages), variables=json.dumps(variables))
-        with self._called():
-            return list((await self._stub.FormatChat(request, timeout=CALL_S)).token_ids)
+        return list((await self._ask(lambda stub: stub.FormatChat(request, timeout=CALL_S))).token_ids)
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of a text."""
         request = pb.EncodeRequest(text=text, add_special_tokens=add_special_tokens)
-        with self._called():
-            return list((await self._stub.Encode(request, timeout=CALL_S)).token_ids)
+        return list((await self._ask(lambda stub: stub.Encode(request, timeout=CALL_S))).token_ids)
 
     async def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Return the text of token ids."""
         request = pb.DecodeRequest(token_ids=token_ids, skip_special_tokens=skip_special_tokens)
-        with self._called():
-            return str((await self._stub.Decode(request, timeout=CALL_S)).text)
+        return str((await self._ask(lambda stub: stub.Decode(request, timeout=CALL_S))).text)
 
     async def timeline(self) -> Timeline:
         """Return what each stage did since the last call of any client, as far back as stages remember."""
@@ -149,9 +141,7 @@ class ModelClient:
         Raises:
             InvalidRequestError: a token id is too large. Other errors are raised with the first event.
         """
-        request_id = uuid.uuid4()
-        message = to_request_message(request, conversation_id, request_id.bytes)
-        return AnswerStream(self._stub.Answer(message), self._callee, self._node_id, request_id.hex)
+        return AnswerStream(self, request, conversation_id)
 
     def hold_conversation(self, conversation_id: bytes) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """Keep a conversation until this call is cancelled, or this process ends; then its KV caches are freed."""
@@ -169,57 +159,36 @@ class ModelClient:
         """Close the channel, which ends its answers."""
         await self._channel.close()
 
+    def _turn_to(self, place: Place) -> None:
+        self._place = place
+        self._channel = self._credentials.aio_channel(place.address, place.node_id)
+        self._stub = coordinator_pb2_grpc.CoordinatorStub(self._channel)
+
+    async def _ask(self, call: Callable[[coordinator_pb2_grpc.CoordinatorStub], Awaitable[T]]) -> T:
+        """Return the result of a call that changes nothing, from the coordinator that there is, or will be."""
+        while True:
+            stub = self._stub
+            try:
+                with self._called():
+                    return await call(stub)
+            except UnloadedError:
+                raise
+            except NodeLostError as error:
+                await self.follow(stub, error)
+
     def _called(self) -> contextlib.AbstractContextManager[None]:
-        return translated(self._callee, self._node_id)
+        return translated(self.callee, self.node_id)
 
 
-class AnswerStream:
-    """An answer while it is written: an asynchronous iterator of events, the first of which is Begun.
-
-    `request_id`, 32 hexadecimal digits, identifies it in logs and errors.
-    """
-
-    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, Any], callee: str, node_id: str, request_id: str) -> None:
-        self.request_id = request_id
-        self._call = call
-        self._callee = callee
-        self._node_id = node_id
-
-    def __aiter__(self) -> AsyncIterator[AnswerEvent]:
-        """Return itself."""
-        return self
-
-    async def __anext__(self) -> AnswerEvent:
-        """Return the next event. Raises StopAsyncIteration at the end, MoeClusterError if the answer failed."""
-        event = await self.read()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def read(self) -> AnswerEvent | None:
-        """Return the next event, None at the end. Cancelling this ends the answer. Raises MoeClusterError."""
-        try:
-            with translated(self._callee, self._node_id):
-                message = await self._call.read()
-        except MoeClusterError as error:
-            raise error.about(request_id=self.request_id) from error
-        return _event(message) if isinstance(message, pb.AnswerEvent) else None
-
-    def cancel(self) -> None:
-        """End the answer on every node at once; a pending `read` raises CancelledError."""
-        self._call.cancel()
-
-
-def _event(message: pb.AnswerEvent) -> AnswerEvent:
-    match message.WhichOneof("event"):
-        case "begun":
-            return Begun(message.begun.seed)
-        case "prefill":
-            return Prefilled(message.prefill.done, message.prefill.total)
-        case "waiting":
-            return Waiting(message.waiting.cause, message.waiting.done, message.waiting.total)
-        case _:
-            return Written(*from_token_message(message.token))
+async def described(credentials: Credentials, place: Place, timeout_s: float) -> ModelDescription:
+    """Return the model that is coordinated at a place. Raises NodeLostError if nobody answers there."""
+    channel = credentials.aio_channel(place.address, place.node_id)
+    try:
+        with translated(place.callee, place.node_id):
+            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+            return _description(await stub.Describe(pb.DescribeRequest(), timeout=timeout_s))
+    finally:
+        await channel.close()
 
 
 def _description(message: pb.ModelDescription) -> ModelDescription:

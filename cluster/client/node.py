@@ -18,7 +18,7 @@ from cluster import control_socket
 from cluster.client import about
 from cluster.client.about import NodeAbout
 from cluster.client.gateway_options import GatewayOptions
-from cluster.client.model import ModelClient
+from cluster.client.model import ModelClient, Place, described
 from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress, ServingState
 from cluster.client.status_message import cluster_status, load_status, pull_status
 from cluster.client.wanted import Wanted
@@ -32,6 +32,7 @@ from cluster.rpc_errors import translated
 from cluster.trust import CHANNEL_OPTIONS, Credentials, Insecure, MutualTLS, StoredIdentity
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
+from mlx_moe.errors import MoeClusterError
 
 CALL_S = 30.0
 """Timeout of calls that only read."""
@@ -47,6 +48,12 @@ LOOK_S = 0.05
 
 MEET_S = 2.0
 """After this time without a further node, a new node is assumed to know all others."""
+
+SUCCESSOR_S = 15.0
+"""How long to wait for a node that takes the place of a coordinator that was lost."""
+
+DESCRIBE_S = 2.0
+"""How long a coordinator may take to say that it is there."""
 
 SETTLE_S = 10.0
 """Timeout for all nodes to report what they hold after a model was loaded."""
@@ -227,9 +234,31 @@ class NodeClient:
         """
         if status.serving is None or not status.coordinator_address:
             raise NoClusterError("no model is loaded; `moe-cluster chat MODEL` or `moe-cluster up MODEL` loads one")
-        coordinator = status.serving.coordinator
-        callee = f"node {status.name(coordinator)}, which coordinates,"
-        return await ModelClient.connect(self._credentials(), coordinator, status.coordinator_address, callee)
+        credentials, model = self._credentials(), status.serving.model
+
+        async def find(error: MoeClusterError) -> Place:
+            return await self._coordinator_of(model, credentials, error)
+
+        return await ModelClient.connect(credentials, _place(status), find)
+
+    async def _coordinator_of(self, model: str, credentials: Credentials, error: MoeClusterError) -> Place:
+        """Return where a model is coordinated, once it is after a loss; raise `error` if nobody takes it over."""
+        gives_up_at = time.monotonic() + SUCCESSOR_S
+        while True:
+            status = await self.status()
+            serving = status.serving
+            if serving is not None and serving.model == model and status.coordinator_address:
+                place = _place(status)
+                with contextlib.suppress(NodeLostError):
+                    await described(credentials, place, DESCRIBE_S)
+                    return place
+            elif serving is not None and serving.state is ServingState.FAILED:
+                raise NodeLostError(serving.failure, node_id=error.node_id) from error
+            elif serving is not None and serving.model == model and serving.state is ServingState.LOADING:
+                gives_up_at = time.monotonic() + SUCCESSOR_S
+            if time.monotonic() > gives_up_at:
+                raise error
+            await asyncio.sleep(4 * LOOK_S)
 
     async def settled(self) -> ClusterStatus:
         """Return the status once all nodes have reported what they hold, which they do some time after loading.
@@ -314,6 +343,13 @@ class NodeClient:
                 if Announced.read(self._home) == self._announced:
                     raise
             raise NoClusterError("this machine's node has ended: moe-cluster up starts it again") from error
+
+
+def _place(status: ClusterStatus) -> Place:
+    """Return where the cluster's model is coordinated."""
+    assert status.serving is not None
+    coordinator = status.serving.coordinator
+    return Place(coordinator, status.coordinator_address, f"node {status.name(coordinator)}, which coordinates,")
 
 
 def _load_request(wanted: Wanted) -> pb.LoadRequest:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import grpc
 
 from cluster.client.about import NodeAbout
+from cluster.client.answer_stream import AnswerEvent, AnswerStream, Begun, Prefilled, Waiting, Written
 from cluster.client.gateway_options import GatewayOptions
 from cluster.client.loop_thread import shared_loop
-from cluster.client.model import AnswerEvent, AnswerStream, Begun, ModelClient, Prefilled, Waiting, Written
+from cluster.client.model import ModelClient, Place
 from cluster.client.node import CALL_S, NodeClient
 from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress
 from cluster.client.wanted import Wanted
@@ -164,7 +165,7 @@ class RemoteModel:
     @classmethod
     def connect(cls, credentials: Credentials, node_id: str, address: str) -> RemoteModel:
         """Return the model that a node coordinates. Raises NodeLostError."""
-        return cls(shared_loop().run(ModelClient.connect(credentials, node_id, address)))
+        return cls(shared_loop().run(ModelClient.connect(credentials, Place(node_id, address))))
 
     def format_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
         """Return the prompt of a chat, up to where the answer begins."""
@@ -214,6 +215,8 @@ class RemoteConversation:
         Raises:
             InvalidRequestError: before any work.
         """
+        if self._held.done():  # the coordinator was lost; another one keeps the conversation from now on
+            self._held = shared_loop().run(_hold(self._model, self._id))
         return RemoteAnswer(self._model, request, self._id, progress, waiting)
 
     def close(self) -> None:

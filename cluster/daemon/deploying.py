@@ -226,7 +226,8 @@ class Deploying:
                 ]
                 self._tell(node_id, pb.WorkerCommand(connect=pb.ConnectWorkers(workers=workers)))
             case events.Stop(node_id, reason):
-                self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason=reason)))
+                is_unloaded = self._deployment.phase is Phase.ENDING and self.error is None
+                self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason=reason, is_unloaded=is_unloaded)))
                 self._tell(node_id, None)
             case events.Cancel(node_id):
                 self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason="it did not obey", now=True)))

@@ -190,7 +190,7 @@ class Serving:
         deployment, running = self.deployment, self._running
         if deployment is None or running is None:
             return ""
-        deployment.end(reason)
+        deployment.end(f"{deployment.placement.model} is not served any more: {reason}")
         await running
         self.deployment = None
         self._state.own_serving = pb.Serving(epoch=0)

@@ -125,7 +125,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class AnswerRequest(_message.Message):
-    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id", "grammar", "borrows_any")
+    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id", "grammar", "answer_ids", "frames", "borrows_any")
     CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,8 @@ class AnswerRequest(_message.Message):
     DETECT_LOOPS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_IDS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     BORROWS_ANY_FIELD_NUMBER: _ClassVar[int]
     conversation_id: bytes
     input_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -145,8 +147,10 @@ class AnswerRequest(_message.Message):
     detect_loops: bool
     request_id: bytes
     grammar: Grammar
+    answer_ids: _containers.RepeatedScalarFieldContainer[int]
+    frames: PromptFrames
     borrows_any: bool
-    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., borrows_any: bool = ...) -> None: ...
+    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., frames: _Optional[_Union[PromptFrames, _Mapping]] = ..., borrows_any: bool = ...) -> None: ...
 
 class Grammar(_message.Message):
     __slots__ = ("schema", "tools", "parallel")
@@ -167,16 +171,18 @@ class GrammarTool(_message.Message):
     def __init__(self, name: _Optional[str] = ..., schema: _Optional[str] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
-    __slots__ = ("begun", "prefill", "token", "waiting")
+    __slots__ = ("begun", "prefill", "token", "waiting", "frames")
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     begun: AnswerBegun
     prefill: PrefillProgress
     token: AnswerToken
     waiting: AnswerWaiting
-    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ..., waiting: _Optional[_Union[AnswerWaiting, _Mapping]] = ...) -> None: ...
+    frames: PromptFrames
+    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ..., waiting: _Optional[_Union[AnswerWaiting, _Mapping]] = ..., frames: _Optional[_Union[PromptFrames, _Mapping]] = ...) -> None: ...
 
 class AnswerWaiting(_message.Message):
     __slots__ = ("cause", "done", "total")
@@ -187,6 +193,27 @@ class AnswerWaiting(_message.Message):
     done: int
     total: int
     def __init__(self, cause: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+
+class PromptFrames(_message.Message):
+    __slots__ = ("lengths", "counts", "cut_lengths", "chunk_length", "rest_length")
+    class CutLengthsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    CUT_LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    REST_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    lengths: _containers.RepeatedScalarFieldContainer[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    cut_lengths: _containers.ScalarMap[int, int]
+    chunk_length: int
+    rest_length: int
+    def __init__(self, lengths: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., cut_lengths: _Optional[_Mapping[int, int]] = ..., chunk_length: _Optional[int] = ..., rest_length: _Optional[int] = ...) -> None: ...
 
 class AnswerBegun(_message.Message):
     __slots__ = ("seed", "request_id")

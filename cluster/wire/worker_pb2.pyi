@@ -59,12 +59,14 @@ class WeightPeer(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class StopWorker(_message.Message):
-    __slots__ = ("reason", "now")
+    __slots__ = ("reason", "now", "is_unloaded")
     REASON_FIELD_NUMBER: _ClassVar[int]
     NOW_FIELD_NUMBER: _ClassVar[int]
+    IS_UNLOADED_FIELD_NUMBER: _ClassVar[int]
     reason: str
     now: bool
-    def __init__(self, reason: _Optional[str] = ..., now: bool = ...) -> None: ...
+    is_unloaded: bool
+    def __init__(self, reason: _Optional[str] = ..., now: bool = ..., is_unloaded: bool = ...) -> None: ...
 
 class ConnectWorkers(_message.Message):
     __slots__ = ("workers",)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from mlx_moe.decoding.replay import PromptFrames
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Token
 
 MAX_UNREAD = 256
@@ -39,6 +40,9 @@ class QueuedToken:
     finish_reason: FinishReason | None
 
 
+Item = Progress | Waiting | PromptFrames | QueuedToken
+
+
 class AnswerQueue:
     """A queue for one reader.
 
@@ -49,8 +53,8 @@ class AnswerQueue:
         self.on_room: Callable[[], None] = lambda: None
         self.on_left: Callable[[], None] = lambda: None
         self._leaving: asyncio.TimerHandle | None = None
-        self._unread: deque[Progress | Waiting | QueuedToken] = deque()
-        self._last: Progress | Waiting | QueuedToken | None = None
+        self._unread: deque[Item] = deque()
+        self._last: Item | None = None
         self._error: Exception | None = None
         self._ended = False
         self._changed = asyncio.Event()
@@ -60,7 +64,7 @@ class AnswerQueue:
         """Whether the reader is far behind."""
         return len(self._unread) >= MAX_UNREAD
 
-    def put(self, item: Progress | Waiting | QueuedToken) -> None:
+    def put(self, item: Item) -> None:
         """Add an item, unless it equals the last one; it replaces unread progress of its kind."""
         if item == self._last:
             return
@@ -78,7 +82,7 @@ class AnswerQueue:
         self._changed.set()
         self._wait_no_more()
 
-    async def read(self) -> AsyncIterator[Progress | Waiting | QueuedToken]:
+    async def read(self) -> AsyncIterator[Item]:
         """Yield the items. Raises the error that ended the queue, if any."""
         while self._unread or not self._ended:
             if not self._unread:

@@ -19,7 +19,7 @@ from cluster.worker.memory_guard import MemoryGuard, MemoryUse
 from cluster.worker.pipeline import Pipeline
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
-from mlx_moe.decoding.sequence import Sequence
+from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Release, Returned
 
@@ -33,6 +33,7 @@ LOOK_S = 1.0
 class _Answer:
     writer: AnswerWriter
     stream: AnswerQueue
+    has_told_frames: bool = False
     waits_since: float | None = None  # monotonic seconds of an interruption, until the next token
 
 
@@ -201,6 +202,12 @@ class Answering:
             ),
         )
 
+    def _tell_frames(self, answer: _Answer) -> None:
+        """Say how the prompt is computed, so that another coordinator can do the same if this one is lost."""
+        if not answer.has_told_frames and answer.writer.sequence.phase is Phase.PREFILL:
+            answer.stream.put(answer.writer.sequence.prompt_frames)
+            answer.has_told_frames = True
+
     def _write(self, written: Written) -> None:
         answer = self._answers[written.sequence.id]
         if not answer.writer.stats.generated_tokens:
@@ -224,6 +231,8 @@ class Answering:
 
     def _tell_progress(self, sequence_id: str) -> None:
         answer = self._answers.get(sequence_id)
+        if answer is not None:
+            self._tell_frames(answer)
         if answer is not None and not answer.writer.stats.generated_tokens:
             answer.stream.put(answer.writer.prefill_progress)
         elif answer is not None and answer.waits_since is not None:

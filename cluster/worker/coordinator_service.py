@@ -15,14 +15,21 @@ from typing import Any
 
 import grpc
 
-from cluster.request_message import from_request_message, to_sampling_message, to_token_message
+from cluster.request_message import (
+    from_replay,
+    from_request_message,
+    to_frames_message,
+    to_sampling_message,
+    to_token_message,
+)
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
-from cluster.worker.answer_queue import AnswerQueue, Progress, QueuedToken, Waiting
+from cluster.worker.answer_queue import AnswerQueue, Item, QueuedToken, Waiting
 from cluster.worker.answering import Answering
 from cluster.worker.kept_prefixes import KeptPrefixes
 from mlx_moe.decoding.constraint import Constraints
+from mlx_moe.decoding.replay import PromptFrames
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
 from mlx_moe.model import Model
@@ -136,8 +143,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             stream, request_id, asked = AnswerQueue(), _request_id(request), from_request_message(request)
             if asked.grammar is not None:  # compiling takes up to a second; `writer` finds it compiled
                 await asyncio.to_thread(self._model.constraints.new, asked.grammar, asked.input_ids)
-            sequence = self._conversation((self._caller_of(context), request.conversation_id))
-            writer = self._model.writer(asked, sequence)
+            conversation, replay = (self._caller_of(context), request.conversation_id), from_replay(request)
+            if replay is not None:
+                self._free(conversation)  # what is kept of it here may have been computed in other frames
+            sequence = self._conversation(conversation)
+            writer = self._model.writer(asked, sequence, replay)
             self.answering.begin(writer, stream)
             ids = {"request_id": request_id, "sequence_id": sequence.id}
             log.info("event=answer_begun %s prompt_tokens=%d", _pairs(ids), len(request.input_ids))
@@ -217,9 +227,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             self.answering.release(sequence)
 
 
-def _event(item: Progress | Waiting | QueuedToken) -> pb.AnswerEvent:
+def _event(item: Item) -> pb.AnswerEvent:
     if isinstance(item, Waiting):
         return pb.AnswerEvent(waiting=pb.AnswerWaiting(cause=item.cause, done=item.done, total=item.total))
+    if isinstance(item, PromptFrames):
+        return pb.AnswerEvent(frames=to_frames_message(item))
     if not isinstance(item, QueuedToken):
         done, total = item
         return pb.AnswerEvent(prefill=pb.PrefillProgress(done=done, total=total))

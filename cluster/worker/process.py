@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster import log_files
-from cluster.errors import MovedError, NodeLostError
+from cluster.errors import MovedError, NodeLostError, UnloadedError
 from cluster.home import Home
 from cluster.membership.listening import Listening
 from cluster.trust import Insecure, MutualTLS, RemovedNodes, StoredIdentity
@@ -80,23 +80,24 @@ class Worker:
     async def run(self, commands: asyncio.StreamReader) -> None:
         """Execute commands until `stop`; report errors."""
         Watchdog(lambda: None if self._epoch is None else self._epoch.watch, self._report).start()
-        reason = "its worker failed"
+        end = pb.StopWorker(reason="its worker failed")
         with suppress(BrokenPipeError):  # the daemon has ended
             try:
                 while (command := await self._next(commands)).WhichOneof("command") != "stop":
                     await self._obey(command)
-                reason = command.stop.reason
+                end = command.stop
             except _LoadInterrupted:
-                reason = await self._reason(commands)
+                end = await self._interruption(commands)
             except MoeClusterError as error:
-                reason = str(error)
+                end = pb.StopWorker(reason=str(error))
                 self._report(pb.WorkerEvent(failure=_failure(error)))
             except Exception:
                 log.exception("event=crashed")  # logged now: disconnecting may not finish
                 raise
             finally:
-                await self._interrupt(NodeLostError(reason))
-                await self._end_answers(NodeLostError(reason))
+                ended = UnloadedError(end.reason) if end.is_unloaded else NodeLostError(end.reason)
+                await self._interrupt(ended)
+                await self._end_answers(ended)
 
     async def _next(self, commands: asyncio.StreamReader) -> pb.WorkerCommand:
         """Wait for a command; meanwhile report statistics, and close an epoch that lost a link. Raises other errors."""
@@ -112,16 +113,16 @@ class Worker:
             if epoch.ended.done() and not reading.done():
                 await self._lose(epoch.ended.result())
         command = None if reading.cancelled() else reading.result()
-        return command or pb.WorkerCommand(stop=pb.StopWorker(reason="the node that loaded the model released it"))
+        return command or pb.WorkerCommand(stop=pb.StopWorker(reason=f"the daemon of node {self._name} has ended"))
 
-    async def _reason(self, commands: asyncio.StreamReader) -> str:
+    async def _interruption(self, commands: asyncio.StreamReader) -> pb.StopWorker:
         """Return why a load was interrupted."""
         with suppress(TimeoutError):
             async with asyncio.timeout(REASON_S):
                 command = await pipe.read(commands, pb.WorkerCommand())
                 if command is not None and command.stop.reason:
-                    return command.stop.reason
-        return "its worker was ended while it loaded"
+                    return command.stop
+        return pb.StopWorker(reason="its worker was ended while it loaded")
 
     async def _obey(self, command: pb.WorkerCommand) -> None:
         match command.WhichOneof("command"):

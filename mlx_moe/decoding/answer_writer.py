@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from mlx_moe.decoding.coordinator import Written
+from mlx_moe.decoding.replay import Replay
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import MoeClusterError
@@ -19,7 +21,16 @@ class AnswerWriter:
     `finish_reason` is None until the answer has ended; `failure` is the error that ended it; `text` is the text so far.
     """
 
-    def __init__(self, tokenizer: Tokenizer, sequence: Sequence, request: Request, *, seed: int, limit: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        sequence: Sequence,
+        request: Request,
+        *,
+        seed: int,
+        limit: int,
+        replay: Replay | None = None,
+    ) -> None:
         self.sequence = sequence
         self.request = request
         self.seed = seed
@@ -31,6 +42,9 @@ class AnswerWriter:
         self._shown = _ShownText(tokenizer, request)
         self._began = 0.0
         self._is_resumed = False
+        self._replay = replay
+        if replay is not None:
+            self._read(replay.answer_ids)
 
     @classmethod
     def resumed(cls, tokenizer: Tokenizer, sequence: Sequence) -> AnswerWriter:
@@ -38,7 +52,7 @@ class AnswerWriter:
         writer = cls(tokenizer, sequence, sequence.asked, seed=sequence.seed, limit=sequence.limit)
         writer.stats = sequence.stats
         writer._is_resumed = True
-        writer.text = "".join(writer._shown.add(token_id, last=False)[0] for token_id in sequence.answer_ids)
+        writer._read(sequence.answer_ids)
         return writer
 
     def begin(self) -> None:
@@ -48,6 +62,13 @@ class AnswerWriter:
             self.sequence.restart()
         else:
             self.sequence.ask(self.request, self.seed, self._limit, self.stats)
+            if self._replay is not None:
+                self.sequence.go_on(self._replay)
+
+    def _read(self, answer_ids: Collection[int]) -> None:
+        """Read the tokens that were written elsewhere."""
+        self.text = "".join(self._shown.add(token_id, last=False)[0] for token_id in answer_ids)
+        self.stats.generated_tokens = len(answer_ids)
 
     @property
     def prefill_progress(self) -> tuple[int, int]:

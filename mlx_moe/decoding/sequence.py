@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from mlx_moe.decoding.chunking import chunk_start, cut
+from mlx_moe.decoding.replay import PromptFrames, Replay
 from mlx_moe.decoding.request import GenerationStats, Request
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.grammar import Grammar
@@ -111,6 +112,22 @@ class Sequence:
         had_any = bool(self.cut_lengths)
         self.cut_lengths = {}
         return had_any
+
+    @property
+    def prompt_frames(self) -> PromptFrames:
+        """The frames in which the prompt of the answer is computed, once they are planned."""
+        n_prompt = len(self.asked.input_ids)
+        ends = tuple(end for end in (*self.frame_ends, *self.planned) if end <= n_prompt)
+        return PromptFrames(ends, tuple(self.cut_lengths.items()), self.chunk_length, self.stats.chunk_length)
+
+    def go_on(self, replay: Replay) -> None:
+        """Go on with an answer that was asked for, and that another coordinator has begun; nothing is kept of it."""
+        self.answer_ids = list(replay.answer_ids)
+        if (frames := replay.frames) is not None:
+            self.chunk_length, self.stats.chunk_length = frames.chunk_length, frames.rest_length
+            self.cut_lengths = dict(frames.cut_lengths)
+            self.planned = [*frames.ends, *range(frames.ends[-1] + 1, self.n_known + 1)]
+            self.phase = Phase.PREFILL
 
     def restart(self) -> None:
         """Plan to compute everything again, on other stages that keep nothing."""

@@ -54,25 +54,6 @@ def begin(cluster: Cluster) -> tuple[RemoteAnswer, list[Token]]:
     return written, [next(written) for _ in range(3)]
 
 
-def lose(written: RemoteAnswer, tokens: list[Token], event: Callable[[], object]) -> NodeLostError:
-    """Let something happen while an answer is written; return what its reader gets."""
-    event()
-    with pytest.raises(NodeLostError) as caught:
-        tokens.extend(written)
-    return caught.value
-
-
-def kill_worker(node: RunningNode) -> None:
-    (worker,) = node.workers()
-    worker.kill()
-
-
-def load_again(cluster: Cluster, wanted: list[Token]) -> None:
-    cluster.model = None
-    model = cluster.load("demo", cluster.place("demo", (2, 2, 2)))
-    assert answer(model, request()) == wanted
-
-
 def serving(cluster: Cluster) -> ServingStatus:
     """Return what is served; something is."""
     served = cluster.own.status().serving
@@ -82,27 +63,6 @@ def serving(cluster: Cluster) -> ServingStatus:
 
 def no_workers(cluster: Cluster) -> bool:
     return not any(node.workers() for node in cluster.nodes)
-
-
-def test_the_coordinators_killed_worker_ends_the_answer_and_the_cluster_loads_again(
-    cluster: Cluster, wanted: list[Token]
-) -> None:
-    written, tokens = begin(cluster)
-    lose(written, tokens, lambda: kill_worker(cluster.nodes[0]))
-    load_again(cluster, wanted)
-
-
-def test_workers_of_a_killed_placer_end_on_all_nodes(cluster: Cluster, wanted: list[Token]) -> None:
-    written, tokens = begin(cluster)
-    first = cluster.nodes[0]
-    lose(written, tokens, first.kill)
-    until(lambda: no_workers(cluster))
-    cluster.own.close()
-    first.start("--peer", cluster.nodes[1].address)
-    first.wait_up()
-    cluster.own = type(cluster.own).connect(first.home)
-    cluster.wait_for_all()
-    load_again(cluster, wanted)
 
 
 @pytest.mark.parametrize("go", [RunningNode.end, RunningNode.kill], ids=["down", "killed"])

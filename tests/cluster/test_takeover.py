@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mlx_moe
-from cluster.client import OwnNode, ServingStatus
+from cluster.client import OwnNode, RemoteAnswer, ServingStatus, Waiting
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.sampling_params import SamplingParams
@@ -63,18 +63,31 @@ def ready(own: OwnNode, after: int) -> ServingStatus | None:
     return served if served is not None and served.epoch > after else None
 
 
+def read(written: RemoteAnswer, count: int) -> list[Token]:
+    return [next(written) for _ in range(count)]
+
+
 @pytest.mark.parametrize("kill", [kill_worker, RunningNode.kill], ids=["worker", "daemon"])
-def test_the_model_is_served_again_by_the_workers_that_are_left(
+def test_an_answer_goes_on_with_the_workers_that_are_left(
     cluster: Cluster, second: OwnNode, wanted: list[Token], kill: Callable[[RunningNode], None]
 ) -> None:
     cluster.load("demo", cluster.place("demo", LAYERS))
-    before = cluster.own.status().serving
+    until(lambda: ready(second, 0) is not None)
+    before = ready(second, 0)
     assert before is not None
     kept = [worker.pid for node in cluster.nodes[1:] for worker in node.workers()]
-    kill(cluster.nodes[0])
-    until(lambda: ready(second, before.epoch) is not None)
-    after = ready(second, before.epoch)
-    assert after is not None
-    assert [worker.pid for node in cluster.nodes[1:] for worker in node.workers()] == kept
     with closing(second.model(second.status())) as model:
+        waits: list[Waiting | None] = []
+        written = model.new_conversation().answer(request(), waiting=waits.append)
+        tokens = read(written, 7)
+        kill(cluster.nodes[0])
+        assert tokens + list(written) == wanted
+        assert written.finish_reason == "length"
+        assert "node mac-1" in written.stats.waited_for
+        assert written.stats.waited_s > 0
+        assert waits[0] is not None
+        assert "node mac-1" in waits[0].cause
+        assert waits[-1] is None
         assert answer(model, request()) == wanted
+    assert ready(second, before.epoch) is not None
+    assert [worker.pid for node in cluster.nodes[1:] for worker in node.workers()] == kept
