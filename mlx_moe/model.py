@@ -243,13 +243,16 @@ class LocalModel(Model):
         request: Request,
         session: Session | None = None,
         progress: Callable[[int, int], None] | None = None,
+        replay: Replay | None = None,
     ) -> Generation:
         """Answer a request, on the thread that loaded the model. `progress` gets prompt positions done and to do.
+
+        With a `replay` it continues an answer that was begun elsewhere, in a new session.
 
         Raises:
             InvalidRequestError: before any work, with the numbers.
         """
-        writer = self.writer(request, (session or self.new_session()).sequence)
+        writer = self.writer(request, (session or self.new_session()).sequence, replay)
         return Generation(self._engine, writer, close_session=session is None, progress=progress)
 
     @property

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shlex
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from cluster.daemon import placing
 from cluster.daemon.acquiring import Acquiring
 from cluster.daemon.channels import Channels
 from cluster.daemon.copies import Copies, Copy
-from cluster.daemon.deploying import Deploying
+from cluster.daemon.deploying import OUTVOTED_S, Deploying
 from cluster.daemon.greeter import Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
 from cluster.daemon.voting import Voting, lasts
-from cluster.errors import ClusterError, OccupiedError, PlacementError, TrustError
+from cluster.errors import ClusterError, OccupiedError, OutvotedError, PlacementError, TrustError
 from cluster.home import Home
 from cluster.placement import ModelCosts, Placement, validate, with_standby
 from cluster.rpc_errors import translated
@@ -95,8 +96,7 @@ class Serving:
             MoeClusterError: loading failed.
         """
         async with self._one_placement_at_a_time:
-            await self._greeter.ask_all()
-            coordinator, epoch = self._served(request) or await self._place(request)
+            coordinator, epoch = await self._served_or_placed(request)
         call = self.stub(coordinator).FollowLoad(pb.FollowRequest(epoch=epoch))
         try:
             with translated(f"node {self._state.name(coordinator)}"):
@@ -106,6 +106,18 @@ class Serving:
                     yield status
         finally:
             call.cancel()
+
+    async def _served_or_placed(self, request: pb.LoadRequest) -> tuple[str, int]:
+        """Return coordinator and epoch of the requested model, which is placed if it is not served, or taken over."""
+        ends_at = time.monotonic() + OUTVOTED_S
+        while True:
+            await self._greeter.ask_all()
+            try:
+                return self._served(request) or await self._place(request)
+            except OutvotedError:  # another node may be taking it over
+                if time.monotonic() > ends_at:
+                    raise
+            await asyncio.sleep(LOOK_S)
 
     async def deploy(self, request: pb.DeployRequest, caller: str) -> int:
         """Start loading a model on a placement that this node coordinates. Raises as `load`, before it starts.

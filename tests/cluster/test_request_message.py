@@ -8,14 +8,17 @@ from hypothesis import strategies as st
 
 from cluster.request_message import (
     MAX_UINT32,
+    from_frames_message,
     from_request_message,
     from_sampling_message,
     from_token_message,
+    to_frames_message,
     to_request_message,
     to_sampling_message,
     to_token_message,
 )
 from cluster.wire import coordinator_pb2 as pb
+from mlx_moe.decoding.replay import PromptFrames
 from mlx_moe.decoding.request import GenerationStats, Request, Token
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import MAX_SEED, SamplingParams
@@ -66,3 +69,10 @@ def test_a_token_arrives_with_how_the_answer_stood() -> None:
 def test_a_token_that_no_vocabulary_has_is_refused_before_it_is_sent(request_: Request) -> None:
     with pytest.raises(InvalidRequestError, match="4294967296"):
         to_request_message(request_, b"", b"")
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=30), st.dictionaries(st.integers(1, 99), st.integers(1, 99)))
+def test_frames_travel(lengths: list[int], cut_lengths: dict[int, int]) -> None:
+    ends = tuple(sum(lengths[: i + 1]) for i in range(len(lengths)))
+    frames = PromptFrames(ends, tuple(sorted(cut_lengths.items())), 32, 64)
+    assert from_frames_message(to_frames_message(frames)) == frames
