@@ -245,7 +245,10 @@ class NodeClient:
         """Return where a model is coordinated, once it is after a loss; raise `error` if nobody takes it over."""
         gives_up_at = time.monotonic() + SUCCESSOR_S
         while True:
-            status = await self.status()
+            try:
+                status = await self.status()
+            except NoClusterError:
+                raise error from None
             serving = status.serving
             if serving is not None and serving.model == model and status.coordinator_address:
                 place = _place(status)

@@ -187,6 +187,8 @@ class Voting:
                 if node_id in candidacy.node_ids and refusal:
                     return f"node {self._state.name(node_id)} does not take part: {refusal}"
                 objection = candidacy.objection(left, self._state.name)
+            if calls and candidacy.is_by_person:  # all that are here shall know, so that their status says it too
+                await asyncio.wait(calls, timeout=ASK_S)
             return objection
         finally:
             for task in calls:
@@ -229,6 +231,11 @@ class _Candidacy:
         self._before = before
         self._here = here
         self._votes = {term.owner: before}
+
+    @property
+    def is_by_person(self) -> bool:
+        """Whether a person asked for it."""
+        return bool(self._here)
 
     @property
     def electors(self) -> frozenset[str]:
