@@ -322,7 +322,10 @@ class Deploying:
         return member is not None and member.state is State.LOST
 
     async def _answers(self, node_id: str) -> bool:
-        """Whether a node whose call has broken still answers: only the connection broke."""
+        """Whether a node whose call has broken still answers: only the connection broke. A suspect is not asked."""
+        member = self._state.membership.members.get(node_id)
+        if member is not None and member.shown_state(time.monotonic()) is State.SUSPECT:
+            return False
         for _ in range(2):
             channel = self._channels.get(node_id, self._state.target(node_id))
             echo: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(ECHO_METHOD)
