@@ -8,6 +8,7 @@ from typing import cast
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from cluster.printable import MAX_ERROR, printable
 from cluster.wire import coordinator_pb2 as pb
 from mlx_moe.decoding.replay import PromptFrames, Replay
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
@@ -129,6 +130,7 @@ def from_token_message(message: pb.AnswerToken) -> tuple[Token, GenerationStats,
     stats = {field.name: getattr(message.stats, field.name) for field in dataclasses.fields(GenerationStats)}
     for name in ("compared_by_depth", "accepted_by_depth"):
         stats[name] = tuple(stats[name])
+    stats["waited_for"] = printable(message.stats.waited_for, MAX_ERROR)
     token = Token(message.id, message.text, message.logprob, message.position)
     return token, GenerationStats(**stats), cast("FinishReason | None", message.finish_reason or None)
 

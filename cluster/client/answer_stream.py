@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 import grpc
 
 from cluster.errors import MovedError, NodeLostError, UnloadedError
+from cluster.printable import MAX_ERROR, printable
 from cluster.request_message import from_frames_message, from_token_message, to_request_message
 from cluster.rpc_errors import translated
 from cluster.wire import coordinator_pb2 as pb
@@ -169,7 +170,7 @@ class AnswerStream:
             case "prefill":
                 return Prefilled(message.prefill.done, message.prefill.total)
             case "waiting":
-                return Waiting(message.waiting.cause, message.waiting.done, message.waiting.total)
+                return Waiting(printable(message.waiting.cause, MAX_ERROR), message.waiting.done, message.waiting.total)
             case "frames":
                 self._frames = from_frames_message(message.frames)
                 return None

@@ -13,6 +13,7 @@ import grpc
 
 from cluster.client.answer_stream import AnswerStream
 from cluster.errors import NodeLostError, UnloadedError
+from cluster.printable import MAX_ERROR, printable
 from cluster.request_message import from_sampling_message
 from cluster.rpc_errors import translated
 from cluster.timeline import Timeline
@@ -193,15 +194,15 @@ async def described(credentials: Credentials, place: Place, timeout_s: float) ->
 
 def _description(message: pb.ModelDescription) -> ModelDescription:
     return ModelDescription(
-        model=message.model,
+        model=printable(message.model, MAX_ERROR),
         sampling=from_sampling_message(message.sampling),
         context_tokens=message.context_tokens,
         kv_positions=message.kv_positions,
         kv_bytes_per_token=message.kv_bytes_per_token,
         vocab_size=message.vocab_size,
         has_chat_template=message.has_chat_template,
-        text_failure=message.text_failure,
-        notes=tuple(message.notes),
+        text_failure=printable(message.text_failure, MAX_ERROR),
+        notes=tuple(printable(note, MAX_ERROR) for note in message.notes),
         dialect=named(message.dialect, ThoughtMarkers(message.thought_open, message.thought_close)),
         thoughts_apart=message.thoughts_apart,
     )

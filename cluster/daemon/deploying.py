@@ -24,10 +24,14 @@ from cluster.daemon.state import NodeState
 from cluster.errors import NodeLostError, OutvotedError
 from cluster.membership.membership import Gone, State
 from cluster.placement import Placement
+from cluster.printable import MAX_ERROR, MAX_REASON, printable
 from cluster.rpc_errors import error_named, error_of, is_reported
 from cluster.wire import node_pb2, node_pb2_grpc
 from cluster.wire import worker_pb2 as pb
 from mlx_moe.errors import MoeClusterError
+
+MOST_EVENTS = 1024
+"""Events of workers that wait."""
 
 log = logging.getLogger(__name__)
 
@@ -296,6 +300,8 @@ class Deploying:
             async for event in call:
                 if (told := _told(event, node_id, name)) is not None:
                     self._events.put_nowait(told)
+                while self._events.qsize() > MOST_EVENTS:  # a node that reports without end is held back
+                    await asyncio.sleep(0)
         except grpc.RpcError as exc:
             error = error_of(exc, f"node {name}", node_id)
             is_gone = not is_reported(exc) and not await self._answers(node_id)
@@ -356,9 +362,8 @@ def _told(event: pb.WorkerEvent, node_id: str, name: str) -> events.Event | None
     """Return the deployment's event for a worker's event; None if there is none."""
     match event.WhichOneof("event"):
         case "progress":
-            return events.Progressed(
-                node_id, event.progress.done_bytes, event.progress.total_bytes, event.progress.source
-            )
+            source = printable(event.progress.source, MAX_REASON)
+            return events.Progressed(node_id, event.progress.done_bytes, event.progress.total_bytes, source)
         case "loaded":
             return events.Loaded(node_id, event.loaded.epoch, event.loaded.port)
         case "connected":
@@ -373,4 +378,5 @@ def _told(event: pb.WorkerEvent, node_id: str, name: str) -> events.Event | None
 
 
 def _error(failure: pb.WorkerFailure, node_id: str, name: str) -> MoeClusterError:
-    return error_named(failure.code, f"node {name}: {failure.message}", node_id=failure.node_id or node_id)
+    message = printable(failure.message, MAX_ERROR)
+    return error_named(failure.code, f"node {name}: {message}", node_id=failure.node_id or node_id)

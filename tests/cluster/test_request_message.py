@@ -65,6 +65,13 @@ def test_a_token_arrives_with_how_the_answer_stood() -> None:
     assert from_token_message(to_token_message(token, stats, None)) == (token, stats, None)
 
 
+def test_what_a_coordinator_says_for_people_cannot_control_their_terminal() -> None:
+    message = to_token_message(
+        Token(7, "e", -0.25, 12), GenerationStats(5, 2, 7, 0.1, waited_for="mac\x1b]0;x\x07"), None
+    )
+    assert from_token_message(message)[1].waited_for == "mac?]0;x?"
+
+
 @pytest.mark.parametrize("request_", [Request((1 << 32,)), Request((1,), SamplingParams(logit_bias={1 << 32: 1.0}))])
 def test_a_token_that_no_vocabulary_has_is_refused_before_it_is_sent(request_: Request) -> None:
     with pytest.raises(InvalidRequestError, match="4294967296"):
