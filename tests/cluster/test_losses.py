@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -173,6 +174,24 @@ def test_nan_in_a_layer_fails_its_request_with_node_and_layer_and_no_other(clust
         until(lambda said=f"event=answer_ended {ids} reason=not_finite ": said in log.read_text())
         assert f"event=answer_begun {ids} prompt_tokens=" in log.read_text()
     assert sick.encode("still here", add_special_tokens=False)
+
+
+def test_a_tokenizer_that_makes_a_prompt_huge_ends_this_prompt_alone(
+    cluster: Cluster, tmp_path: Path, wanted: list[Token]
+) -> None:
+    model = _copy(tmp_path / "model")
+    grows = {"type": "Replace", "pattern": {"String": "zq"}, "content": "zq" * 100}
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [grows] * 4}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    served = cluster.load(str(model), cluster.place(str(model), (2, 2, 2)))
+    with ThreadPoolExecutor(1) as thread:
+        beside = thread.submit(answer, served, request())
+        with pytest.raises(CheckpointError, match="it cannot encode this text"):
+            served.encode("zq", add_special_tokens=False)
+        assert beside.result(PATIENCE_S) == wanted
+    assert served.encode("still here", add_special_tokens=False)
+    assert all(worker.memory_info().rss < 2 << 30 for node in cluster.nodes for worker in node.workers())
 
 
 def test_sigterm_of_everything_leaves_no_process(tmp_path: Path, measured_hardware: Path, wanted: list[Token]) -> None:
