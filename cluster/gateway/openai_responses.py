@@ -104,7 +104,9 @@ def _messages(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 text = output if isinstance(output, str) else _text(output, f"input[{n}].output")
                 messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
             case {"type": "reasoning"}:
-                texts = [part.get("text", "") for part in item.get("content") or () if isinstance(part, Mapping)]
+                parts = item.get("content")
+                given = parts if isinstance(parts, list) else []
+                texts = [part.get("text", "") for part in given if isinstance(part, Mapping)]
                 if texts:
                     messages.append({"role": "assistant", "reasoning_content": "".join(map(str, texts))})
             case {"role": "assistant", "content": content}:

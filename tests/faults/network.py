@@ -113,8 +113,10 @@ class Network:
         return opened
 
     async def _find(self, link: Link) -> None:
-        self._targets[link] = await asyncio.to_thread(self._owner_of, link)
-        self._spoil(link)
+        target = await asyncio.to_thread(self._owner_of, link)
+        if link in self._targets:
+            self._targets[link] = target
+            self._spoil(link)
 
     def _owner_of(self, link: Link) -> int | None:
         port = int(link.target.rpartition(":")[2])
@@ -123,8 +125,8 @@ class Network:
         return self._ports.get(port)
 
     def _spoil(self, link: Link) -> None:
-        source, target = self._owners[link], self._targets[link]
-        if target is not None:
+        source, target = self._owners.get(link), self._targets.get(link)
+        if source is not None and target is not None:  # else it has closed meanwhile, or is the test's
             link.there = self._ways.get((source, target), NONE)
             link.back = self._ways.get((target, source), NONE)
 

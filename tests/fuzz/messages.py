@@ -23,14 +23,15 @@ import mlx_moe
 from cluster.client import model as client_model
 from cluster.client import status_message
 from cluster.daemon import deploying, outline_message
+from cluster.daemon.authority_message import removals_from
 from cluster.daemon.greeter import Channels, Greeter
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError
-from cluster.membership import discovery
+from cluster.membership import discovery, greeting
 from cluster.membership.hardware import Hardware
 from cluster.membership.membership import Greeted
 from cluster.membership.node_info import NodeInfo
-from cluster.membership.node_message import from_message, to_message
+from cluster.membership.node_message import to_message
 from cluster.model_list import from_message as listed_models
 from cluster.request_message import from_request_message, from_token_message, to_request_message, to_sampling_message
 from cluster.timeline import Timeline
@@ -188,14 +189,17 @@ def _of_ring_message(data: bytes, chance: random.Random) -> bytes:
 
 def _of_nodes(directory: Path) -> Iterator[Target]:
     info = to_message(_info("b" * 16))
-    greeting = node_pb2.Greeting(
+    term = node_pb2.Term(epoch=EPOCH, owner="b" * 16, electorate=["a" * 16, "b" * 16])
+    said = node_pb2.Greeting(
         info=info,
+        ballot=node_pb2.Ballot(decided=term, granted=term),
+        removed=[node_pb2.Removal(node_id="d" * 16, name="mac-9", at_s=5, signature=bytes(64))],
         known=[node_pb2.Acquaintance(node_id="c" * 16, addresses=["10.0.0.3:7420"])],
         holding=node_pb2.Holding(model="demo", epoch=EPOCH, end_layer=6, stats=worker_pb2.WorkerStats(frames=1)),
         serving=node_pb2.Serving(model="demo", epoch=EPOCH, coordinator="b" * 16, port=1234, node_ids=["b" * 16]),
         links=[node_pb2.MeasuredLink(node_id="a" * 16, latency_s=0.001, bytes_per_s=1e8)],
     )
-    yield Target("greeting", [greeting.SerializeToString()], of_message(node_pb2.Greeting), _hear)
+    yield Target("greeting", [said.SerializeToString()], of_message(node_pb2.Greeting), _hear)
     stream = b"".join(
         _delimited(node_pb2.OutlinePart(name=name, data=data))
         for name, data in (
@@ -223,20 +227,20 @@ def _info(node_id: str) -> NodeInfo:
 
 def _hear(data: bytes) -> None:
     """Do all that a node does with a greeting, and what it tells its own command line and its events afterwards."""
-    greeting = _parsed(node_pb2.Greeting, data)
+    heard = greeting.parsed(_parsed(node_pb2.Greeting, data), "10.0.0.9:7420")
     state = NodeState(_info("a" * 16), lambda _: None)
-    info = from_message(greeting.info)
-    if info.node_id == state.own.node_id:
+    if heard.info.node_id == state.own.node_id:
         raise ClusterError("a stranger with this node's id has no certificate")
-    state.apply(Greeted(info, "10.0.0.9:7420"))
+    state.apply(Greeted(heard.info, "10.0.0.9:7420"))
     greeter = Greeter(state, Channels(Insecure("a" * 16)))
-    greeter.hear(greeting, info.node_id)
+    removals_from(heard.removed)
+    greeter.hear(heard)
     greeter.greeting("10.0.0.2:7420")
     _, serving = state.serving
     status_message.serving_status(serving)
-    state.holding_of(info.node_id)
-    state.links_of(info.node_id)
-    assert isinstance(state.newest_epoch, int)
+    state.holding_of(heard.info.node_id)
+    state.links_of(heard.info.node_id)
+    state.ballot_of(heard.info.node_id)
 
 
 def _delimited(message: Protobuf) -> bytes:
