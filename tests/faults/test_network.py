@@ -27,10 +27,12 @@ def running(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -
 def test_daemons_and_workers_reach_each_other_through_the_proxies_alone(running: tuple[Cluster, Network]) -> None:
     cluster, between = running
     model = cluster.load("demo", cluster.place("demo", (3, 3)))
-    links = between.links(0, 1)
-    ports = {link.target for link in links}
-    assert {node.address for node in cluster.nodes} <= ports  # daemons
-    assert len(ports) == 4  # and workers
+
+    def targets() -> set[str]:
+        return {link.target for link in between.links(0, 1)}
+
+    until(lambda: {node.address for node in cluster.nodes} < targets())  # daemons
+    until(lambda: len(targets()) == 4)  # and workers
     between.between(0, 1, Toxics(latency_s=0.02))
     answered = model.new_conversation().answer(request())
     assert len(list(answered)) == 8
