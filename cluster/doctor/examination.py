@@ -102,8 +102,10 @@ def _storage(home: Home) -> list[Finding]:
 def _cluster(home: Home, state: OwnNodeState, host: str, port: int) -> list[Finding]:
     names = {node.info.node_id: node.shown_name for node in state.status.nodes} if state.status else {}
     membership = certificates.read_membership(home)
+    memory = [nodes.memory_finding(state.status)] if state.status else []
     return [
         nodes.node_finding(state),
+        *memory,
         nodes.port_finding(state, host, port, holds_authority(home)),
         certificates.membership_finding(membership, state.status, datetime.now(UTC)),
         nodes.clocks_finding(state, names, nodes.slept_s()),

@@ -11,12 +11,15 @@ from cluster.client import ClusterStatus, NodeAbout, ServingState
 from cluster.doctor.finding import Finding, Remark, State, finding
 from cluster.errors import ClusterError
 from cluster.membership.listening import Listening
+from mlx_moe.units import bytes_text
 
 FAR_S = 10.0
 TOO_FAR_S = 24 * 3600.0
 """Clocks that differ by more than a day: a new certificate is not valid yet, see `cluster.trust.authority`."""
 
 SET_CLOCK = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "sudo timedatectl set-ntp true"
+
+LESS_MEMORY = "load the model with a smaller --context or fewer --users, or on more nodes"
 
 SLOW_ANSWER_S = 1.0
 SLEPT_S = 60.0
@@ -63,6 +66,26 @@ def _node_remarks(node: OwnNodeState) -> Iterator[Remark]:
     serving = status.serving
     if serving is not None and serving.state is ServingState.FAILED:
         yield Remark(f"{serving.model} failed: {serving.failure}", State.PROBLEM, "moe-cluster logs")
+
+
+def memory_finding(status: ClusterStatus) -> Finding:
+    """Judge how much of their memory the workers of all nodes use."""
+    return finding("memory of workers", _memory_remarks(status))
+
+
+def _memory_remarks(status: ClusterStatus) -> Iterator[Remark]:
+    holders = [(node, node.holding) for node in status.nodes if node.is_here and node.holding is not None]
+    if not holders:
+        yield Remark("no model is loaded")
+    for node, holding in holders:
+        used, offered = holding.stats.used_memory_bytes, node.info.offered_bytes
+        text = f"{node.shown_name} uses {bytes_text(used)} of {bytes_text(offered)} offered"
+        if holding.stats.memory == "out":
+            yield Remark(f"{text}: answers give way", State.PROBLEM, LESS_MEMORY)
+        elif holding.stats.memory == "short":
+            yield Remark(f"{text}: new requests are refused", State.WARNING, LESS_MEMORY)
+        else:
+            yield Remark(text)
 
 
 def port_finding(node: OwnNodeState, host: str, port: int, enrols: bool) -> Finding:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.client import ClusterStatus, NodeAbout, NodeState, NodeStatus, ServingState, ServingStatus
+from cluster.client import (
+    ClusterStatus,
+    Holding,
+    NodeAbout,
+    NodeState,
+    NodeStatus,
+    ServingState,
+    ServingStatus,
+    WorkerStats,
+)
 from cluster.doctor import certificates, links, nodes
 from cluster.doctor.finding import State
 from cluster.doctor.nodes import OwnNodeState
@@ -53,6 +62,16 @@ def test_the_own_node_is_judged(own: OwnNodeState, state: State, said: str) -> N
     found = nodes.node_finding(own)
     assert found.state is state
     assert said in "\n".join(found.found)
+
+
+@pytest.mark.parametrize(("memory", "state"), [("", State.OK), ("short", State.WARNING), ("out", State.PROBLEM)])
+def test_a_worker_that_is_short_of_memory_is_told(memory: str, state: State) -> None:
+    stats = WorkerStats(used_memory_bytes=40 * 10**9, memory=memory)
+    holding = Holding("demo", 1, 0, range(4), 8, True, True, 30 * 10**9, stats)
+    found = nodes.memory_finding(status(replace(node(1), holding=holding), node(2)))
+    assert (found.state, bool(found.cures)) == (state, bool(memory))
+    assert found.found[0].startswith("mac-1 uses 40.0 GB of 42.9 GB offered")
+    assert nodes.memory_finding(status(node(1))).found == ("no model is loaded",)
 
 
 def test_a_node_that_does_not_answer_can_be_ended_by_its_process() -> None:
