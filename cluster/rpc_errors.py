@@ -80,11 +80,6 @@ def is_reported(error: grpc.RpcError) -> bool:
     return _CODE_KEY in dict(cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ()))
 
 
-def is_refused(error: grpc.RpcError) -> bool:
-    """Whether nothing listens where the call went: the machine lives, the program does not."""
-    return "Connection refused" in (error.details() or "")
-
-
 def details_of(error: grpc.RpcError) -> str:
     """Return why a call failed: what its callee reported, or what gRPC says, in words for a person."""
     details = printable(error.details() or error.code().name, MAX_ERROR)

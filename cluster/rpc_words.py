@@ -11,6 +11,8 @@ from datetime import datetime
 TOO_LARGE = "larger than max"
 """In what gRPC says of a message that it did not read."""
 
+NOBODY_LISTENS = "nothing listens there (connection refused)"
+
 _SAID = (
     (
         "certificate has expired|CERTIFICATE_EXPIRED",
@@ -38,7 +40,7 @@ _SAID = (
         "Endpoint closing|[Hh]andshake.*(?:time|DEADLINE)|handshaker shutdown",
         "something accepts the connection and then says nothing: a node that hangs, or another program",
     ),
-    ("Connection refused", "nothing listens there (connection refused)"),
+    ("Connection refused", NOBODY_LISTENS),
     ("Connection reset|recvmsg|Broken pipe", "the connection was reset"),
     (
         "No route to host|Network is unreachable|Host is down|Network is down",

@@ -35,8 +35,9 @@ MOST_EVENTS = 1024
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.25
-"""How often to look whether membership counts a node as lost."""
+LOOK_S = 0.5
+OVERLOAD_S = 10.0
+"""How often to look whether membership counts a node as lost, and for how long it may while its connections hold."""
 
 ANSWER_S = 1.0
 PAUSE_S = 0.2
@@ -318,9 +319,14 @@ class Deploying:
         self._events.put_nowait(events.CallEnded(node_id, error, is_gone))
 
     async def _look(self, node_id: str, call: WorkerCall) -> None:
-        """Cancel the call of a node that membership counts as lost: no connection to it may have broken yet."""
-        while not self._is_lost(node_id):
+        """Cancel the call of a node that has been lost for a while, although no connection to it has broken.
+
+        Not at once: a node that is stopped or cut off breaks its connections; one that is only overloaded does not.
+        """
+        looks = 0
+        while looks * LOOK_S < OVERLOAD_S:
             await asyncio.sleep(LOOK_S)
+            looks = looks + 1 if self._is_lost(node_id) else 0
         call.cancel()
 
     def _is_lost(self, node_id: str) -> bool:

@@ -20,7 +20,8 @@ from cluster.membership.contacts import HEARTBEAT_S, MAX_DIALS, Target
 from cluster.membership.greeting import Greeting, parsed
 from cluster.membership.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
 from cluster.membership.node_message import links_to_messages, to_message
-from cluster.rpc_errors import details_of, is_refused
+from cluster.rpc_errors import details_of
+from cluster.rpc_words import NOBODY_LISTENS
 from cluster.trust.identity import ANY_NODE
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
@@ -33,16 +34,14 @@ GREETING_S = 2.0
 HEAD_START_S = 0.5
 """Delay before a node's other addresses are tried, so that the one that answered last is kept while it works."""
 
+NO_ANSWER = "no answer"
+
 TICK_S = 0.25
 LEAVING_S = 1.0
 
 ECHOES = 8
 ECHO_BYTES = 1 << 20
 """Bytes sent one way to measure a link's rate: below gRPC's default limit, and few for a slow link."""
-
-
-class _RefusedError(NodeLostError):
-    """Nothing listens at the address."""
 
 
 class Greeter:
@@ -129,7 +128,7 @@ class Greeter:
         try:
             greeting, at, rtt_s = await self._first_answer(target)
         except NodeLostError as exc:
-            self._state.apply(Failed(target, str(exc), isinstance(exc, _RefusedError)))
+            self._state.apply(Failed(target, str(exc), is_refused=str(exc) == NOBODY_LISTENS))
             return
         info = greeting.info
         self._state.apply(Answered(target, info, rtt_s, greeting.refusal))
@@ -147,7 +146,7 @@ class Greeter:
         Raises:
             NodeLostError: no address answers.
         """
-        failure, is_refused = "no answer", True
+        failure = NO_ANSWER
         attempts: list[asyncio.Task[tuple[Greeting, str, float]]] = []
         try:
             addresses = await _resolved(target.addresses)
@@ -159,18 +158,17 @@ class Greeter:
                 try:
                     greeting, at, rtt_s = await attempt
                 except NodeLostError as exc:
-                    failure, is_refused = str(exc), is_refused and isinstance(exc, _RefusedError)
+                    failure = str(exc) if failure in (NO_ANSWER, NOBODY_LISTENS) else failure
                 else:
-                    is_refused = False
                     if target.node_id in ("", greeting.info.node_id):
                         return greeting, at, rtt_s
                     failure = f"{at} is {greeting.info.name}"  # one of several machines, without certificates
         except OSError as exc:
-            failure, is_refused = f"its name is not known here: {exc}", False
+            failure = f"its name is not known here: {exc}"
         finally:
             for task in attempts:
                 task.cancel()
-        raise (_RefusedError if is_refused else NodeLostError)(failure)
+        raise NodeLostError(failure)
 
     async def _ask(self, node_id: str, at: str, wait_s: float = 0.0) -> tuple[Greeting, str, float]:
         await asyncio.sleep(wait_s)
@@ -185,11 +183,11 @@ class Greeter:
             async with self._channels.attempt(node_id, at) as channel:
                 return parsed(await node_pb2_grpc.NodeStub(channel).Greet(self.greeting(at), timeout=GREETING_S), at)
         except grpc.RpcError as exc:
-            failure, kind = details_of(exc), _RefusedError if is_refused(exc) else NodeLostError
+            failure = details_of(exc)
         except ClusterError as exc:
-            failure, kind = str(exc), NodeLostError
+            failure = str(exc)
         # Without the cause: its traceback keeps the call, and with it the connection, until garbage is collected
-        raise kind(failure)
+        raise NodeLostError(failure)
 
     async def _ask_again(self, node_id: str) -> None:
         with suppress(NodeLostError):  # only heartbeats decide that a node is lost
