@@ -247,8 +247,10 @@ class WorkerHost:
             model=load.model,
             epoch=load.epoch,
             stage=role.index,
-            first_layer=role.stage.layers.start,
-            end_layer=role.stage.layers.stop,
+            first_layer=role.shard_spec().layers.start,
+            end_layer=role.shard_spec().layers.stop,
+            spare_first_layer=role.spare_layers.start,
+            spare_end_layer=role.spare_layers.stop,
             leads=role.leads,
             coordinates=role.coordinates,
         )
@@ -266,6 +268,7 @@ class WorkerHost:
         elif event.HasField("loaded"):
             self._state.holding.ClearField("progress")
             self._state.holding.weights_bytes = event.loaded.weights_bytes
+            self._state.holding.spare_bytes = event.loaded.spare_bytes
             self._state.holding.experts = event.loaded.experts
         elif event.HasField("stats"):
             self._state.holding.stats.CopyFrom(event.stats)
