@@ -22,14 +22,14 @@ from cluster.client.model import ModelClient, Place, described
 from cluster.client.status import ClusterStatus, LoadStatus, NodeProgress, ServingState
 from cluster.client.status_message import cluster_status, load_status, pull_status
 from cluster.client.wanted import Wanted
-from cluster.errors import ClusterError, NoClusterError, NodeLostError
+from cluster.errors import ClusterError, NoClusterError, NodeLostError, TrustError
 from cluster.home import Home
 from cluster.lock import POLL_S, is_held
 from cluster.model_list import ListedModel, from_message
 from cluster.placement import Rebalance
 from cluster.rebalance_message import from_message as from_rebalance
 from cluster.rpc_errors import translated
-from cluster.trust import CHANNEL_OPTIONS, Credentials, Insecure, MutualTLS, StoredIdentity
+from cluster.trust import CHANNEL_OPTIONS, Credentials, Insecure, MutualTLS, NodeIdentity, RemovedNodes, StoredIdentity
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc
 from mlx_moe.errors import MoeClusterError
@@ -72,7 +72,7 @@ class Announced:
     def read(cls, home: Home) -> Announced:
         """Read it. Raises as `NodeClient.connect`."""
         if not is_running(home):
-            raise NoClusterError("no node runs on this machine: moe-cluster up starts one")
+            raise NoClusterError(f"no node runs on this machine: {_removal_words(home) or 'moe-cluster up starts one'}")
         try:
             value = json.loads(home.daemon.read_text())
             return cls(value["pid"], value["node_id"], Path(value["control"]), value["insecure"])
@@ -353,6 +353,15 @@ def _place(status: ClusterStatus) -> Place:
     assert status.serving is not None
     coordinator = status.serving.coordinator
     return Place(coordinator, status.coordinator_address, f"node {status.name(coordinator)}, which coordinates,")
+
+
+def _removal_words(home: Home) -> str:
+    """Return why the node of a home cannot be started, if it was removed from its cluster; else ""."""
+    with contextlib.suppress(TrustError):
+        identity = NodeIdentity.load(home.identity)
+        removal = RemovedNodes(home.removed, identity.ca_certificate).get(identity.node_id)
+        return "" if removal is None else removal.words
+    return ""
 
 
 def _load_request(wanted: Wanted) -> pb.LoadRequest:

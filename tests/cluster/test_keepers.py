@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from cluster.client import NodeState, OwnNode
-from cluster.errors import ClusterError, TrustError
+from cluster.errors import ClusterError, NoClusterError, TrustError
 from cluster.node import leaving
 from cluster.node.tokens import join_tokens
 from cluster.trust import Authority, MutualTLS, NodeIdentity
@@ -105,6 +105,8 @@ def test_a_node_that_is_removed_is_refused_everywhere_and_told_the_cure(cluster:
     assert guest.process.wait(PATIENCE_S) == 1
     assert "was removed from the cluster" in guest.said
     assert "moe-cluster leave" in guest.said
+    with pytest.raises(NoClusterError, match="no node runs on this machine: node guest was removed"):
+        OwnNode.connect(guest.home)
     until(lambda: removed(first) == {"guest"})
     coordinator = cluster.own.status().coordinator_address
     with MutualTLS(identity).channel(first.address, first.node_id) as channel:
