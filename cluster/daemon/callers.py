@@ -49,9 +49,11 @@ def rules(state: NodeState) -> Mapping[str, Rule]:
     """Return the rules of a daemon's calls."""
 
     def not_member(caller: str) -> str:
+        if caller == state.own.node_id:
+            return ""
         if state.removed is not None and (removal := state.removed.get(caller)) is not None:
             return removal.words
-        if caller == state.own.node_id or caller in state.membership.members:
+        if caller in state.membership.members:
             return ""
         own = state.name(state.own.node_id)
         return f"node {caller or '?'} is no member of the cluster that node {own} knows: nodes greet each other first"

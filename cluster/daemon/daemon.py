@@ -56,9 +56,6 @@ log = logging.getLogger(__name__)
 MAX_CALLS = 512
 GRACE_S = 1.0
 
-REMOVAL_S = 0.5
-"""How often a node checks whether it was removed from its cluster."""
-
 ADDRESSES_S = 1.0
 """How often a node checks the addresses of its machine."""
 
@@ -175,10 +172,9 @@ class Daemon:
                 await pulling.end()
                 await gateway.stop()
                 removal = None if self._for_good else self._own_removal()
-                if removal is None:
-                    await self.serving.unload_own(reason)
-                await worker_host.end(reason)
                 if removal is None:  # else the others take over what it serves, as if it had died
+                    await self.serving.unload_own(reason)
+                    await worker_host.end(reason)
                     self.serving.voting.resign()
                     await greeter.leave(for_good=self._for_good)
                 for task in running:
@@ -213,8 +209,7 @@ class Daemon:
         await keep_renewed(NodeKey.load(self.home.identity), lambda: keeping.authority, keepers)
 
     async def _end_if_removed(self) -> None:
-        while self._own_removal() is None:
-            await asyncio.sleep(REMOVAL_S)
+        await self.state.is_removed.wait()
         self.stopped.set()
 
     def _own_removal(self) -> Removal | None:

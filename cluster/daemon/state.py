@@ -32,6 +32,7 @@ class NodeState:
         self.removed = removed
         known = frozenset() if removed is None else frozenset(removal.node_id for removal in removed.all())
         self.membership = Membership(own, removed=known)
+        self.is_removed = asyncio.Event()  # this node, from its cluster
         self.keeps_authority = False
         self.holding = pb.Holding()
         self.own_serving = pb.Serving()
@@ -68,6 +69,8 @@ class NodeState:
         new = frozenset(r.node_id for r in self.removed.add(heard)) if self.removed is not None else frozenset()
         if new:
             self.apply(Removed(new))
+        if self.own.node_id in new:
+            self.is_removed.set()
         return new
 
     @property

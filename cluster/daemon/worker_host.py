@@ -204,6 +204,8 @@ class WorkerHost:
 
     async def _tell(self, hosted: _Hosted, commands: AsyncIterator[pb.WorkerCommand], caller: str) -> None:
         async for command in commands:
+            if caller in self._state.membership.removed:
+                return  # it was removed since: the worker is for who takes over
             try:
                 others = command.connect.workers
                 targets = await asyncio.gather(*(self._state.meet(other.node_id, other.port) for other in others))

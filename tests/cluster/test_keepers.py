@@ -160,12 +160,12 @@ def test_with_the_first_node_dead_others_join_and_leave(cluster: Cluster, measur
     assert late.end() == 0
 
 
-def test_a_cluster_goes_on_through_the_end_of_its_first_certificates(
+def test_a_cluster_goes_on_through_the_end_of_its_first_certificates_and_the_removal_of_its_coordinator(
     tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path
 ) -> None:
     options = ("--lifetime", "8")
-    with running_cluster(tmp_path_factory.mktemp("brief"), 2, measured_hardware, options=options) as cluster:
-        model = cluster.load("demo", cluster.place("demo", (3, 3)))
+    with running_cluster(tmp_path_factory.mktemp("brief"), 3, measured_hardware, options=options) as cluster:
+        model = cluster.load("demo", cluster.place("demo", (2, 2, 2)))
         whole = answer(model, request())
         identities = [NodeIdentity.load(node.home.identity) for node in cluster.nodes]
         until(lambda: all(datetime.now(UTC) > identity.ends_at for identity in identities))
@@ -173,8 +173,18 @@ def test_a_cluster_goes_on_through_the_end_of_its_first_certificates(
             until(lambda node=node: NodeIdentity.load(node.home.identity).ends_at > datetime.now(UTC))
             assert NodeIdentity.load(node.home.identity).certificate != first.certificate
         assert answer(model, request()) == whole
-        assert len(cluster.own.status().here) == 2
+        assert len(cluster.own.status().here) == 3
         with OwnNode.connect(cluster.nodes[1].home) as own:
             anew = own.model(own.status())  # channels that are made now, to ports that are open since the start
+            assert answer(anew, request()) == whole
+            anew.close()
+        first, second, third = cluster.nodes
+        with OwnNode.connect(second.home) as own:
+            until(lambda: keepers(second) == {"mac-1", "mac-2", "mac-3"})
+            own.remove("mac-1")
+            assert first.process.wait(PATIENCE_S) == 1
+            cluster.nodes.remove(first)
+            until(lambda: served_by(second) == {second.node_id, third.node_id})
+            anew = own.model(own.status())
             assert answer(anew, request()) == whole
             anew.close()
