@@ -1,7 +1,7 @@
 """Standby: a spare copy of the stage that takes longest to load again, on a node that has room to run it too.
 
 Such a node is one without a part, or leads the stage before or after: a repair then reads nothing. Stages whose experts
-are divided get none. The coordinator's stage gets none: with its node the answers' state is lost too.
+are divided get none, nor does the coordinator's: its node holds embedding and lm_head besides.
 """
 
 from __future__ import annotations
