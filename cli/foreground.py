@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 
 from cli.exit_codes import ExitCode
 from cli.loading import load_when_it_fits
@@ -124,7 +125,8 @@ class ForegroundNode:
 def _log_to_file(home: Home) -> None:
     """Write the log to a file in the home; the terminal shows only the news."""
     logging.raiseExceptions = False  # a logging error (full disk) must not print
-    log_files.bound(sys.stderr.fileno())  # launchd appends to it at each start
+    with suppress(OSError):  # it may be no file
+        log_files.bound(sys.stderr.fileno())  # launchd appends to it at each start
     handler = log_files.LogFile(home.logs / log_files.DAEMON)
     if not logging.getLogger("cluster").isEnabledFor(logging.DEBUG):
         logging.root.handlers.clear()
