@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import mlx_moe
-from cluster.client import OwnNode, RemoteAnswer, ServingStatus, Waiting
+from cluster.client import OwnNode, RemoteAnswer, ServingStatus, Waiting, Wanted
+from cluster.errors import UnloadedError
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, RunningNode, answer, running_cluster
+from tests.cluster.test_reconfigure import missing_bytes
 from tests.patience import until
 
 pytestmark = pytest.mark.slow
@@ -23,9 +27,9 @@ PROMPT = tuple(range(30, 90))
 LAYERS = (2, 2, 2)
 
 
-def request() -> Request:
+def request(max_tokens: int | None = N_TOKENS) -> Request:
     sampling = SamplingParams(temperature=1.2, top_p=0.9, seed=7)
-    return Request(PROMPT, sampling, max_tokens=N_TOKENS, ignore_eos=True, detect_loops=False)
+    return Request(PROMPT, sampling, max_tokens=max_tokens, ignore_eos=True, detect_loops=False)
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +75,19 @@ def read(written: RemoteAnswer, count: int) -> list[Token]:
 def test_an_answer_goes_on_with_the_workers_that_are_left(
     cluster: Cluster, second: OwnNode, wanted: list[Token], kill: Callable[[RunningNode], None]
 ) -> None:
-    cluster.load("demo", cluster.place("demo", LAYERS))
+    placement = cluster.place("demo", LAYERS)
+    cluster.unload()
+    list(cluster.own.load(Wanted("demo", placement, draft="none")))
     until(lambda: ready(second, 0) is not None)
     before = ready(second, 0)
     assert before is not None
     kept = [worker.pid for node in cluster.nodes[1:] for worker in node.workers()]
-    with closing(second.model(second.status())) as model:
+    with closing(second.model(second.status())) as model, ThreadPoolExecutor(1) as threads:
         waits: list[Waiting | None] = []
         written = model.new_conversation().answer(request(), waiting=waits.append)
         tokens = read(written, 7)
         kill(cluster.nodes[0])
+        another = threads.submit(answer, model, request())
         assert tokens + list(written) == wanted
         assert written.finish_reason == "length"
         assert "node mac-1" in written.stats.waited_for
@@ -88,6 +95,22 @@ def test_an_answer_goes_on_with_the_workers_that_are_left(
         assert waits[0] is not None
         assert "node mac-1" in waits[0].cause
         assert waits[-1] is None
-        assert answer(model, request()) == wanted
+        assert another.result() == wanted
     assert ready(second, before.epoch) is not None
     assert [worker.pid for node in cluster.nodes[1:] for worker in node.workers()] == kept
+    *_, last = second.load(Wanted("demo"))
+    assert last.placement is not None
+    read_bytes = {node.name: node.total_bytes for node in last.nodes if node.total_bytes}
+    first, *others = placement.stages
+    held = replace(placement, stages=(replace(first, node_id="0" * 16), *others))  # what the lost worker held is lost
+    assert read_bytes == missing_bytes(cluster, held, last.placement)
+
+
+def test_unloading_ends_an_answer_that_waits_and_says_so(cluster: Cluster, second: OwnNode) -> None:
+    model = cluster.load("demo", cluster.place("demo", LAYERS))
+    written = model.new_conversation().answer(request(max_tokens=None))
+    read(written, 3)
+    kill_worker(cluster.nodes[1])
+    second.unload("somebody needs the memory")
+    with pytest.raises(UnloadedError, match="demo is not served any more: somebody needs the memory"):
+        list(written)
