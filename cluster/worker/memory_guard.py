@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cluster.placement.capacity import size_text
 from cluster.wire import worker_pb2 as pb
 from mlx_moe.errors import PressureError
 
@@ -60,8 +61,9 @@ class MemoryUse:
 
     def __str__(self) -> str:
         """Say who has how much."""
-        used, budget = self.used_bytes / 1e9, self.budget_bytes / 1e9
-        return f"node {self.node} uses {used:.1f} of the {budget:.1f} GB that it offers"
+        return (
+            f"node {self.node} uses {size_text(self.used_bytes)} of the {size_text(self.budget_bytes)} that it offers"
+        )
 
     @property
     def _soft_bytes(self) -> float:
