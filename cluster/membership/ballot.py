@@ -63,9 +63,11 @@ class Ballot:
     def refuses(self, term: Term) -> bool:
         """Whether a term cannot be granted: its epoch or a later one was granted before, or it is too far ahead.
 
-        The newest of terms that a node had granted which left can be granted here too.
+        The newest of the terms that a node had granted which left can be granted here too, if none of its epoch was.
         """
-        return term != self.newest and not self.newest.epoch < term.epoch <= self.newest.epoch + MAX_STEP
+        if term in self.later and term.epoch == self.newest.epoch:
+            return self.granted.epoch >= term.epoch and term != self.granted
+        return not self.newest.epoch < term.epoch <= self.newest.epoch + MAX_STEP
 
     def grant(self, term: Term) -> Ballot:
         """Return the ballot after a grant that it does not refuse."""
