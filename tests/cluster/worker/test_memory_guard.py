@@ -133,8 +133,9 @@ def test_memory_that_runs_out_ends_the_newest_answer_and_the_older_goes_on(
                 answering.note_memory(use)
                 return use
 
-            older, newest = stub.Answer(long), stub.Answer(long)  # unread, they are held before their end
+            older = stub.Answer(long)  # unread, it is held before its end
             await older.read()
+            newest = stub.Answer(long)
             await newest.read()
             assert not look().is_short
             ballast = [bytearray(b"x") * (400 * MB)]
