@@ -51,6 +51,7 @@ class Takeover:
                 except MoeClusterError as error:
                     log.warning("event=not_taken_over epoch=%d error=%s", orphan.load.epoch, error)
                 await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(RETRY_S)  # `orphaned` stays set while an orphan ends: without this, nothing else runs
 
     async def _look(self, orphan: Orphan, waited_s: float) -> None:
         """Take over if the owner is lost and it is this node's turn. Raises MoeClusterError."""
