@@ -162,3 +162,7 @@ def test_a_text_that_nobody_knows_keeps_its_cause() -> None:
         in_words("failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:5: Moon phase") == "Moon phase"
     )
     assert in_words("Moon phase: full") == "Moon phase: full"
+
+
+def test_a_call_that_its_callee_cancels_is_explained() -> None:
+    assert in_words("CANCELLED") == "it is ending"
