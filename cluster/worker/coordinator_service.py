@@ -164,7 +164,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             finally:
                 self.answering.end(writer)
                 if not request.conversation_id:
-                    for gone in self._kept.keep(sequence):
+                    has_ended = writer.finish_reason not in (None, "cancelled")  # nor did it fail
+                    for gone in self._kept.keep(sequence) if has_ended else (sequence,):
                         self.answering.release(gone)
                 stats = writer.stats
                 ended = {"reason": outcome, "cached_tokens": stats.cached_tokens, "tokens": stats.generated_tokens}
