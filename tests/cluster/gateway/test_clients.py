@@ -26,7 +26,8 @@ pytestmark = pytest.mark.slow
 
 QUESTION = "What is a Mac?"
 ASKED = {"role": "user", "content": QUESTION}
-ENDLESS = "Tell a story about a Mac, and never stop."
+ENDLESS = {"prompt": "Tell a story.", "max_tokens": 1500, "temperature": 5, "logit_bias": {"2": -100}}
+"""A request for much random text: token 2 ends an answer."""
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +159,16 @@ def test_refusals_are_the_clients_own_errors_with_numbers(gpt: openai.OpenAI, cl
 
 
 def test_a_client_that_goes_away_ends_its_answer(cluster: Cluster, url: str) -> None:
-    body = {"prompt": ENDLESS, "max_tokens": 1500, "temperature": 5}
     before = cluster.own.status().coordinator_stats.active_requests
-    with httpx.stream("POST", f"{url}/v1/completions", json={**body, "stream": True}, timeout=PATIENCE_S) as stream:
+    with httpx.stream("POST", f"{url}/v1/completions", json={**ENDLESS, "stream": True}, timeout=PATIENCE_S) as stream:
         next(stream.iter_lines())
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/v1/completions", json=body, timeout=0.5)
+        httpx.post(f"{url}/v1/completions", json=ENDLESS, timeout=0.3)
     until(lambda: cluster.own.status().coordinator_stats.active_requests == before == 0)
 
 
 def test_a_gateway_that_is_killed_breaks_the_stream_and_comes_back(cluster: Cluster, url: str, said: str) -> None:
-    body = {"prompt": ENDLESS, "max_tokens": 1500, "temperature": 5, "stream": True}
+    body = {**ENDLESS, "stream": True}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=PATIENCE_S) as stream:
         lines = stream.iter_lines()
         next(lines)
