@@ -13,8 +13,8 @@ from cli import service as service_file
 from cluster.home import Home
 from cluster.node.launchd import Launchd
 from tests.cli.test_cluster import Result, moe_cluster
-from tests.cluster.node.test_service import value, words
 from tests.patience import PATIENCE_S, until
+from tests.systemd_unit import value, words
 
 ROOT = Path(__file__).parents[2]
 HERE = ("--host", "127.0.0.1", "--port", "0")

@@ -66,8 +66,11 @@ def row(name: str, role: str) -> NodeRow:
         weights_bytes=123 * 10**9,
         kv_positions=131_072,
         peak_memory_bytes=130 * 10**9,
+        used_memory_bytes=128 * 10**9,
+        memory="",
         latency_s=0.0123,
         bytes_per_s=1.2e9,
+        keeps_authority=False,
     )
 
 

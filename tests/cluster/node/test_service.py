@@ -17,6 +17,7 @@ from cluster.node import service as module
 from cluster.node.launchd import LABEL, Launchd
 from cluster.node.service import Service, install_script, uninstall_script
 from cluster.node.systemd import UNIT, Systemd, quoted
+from tests.systemd_unit import value, words
 
 COMMAND = ("/opt/moe cluster/bin/moe-cluster", "up", "--silent", "--name", "100% $HOME", "--memory", "48GB", "m\\x")
 SERVICE = Service(
@@ -27,15 +28,6 @@ SERVICE = Service(
     Path("/Users/jane/Library/Application Support/moe-cluster/logs/service.log"),
 )
 SYSTEM, USER = Systemd(is_system=True), Systemd(is_system=False, user="jane", directory=Path("/home/jane/units"))
-
-
-def words(line: str) -> list[str]:
-    """Return the words of a line as systemd reads it: quotes and backslashes, then $$ and %%."""
-    return [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line)]
-
-
-def value(text: str, key: str) -> str:
-    return next(line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}="))
 
 
 def test_a_launch_daemon_runs_the_command_as_its_user_and_has_time_to_end() -> None:
