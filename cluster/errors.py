@@ -2,6 +2,8 @@
 
     MoeClusterError
     ├── InvalidRequestError          the request is invalid, or cannot be served
+    │   ├── NotFoundError            over HTTP: no such path, or another model than the served one
+    │   └── TooLongError             over HTTP: a body beyond the limit
     ├── CheckpointError              the model's files are missing, damaged or contradict each other
     │   ├── UnsupportedModelError    sound files of a kind this version does not run
     │   ├── SourceError              bytes of weights that no source delivers (mlx_moe.checkpoint.source)
@@ -35,7 +37,7 @@ Each carries `node_id`, `sequence_id` and `request_id` where they are known, and
 
 from __future__ import annotations
 
-from mlx_moe.errors import MoeClusterError
+from mlx_moe.errors import InvalidRequestError, MoeClusterError
 
 
 class ClusterError(MoeClusterError):
@@ -113,3 +115,15 @@ class DownloadError(ClusterError):
     """Weights have to be downloaded first, which nobody has agreed to; the message says how much, and to where."""
 
     code = "download"
+
+
+class NotFoundError(InvalidRequestError):
+    """A path of an HTTP API that does not exist, or a model that is not the served one."""
+
+    code = "not_found"
+
+
+class TooLongError(InvalidRequestError):
+    """The body of an HTTP request that is too large to be read."""
+
+    code = "request_too_large"

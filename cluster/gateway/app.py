@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cluster.client import ClusterStatus
+from cluster.errors import NotFoundError
 from cluster.gateway import (
     anthropic_errors,
     anthropic_messages,
@@ -28,7 +29,7 @@ from cluster.gateway import (
 from cluster.gateway.answering import prompt_of
 from cluster.gateway.asking import Asking, ClientGone, json_response
 from cluster.gateway.dashboard import Dashboard
-from cluster.gateway.failures import Failure, NotFoundError
+from cluster.gateway.failures import Failure
 from cluster.gateway.guard import Admission, Guard, body_of
 from cluster.gateway.metrics import Metrics
 from cluster.gateway.question import read

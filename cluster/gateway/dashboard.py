@@ -14,10 +14,11 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from cluster.client import ClusterStatus, NodeClient, Wanted
 from cluster.cost_reader import read_costs
+from cluster.errors import NotFoundError
 from cluster.gateway import cluster_view, openai_errors
 from cluster.gateway.asking import json_response
 from cluster.gateway.events import event
-from cluster.gateway.failures import Failure, NotFoundError
+from cluster.gateway.failures import Failure
 from cluster.gateway.guard import body_of
 from cluster.gateway.metrics import Metrics
 from cluster.gateway.question import read

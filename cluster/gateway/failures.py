@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.errors import NoClusterError, OccupiedError, TrustError
+from cluster.errors import NoClusterError, NotFoundError, OccupiedError, TooLongError, TrustError
 from mlx_moe.errors import (
     InvalidRequestError,
     MoeClusterError,
@@ -14,18 +14,6 @@ from mlx_moe.errors import (
 )
 
 RETRY_AFTER_S = 2
-
-
-class NotFoundError(InvalidRequestError):
-    """A path or a model that does not exist."""
-
-    code = "not_found"
-
-
-class TooLongError(InvalidRequestError):
-    """A body that is too large to be read."""
-
-    code = "request_too_large"
 
 
 _STATUS: tuple[tuple[type[MoeClusterError], int], ...] = (

@@ -10,8 +10,7 @@ from collections.abc import Collection
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.errors import TrustError
-from cluster.gateway.failures import TooLongError
+from cluster.errors import TooLongError, TrustError
 from cluster.gateway.keys import Keys
 from mlx_moe.errors import InvalidRequestError
 

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cluster.client import ClusterStatus, ModelClient, NodeClient
-from cluster.errors import NoClusterError
-from cluster.gateway.failures import NotFoundError
+from cluster.errors import NoClusterError, NotFoundError
 from cluster.home import Home
 
 FRESH_S = 1.0

@@ -219,7 +219,7 @@ def proven_key(certificate_request: bytes) -> ec.EllipticCurvePublicKey:
             raise ValueError("its key is not a P-256 key")
         if not request.is_signature_valid:
             raise ValueError("it is not signed with the key in it")
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise TrustError(f"the certificate request is refused: {exc}") from exc
     return public_key
 

@@ -71,7 +71,9 @@ def test_an_address_that_other_machines_have_as_well_does_not_stand_for_the_node
         other, wanted = Answering(wrong), Answering(info(1))
         async with greeting(other, wanted) as state:
             assert await until_reached(state) == wanted.address
-            assert other.n_greetings
+            async with asyncio.timeout(PATIENCE_S):
+                while not other.n_greetings:
+                    await asyncio.sleep(0.01)
             assert list(state.membership.members) == [info(1).node_id]
 
     asyncio.run(scenario())

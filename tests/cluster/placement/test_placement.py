@@ -50,7 +50,7 @@ def test_json_gives_the_same_placement_back(costs: ModelCosts, cluster: tuple[li
         (lambda p: p.update(contxt=1), "plan: contxt is not a field of it"),
         (
             lambda p: p["stages"][0].update(layers=[0]),
-            r"stage 0: layers must be \[first, one past the last\], got \[0\]",
+            r"stage 0: layers must be \[first, one past the last\] of at most 9999, got \(0,\)",
         ),
         (lambda p: p["stages"][0].update(layers=[0, -1]), r"stage 0: layers must be indices, got \[0, -1\]"),
         (lambda p: p["stages"][1].update(peers=[3]), "stage 1: peer 0 must be an object, got 3"),
@@ -64,7 +64,10 @@ def test_json_gives_the_same_placement_back(costs: ModelCosts, cluster: tuple[li
         (lambda p: p["chunks"].pop("longest"), "plan: chunks: longest is missing"),
         (lambda p: p["chunks"].update(wanted=0), "plan: chunks: wanted must be 1 or more, got 0"),
         (lambda p: p["chunks"].update(shortest=1024), "chunks: .* in this order, got 1024 and 512"),
-        (lambda p: p["chunks"].update(longest=1 << 40), "chunks: .* in this order, got 32 and 1099511627776"),
+        (
+            lambda p: p["chunks"].update(longest=1 << 40),
+            "chunks: longest must be at most 2147483647, got 1099511627776",
+        ),
         (lambda p: p["chunks"].update(size=1), "plan: chunks: size is not a field of it"),
     ],
 )

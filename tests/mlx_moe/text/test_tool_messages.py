@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.text import chat_template
+from mlx_moe.text import text_process
 from mlx_moe.text.chat_template import ChatTemplate
 from mlx_moe.text.dialects import ToolCall, choose
 from mlx_moe.text.tool_messages import ToolMessages
@@ -100,7 +100,7 @@ ALTERNATES = (
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop no template where the machine is busy."""
     for deadline in ("DEADLINE_S", "START_DEADLINE_S"):
-        monkeypatch.setattr(chat_template, deadline, PATIENCE_S)
+        monkeypatch.setattr(text_process, deadline, PATIENCE_S)
 
 
 def conversations(source: str, model_type: str = "") -> ToolMessages:
