@@ -158,15 +158,16 @@ def main(path: str, wanted: Sequence[str] = ()) -> None:
     )
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
     with running_nodes([set(range(os.cpu_count() or 1))] * N_NODES) as nodes:
-        undisturbed = _undisturbed(nodes, path)
-        for case in CASES:
-            if not wanted or any(part in case.name for part in wanted):
-                print(_row(case, *_measure(nodes, path, case), undisturbed), flush=True)
+        cases = [case for case in CASES if not wanted or any(part in case.name for part in wanted)]
+        undisturbed = _undisturbed(nodes, path, max(case.users for case in cases))
+        for case in cases:
+            print(_row(case, *_measure(nodes, path, case), undisturbed), flush=True)
 
 
-def _undisturbed(nodes: Nodes, path: str) -> list[Reader]:
+def _undisturbed(nodes: Nodes, path: str, users: int) -> list[Reader]:
+    """Return the answers without a loss, one after the other: how many are written at once changes no token."""
     model = _loaded(nodes, path, Case(1, "decode"))
-    readers = [Reader() for _ in range(max(case.users for case in CASES))]
+    readers = [Reader() for _ in range(users)]
     for seed, reader in enumerate(readers):
         reader.run(model, seed, lambda: None)
         if reader.error:
