@@ -274,7 +274,10 @@ class Deploying:
         self._events.put_nowait(events.ReconfigureAsked(placement, deploy.epoch))
 
     async def _replaced(self, lost: frozenset[str]) -> node_pb2.DeployRequest:
-        """Return a placement without the lost nodes. Raises MoeClusterError if OUTVOTED_S bring no agreement to one."""
+        """Return a placement without the lost nodes. Raises MoeClusterError.
+
+        For OUTVOTED_S it is asked for again if others did not agree, or a node that is here did not answer.
+        """
         ends_at = time.monotonic() + OUTVOTED_S
         while True:
             present = set(self._state.present)
@@ -283,7 +286,7 @@ class Deploying:
             except MoeClusterError as error:
                 if set(self._state.present) != present:  # it counted on a node that was ending
                     continue
-                if not isinstance(error, OutvotedError) or time.monotonic() > ends_at:
+                if not isinstance(error, OutvotedError | NodeLostError) or time.monotonic() > ends_at:
                     raise
             await asyncio.sleep(OUTVOTED_S / 20)
 

@@ -24,7 +24,7 @@ class Row:
 
 ROWS = (
     Row(1, "kill -9 of a middle stage", "G", "the answer continues with the same tokens"),
-    Row(2, "kill -9 of the last stage; of the first stage's worker", "G", "as 1"),
+    Row(2, "kill -9 of the first, of the last stage", "G", "as 1"),
     Row(3, "kill -9 during prefill", "P", "the answer comes, with the same tokens"),
     Row(
         4,
@@ -32,7 +32,7 @@ ROWS = (
         "G",
         "error within 10 s, the partial text stays; works when the node is back",
     ),
-    Row(5, "kill -9 of the coordinator's node", "G", "an error, not an end; then the model is served again"),
+    Row(5, "kill -9 of the coordinator's node", "G", "another node takes over, the workers keep what they hold"),
     Row(6, "SIGSTOP for 3 s; for long", "G", "a stall; lost, and back after SIGCONT"),
     Row(7, "one-way partition", "G, J", "both sides agree that it is lost; no half-joined node"),
     Row(8, "black hole: nothing arrives, nothing is closed", "G", "seen within 5 s, then as 1"),
@@ -51,7 +51,19 @@ ROWS = (
         ),
     ),
     Row(13, "the client is killed", "P, G", "cancelled on every node, KV bytes back"),
-    Row(14, "memory over 85 % / 95 %", "P, G", "503 with Retry-After; the newest request gives way"),
+    Row(
+        14,
+        "memory over 85 % / 95 %",
+        "P, G",
+        "new requests are refused; the newest gives way",
+        "a process takes the memory and gives it back; simulated samples",
+        (
+            "tests/cluster/worker/test_memory_guard.py::"
+            "test_memory_that_runs_out_ends_the_newest_answer_and_the_older_goes_on",
+            "tests/cluster/worker/test_memory_guard.py::"
+            "test_any_node_that_is_short_refuses_until_it_is_not_or_is_silent",
+        ),
+    ),
     Row(
         15,
         "a worker that dies at every load",
@@ -213,7 +225,11 @@ ROWS = (
         "G",
         "held back alone, ended after a limit",
         "a client that does not read",
-        ("tests/cluster/test_conversations.py::test_a_slow_reader_makes_no_other_wait",),
+        (
+            "tests/cluster/worker/test_slow_readers.py::"
+            "test_a_stream_that_is_not_read_is_held_back_then_ended_and_one_beside_it_does_not_notice",
+            "tests/cluster/test_conversations.py::test_a_slow_reader_makes_no_other_wait",
+        ),
     ),
     Row(30, "100 cycles of random faults with a printed seed", "all", "no gap, no double, no change; no growth"),
 )

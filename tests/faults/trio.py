@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from cluster.client import OwnNode
 from mlx_moe.decoding.request import Request, Token
+from mlx_moe.errors import MoeClusterError
 from mlx_moe.sampling_params import SamplingParams
 from tests.cluster.running import Cluster, RunningNode
 from tests.faults.disturbed import Answers, Watch, is_serving
@@ -65,12 +68,16 @@ class Trio:
     def load(self) -> None:
         """Heal the network, start nodes that ended, and load the model in three stages, unless it is."""
         self.between.heal()
-        for node in self.nodes:
+        first, *others = self.nodes
+        if first.process.poll() is not None:
+            first.start("--peer", others[0].address)
+            first.wait_up()
+        for node in others:
             if node.process.poll() is not None:
                 self.cluster.join(node)
         self.cluster.wait_for_all()
         if self.cluster.model is None or not self._is_in_three_stages():
-            self.cluster.load("demo", self.cluster.place("demo", (2, 2, 2)))
+            until(self._is_placed)
         self._pace()
 
     def disturb(
@@ -80,28 +87,39 @@ class Trio:
         after: int = 10,
         prompts: Sequence[tuple[int, ...]] = PROMPTS[:2],
         n_tokens: int = N_TOKENS,
+        own: OwnNode | None = None,
     ) -> Seen:
-        """Put a fault in when all answers have `after` tokens; return what was seen when they have ended."""
-        model = self.cluster.model
+        """Put a fault in when all answers have `after` tokens; return what was seen when they have ended.
+
+        `own` is the node that is asked, if it is not the first.
+        """
+        model = self.cluster.model if own is None else own.model(own.status())
         assert model is not None
         requests = [request(prompt, n_tokens) for prompt in prompts]
         answers = Answers(model, requests, [self.wanted[prompt] for prompt in prompts])
         answers.until_tokens(after)
-        watch, began_s = Watch(self.cluster.own, is_serving), time.monotonic()
+        watch, began_s = Watch(own or self.cluster.own, is_serving), time.monotonic()
         fault()
         answers.until_done()
         watch.end()
+        if own is not None:
+            model.close()
         return Seen(answers, watch.seen_s, answers.longest_wait_s(began_s))
 
     def until_serving(self) -> None:
         """Wait until a model is served by nodes that are all present."""
         until(lambda: is_serving(self.cluster.own))
 
+    def _is_placed(self) -> bool:
+        """Load the model; return whether it was: while it is repaired or moved, it is not."""
+        with suppress(MoeClusterError):
+            self.cluster.load("demo", self.cluster.place("demo", (2, 2, 2)))
+            return True
+        return False
+
     def _is_in_three_stages(self) -> bool:
-        status = self.cluster.own.status()
-        return (
-            status.ready is not None and len(status.ready.node_ids) == len(self.nodes) and is_serving(self.cluster.own)
-        )
+        served = self.cluster.own.status().ready
+        return served is not None and list(served.node_ids) == [node.node_id for node in self.nodes]
 
     def _pace(self) -> None:
         for one in range(len(self.nodes)):
