@@ -31,8 +31,9 @@ class Reading:
     thread: threading.Thread | None = None
 
     def longest_wait_s(self, since: float) -> float:
-        """Return the longest time between two tokens of which the later one came after a time."""
-        waits = [after - max(before, since) for before, after in pairwise(self.at) if after >= since]
+        """Return the longest wait for a token after a time: from the one before it, or, for the first, from then."""
+        times = [since, *self.at] if self.at and self.at[0] > since else self.at
+        waits = [after - max(before, since) for before, after in pairwise(times) if after >= since]
         return max(waits, default=0.0)
 
 

@@ -44,4 +44,4 @@ def test_a_row_without_a_record_and_without_a_test_says_so() -> None:
     table = render([Record(1, "SIGKILL", "all went on", 0.5, 1.25, True)], "0.0")
     assert "| SIGKILL | all went on | 0.5 | 1.2 | yes |" in table
     assert numbers_in(table) == [*range(1, 31)]
-    assert "| 2 | kill -9 of the last stage; of the first stage's worker | G |  | not measured in this run |" in table
+    assert "| 2 | kill -9 of the first, of the last stage | G |  | not measured in this run |" in table
