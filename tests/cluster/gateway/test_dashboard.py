@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
@@ -70,19 +70,19 @@ def url(cluster: Cluster) -> str:
 
 @pytest.mark.slow
 def test_any_program_can_read_and_plan_what_the_page_shows(url: str) -> None:
-    state: dict[str, Any] = httpx.get(f"{url}/v1/cluster").json()
+    state: dict[str, Any] = httpx2.get(f"{url}/v1/cluster").json()
     assert (state["model"]["name"], state["model"]["state"]) == ("demo", "ready")
     held = sorted((node["holding"]["first_layer"], node["holding"]["end_layer"]) for node in state["nodes"])
     assert held == [(0, 3), (3, 6)]
-    with httpx.stream("GET", f"{url}/v1/cluster/events", timeout=PATIENCE_S) as stream:
+    with httpx2.stream("GET", f"{url}/v1/cluster/events", timeout=PATIENCE_S) as stream:
         line = next(line for line in stream.iter_lines() if line)
     assert line.startswith('data: {"cluster_id"')
-    plan = httpx.post(f"{url}/v1/cluster/plan", json={"model": "demo"}, timeout=PATIENCE_S).json()
+    plan = httpx2.post(f"{url}/v1/cluster/plan", json={"model": "demo"}, timeout=PATIENCE_S).json()
     assert sum(stage["end_layer"] - stage["first_layer"] for stage in plan["stages"]) == 6
     assert plan["tokens_per_s"] > 0
-    missing = httpx.post(f"{url}/v1/cluster/plan", json={"model": "nothing-of-this-name"}, timeout=PATIENCE_S)
+    missing = httpx2.post(f"{url}/v1/cluster/plan", json={"model": "nothing-of-this-name"}, timeout=PATIENCE_S)
     assert (missing.status_code, missing.json()["error"]["type"]) == (400, "invalid_request_error")
-    listed = httpx.get(f"{url}/v1/cluster/models", timeout=PATIENCE_S).json()["models"]
+    listed = httpx2.get(f"{url}/v1/cluster/models", timeout=PATIENCE_S).json()["models"]
     assert all(model["nodes"] for model in listed)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from cluster.gateway import guard
@@ -15,13 +15,13 @@ from cluster.gateway.served import Served
 from cluster.home import Home
 
 
-def ask(home: Path, *requests: dict[str, Any], keys: Keys | None = None, **options: Any) -> list[httpx.Response]:
+def ask(home: Path, *requests: dict[str, Any], keys: Keys | None = None, **options: Any) -> list[httpx2.Response]:
     """Send requests to a gateway of a home in which no node runs."""
 
-    async def send() -> list[httpx.Response]:
+    async def send() -> list[httpx2.Response]:
         hosts, origins = options.get("hosts", ()), options.get("origins", ())
         app = Gateway(Served(Home(home)), Admission(keys, hosts, origins)).app(origins)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
             return [await client.request(**{"method": "GET", **request}) for request in requests]
 
     return asyncio.run(send())

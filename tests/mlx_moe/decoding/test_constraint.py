@@ -55,7 +55,7 @@ schemas = st.recursive(
 
 
 def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Return the values that obey one of these schemas."""
+    """Return the values that obey one of these schemas, with fields in the order of the schema, as they are written."""
     match schema:
         case {"enum": options}:
             return st.sampled_from(options)
@@ -68,7 +68,8 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         case {"type": "object", "properties": properties, "required": required}:
             fields = {name: values(field) for name, field in properties.items()}
             optional = {name: field for name, field in fields.items() if name not in required}
-            return st.fixed_dictionaries({name: fields[name] for name in required}, optional=optional)
+            chosen = st.fixed_dictionaries({name: fields[name] for name in required}, optional=optional)
+            return chosen.map(lambda found: {name: found[name] for name in properties if name in found})
         case {"type": "integer"}:
             return st.integers(-5, 99)
         case {"pattern": pattern}:
