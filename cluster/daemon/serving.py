@@ -78,7 +78,6 @@ class Serving:
         self._greeter = greeter
         self._channels = channels
         self._running: asyncio.Task[None] | None = None
-        self._asked_by = ""
         self._one_placement_at_a_time = asyncio.Lock()
         self._one_deployment_at_a_time = asyncio.Lock()
 
@@ -136,7 +135,7 @@ class Serving:
             await asyncio.gather(*(self._state.meet(node_id) for node_id in placement.node_ids))
             if not is_own:
                 await self._require_no_answers()
-            self._asked_by = caller
+            request.asked.asked_by = request.asked.asked_by or caller
             if self.deployment is not None and self.deployment.may_become(placement):
                 request.epoch = await self.voting.win(placement.node_ids, by_person=True)
                 self.deployment.reconfigure(placement, request)
@@ -179,7 +178,7 @@ class Serving:
         """Unload the model that this node coordinates, as another node asks; return its name, "" if there is none.
 
         A person may unload it on any node while it is idle. Otherwise only on a node that holds a part, or was asked to
-        load it, since another one would end the answers of others.
+        load it, also if other nodes have had it since; another one would end the answers of others.
 
         Raises:
             TrustError: it is in use, and not the caller's to unload.
@@ -187,10 +186,11 @@ class Serving:
         deployment = self.deployment
         if deployment is None:
             return ""
-        owners = {self._state.own.node_id, self._asked_by, *deployment.placement.node_ids}
+        owners = {self._state.own.node_id, deployment.asked.asked_by, *deployment.placement.node_ids}
         is_idle = deployment.is_ready and not self._state.holding.stats.active_requests
         if caller not in owners and not is_idle and deployment.error is None:
-            names = ", ".join(sorted(self._state.name(node_id) for node_id in owners - {""}))
+            here = owners & {self._state.own.node_id, *self._state.present}
+            names = ", ".join(sorted(self._state.name(node_id) for node_id in here))
             raise TrustError(
                 f"{deployment.placement.model} is in use, and node {self._state.name(caller)} neither holds a part nor "
                 f"loaded it: type `moe-cluster unload` on one of {names}, or when nobody is answered"

@@ -476,7 +476,7 @@ class NodeStatus(_message.Message):
     def __init__(self, info: _Optional[_Union[NodeInfo, _Mapping]] = ..., shown_name: _Optional[str] = ..., state: _Optional[str] = ..., latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., links: _Optional[_Iterable[_Union[MeasuredLink, _Mapping]]] = ..., free_disk_bytes: _Optional[int] = ..., keeps_authority: bool = ..., silent_s: _Optional[float] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode", "standby")
+    __slots__ = ("model", "placement", "context_tokens", "concurrency", "draft", "replace", "chunk_length", "download", "keep", "bits", "mode", "standby", "asked_by")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -489,6 +489,7 @@ class LoadRequest(_message.Message):
     BITS_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BY_FIELD_NUMBER: _ClassVar[int]
     model: str
     placement: str
     context_tokens: int
@@ -501,7 +502,8 @@ class LoadRequest(_message.Message):
     bits: int
     mode: str
     standby: bool
-    def __init__(self, model: _Optional[str] = ..., placement: _Optional[str] = ..., context_tokens: _Optional[int] = ..., concurrency: _Optional[int] = ..., draft: _Optional[str] = ..., replace: bool = ..., chunk_length: _Optional[int] = ..., download: bool = ..., keep: bool = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ..., standby: bool = ...) -> None: ...
+    asked_by: str
+    def __init__(self, model: _Optional[str] = ..., placement: _Optional[str] = ..., context_tokens: _Optional[int] = ..., concurrency: _Optional[int] = ..., draft: _Optional[str] = ..., replace: bool = ..., chunk_length: _Optional[int] = ..., download: bool = ..., keep: bool = ..., bits: _Optional[int] = ..., mode: _Optional[str] = ..., standby: bool = ..., asked_by: _Optional[str] = ...) -> None: ...
 
 class LoadStatus(_message.Message):
     __slots__ = ("serving", "nodes", "placement")

@@ -12,7 +12,7 @@ import pytest
 
 import mlx_moe
 from cluster.client import OwnNode, RemoteAnswer, ServingStatus, Waiting, Wanted
-from cluster.errors import UnloadedError
+from cluster.errors import TrustError, UnloadedError
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.sampling_params import SamplingParams
@@ -114,3 +114,32 @@ def test_unloading_ends_an_answer_that_waits_and_says_so(cluster: Cluster, secon
     second.unload("somebody needs the memory")
     with pytest.raises(UnloadedError, match="demo is not served any more: somebody needs the memory"):
         list(written)
+
+
+def test_who_loaded_it_may_unload_it_in_use_although_others_have_had_it_since(
+    cluster: Cluster, second: OwnNode
+) -> None:
+    first, taker, loader = cluster.nodes
+    cluster.unload()
+    with OwnNode.connect(loader.home) as own:
+        list(own.load(Wanted("demo", cluster.place("demo", (2, 4)), draft="none")))
+    until(lambda: ready(second, 0) is not None)
+    first.kill()
+    until(lambda: (served := second.status().ready) and served.coordinator == taker.node_id)
+    loader.kill()  # it may have got a part
+    until(lambda: (served := second.status().ready) and served.node_ids == (taker.node_id,))
+    for node in (first, loader):
+        node.start("--peer", taker.address)
+        node.wait_up()
+    with closing(second.model(second.status())) as model:
+        written = model.new_conversation().answer(request(max_tokens=None))
+        read(written, 3)
+        with OwnNode.connect(first.home) as own:
+            until(lambda: own.status().ready)
+            with pytest.raises(TrustError, match="in use, and node mac-1 neither holds a part nor loaded it"):
+                own.unload("it is not its own")
+        with OwnNode.connect(loader.home) as own:
+            until(lambda: own.status().ready)
+            assert own.unload("it loaded it") == "demo"
+        with pytest.raises(UnloadedError, match="it loaded it"):
+            list(written)
