@@ -174,7 +174,6 @@ def test_a_black_hole_is_seen_and_changes_no_token(trio: Trio, record: list[Reco
     trio.between.heal()
 
 
-@pytest.mark.usefixtures("by_hand")  # test_links shows it too; on a busy machine a node may be lost meanwhile
 def test_links_that_are_reset_reconnect_and_change_no_token(trio: Trio, record: list[Record]) -> None:
     trio.load()
     before = [trio.cluster.holding(node).stats.positions for node in trio.nodes]
@@ -213,7 +212,6 @@ def test_a_bad_link_is_slow_and_right(trio: Trio, record: list[Record]) -> None:
     assert trio.cluster.present() == {node.address for node in trio.nodes}
 
 
-@pytest.mark.usefixtures("by_hand")  # on a busy machine a node may be lost meanwhile
 @pytest.mark.parametrize(
     ("toxics", "told"),
     [
