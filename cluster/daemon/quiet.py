@@ -20,13 +20,16 @@ class QuietRule:
 
 DEFAULT_RULE = QuietRule()
 
+RETRY_S = 30.0
+"""Time between two tries to move a model, or to load it again, where the first one failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
     """What was seen of a served model that this node coordinates.
 
     `activity` is whatever changes while it answers, `situation` whatever a placement depends on: a plan is made only if
-    that differs from when the last one was made. Immutable.
+    that differs from when the last one was made, or that one failed. Immutable.
     """
 
     rule: QuietRule = DEFAULT_RULE
@@ -34,6 +37,7 @@ class Quiet:
     active_at: float | None = None  # None: the model is not ready
     looked_at: Hashable = None
     moved_at: float | None = None
+    failed_at: float | None = None
 
     def see(self, now: float, *, is_ready: bool, is_answering: bool, activity: Hashable) -> Quiet:
         """Return it after a look at the model."""
@@ -49,20 +53,20 @@ class Quiet:
             and now - self.active_at >= self.rule.quiet_s
             and (lost_at is None or now - lost_at >= self.rule.calm_s)
             and (self.moved_at is None or now - self.moved_at >= self.rule.every_s)
-            and situation != self.looked_at
+            and (situation != self.looked_at or (self.failed_at is not None and now - self.failed_at >= RETRY_S))
         )
 
     def looked(self, situation: Hashable) -> Quiet:
         """Return it after a plan was made for a situation."""
-        return replace(self, looked_at=situation)
+        return replace(self, looked_at=situation, failed_at=None)
 
     def moved(self, now: float) -> Quiet:
         """Return it after the model was moved."""
         return replace(self, moved_at=now)
 
-
-RETRY_S = 30.0
-"""Time between two tries to load a model again."""
+    def failed(self, now: float) -> Quiet:
+        """Return it after a plan could not be made or followed: to be tried again in the same situation."""
+        return replace(self, failed_at=now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ class Rebalancing:
             log.info("event=not_loaded_again model=%s error=%s", deployment.placement.model, error)
 
     async def _improve(self, deployment: Deploying) -> None:
-        """Move the model if that is worth it; what stands in the way is logged, and tried again when it changes."""
+        """Move the model if that is worth it; what stands in the way is logged, and it is tried again later."""
         assert self._quiet is not None  # `run` calls it
         try:
             found = await self._found(deployment, trusted=True)
@@ -121,11 +121,14 @@ class Rebalancing:
                 "event=looked_for_better model=%s tokens_per_s=%.2f now=%.2f better=%s",
                 *(found.former.model, found.tokens_per_s, found.former_tokens_per_s, found.is_better),
             )
-            if found.is_better and not self._coordinator_stats(deployment).active_requests:
+            if found.is_better:
+                if self._coordinator_stats(deployment).active_requests:
+                    raise ClusterError("it began to answer")
                 await self._change(deployment, found.placement)
                 self._quiet = self._quiet.moved(time.monotonic())
         except MoeClusterError as error:
             log.info("event=not_moved model=%s error=%s", deployment.placement.model, error)
+            self._quiet = self._quiet.failed(time.monotonic())
 
     async def _found(self, deployment: Deploying, *, trusted: bool) -> Rebalance:
         """Return the best placement; if `trusted`, only with nodes that were not lost just now."""

@@ -41,6 +41,14 @@ def test_a_situation_is_looked_at_once() -> None:
     assert quiet.is_due(100.0, "abcd", None)
 
 
+def test_a_plan_that_failed_is_tried_again_in_the_same_situation() -> None:
+    quiet = idle(Quiet(RULE), 0.0).looked("abc").failed(40.0)
+    assert not quiet.is_due(40.0 + RETRY_S - 1, "abc", None)
+    assert quiet.is_due(40.0 + RETRY_S, "abc", None)
+    assert quiet.is_due(40.0, "abcd", None)
+    assert not quiet.looked("abc").is_due(40.0 + RETRY_S, "abc", None)
+
+
 def test_a_model_that_is_not_ready_is_left_alone() -> None:
     quiet = idle(Quiet(RULE), 0.0).see(50.0, is_ready=False, is_answering=False, activity=0)
     assert not quiet.is_due(100.0, "abc", None)
