@@ -24,7 +24,18 @@ class ServingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """Counts of a worker since it started. Only the coordinator's worker has drafts and requests.
+    """Counts of a worker since it started. Only the coordinator's worker has drafts, requests and a budget.
+
+    Attributes:
+        compute_s: of frames; the coordinator's: of turns, which contain its stage's frames.
+        held_s: of frames in other stages than the first, from their arrival to their end.
+        sent_bytes: of frames to the next stage; `expert_bytes`: to and from nodes that own experts of the stage.
+        idle_s: all answers waited for frames.
+        away_s: of returned frames, from their leaving the first stage.
+        waited_s: answers waited for `recoveries`, after which `replayed_positions` were computed again.
+        disk_bytes: of weights that were read, as `peer_bytes` and `hub_bytes`.
+        decode_batches: number of decode steps by their number of answers.
+        expert_load: by layer, how often each expert was chosen, as a multiple of their mean.
 
     `used_memory_bytes` are those of the worker and its children, as the system counts them; `memory` is "short" where
     new requests are refused because of it, "out" where answers give way, else "".
@@ -38,6 +49,21 @@ class WorkerStats:
     active_requests: int = 0
     drafts_compared: int = 0
     drafts_accepted: int = 0
+    compute_s: float = 0.0
+    held_s: float = 0.0
+    sent_bytes: int = 0
+    expert_bytes: int = 0
+    idle_s: float = 0.0
+    away_s: float = 0.0
+    recoveries: int = 0
+    waited_s: float = 0.0
+    replayed_positions: int = 0
+    kv_budget_positions: int = 0
+    disk_bytes: int = 0
+    peer_bytes: int = 0
+    hub_bytes: int = 0
+    decode_batches: Mapping[int, int] = field(default_factory=dict)
+    expert_load: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     used_memory_bytes: int = 0
     memory: str = ""
 

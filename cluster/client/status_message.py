@@ -118,11 +118,15 @@ def _holding(message: pb.Holding, node: str) -> Holding | None:
 
 
 def _stats(message: worker_pb2.WorkerStats) -> WorkerStats:
-    names = (field.name for field in dataclasses.fields(WorkerStats))
-    counts = {name: getattr(message, name) for name in names if name not in ("used_memory_bytes", "memory")}
+    names = {field.name for field in dataclasses.fields(WorkerStats)} & set(message.DESCRIPTOR.fields_by_name)
+    counts = {name: getattr(message, name) for name in names - {"memory", "decode_batches", "expert_load"}}
     use = MemoryUse.from_message(message.memory)
     of_memory = {
         "used_memory_bytes": use.used_bytes,
         "memory": "out" if use.is_out else "short" if use.is_short else "",
     }
-    return WorkerStats(**counts | of_memory)
+    of_layers = {
+        "decode_batches": dict(message.decode_batches),
+        "expert_load": {of.layer: tuple(load / 16 for load in of.load) for of in message.expert_load},
+    }
+    return WorkerStats(**counts | of_memory | of_layers)

@@ -6,6 +6,7 @@ Shapes: L positions, D hidden_size.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from cluster.emulation.scenario import FLOAT_BYTES
 from cluster.placement.capacity import Link
 from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
+from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.stage import StageCounts
@@ -96,12 +98,18 @@ class EmulatedStage:
         self._kept[frame.sequence_id] = end
         self.counts.frames += 1
         self.counts.positions += length
+        if not is_prefill:
+            self.counts.decode_batches[1] += 1
         return replace(frame, position=end - outputs, hidden_states=hidden_states)
 
     def steps(self, frame: Frame) -> Steps[Frame]:
         """See Stage. The wait for a frame is not divided."""
         yield from ()
         return self.run(frame)
+
+    def expert_load(self) -> Mapping[int, Counts]:
+        """See Stage. Nothing is routed."""
+        return {}
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """See Stage."""

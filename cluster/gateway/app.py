@@ -116,7 +116,11 @@ class Gateway:
 
     async def metrics(self, _request: Request) -> Response:
         """Return Prometheus' text."""
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+        try:
+            status = await self._served.status()
+        except MoeClusterError:  # the node is ending or starting: what this process has counted is there still
+            status = None
+        return Response(self._metrics.text(status), media_type="text/plain; version=0.0.4")
 
     async def models(self, _request: Request) -> Response:
         """List the served model."""

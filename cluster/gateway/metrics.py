@@ -9,7 +9,9 @@ from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from cluster.client import ClusterStatus
 from cluster.gateway.answering import End, Piece, Prefill
+from cluster.gateway.cluster_metrics import ClusterMetrics
 from cluster.gateway.turns import Turns
 from mlx_moe.errors import MoeClusterError
 
@@ -17,6 +19,8 @@ _TTFT_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)
 _ANSWER_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
+MOST_DEPTH = 16
+"""From this depth on drafts are counted together."""
 
 RATE_S = 2.0
 RECENT_S = 60.0
@@ -47,8 +51,16 @@ class Metrics:
         self._whole = self._histogram("vllm:e2e_request_latency_seconds", "Time of a whole answer", _ANSWER_S)
         self._drafted = self._counter("vllm:spec_decode_num_draft_tokens", "Drafts that were sent")
         self._accepted = self._counter("vllm:spec_decode_num_accepted_tokens", "Drafts that were right")
+        self._by_depth = Counter(
+            "moe_cluster:drafts",
+            "Drafts that were compared with the model's token",
+            ["depth", "result"],
+            registry=self.registry,
+        )
         self._waited = self._counter("moe_cluster:recovery_seconds", "Time that answers waited for lost nodes")
         self._recovered = self._counter("moe_cluster:recovered_answers", "Answers that outlived a lost node")
+        self._cluster = ClusterMetrics()
+        self.registry.register(self._cluster)
 
     async def measured(self, events: AsyncIterator[Prefill | Piece | End]) -> AsyncIterator[Prefill | Piece | End]:
         """Yield the events of an answer and measure them."""
@@ -83,8 +95,9 @@ class Metrics:
             "tokens_per_s": round(written / RATE_S, 1),
         }
 
-    def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+    def text(self, status: ClusterStatus | None) -> bytes:
+        """Return all metrics in Prometheus' text format; None if the cluster's status is not known."""
+        self._cluster.status = status
         return generate_latest(self.registry)
 
     def _end(self, end: End, seconds: float) -> None:
@@ -97,6 +110,12 @@ class Metrics:
         self._hits.inc(stats.cached_tokens)
         self._drafted.inc(stats.drafted)
         self._accepted.inc(stats.accepted)
+        for depth, (compared, right) in enumerate(
+            zip(stats.compared_by_depth, stats.accepted_by_depth, strict=True), 1
+        ):
+            shown = str(depth) if depth < MOST_DEPTH else f"{MOST_DEPTH}+"
+            self._by_depth.labels(shown, "right").inc(right)
+            self._by_depth.labels(shown, "wrong").inc(compared - right)
         if stats.waited_s:
             self._waited.inc(stats.waited_s)
             self._recovered.inc()

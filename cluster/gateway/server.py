@@ -63,12 +63,17 @@ async def serve(home: Home, options: GatewayOptions) -> None:
 
 
 def bind(options: GatewayOptions) -> socket.socket:
-    """Return a socket that is bound. Raises ClusterError if the port is taken or the address is not this machine's."""
+    """Return a socket that listens already, since whoever is told the port connects at once.
+
+    Raises:
+        ClusterError: the port is taken, or the address is not this machine's.
+    """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((options.host, options.port))
+        bound.listen(BACKLOG)
     except OSError as exc:
         bound.close()
         raise ClusterError(

@@ -141,7 +141,14 @@ class WorkerDisconnected(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., cause: _Optional[_Union[WorkerFailure, _Mapping]] = ...) -> None: ...
 
 class WorkerStats(_message.Message):
-    __slots__ = ("frames", "positions", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests", "drafts_compared", "drafts_accepted", "memory")
+    __slots__ = ("frames", "positions", "kv_bytes", "kv_positions", "peak_memory_bytes", "active_requests", "drafts_compared", "drafts_accepted", "memory", "compute_s", "held_s", "sent_bytes", "expert_bytes", "idle_s", "away_s", "recoveries", "waited_s", "replayed_positions", "kv_budget_positions", "decode_batches", "disk_bytes", "peer_bytes", "hub_bytes", "expert_load")
+    class DecodeBatchesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +158,21 @@ class WorkerStats(_message.Message):
     DRAFTS_COMPARED_FIELD_NUMBER: _ClassVar[int]
     DRAFTS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+    HELD_S_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
+    AWAY_S_FIELD_NUMBER: _ClassVar[int]
+    RECOVERIES_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    KV_BUDGET_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HUB_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_LOAD_FIELD_NUMBER: _ClassVar[int]
     frames: int
     positions: int
     kv_bytes: int
@@ -160,7 +182,30 @@ class WorkerStats(_message.Message):
     drafts_compared: int
     drafts_accepted: int
     memory: MemoryUse
-    def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ..., drafts_compared: _Optional[int] = ..., drafts_accepted: _Optional[int] = ..., memory: _Optional[_Union[MemoryUse, _Mapping]] = ...) -> None: ...
+    compute_s: float
+    held_s: float
+    sent_bytes: int
+    expert_bytes: int
+    idle_s: float
+    away_s: float
+    recoveries: int
+    waited_s: float
+    replayed_positions: int
+    kv_budget_positions: int
+    decode_batches: _containers.ScalarMap[int, int]
+    disk_bytes: int
+    peer_bytes: int
+    hub_bytes: int
+    expert_load: _containers.RepeatedCompositeFieldContainer[LayerLoad]
+    def __init__(self, frames: _Optional[int] = ..., positions: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_positions: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., active_requests: _Optional[int] = ..., drafts_compared: _Optional[int] = ..., drafts_accepted: _Optional[int] = ..., memory: _Optional[_Union[MemoryUse, _Mapping]] = ..., compute_s: _Optional[float] = ..., held_s: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., expert_bytes: _Optional[int] = ..., idle_s: _Optional[float] = ..., away_s: _Optional[float] = ..., recoveries: _Optional[int] = ..., waited_s: _Optional[float] = ..., replayed_positions: _Optional[int] = ..., kv_budget_positions: _Optional[int] = ..., decode_batches: _Optional[_Mapping[int, int]] = ..., disk_bytes: _Optional[int] = ..., peer_bytes: _Optional[int] = ..., hub_bytes: _Optional[int] = ..., expert_load: _Optional[_Iterable[_Union[LayerLoad, _Mapping]]] = ...) -> None: ...
+
+class LayerLoad(_message.Message):
+    __slots__ = ("layer", "load")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    load: bytes
+    def __init__(self, layer: _Optional[int] = ..., load: _Optional[bytes] = ...) -> None: ...
 
 class MemoryUse(_message.Message):
     __slots__ = ("node", "used_bytes", "budget_bytes", "planned_bytes")

@@ -37,6 +37,23 @@ class _Answer:
     waits_since: float | None = None  # monotonic seconds of an interruption, until the next token
 
 
+@dataclass(slots=True)
+class AnsweringCounts:
+    """Counts since the coordinator began.
+
+    Attributes:
+        idle_s: all answers waited for frames, or for their readers.
+        recoveries: how often answers went on after an interruption.
+        waited_s: what answers waited for it, added up.
+        replayed_positions: which their stages had to compute again.
+    """
+
+    idle_s: float = 0.0
+    recoveries: int = 0
+    waited_s: float = 0.0
+    replayed_positions: int = 0
+
+
 class Answering:
     """Advances all unfinished answers in turns."""
 
@@ -48,6 +65,7 @@ class Answering:
         self._has_work = asyncio.Event()
         self._interruption = ""
         self._memory = MemoryGuard()
+        self.counts = AnsweringCounts()
 
     @property
     def active(self) -> int:
@@ -151,6 +169,9 @@ class Answering:
 
     def resume(self, coordinator: Coordinator, pipeline: Pipeline) -> None:
         """Continue all answers on other stages, which keep no positions: these are computed again as they were."""
+        self.counts.recoveries += bool(self._answers)
+        for answer in self._answers.values():
+            self.counts.replayed_positions += len(answer.writer.sequence.token_ids)
         for sequence in self._coordinator.sequences.values():
             sequence.restart()
         self._coordinator, self._pipeline = coordinator, pipeline
@@ -169,9 +190,12 @@ class Answering:
     async def _wait(self) -> None:
         """Wait for work, at most LOOK_S; end answers whose frames are overdue."""
         self._has_work.clear()
+        began_s, is_answering = time.monotonic(), bool(self._answers)
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 await self._has_work.wait()
+        if is_answering:
+            self.counts.idle_s += time.monotonic() - began_s
         for sequence_id in self._pipeline.overdue(time.monotonic()):
             if answer := self._answers.get(sequence_id):
                 error = NodeLostError("a frame of the answer does not come back: a node is stuck; try again")
@@ -213,7 +237,9 @@ class Answering:
         if not answer.writer.stats.generated_tokens:
             answer.stream.put(answer.writer.prefill_progress)
         if answer.waits_since is not None:
-            answer.writer.stats.waited_s += time.monotonic() - answer.waits_since
+            waited_s = time.monotonic() - answer.waits_since
+            answer.writer.stats.waited_s += waited_s
+            self.counts.waited_s += waited_s
             answer.writer.stats.waited_for = self._interruption
             answer.waits_since = None
         token = answer.writer.write(written)

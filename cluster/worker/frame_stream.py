@@ -60,6 +60,7 @@ class FrameStream:
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard_s = 0.0
         self._fruitless = 0
+        self.sent_bytes = 0
 
     async def open(self, timeout_s: float) -> None:
         """Open the stream. Raises NodeLostError."""
@@ -79,6 +80,7 @@ class FrameStream:
         async with self._one_at_a_time:
             data = message.encode()
             self._outbox.add(data)
+            self.sent_bytes += len(data)
             await self._write(data)
 
     def close(self) -> None:

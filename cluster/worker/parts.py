@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import grpc
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from cluster.trust.credentials import Credentials
@@ -31,7 +32,7 @@ from cluster.worker.message_sizes import longest_received
 from cluster.worker.messages import Kind, Message
 from cluster.worker.pipeline import LocalPipeline, Pipeline
 from cluster.worker.recording import Recording
-from cluster.worker.remote_experts import answer_pairs
+from cluster.worker.remote_experts import RemoteExperts, answer_pairs
 from cluster.worker.ring import RingPipeline, RingStage, timelines_of
 from cluster.worker.role import Role
 from cluster.worker.watch import STUCK_S, WITH_PEERS_S, Watch
@@ -39,6 +40,7 @@ from mlx_moe import families, memory
 from mlx_moe.decoding.constraint import Constraints
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.errors import MoeClusterError
+from mlx_moe.layers.expert_load import Counts
 from mlx_moe.model import Model
 from mlx_moe.pipeline.frame import Returned
 from mlx_moe.pipeline.link import RunningStage
@@ -159,7 +161,10 @@ class StagePart:
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
-        return _stats(self._stage)
+        recording = self._ring.recording
+        stats = _stats(self._stage, self._experts, self._next)
+        stats.compute_s, stats.held_s = recording.frames_s, recording.held_s
+        return stats
 
     @property
     def room_bytes(self) -> int:
@@ -243,6 +248,7 @@ class CoordinatorPart:
             constraints=constraints,
         )
         self._acceptance = coordinator.acceptance
+        self._kv_positions = coordinator.scheduler.budget.positions
         model = Model(
             role.placement.model,
             loaded.config,
@@ -250,7 +256,7 @@ class CoordinatorPart:
             loaded.defaults,
             context_tokens=max(loaded.config.context.tokens, role.placement.context_tokens),
             kv_bytes_per_position=cache_costs.full_bytes_per_position,
-            kv_positions=coordinator.scheduler.budget.positions,
+            kv_positions=self._kv_positions,
             constraints=constraints,
         )
         if interrupted is None:
@@ -281,9 +287,15 @@ class CoordinatorPart:
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
-        stats = _stats(self._stage)
-        stats.active_requests = self._clients.answering.active
+        answering, recording = self._clients.answering, self._ring.recording
+        stats = _stats(self._stage, self._experts, self._next)
+        stats.compute_s, stats.away_s = recording.turns_s, recording.away_s
+        stats.active_requests = answering.active
         stats.drafts_compared, stats.drafts_accepted = self._acceptance.compared, self._acceptance.accepted
+        stats.kv_budget_positions = self._kv_positions
+        stats.idle_s, stats.waited_s = answering.counts.idle_s, answering.counts.waited_s
+        stats.recoveries = answering.counts.recoveries
+        stats.replayed_positions = answering.counts.replayed_positions
         return stats
 
     @property
@@ -361,11 +373,19 @@ def _computing(stage: RunningStage, role: Role) -> Computing:
     return Computing(stage, WITH_PEERS_S if role.stage.peers else STUCK_S)
 
 
-def _stats(stage: RunningStage) -> pb.WorkerStats:
+def _stats(stage: RunningStage, experts: RemoteExperts, after: FrameStream | None) -> pb.WorkerStats:
     return pb.WorkerStats(
         frames=stage.counts.frames,
         positions=stage.counts.positions,
         kv_bytes=stage.kv_bytes,
         kv_positions=stage.kv_positions,
         peak_memory_bytes=memory.peak_memory_bytes(),
+        sent_bytes=0 if after is None else after.sent_bytes,
+        expert_bytes=experts.nbytes,
+        decode_batches=stage.counts.decode_batches,
+        expert_load=[_layer_load(layer, counts) for layer, counts in stage.expert_load().items()],
     )
+
+
+def _layer_load(layer: int, counts: Counts) -> pb.LayerLoad:
+    return pb.LayerLoad(layer=layer, load=np.minimum(255, counts * 16 / counts.mean()).astype(np.uint8).tobytes())

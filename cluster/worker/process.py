@@ -34,6 +34,7 @@ from cluster.worker.coordinator_service import CoordinatorService
 from cluster.worker.epoch import GRACE_S, Epoch
 from cluster.worker.loading import Loaded
 from cluster.worker.node_files import NodeFiles, Progress
+from cluster.worker.read_bytes import ReadBytes
 from cluster.worker.role import Role
 from cluster.worker.watchdog import Watchdog
 from mlx_moe.checkpoint.held import Held
@@ -75,6 +76,7 @@ class Worker:
         self._ending: set[asyncio.Task[None]] = set()  # servers of former epochs, which answers still use
         self._port = 0
         self._done_bytes = 0
+        self._read_bytes = ReadBytes()
         self._using: Using | None = None
 
     async def run(self, commands: asyncio.StreamReader) -> None:
@@ -107,6 +109,8 @@ class Worker:
             if epoch is None or (stats := epoch.stats()) is None:
                 await asyncio.wait((reading,))
                 continue
+            read = self._read_bytes
+            stats.disk_bytes, stats.peer_bytes, stats.hub_bytes = read.disk, read.peers, read.hub
             self._report(pb.WorkerEvent(stats=stats))
             with _ended_by_signals(reading):
                 await asyncio.wait((reading, epoch.ended), timeout=STATS_S, return_when="FIRST_COMPLETED")
@@ -145,6 +149,7 @@ class Worker:
         role = Role.read(told.placement, self._node_id)
         with _interrupted_by_sigterm():
             loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
+        self._read_bytes.loaded()
         port = await self._former_port() if role.coordinates else 0
         self._use(told.conversion or told.directory)
         epoch = self._epoch = Epoch(
@@ -180,7 +185,9 @@ class Worker:
         sources: list[WeightSource] = []
         if told.is_outline:
             content_hash = role.placement.content_hash
-            sources = sources_of(Path(told.directory), told.peers, content_hash, self._credentials)
+            sources = self._read_bytes.counting(
+                sources_of(Path(told.directory), told.peers, content_hash, self._credentials)
+            )
         conversion = Path(told.conversion) if told.conversion else None
         model = told.directory or told.model
         return NodeFiles(model, told.stamp, sources, keep=told.keep and bool(sources), conversion=conversion)
@@ -223,6 +230,7 @@ class Worker:
             await asyncio.wait(self._ending, timeout=GRACE_S)
 
     def _progress(self, source: str, done: int, total: int) -> None:
+        self._read_bytes.progress(source, total)
         if done == total or abs(done - self._done_bytes) >= total // 200:  # after what was kept, it begins anew
             self._done_bytes = done
             progress = pb.LoadProgress(done_bytes=done, total_bytes=total, source=source)

@@ -66,6 +66,7 @@ class ExpertLink:
         self._channel = channel
         self._serial = 0
         self._open: dict[int, Question] = {}
+        self.nbytes = 0  # of all requests and answers
         self._end: Exception | None = None
         self._is_closed = False
         self._begin()
@@ -82,17 +83,20 @@ class ExpertLink:
         data = pairs_message(layer, x, pairs, self._serial).encode()
         question = self._open[self._serial] = Question(layer, expected, data)
         self._sent.put(data)
+        self.nbytes += len(data)
         return question
 
     def wait(self, question: Question) -> None:
         """Read until the answer to a request, or until the stream breaks; computes nothing."""
         while question.message is None:  # answers to earlier requests come first, also to cancelled ones
             try:
-                message = Message.decode(next(self._answers))
+                data = next(self._answers)
+                message = Message.decode(data)
             except (grpc.RpcError, StopIteration, LinkError) as exc:
                 self._end = exc
                 self._answers.cancel()  # after invalid bytes it goes on otherwise
                 return
+            self.nbytes += len(data)
             if (asked := self._open.pop(message.serial, None)) is not None:
                 asked.message = message
 
@@ -167,6 +171,11 @@ class RemoteExperts:
     def connect(self, links: Sequence[ExpertLink]) -> None:
         """Use links to the peers, in the order of their numbers."""
         self._links.update(enumerate(links, start=LEADER + 1))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all requests and answers."""
+        return sum(link.nbytes for link in self._links.values())
 
     def bind(self, layer: int, own: Experts | None) -> RoutedExperts:
         """See ExpertPeers."""

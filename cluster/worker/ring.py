@@ -47,7 +47,7 @@ class RingStage:
     def __init__(self, computing: Computing, epoch: int, previous: str) -> None:
         self._computing = computing
         self._stage = computing.stage
-        self._recording = Recording(self._stage.node)
+        self.recording = Recording(self._stage.node)
         self._epoch = epoch
         self._previous = previous
         self._cancelled: dict[str, int] = {}
@@ -84,7 +84,7 @@ class RingStage:
                 case None:
                     return None
         finally:
-            self._recording.add(_span(message, message.arrived_s, began_s))
+            self.recording.add(_span(message, message.arrived_s, began_s))
 
     def _cause(self, frame: Frame, error: MoeClusterError) -> MoeClusterError:
         """Return why a frame failed here: NaN that it came with is not this stage's."""
@@ -108,7 +108,7 @@ class RingStage:
                 self._stage.release(message.sequence_id)
         elif message.kind is Kind.TIMELINES:
             timelines = timelines_of(message)
-            timelines.stages.append(self._recording.take())
+            timelines.stages.append(self.recording.take())
             return replace(message, payload=timelines.SerializeToString())
         elif message.kind not in (Kind.FAILURE, Kind.MEMORY):
             log.warning("event=dropped kind=%s", message.kind.name)
@@ -134,10 +134,11 @@ def _span(message: Message, arrived_s: float, began_s: float, kind: SpanKind | N
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A frame that the other stages compute; `first_s`: the seconds that it took in the first stage."""
+    """A frame that the other stages compute; `first_s`: the seconds that it took in the first stage; when it left."""
 
     sequence_id: str
     first_s: float
+    left_s: float
     expected: Expectation
 
 
@@ -220,6 +221,7 @@ class RingPipeline:
             return  # void, cancelled or unknown; or a fork or release that went around the ring
         if is_frame(message):
             self.recording.add(_span(message, message.arrived_s, time.monotonic(), SpanKind.RETURN))
+            self.recording.away_s += message.arrived_s - under_way.left_s
         elif message.kind is not Kind.FAILURE:
             return
         self._heard_s = time.monotonic()
@@ -252,7 +254,8 @@ class RingPipeline:
         self.recording.add(_span(message, began_s, began_s))
         if not self._under_way:
             self._heard_s = ended_s
-        self._under_way[frame.serial] = _UnderWay(frame.sequence_id, ended_s - began_s, Expectation.after(message))
+        expected = Expectation.after(message)
+        self._under_way[frame.serial] = _UnderWay(frame.sequence_id, ended_s - began_s, ended_s, expected)
         await self._send(message)
 
     def _forget(self, sequence_id: str, serial: int) -> None:

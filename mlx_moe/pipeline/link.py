@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from mlx_moe.errors import MoeClusterError
+from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps, Wait
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned, makes_void
 from mlx_moe.pipeline.stage import StageCounts
@@ -49,6 +50,9 @@ class RunningStage(Protocol):
 
     def release(self, sequence_id: str) -> None:
         """Free a sequence's caches."""
+
+    def expert_load(self) -> Mapping[int, Counts]:
+        """Return by layer how often each expert was chosen in a sample of the frames."""
 
     @property
     def kv_bytes(self) -> int:

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_moe import families
 from mlx_moe.config import ModelConfig
 from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.expert_load import ExpertLoad
 from mlx_moe.layers.experts import NO_PEERS, ExpertPeers, Experts
 from mlx_moe.layers.weights import LoadedParameters
 from mlx_moe.pipeline.shard_spec import ShardSpec
@@ -21,12 +22,13 @@ from mlx_moe.pipeline.shard_spec import ShardSpec
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The built layers of a shard, in order."""
+    """The built layers of a shard, in order, and how often they choose which experts."""
 
     spec: ShardSpec
     config: ModelConfig
     layers: tuple[DecoderLayer, ...]
     dtype: mx.Dtype
+    expert_load: ExpertLoad
 
     @classmethod
     def build(
@@ -38,11 +40,12 @@ class Shard:
         peers: ExpertPeers = NO_PEERS,
     ) -> Shard:
         """Return the shard built from its loaded parameters; `peers` own the experts that it does not."""
+        expert_load = ExpertLoad(config.moe.n_routed_experts, peers)
         layers = (
-            families.layer(config, i).build(loaded, spec.experts_of(config, i), partial(peers.bind, i))
+            families.layer(config, i).build(loaded, spec.experts_of(config, i), partial(expert_load.bind, i))
             for i in spec.layers
         )
-        return cls(spec, config, tuple(layers), dtype)
+        return cls(spec, config, tuple(layers), dtype, expert_load)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
@@ -10,6 +12,7 @@ import mlx.core as mx
 from mlx_moe.errors import FrameError, NumericsError, RewindError
 from mlx_moe.layers.cache import LayerCache, rewind_all
 from mlx_moe.layers.decoder import DecoderLayer
+from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps, finish
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.pipeline.shard import Shard
@@ -20,10 +23,11 @@ LONG_CHUNK = 32
 
 @dataclass(slots=True)
 class StageCounts:
-    """Counts of a stage since it was created."""
+    """Counts of a stage since it was created. `decode_batches` has the number of decode steps by their sequences."""
 
     frames: int = 0
     positions: int = 0
+    decode_batches: Counter[int] = field(default_factory=Counter)
 
 
 class Stage:
@@ -66,6 +70,8 @@ class Stage:
             raise
         self.counts.frames += 1
         self.counts.positions += frame.hidden_states.shape[0]
+        if frame.kind is not FrameKind.PREFILL:
+            self.counts.decode_batches[1] += 1
         end = frame.position + frame.hidden_states.shape[0]
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
 
@@ -87,6 +93,10 @@ class Stage:
     def release(self, sequence_id: str) -> None:
         """Free a sequence's caches."""
         self._caches.pop(sequence_id, None)
+
+    def expert_load(self) -> Mapping[int, Counts]:
+        """Return by layer how often each expert was chosen `[E]` in a sample of the frames."""
+        return self.shard.expert_load.counts()
 
     @property
     def kv_bytes(self) -> int:
