@@ -23,6 +23,9 @@ from mlx_moe import families
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, MTPDrafter
 from mlx_moe.decoding.drafting.drafter import Choose
+from mlx_moe.layers.steps import finish
+from mlx_moe.layers.weights import TOGETHER
+from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.summary import model_parameters, parameter_count
 from tests import checkpoints, oracles
 from tests import families as family_data
@@ -170,6 +173,17 @@ def splits_of_layers_and_experts_equal_the_whole_to_the_bit(family: FamilyUnderT
     return f"{len(splits)} divisions"
 
 
+def steps_of_several_sequences_have_the_bits_that_they_have_alone(family: FamilyUnderTest) -> str:
+    """Decode sequences of other lengths alone, then together, in a stage a layer and with divided experts."""
+    engines = [family.stages]
+    if family.config.moe_layers:
+        engines.append(_with_owners(family, _divisions(family.config.moe.n_routed_experts)[0]))
+    for engine in engines:
+        alone, together = (_steps(engine, family.ids, at_once) for at_once in (1, TOGETHER))
+        assert mx.array_equal(alone, together)
+    return f"{TOGETHER} sequences"
+
+
 def planned_bytes_equal_the_loaded_ones(family: FamilyUnderTest) -> str:
     """Hold the planner's bytes of the weights to those in memory, and of caches to those kept for 256 positions."""
     model = mlx_moe.load(family.directory)
@@ -248,6 +262,7 @@ CHECKS: dict[str, Callable[[FamilyUnderTest], str]] = {
         chunks_and_decode_equal_prefill_at_once,
         rewinds_and_forks_write_the_tokens_of_a_fresh_prefill,
         splits_of_layers_and_experts_equal_the_whole_to_the_bit,
+        steps_of_several_sequences_have_the_bits_that_they_have_alone,
         planned_bytes_equal_the_loaded_ones,
         it_has_as_many_parameters_as_in_transformers,
         its_mtp_layer_drafts_as_that_of_transformers,
@@ -299,6 +314,30 @@ def _drafted(
     assert [token.id for token in tokens] == wanted, family.name
     pipeline.close()
     return answer.stats.drafted, answer.stats.accepted
+
+
+def _steps(engine: Engine, ids: Sequence[int], at_once: int) -> mx.array:
+    """Return the hidden states of three steps of TOGETHER sequences, so many computed at once."""
+    embedded = engine.head.embed(mx.array(ids))
+    stages, names = engine.link.stages, [f"batch{i}" for i in range(TOGETHER)]
+    found = []
+    for step in range(3):
+        frames = []
+        for i, name in enumerate(names):
+            length = 1 + 3 * i
+            if not step:
+                frame = Frame(name, 0, embedded[:length], FrameKind.PREFILL)
+                for stage in stages:
+                    frame = stage.run(frame)
+            frames.append(Frame(name, length + step, embedded[length + step :][:1], FrameKind.DECODE, 7))
+        for start in range(0, TOGETHER, at_once):
+            batch = frames[start : start + at_once]
+            for stage in stages:
+                batch = [stage.run(*batch)] if at_once == 1 else finish(stage.together(batch))
+            found += [frame.hidden_states for frame in batch]
+    for stage, name in itertools.product(stages, names):
+        stage.release(name)
+    return mx.concatenate(found)
 
 
 def _divisions(n_experts: int) -> list[list[Sequence[int]]]:

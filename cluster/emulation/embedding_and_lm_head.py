@@ -9,7 +9,7 @@ import time
 
 import mlx.core as mx
 
-from cluster.emulation.stage import Clock, position_of
+from cluster.emulation.stage import Clock, positions_of
 
 SURE = 40.0
 """The logit of the token in the script; all others are 0."""
@@ -32,10 +32,11 @@ class EmulatedEmbeddingAndLMHead:
         return mx.zeros((input_ids.size, self._hidden_size), dtype=mx.bfloat16)
 
     def logits(self, hidden_states: mx.array) -> mx.array:
-        """Return logits `[1, V]` of the script's token after the last position."""
+        """Return logits `[L, V]` of the script's tokens after each position."""
         started = time.monotonic()
-        token_id = self._script[(position_of(hidden_states) + 1) % len(self._script)]
-        logits = mx.zeros((1, self._vocab_size)).at[0, token_id].add(SURE)
+        token_ids = [self._script[(position + 1) % len(self._script)] for position in positions_of(hidden_states)]
+        logits = mx.zeros((len(token_ids), self._vocab_size))
+        logits = logits.at[mx.arange(len(token_ids)), mx.array(token_ids)].add(SURE)
         mx.eval(logits)
         self._clock.work(self._seconds, started)
         return logits

@@ -6,7 +6,7 @@ Shapes: L positions, D hidden_size.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -18,7 +18,7 @@ from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps
-from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind, Returned
 from mlx_moe.pipeline.stage import StageCounts
 
 DIGIT = 128
@@ -84,23 +84,33 @@ class EmulatedStage:
     def run(self, frame: Frame) -> Frame:
         """See Stage."""
         start, length = frame.position, frame.hidden_states.shape[0]
-        if start > self._kept.get(frame.sequence_id, 0):
-            raise FrameError(f"node {self.node}: a frame starts at position {start}, but fewer positions are cached")
-        is_prefill = frame.kind is FrameKind.PREFILL
         timing, end = self._timing, start + length
+        is_prefill = frame.kind is FrameKind.PREFILL
         seconds = timing.prefill_s(start, end, frame.outputs) if is_prefill else timing.decode_s(start)
-        arrived = time.monotonic()
-        if self._wire is not None:
-            arrived += self._wire.seconds(length * self._hidden_size * FLOAT_BYTES)
-        outputs = (frame.outputs if self._is_last else None) or length
-        hidden_states = self._rows(end, outputs)
+        (returned,) = self._work([frame], seconds)
+        return returned
+
+    def together(self, frames: Sequence[Frame]) -> Steps[list[Returned]]:
+        """See Stage. Cached positions are counted as if all sequences had their mean."""
+        yield from ()
+        mean = sum(frame.position for frame in frames) // len(frames)
+        return [*self._work(frames, self._timing.decode_s(mean, len(frames)))]
+
+    def _work(self, frames: Sequence[Frame], seconds: float) -> list[Frame]:
+        """Wait until the end of work of `seconds`, which begins when all frames are here."""
+        arrived, returned = time.monotonic(), []
+        for frame in frames:
+            length, end = frame.hidden_states.shape[0], frame.position + frame.hidden_states.shape[0]
+            if frame.position > self._kept.get(frame.sequence_id, 0):
+                raise FrameError(f"node {self.node}: a frame at position {frame.position}, but fewer are cached")
+            if self._wire is not None:
+                arrived += self._wire.seconds(length * self._hidden_size * FLOAT_BYTES)
+            outputs = (frame.outputs if self._is_last else None) or length
+            returned.append(replace(frame, position=end - outputs, hidden_states=self._rows(end, outputs)))
+            self._kept[frame.sequence_id] = end
         self._clock.work(seconds + self._overhead_s, arrived)
-        self._kept[frame.sequence_id] = end
-        self.counts.frames += 1
-        self.counts.positions += length
-        if not is_prefill:
-            self.counts.decode_batches[1] += 1
-        return replace(frame, position=end - outputs, hidden_states=hidden_states)
+        self.counts.add(*frames)
+        return returned
 
     def steps(self, frame: Frame) -> Steps[Frame]:
         """See Stage. The wait for a frame is not divided."""
@@ -140,7 +150,8 @@ class EmulatedStage:
         return hidden_states
 
 
-def position_of(hidden_states: mx.array) -> int:
-    """Return the position of the last row of hidden states `[L, D]`."""
-    digits = np.array(hidden_states[-1, :DIGITS].astype(mx.float32)).astype(int)
-    return int(sum(value * DIGIT**digit for digit, value in enumerate(digits)))
+def positions_of(hidden_states: mx.array) -> list[int]:
+    """Return the positions of hidden states `[L, D]`."""
+    digits = np.array(hidden_states[:, :DIGITS].astype(mx.float32)).astype(int)
+    positions: list[int] = (digits * DIGIT ** np.arange(DIGITS)).sum(axis=-1).tolist()
+    return positions

@@ -106,9 +106,12 @@ class StageTiming:
         self._kinds = {kind: self._layers.count(kind) for kind in dict.fromkeys(self._layers)}
         self._ends_model = stage.layers.stop == len(model.layers)
 
-    def decode_s(self, position: int) -> float:
-        """Return the seconds of one position that attends to `position` others."""
-        return sum(n * decode_s(self._model, layer, owners, position) for (layer, owners), n in self._kinds.items())
+    def decode_s(self, position: int, n_sequences: int = 1) -> float:
+        """Return the seconds of a step of so many sequences, each attending to `position` others."""
+        return sum(
+            n * decode_s(self._model, layer, owners, position, n_sequences)
+            for (layer, owners), n in self._kinds.items()
+        )
 
     def prefill_s(self, start: int, end: int, outputs: int | None = None) -> float:
         """Return the seconds of a prompt's positions [start, end).

@@ -38,18 +38,38 @@ def slower_way(links: Links, a: str, b: str) -> Link:
     return Link(max(there.latency_s, back.latency_s), min(there.bytes_per_s, back.bytes_per_s))
 
 
-def decode_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], position: int) -> float:
-    """Return the mean seconds of one position that attends to `position` others. The leader is `owners[0]`."""
+def decode_s(
+    model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], position: int, n_sequences: int = 1
+) -> float:
+    """Return the mean seconds of a step of so many sequences, each attending to `position` others.
+
+    The leader is `owners[0]`. A batch reads each expert that it chooses once; its operations take no time of their own
+    (assumed: up to TOGETHER rows, a product waits for its weights).
+    """
     leader = owners[0].node
-    read = (layer.fixed_bytes + position * layer.kv_bytes) / _bytes_per_s(leader)
-    return _overhead_s(model, layer, leader) + read + _slowest_owner_s(model, layer, owners)
+    read = (layer.fixed_bytes + n_sequences * position * layer.kv_bytes) / _bytes_per_s(leader)
+    seconds = _overhead_s(model, layer, leader) + read
+    if n_sequences == 1:
+        return seconds + _slowest_owner_s(model, layer, owners)
+    chosen, rows = touched_experts(model, n_sequences), n_sequences * model.experts_per_token
+    slowest = 0.0
+    for owner in owners if layer.expert_bytes else ():
+        share = owner.n_experts / model.n_experts
+        reads = share * chosen * layer.expert_bytes / _bytes_per_s(owner.node)
+        slowest = max(slowest, reads + _exchange_s(model, owner, n_sequences + share * rows))
+    return seconds + slowest
+
+
+def touched_experts(model: ModelCosts, n_positions: int) -> float:
+    """Return how many experts positions choose together on average, if each chooses at random.
+
+    L positions of which each chooses k of n experts choose n (1 - (1 - k/n)^L).
+    """
+    return model.n_experts * (1 - (1 - model.experts_per_token / model.n_experts) ** n_positions)
 
 
 def prefill_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], start: int, end: int) -> float:
-    """Return the seconds of a chunk of positions [start, end).
-
-    If each of L positions chooses k of n experts at random, n (1 - (1 - k/n)^L) experts are read on average.
-    """
+    """Return the seconds of a chunk of positions [start, end)."""
     leader, length = owners[0].node, end - start
     pairs = length * (start + end) // 2
     flops = 2 * length * layer.fixed_parameters + pairs * layer.attention_flops
@@ -57,9 +77,7 @@ def prefill_s(model: ModelCosts, layer: LayerCosts, owners: Sequence[Owner], sta
     seconds = _overhead_s(model, layer, leader) + read / _bytes_per_s(leader) + flops / (leader.tflops * 1e12)
     if not layer.expert_bytes:
         return seconds
-    chosen = model.experts_per_token / model.n_experts
-    touched = model.n_experts * (1 - (1 - chosen) ** length)
-    slowest = 0.0
+    touched, slowest = touched_experts(model, length), 0.0
     for owner in owners:
         share = owner.n_experts / model.n_experts
         rows = length * model.experts_per_token * share

@@ -21,7 +21,7 @@ from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
 from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.errors import InvalidRequestError, MoeClusterError
-from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Release, Returned
+from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Release, Returned
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +83,20 @@ class Answering:
             await asyncio.sleep(0)  # frames, readers and cancels are handled between turns
 
     async def step(self) -> None:
-        """Give one answer a turn and send its output; if all answers wait, wait."""
+        """Give an answer a turn, or several that decode, and send their output; if all answers wait, wait."""
         while self._to_send:
             await self._pipeline.send(self._to_send.popleft())
-        sequence_id = self._coordinator.scheduler.next()
-        if sequence_id is None:
+        sequence_ids = self._coordinator.scheduler.next()
+        if not sequence_ids:
             await self._wait()
             return
         began_s = time.monotonic()
-        await self._pipeline.advance(sequence_id)
-        for output in self._pipeline.computing.watch.each("a turn", 1, self._coordinator.step(sequence_id)):
+        for sequence_id in sequence_ids:
+            await self._pipeline.advance(sequence_id)
+        able = [sequence_id for sequence_id in sequence_ids if not self._pipeline.waits(sequence_id)]
+        for output in self._pipeline.computing.watch.each("a turn", len(able), self._coordinator.step(able)):
             match output:
-                case Frame() | Fork() | Release() | Cancel():
+                case Frame() | Batch() | Fork() | Release() | Cancel():
                     await self._pipeline.send(output)
                 case Written():
                     self._write(output)
@@ -102,10 +104,12 @@ class Answering:
                     self._fail(output)
                 case wait:
                     await self._pipeline.computing.waiter.wait(wait)
-        if self._pipeline.waits(sequence_id):
-            self._coordinator.scheduler.ready(sequence_id)  # after the other answers' turns
-        self._tell_progress(sequence_id)
-        self._pipeline.recording.add(Span(SpanKind.TURN, sequence_id, 0, 0, 0, began_s, began_s, time.monotonic()))
+        for sequence_id in sequence_ids:
+            if self._pipeline.waits(sequence_id):
+                self._coordinator.scheduler.ready(sequence_id)  # after the other answers' turns
+            self._tell_progress(sequence_id)
+        ended_s = time.monotonic()
+        self._pipeline.recording.add(Span(SpanKind.TURN, sequence_ids[0], 0, 0, len(able), began_s, began_s, ended_s))
 
     def begin(self, writer: AnswerWriter, stream: AnswerQueue) -> None:
         """Start an answer; its tokens and progress are put into `stream`.

@@ -93,3 +93,9 @@ def to_frame(message: Message, node: str) -> Frame:
 def is_frame(message: Message) -> bool:
     """Whether a message is a frame."""
     return message.kind in _FRAME_KINDS
+
+
+def is_step(message: Message) -> bool:
+    """Whether a message is a frame that can be computed together with those of other sequences, see Frame."""
+    is_decode = message.kind in (Kind.DECODE, Kind.DRAFT)
+    return is_decode and message.rows == 1 and not message.flags & CHECKED

@@ -13,8 +13,9 @@ from cluster.rpc_errors import reported
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
 from cluster.worker.frame_stream import COUNT, EPOCH_KEY, RECEIVED_KEY
-from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, LinkError, Message
+from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, MORE, LinkError, Message
 from mlx_moe.errors import InvalidRequestError
+from mlx_moe.layers.weights import TOGETHER
 from mlx_moe.pipeline.frame import Cancel
 
 SEQUENCE_ID_BYTES = 16
@@ -28,15 +29,20 @@ CONFIRM_BYTES = 1 << 20
 """How often a receiver says what has arrived: the sender keeps the rest."""
 
 
+Take = Callable[[list[Message]], Awaitable[None]]
+
+
 class FramesService(grpc.GenericRpcHandler):
     """Passes each message of an epoch to `take` once, in order, over all streams of the link; see FrameStream.
 
+    Those of a batch are passed together, and others alone.
     Bytes that were changed on their way end the stream: the sender opens it again, and sends them again.
     """
 
-    def __init__(self, epoch: int, take: Callable[[Message], Awaitable[None]]) -> None:
+    def __init__(self, epoch: int, take: Take) -> None:
         self._epoch = epoch
-        self._take: Callable[[Message], Awaitable[None]] | None = take
+        self._take: Take | None = take
+        self._batch: list[Message] = []
         self._received = 0
         self._unconfirmed_bytes = 0
         self._streams = 0
@@ -85,7 +91,10 @@ class FramesService(grpc.GenericRpcHandler):
             if self._unconfirmed_bytes >= CONFIRM_BYTES:
                 self._unconfirmed_bytes = 0
                 has_much.set()
-            await self._take(message)
+            self._batch.append(message)
+            if not message.flags & MORE or len(self._batch) == TOGETHER:
+                batch, self._batch = self._batch, []
+                await self._take(batch)
 
 
 class ExpertsService(grpc.GenericRpcHandler):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from cluster.rpc_errors import error_named
@@ -53,6 +54,8 @@ class Dtype(IntEnum):
     FLOAT16 = 3
 
 
+MORE = 2
+
 ITEM_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 
 
@@ -68,10 +71,10 @@ class Message:
     """One message. The meaning of its numbers depends on the kind.
 
     PREFILL, DECODE, DRAFT: `rows` x `width` hidden states of the positions from `position` on; `outputs` of them must
-        return (0: all); `flags` bit 0: checked.
+        return (0: all); `flags` bit 0: checked; bit 1, MORE: the next message belongs to the same batch.
     FORK: the first `position` positions of the sequence whose id is the payload.
     RELEASE: nothing more.
-    FAILURE: the payload is a code, a space and a text; `position` is the one reached by a RewindError.
+    FAILURE: the payload is a code, a space and a text; `position` is the one reached by a RewindError; `flags` bit 1.
     TIMELINES: the spans of the stages that it has passed, see `recording`.
     MEMORY: what a node uses, see `memory_guard`.
     PAIRS: `outputs` pairs, then `rows` x `width` hidden states; `position` is the layer; `flags` bit 0: by expert.
@@ -150,6 +153,11 @@ class Message:
             payload,
             time.monotonic(),
         )
+
+
+def in_batch(messages: Sequence[Message]) -> list[Message]:
+    """Return messages marked as one batch, so that their receiver takes them together."""
+    return [replace(m, flags=m.flags | MORE) for m in messages[:-1]] + [*messages[-1:]]
 
 
 def failure(message: Message, error: MoeClusterError) -> Message:

@@ -30,7 +30,7 @@ from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
 from cluster.worker.memory_guard import MemoryUse
 from cluster.worker.message_sizes import longest_received
 from cluster.worker.messages import Kind, Message
-from cluster.worker.pipeline import LocalPipeline, Pipeline
+from cluster.worker.pipeline import Pipeline
 from cluster.worker.recording import Recording
 from cluster.worker.remote_experts import RemoteExperts, answer_pairs
 from cluster.worker.ring import RingPipeline, RingStage, timelines_of
@@ -154,10 +154,7 @@ class StagePart:
     async def run(self) -> None:
         """See Part."""
         assert self._next is not None  # it is connected
-        while True:
-            after = await self._ring.pass_on(await self._inbox.get())
-            if after is not None:
-                await self._next.send(after)
+        await self._ring.run(self._inbox, self._next.send)
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
@@ -184,8 +181,8 @@ class StagePart:
         self._service.close()
         self._computing.waiter.close()
 
-    async def _take(self, message: Message) -> None:
-        self._inbox.put(message)
+    async def _take(self, messages: list[Message]) -> None:
+        self._inbox.put(messages)
         await self._inbox.room()
 
 
@@ -229,7 +226,7 @@ class CoordinatorPart:
             work=sum(layers) / max(1, layers[0]),
             last=connections.name(role.previous_node),
         )
-        pipeline: Pipeline = self._ring if n_stages > 1 else LocalPipeline(computing, recording, self._receive)
+        pipeline = self._ring if n_stages > 1 else Pipeline(computing, recording, self._receive)
         ends, tokenizer = loaded.ends, loaded.tokenizer
         assert ends is not None  # both are loaded for this role
         assert tokenizer is not None
@@ -332,17 +329,18 @@ class CoordinatorPart:
         timelines.MergeFrom(timelines_of(await told))
         return timelines
 
-    async def _come_back(self, message: Message) -> None:
-        if message.kind is Kind.TIMELINES and (told := self._timelines.pop(message.sequence_id, None)):
-            if not told.cancelled():  # the caller may have disconnected
-                told.set_result(message)
-            return
-        if message.kind is Kind.MEMORY:
-            with suppress(DecodeError):
-                use = pb.MemoryUse.FromString(bytes(message.payload))
-                self._clients.answering.note_memory(MemoryUse.from_message(use))
-            return
-        self._ring.come_back(message)
+    async def _come_back(self, messages: list[Message]) -> None:
+        """Process what came around the ring; answers whose steps came back together have their next turn together."""
+        for message in messages:
+            if message.kind is Kind.TIMELINES and (told := self._timelines.pop(message.sequence_id, None)):
+                if not told.cancelled():  # the caller may have disconnected
+                    told.set_result(message)
+            elif message.kind is Kind.MEMORY:
+                with suppress(DecodeError):
+                    use = pb.MemoryUse.FromString(bytes(message.payload))
+                    self._clients.answering.note_memory(MemoryUse.from_message(use))
+            else:
+                self._ring.come_back(message)
 
 
 def part_of(

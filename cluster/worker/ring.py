@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import mlx.core as mx
 from google.protobuf.message import DecodeError
 
 from cluster.timeline import Span, SpanKind
 from cluster.wire import worker_pb2 as pb
-from cluster.worker.arrays import is_frame, to_frame
+from cluster.worker.arrays import is_frame, is_step, to_frame
 from cluster.worker.computing import Computing
 from cluster.worker.expectation import Expectation
-from cluster.worker.messages import Kind, Message, failure, raised_by
-from cluster.worker.pipeline import Receive
+from cluster.worker.inbox import Inbox
+from cluster.worker.messages import Kind, Message, failure, in_batch, raised_by
+from cluster.worker.pipeline import Pipeline, Receive
 from cluster.worker.recording import Recording
 from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
 from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned
@@ -39,6 +41,12 @@ SILENCE_FACTOR = 4.0
 """Answers end if nothing returns for SILENCE_S plus this factor times the estimate for the slowest frame in flight.
 
 The estimate is the time of the first stage, times the work of all stages in multiples of its own."""
+
+
+async def send_all(messages: Sequence[Message], send: Send) -> None:
+    """Send messages as one batch."""
+    for message in in_batch(messages):
+        await send(message)
 
 
 class RingStage:
@@ -60,31 +68,51 @@ class RingStage:
             del self._cancelled[next(iter(self._cancelled))]
         self._computing.cancel(cancel)
 
-    async def pass_on(self, message: Message) -> Message | None:
-        """Return the message to forward, or None."""
-        if message.epoch != self._epoch:
-            log.debug("event=dropped epoch=%d own=%d", message.epoch, self._epoch)
-            return None
-        if not is_frame(message):
-            return self._obey(message)
-        if self._is_cancelled(message):
-            return None
+    async def run(self, inbox: Inbox, send: Send) -> None:
+        """Compute what arrives, and send it on, until cancelled. Between the layers of a chunk steps have a turn."""
+
+        async def steps(running: str) -> None:
+            if messages := inbox.take_steps(running):
+                await send_all(await self.pass_on(messages), send)
+
+        while True:
+            messages = await inbox.get()
+            await send_all(await self.pass_on(messages, partial(steps, messages[0].sequence_id)), send)
+
+    async def pass_on(
+        self, messages: Sequence[Message], between: Callable[[], Awaitable[None]] | None = None
+    ) -> list[Message]:
+        """Return the messages to forward, for one message or a batch of steps.
+
+        `between` is awaited between the layers of a chunk.
+        """
+        frames: list[tuple[Message, Frame]] = []
+        after: list[Message] = []
+        for message in messages:
+            if message.epoch != self._epoch:
+                log.debug("event=dropped epoch=%d own=%d", message.epoch, self._epoch)
+            elif not is_frame(message):
+                after += self._obey(message)
+            elif not self._is_cancelled(message):
+                try:
+                    frames.append((message, to_frame(message, self._stage.node)))
+                except FrameError as error:
+                    after.append(failure(message, error))
+        if not frames:
+            return after
         began_s = time.monotonic()
-        try:
-            frame = to_frame(message, self._stage.node)
-        except FrameError as error:
-            return failure(message, error)
-        result = await self._computing.run(frame)
-        try:
+        if is_step(messages[0]):
+            results = await self._computing.together([frame for _, frame in frames])
+        else:
+            results = [await self._computing.run(frames[0][1], between)]
+        for (message, frame), result in zip(frames, results, strict=True):
             match result:
                 case Frame():
-                    return self._computing.message(result, self._epoch)
+                    after.append(self._computing.message(result, self._epoch))
                 case Refused():
-                    return failure(message, self._cause(frame, result.error))
-                case None:
-                    return None
-        finally:
+                    after.append(failure(message, self._cause(frame, result.error)))
             self.recording.add(_span(message, message.arrived_s, began_s))
+        return after
 
     def _cause(self, frame: Frame, error: MoeClusterError) -> MoeClusterError:
         """Return why a frame failed here: NaN that it came with is not this stage's."""
@@ -98,7 +126,7 @@ class RingStage:
             self._cancelled = {name: upto for name, upto in self._cancelled.items() if upto > message.serial}
         return is_cancelled
 
-    def _obey(self, message: Message) -> Message | None:
+    def _obey(self, message: Message) -> list[Message]:
         if message.kind is Kind.RELEASE:
             self._stage.release(message.sequence_id)
         elif message.kind is Kind.FORK:
@@ -109,11 +137,11 @@ class RingStage:
         elif message.kind is Kind.TIMELINES:
             timelines = timelines_of(message)
             timelines.stages.append(self.recording.take())
-            return replace(message, payload=timelines.SerializeToString())
+            return [replace(message, payload=timelines.SerializeToString())]
         elif message.kind not in (Kind.FAILURE, Kind.MEMORY):
             log.warning("event=dropped kind=%s", message.kind.name)
-            return None
-        return message
+            return []
+        return [message]
 
 
 def timelines_of(message: Message) -> pb.Timelines:
@@ -142,12 +170,11 @@ class _UnderWay:
     expected: Expectation
 
 
-class RingPipeline:
+class RingPipeline(Pipeline):
     """The coordinator's end of the ring: its own stage, which is the first, then the others.
 
-    `cancel_elsewhere` tells the other stages to drop frames that are on their way; `recording` is what the coordinator
-    did. `work` is what all stages compute for a frame, in multiples of what the first one does. `last` is the name of
-    the node with the last stage.
+    `cancel_elsewhere` tells the other stages to drop frames that are on their way. `work` is what all stages compute
+    for a frame, in multiples of what the first one does. `last` is the name of the node with the last stage.
     """
 
     def __init__(
@@ -162,11 +189,8 @@ class RingPipeline:
         work: float,
         last: str,
     ) -> None:
-        self.computing = computing
-        self.recording = recording
-        self.n_stages = n_stages
-        self.frames_in_flight = n_stages + 1  # one in each stage, and one on its way
-        self._receive = receive
+        in_flight = n_stages + 1  # one in each stage, and one on its way
+        super().__init__(computing, recording, receive, n_stages=n_stages, frames_in_flight=in_flight)
         self._epoch = epoch
         self._send = send
         self._cancel_elsewhere = cancel_elsewhere
@@ -177,35 +201,19 @@ class RingPipeline:
 
     async def send(self, item: Outgoing) -> None:
         """See Pipeline."""
-        stage = self.computing.stage
+        await super().send(item)
         match item:
-            case Frame():
-                await self._send_frame(item)
             case Fork():
-                try:
-                    stage.fork(item.source_id, item.sequence_id, item.positions)
-                except FrameError:  # the next frame raises RewindError
-                    stage.release(item.sequence_id)
                 source = bytes.fromhex(item.source_id)
                 message = Message(Kind.FORK, item.sequence_id, self._epoch, position=item.positions, payload=source)
                 await self._send(message)
             case Release():
-                stage.release(item.sequence_id)
                 await self._send(Message(Kind.RELEASE, item.sequence_id, self._epoch))
-            case Cancel():
-                self.cancel(item)
-
-    async def advance(self, sequence_id: str) -> None:
-        """See Pipeline. What this node computes of a frame is computed when it is sent."""
-
-    def waits(self, sequence_id: str) -> bool:  # noqa: ARG002
-        """See Pipeline."""
-        return False
 
     def cancel(self, cancel: Cancel) -> None:
         """See Pipeline."""
         self._forget(cancel.sequence_id, cancel.serial)
-        self.computing.cancel(cancel)
+        super().cancel(cancel)
         self._cancel_elsewhere(cancel)
 
     async def ask_timelines(self, asked_id: str) -> None:
@@ -242,21 +250,23 @@ class RingPipeline:
             return set()
         return {frame.sequence_id for frame in self._under_way.values()}
 
-    async def _send_frame(self, frame: Frame) -> None:
-        began_s = time.monotonic()
-        result = await self.computing.run(frame)
-        if isinstance(result, Refused):
-            self._receive(result)
-        if not isinstance(result, Frame):
-            return
-        message = self.computing.message(result, self._epoch)
-        ended_s = time.monotonic()
-        self.recording.add(_span(message, began_s, began_s))
-        if not self._under_way:
-            self._heard_s = ended_s
-        expected = Expectation.after(message)
-        self._under_way[frame.serial] = _UnderWay(frame.sequence_id, ended_s - began_s, ended_s, expected)
-        await self._send(message)
+    async def _leave(self, frames: Sequence[Frame], results: Sequence[Returned | None], began_s: float) -> None:
+        """See Pipeline. Sends to the second stage."""
+        messages = []
+        for frame, result in zip(frames, results, strict=True):
+            if isinstance(result, Refused):
+                self._receive(result)
+            if not isinstance(result, Frame):
+                continue
+            message = self.computing.message(result, self._epoch)
+            ended_s = time.monotonic()
+            self.recording.add(_span(message, began_s, began_s))
+            if not self._under_way:
+                self._heard_s = ended_s
+            expected = Expectation.after(message)
+            self._under_way[frame.serial] = _UnderWay(frame.sequence_id, ended_s - began_s, ended_s, expected)
+            messages.append(message)
+        await send_all(messages, self._send)
 
     def _forget(self, sequence_id: str, serial: int) -> None:
         """Expect no frames of a sequence up to a serial number any more: those before are back, void or cancelled."""

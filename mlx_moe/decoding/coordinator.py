@@ -3,8 +3,9 @@
 It does no input or output: `step` yields frames to send and tokens that were written, and `receive` takes what the last
 stage returns, so that it is the same in one process and over a network. Knows nothing about text.
 
-Where stages would be idle it drafts: frames of predicted tokens follow the newest token's frame. Each position is
-computed alone by the same kernels, and its token is sampled from its own logits, so drafts change no bit of the answer.
+Where stages would be idle it drafts: frames of predicted tokens follow the newest token's frame. Steps of several
+answers leave together. Each position is computed as if alone, and its token is sampled from its own logits, so neither
+drafts nor other answers change a bit of an answer.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mlx_moe.decoding.speculation import Acceptance, Speculation, worth_of
 from mlx_moe.errors import EvictedError, MoeClusterError, NumericsError, RewindError
 from mlx_moe.layers.steps import Wait
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
-from mlx_moe.pipeline.frame import Fork, Frame, FrameKind, Outgoing, Release, Returned
+from mlx_moe.pipeline.frame import Batch, Fork, Frame, FrameKind, Outgoing, Release, Returned
 
 CLEAR_CACHE_EVERY = 256
 """Number of tokens after which MLX releases freed buffers."""
@@ -73,6 +74,7 @@ class _Answer:
     is_begun: bool = False
     went_back_to: tuple[int, int] = (-1, 0)  # position of the last recomputation, and the number of known tokens then
     is_checked: bool = False  # its frames find the layer that made NaN
+    logits: mx.array | None = None  # `[V]` for its next token, if they were computed together with those of others
 
     def sample(self, logits: mx.array, before: list[int]) -> tuple[mx.array, mx.array]:
         """Sample from logits `[V]` what follows the tokens `before` of the answer, see Sampler."""
@@ -101,7 +103,7 @@ class Coordinator:
         constraints: Constraints | None = None,
     ) -> None:
         self.acceptance = Acceptance()
-        self.scheduler = Scheduler(n_stages, kv_positions, fixed_positions)
+        self.scheduler = Scheduler(n_stages, self._decodes, kv_positions, fixed_positions)
         self.sequences: dict[str, Sequence] = {}
         self.drafters: dict[str, Drafter] = {}
         self._answers: dict[str, _Answer] = {}
@@ -135,10 +137,45 @@ class Coordinator:
         if answer is not None and answer.in_flight.receive(returned):
             self.scheduler.ready(returned.sequence_id)
 
-    def step(self, sequence_id: str) -> Iterator[Output]:
-        """Advance one answer: send one frame, or process a returned one and write a token."""
+    def step(self, sequence_ids: Iterable[str]) -> Iterator[Output]:
+        """Advance answers: each sends one frame, or processes a returned one and writes a token.
+
+        Steps of several answers leave as one batch, before any of their tokens is read.
+        """
+        answers = [self._answers[sequence_id] for sequence_id in sequence_ids if sequence_id in self._answers]
+        self._compute_logits(answers)
+        turns = [self._turn(answer) for answer in answers]
+        steps: list[tuple[_Answer, Frame]] = []
+        for answer, turn in zip(answers, turns, strict=True):
+            for output in turn:
+                if isinstance(output, Frame) and output.is_step:
+                    steps.append((answer, output))
+                    break
+                yield output
+        frames = tuple(frame for answer, frame in steps if self._is_current(answer))
+        if frames:
+            yield frames[0] if len(frames) == 1 else Batch(frames)
+        for turn in turns:
+            yield from turn
+
+    def _decodes(self, sequence_id: str) -> bool:
         answer = self._answers.get(sequence_id)
-        if answer is None:
+        return answer is not None and answer.sequence.phase is Phase.DECODE
+
+    def _compute_logits(self, answers: list[_Answer]) -> None:
+        """Compute the logits of all answers whose next token can be written together, so lm_head is read once."""
+        rows = {}
+        for n, answer in enumerate(answers):
+            row = answer.in_flight.peek() if answer.sequence.phase is Phase.DECODE else None
+            if row is not None and row.shape[0] == 1:
+                rows[n] = row
+        if len(rows) > 1:
+            logits = self._ends.logits(mx.concatenate([*rows.values()]))
+            for i, n in enumerate(rows):
+                answers[n].logits = logits[i]
+
+    def _turn(self, answer: _Answer) -> Iterator[Output]:
+        if not self._is_current(answer):  # it was evicted in another one's turn
             return
         try:
             if not answer.is_begun:
@@ -258,7 +295,9 @@ class Coordinator:
         built, or in a pipeline the frame travels, while the token is handled.
         """
         sequence, position = answer.sequence, len(answer.sequence.token_ids)
-        token, logprob = answer.sample(self._ends.logits(hidden_states)[0], sequence.answer_ids)
+        logits = self._ends.logits(hidden_states)[0] if answer.logits is None else answer.logits
+        answer.logits = None
+        token, logprob = answer.sample(logits, sequence.answer_ids)
         mx.async_eval(token, logprob)
         is_last = len(sequence.answer_ids) + 1 == sequence.limit
         is_drafted = bool(answer.speculation.token_ids)

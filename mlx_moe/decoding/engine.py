@@ -7,7 +7,7 @@ from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
 from mlx_moe.decoding.request import Token
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Release
+from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Release
 from mlx_moe.pipeline.link import Link
 
 
@@ -33,9 +33,9 @@ class Engine:
         token = None
         for returned in self.link.receive(sequence.id):
             self.coordinator.receive(returned)
-        for output in self.coordinator.step(sequence.id):
+        for output in self.coordinator.step([sequence.id]):
             match output:
-                case Frame() | Fork() | Release() | Cancel():
+                case Frame() | Batch() | Fork() | Release() | Cancel():
                     self.link.send(output)
                 case Written():
                     writer = self._writers[output.sequence.id]

@@ -45,6 +45,11 @@ class FramesInFlight:
             frame.returned = returned
         return frame is not None
 
+    def peek(self) -> mx.array | None:
+        """Return the oldest frame's hidden states `[L, D]`; None while it is in flight, or if it was refused."""
+        returned = self._frames[0].returned if self._frames else None
+        return returned.hidden_states if isinstance(returned, Frame) else None
+
     def take(self) -> tuple[int, mx.array] | None:
         """Return the oldest frame's end and hidden states `[L, D]`; None while it is in flight.
 

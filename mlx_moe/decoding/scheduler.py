@@ -1,4 +1,4 @@
-"""Scheduler: decides which answer has the next turn, how many frames each may have in flight, and which are evicted.
+"""Scheduler: decides which answers have the next turn, how many frames each may have in flight, and which are evicted.
 
 Pure bookkeeping over sequence ids: it sends and frees nothing itself.
 """
@@ -6,9 +6,11 @@ Pure bookkeeping over sequence ids: it sends and frees nothing itself.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from mlx_moe.decoding.kv_budget import KVBudget
 from mlx_moe.decoding.sampling import KEPT_POSITIONS
+from mlx_moe.layers.weights import TOGETHER
 
 RESERVE = 1024
 """Positions reserved for an answer without max_tokens; the answer may become longer while there is room."""
@@ -18,12 +20,20 @@ class Scheduler:
     """Answers have turns in the order in which they became ready. `kv_positions` and `fixed_positions`: see KVBudget.
 
     An answer is ready (it can send a frame, or one has returned), held (its reader is far behind), or waiting for a
-    frame in flight.
+    frame in flight. Those that `decodes` knows as decoding have turns together, and at least every second turn.
     """
 
-    def __init__(self, n_stages: int, kv_positions: int | None = None, fixed_positions: int = 0) -> None:
+    def __init__(
+        self,
+        n_stages: int,
+        decodes: Callable[[str], bool],
+        kv_positions: int | None = None,
+        fixed_positions: int = 0,
+    ) -> None:
         self.budget = KVBudget(kv_positions, fixed_positions)
         self._n_stages = n_stages
+        self._decodes = decodes
+        self._decoded_last = False
         self._active: set[str] = set()
         self._ready: deque[str] = deque()
         self._held: set[str] = set()
@@ -62,13 +72,25 @@ class Scheduler:
             self._held.discard(sequence_id)
             self.ready(sequence_id)
 
-    def next(self) -> str | None:
-        """Return the sequence with the next turn; None if all wait."""
-        while self._ready:
-            sequence_id = self._ready.popleft()
-            if sequence_id not in self._held:
-                return sequence_id
-        return None
+    def next(self) -> list[str]:
+        """Return the sequences with the next turn: some that decode, or one that does not; none if all wait.
+
+        Those that decode are divided among the stages, so that none is idle.
+        """
+        ready = [sequence_id for sequence_id in self._ready if sequence_id not in self._held]
+        decoding: list[str] = []
+        others: list[str] = []
+        for sequence_id in ready:
+            (decoding if self._decodes(sequence_id) else others).append(sequence_id)
+        self._decoded_last = bool(decoding) and not (others and self._decoded_last)
+        chosen = decoding[: self._most_together] if self._decoded_last else others[:1]
+        self._ready = deque(sequence_id for sequence_id in ready if sequence_id not in chosen)
+        return chosen
+
+    @property
+    def _most_together(self) -> int:
+        n_decoding = sum(self._decodes(sequence_id) for sequence_id in self._active - self._held)
+        return min(TOGETHER, max(1, -(-n_decoding // self._n_stages)))
 
     @property
     def frames_for_each(self) -> int:

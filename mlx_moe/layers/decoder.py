@@ -25,6 +25,12 @@ class Attention(Protocol):
             The result `[outputs, D]` for the last `outputs` rows of x, each attending to all positions up to its own.
         """
 
+    def together(self, x: mx.array, caches: Sequence[Any]) -> mx.array:
+        """Append each row of x `[B, D]` to its own cache, and attend. Returns `[B, D]`, each row as if it were alone.
+
+        There are at most TOGETHER rows.
+        """
+
 
 class FeedForward(Protocol):
     """The feed-forward half of a layer: dense, or experts on any nodes."""
@@ -69,6 +75,18 @@ class DecoderLayer:
         attended = self._attention(self._input_norm(hidden_states), cache, outputs)
         if outputs < n_rows:
             hidden_states = hidden_states[-outputs:]
+        return (yield from self._add(hidden_states, attended))
+
+    def together(self, hidden_states: mx.array, caches: Sequence[LayerCache]) -> Steps[mx.array]:
+        """Add each row of hidden_states `[B, D]` to its own cache; return `[B, D]`, each row as if it were alone.
+
+        There are at most TOGETHER rows.
+        """
+        attended = self._attention.together(self._input_norm(hidden_states), caches)
+        return (yield from self._add(hidden_states, attended))
+
+    def _add(self, hidden_states: mx.array, attended: mx.array) -> Steps[mx.array]:
+        """Add what attention gave, then what the feed-forward gives for the sum."""
         hidden_states = hidden_states + self._scaled(self._attention_output_norm(attended))
         result = yield from self._feed_forward.steps(self._post_attention_norm(hidden_states))
         return hidden_states + self._scaled(self._feed_forward_output_norm(result))

@@ -13,18 +13,25 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_moe.layers.weights import TOGETHER
+
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 SORT_FROM = 64
-"""Number of pairs in a chunk from which they are sorted by expert, so that each expert is read once."""
+"""Number of pairs in a chunk from which the kernel for pairs that are sorted by expert may be used."""
+
+
+def is_by_expert(n_positions: int, n_pairs: int) -> bool:
+    """Whether a chunk's pairs are computed by the kernel for sorted ones, in which a pair's bits depend on others."""
+    return n_positions > TOGETHER and n_pairs >= SORT_FROM
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """The pairs that one owner computes: row positions[i] of the chunk by expert experts[i]; both are `[n]`.
 
-    `by_expert`: they are sorted by expert. This is decided by the whole chunk's number of pairs, so that every owner
-    runs the kernel that a single owner of all experts would run.
+    They are sorted by expert, so that each is read once. `by_expert`: the kernel for sorted pairs computes them. This
+    is decided by the whole chunk, so that every owner runs the kernel that a single owner of all experts would run.
     """
 
     positions: Integers
@@ -60,8 +67,8 @@ class Dispatch:
         n_positions, k = indices.shape
         chosen = indices.reshape(-1)
         owner_of = self._owner_of[chosen]  # [L*K]
-        by_expert = chosen.size >= SORT_FROM
-        order = np.lexsort((chosen, owner_of)) if by_expert else np.argsort(owner_of, kind="stable")
+        by_expert = is_by_expert(n_positions, chosen.size)
+        order = np.lexsort((chosen, owner_of))
         owners, starts = np.unique(owner_of[order], return_index=True)
         pairs = {
             int(owner): Pairs(part // k, chosen[part], by_expert)

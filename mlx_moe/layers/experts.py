@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_moe.errors import FrameError
-from mlx_moe.layers.expert_dispatch import SORT_FROM, Pairs
+from mlx_moe.layers.expert_dispatch import Pairs, is_by_expert
 from mlx_moe.layers.feed_forward import swiglu
 from mlx_moe.layers.steps import Steps
 from mlx_moe.layers.weights import LoadedParameters
@@ -40,7 +40,7 @@ class StackedMLPs(Protocol):
     """The feed-forwards of some experts."""
 
     def __call__(self, x: mx.array, places: mx.array, *, by_expert: bool) -> mx.array:
-        """Map x `[..., 1, D]` to the same shape by the experts at `places` in the stack, sorted if `by_expert`."""
+        """Map x `[..., 1, D]` to the same shape by the experts at `places` in the stack; `by_expert`: see Pairs."""
 
 
 class GatedMLPs:
@@ -74,11 +74,12 @@ class Experts:
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return the results `[L, K, D]` of the chosen experts for the rows of x `[L, D]`; all must be owned."""
-        if indices.size < SORT_FROM:
+        if len(x) == 1:
             return self._mlps(x[:, None, None], indices, by_expert=False).squeeze(-2)
         chosen = indices.flatten()
         order = mx.argsort(chosen)
-        y = self._mlps(x[order // indices.shape[-1]][:, None], chosen[order], by_expert=True)
+        by_expert = is_by_expert(len(x), chosen.size)
+        y = self._mlps(x[order // indices.shape[-1]][:, None], chosen[order], by_expert=by_expert)
         return y.squeeze(-2)[mx.argsort(order)].reshape(*indices.shape, -1)
 
     def pairs(self, x: mx.array, pairs: Pairs) -> mx.array:

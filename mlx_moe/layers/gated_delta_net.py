@@ -6,6 +6,8 @@ heads, H value heads, K key_head_dim, V value_head_dim, C conv_width, W conv_ker
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -45,16 +47,37 @@ class GatedDeltaNet:
 
     def __call__(self, x: mx.array, cache: RecurrentCache, outputs: int) -> mx.array:
         """See Attention."""
-        n_new = x.shape[0]
+        inputs, z = self._inputs(x)
+        heads = self._append(inputs, cache)
+        return self._output(heads[-outputs:].astype(x.dtype), z[-outputs:])
+
+    def together(self, x: mx.array, caches: Sequence[RecurrentCache]) -> mx.array:
+        """See Attention."""
+        inputs, z = self._inputs(x)
+        rows = (tuple(array[i : i + 1] for array in inputs) for i in range(len(caches)))
+        heads = [self._append(row, cache) for row, cache in zip(rows, caches, strict=True)]
+        return self._output(mx.concatenate(heads).astype(x.dtype), z)
+
+    def _inputs(self, x: mx.array) -> tuple[Arrays, mx.array]:
+        """Return what positions are folded from: the convolution's inputs `[L, C]`, log decay and beta `[L, H]`.
+
+        Further z `[L, H, V]`, the gate of the output.
+        """
         mixed, z, b, a = self._project(x)
-        log_decay = -self._rate * nn.softplus(a.astype(mx.float32) + self._dt_bias)  # [L, H]
-        inputs = (mixed, log_decay, mx.sigmoid(b).astype(mx.float32))
-        state, heads = self._advance(cache.state, inputs)  # [L, H, V]
-        cache.append(n_new, inputs, state)
-        heads = rms_norm(heads[n_new - outputs :].astype(x.dtype), self._norm, self._norm_eps)
-        gate = z[n_new - outputs :].astype(mx.float32)
-        gated = (heads * (gate * mx.sigmoid(gate))).astype(x.dtype)
-        return self._out_proj(gated.reshape(outputs, -1))
+        log_decay = -self._rate * nn.softplus(a.astype(mx.float32) + self._dt_bias)
+        return (mixed, log_decay, mx.sigmoid(b).astype(mx.float32)), z
+
+    def _append(self, inputs: Arrays, cache: RecurrentCache) -> mx.array:
+        """Fold positions of one sequence into its state; return their heads `[L, H, V]` float32."""
+        state, heads = self._advance(cache.state, inputs)
+        cache.append(heads.shape[0], inputs, state)
+        return heads
+
+    def _output(self, heads: mx.array, z: mx.array) -> mx.array:
+        """Map heads `[L, H, V]` to `[L, D]`."""
+        normed, gate = rms_norm(heads, self._norm, self._norm_eps), z.astype(mx.float32)
+        gated = (normed * (gate * mx.sigmoid(gate))).astype(heads.dtype)
+        return self._out_proj(gated.reshape(heads.shape[0], -1))
 
     def _project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         """Return the convolution's inputs `[L, C]`, z `[L, H, V]`, b and a `[L, H]`."""

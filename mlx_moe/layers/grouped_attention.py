@@ -6,6 +6,8 @@ Shapes: L new positions, S kept positions, D hidden_size, H query heads, G key-v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from mlx_moe.config import GQAConfig
@@ -56,9 +58,20 @@ class GroupedQueryAttention:
 
     def __call__(self, x: mx.array, cache: KVCache | WindowCache, outputs: int) -> mx.array:
         """See Attention."""
+        q, k, v, gate = self._project(x, outputs)
+        return self._output(self._heads(q, k, v, cache), gate)
+
+    def together(self, x: mx.array, caches: Sequence[KVCache | WindowCache]) -> mx.array:
+        """See Attention."""
+        q, k, v, gate = self._project(x, len(caches))
+        rows = (slice(i, i + 1) for i in range(len(caches)))
+        heads = [self._heads(q[row], k[row], v[row], cache) for row, cache in zip(rows, caches, strict=True)]
+        return self._output(mx.concatenate(heads), gate)
+
+    def _project(self, x: mx.array, outputs: int) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        """Return queries `[outputs, H, W]`, keys and values `[L, G, W]`, and the gate of the output, if any."""
         c = self._config
         n_new = x.shape[0]
-        first_position = cache.length
         queries = x if outputs == n_new else x[-outputs:]
         q, k, v = self._q_proj(queries), self._k_proj(x), self._v_proj(x)
         if c.qk_norm and c.norm_all_heads:
@@ -70,14 +83,21 @@ class GroupedQueryAttention:
         k, v = (a.reshape(n_new, c.num_key_value_heads, -1) for a in (k, v))
         if c.qk_norm and not c.norm_all_heads:
             q, k = self._normed(q, k)
+        return q, k, v, gate
+
+    def _heads(self, q: mx.array, k: mx.array, v: mx.array, cache: KVCache | WindowCache) -> mx.array:
+        """Append keys and values of one sequence to its cache, and attend. Returns `[outputs, H, W]`."""
+        outputs, n_new, first_position = q.shape[0], k.shape[0], cache.length
         q, k = q.transpose(1, 0, 2), k.transpose(1, 0, 2)  # [H, outputs, W], [G, L, W]
         q, k = self._positioned(q, k, first_position + n_new - outputs, first_position)
         keys, values = cache.append(k, v.transpose(1, 0, 2))  # [G, S, W]
-        heads = self._attend(q, keys, values)  # [H, outputs, W]
-        heads = heads.transpose(1, 0, 2)
+        return self._attend(q, keys, values).transpose(1, 0, 2)
+
+    def _output(self, heads: mx.array, gate: mx.array | None) -> mx.array:
+        """Map heads `[L, H, W]` to `[L, D]`."""
         if gate is not None:
             heads = heads * mx.sigmoid(gate)
-        return self._o_proj(heads.reshape(outputs, -1))
+        return self._o_proj(heads.reshape(heads.shape[0], -1))
 
     def _normed(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         return rms_norm(q, self._q_norm, self._norm_eps), rms_norm(k, self._k_norm, self._norm_eps)

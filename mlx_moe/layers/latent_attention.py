@@ -7,6 +7,9 @@ P qk_rope_head_dim, V v_head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import mlx.core as mx
 
 from mlx_moe.config import MLAConfig
@@ -19,6 +22,27 @@ from mlx_moe.rope_config import RopeConfig, yarn_mscale
 
 LATENT_NORM_EPS = 1e-6
 """Epsilon of the norms inside MLA, which do not use rms_norm_eps (as in transformers)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Projected:
+    """What x `[L, D]` is mapped to: q_nope `[H, L, N]`, q_pe `[H, L, P]`, latent `[L, R]`, k_pe `[L, P]`."""
+
+    x: mx.array
+    queries: mx.array
+    q_latent: mx.array
+    q_nope: mx.array
+    q_pe: mx.array
+    latent: mx.array
+    k_pe: mx.array
+
+    def row(self, i: int) -> _Projected:
+        """Return the same of one row, if all rows are queries."""
+        row = slice(i, i + 1)
+        q_nope, q_pe = self.q_nope[:, row], self.q_pe[:, row]
+        return _Projected(
+            self.x[row], self.queries[row], self.q_latent[row], q_nope, q_pe, self.latent[row], self.k_pe[row]
+        )
 
 
 class LatentAttention:
@@ -52,26 +76,54 @@ class LatentAttention:
 
     def __call__(self, x: mx.array, cache: KVCache, outputs: int) -> mx.array:
         """See Attention."""
+        new = self._project(x, outputs)
+        if outputs <= self._absorb_up_to:
+            heads = self._value_up.apply(self._read(self._absorbed(new.q_nope), *self._keep(new, cache)))
+        else:
+            heads = self._expanded(new.q_nope, *self._keep(new, cache))
+        return self._output(heads)
+
+    def together(self, x: mx.array, caches: Sequence[KVCache]) -> mx.array:
+        """See Attention. The indexer's projections run for each row."""
+        new = self._project(x, len(caches))
+        absorbed = self._absorbed(new.q_nope)
+        read = [self._read(absorbed[:, i : i + 1], *self._keep(new.row(i), cache)) for i, cache in enumerate(caches)]
+        return self._output(self._value_up.apply(mx.concatenate(read, axis=1)))
+
+    def _project(self, x: mx.array, outputs: int) -> _Projected:
+        """Map x `[L, D]` to what is kept of it, and to queries of its last `outputs` rows."""
         c = self._config
-        n_new = x.shape[0]
-        first_position = cache.length
-        queries = x if outputs == n_new else x[-outputs:]
+        queries = x if outputs == x.shape[0] else x[-outputs:]
         q_latent, q = self._queries(queries)
         q = q.reshape(outputs, c.num_attention_heads, -1).transpose(1, 0, 2)
-        q_nope, q_pe = mx.split(q, [c.qk_nope_head_dim], axis=-1)  # [H, outputs, N], [H, outputs, P]
-        latent, k_pe = mx.split(self._kv_a_proj(x), [c.kv_lora_rank], axis=-1)  # [L, R], [L, P]
+        q_nope, q_pe = mx.split(q, [c.qk_nope_head_dim], axis=-1)
+        latent, k_pe = mx.split(self._kv_a_proj(x), [c.kv_lora_rank], axis=-1)
         latent = mx.fast.rms_norm(latent, self._kv_a_norm, LATENT_NORM_EPS)
-        q_pe = self._rope(q_pe, first_position + n_new - outputs)
-        k_pe = self._rope(k_pe[None], first_position)[0]
-        index_keys = () if self._indexer is None else (self._indexer.keys(x, first_position),)
-        latent, k_pe, *kept_index = cache.append(latent, k_pe, *index_keys)  # [S, R], [S, P]
-        selected = None if self._indexer is None else self._indexer.select(queries, q_latent, *kept_index)
-        if selected is not None and c.indexer is not None and outputs == 1:
-            chosen = positions(selected[0], c.indexer.topk)
+        return _Projected(x, queries, q_latent, q_nope, q_pe, latent, k_pe)
+
+    def _keep(self, new: _Projected, cache: KVCache) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+        """Append positions of one sequence to its cache.
+
+        Returns:
+            The rotated q_pe `[H, outputs, P]`; of the kept positions that queries may attend to latent `[S, R]` and
+            k_pe `[S, P]`; and which of them each does `[outputs, S]`, None: all up to its own.
+        """
+        n_new, outputs, first_position = new.x.shape[0], new.queries.shape[0], cache.length
+        q_pe = self._rope(new.q_pe, first_position + n_new - outputs)
+        k_pe = self._rope(new.k_pe[None], first_position)[0]
+        if self._indexer is None or self._config.indexer is None:
+            latent, k_pe = cache.append(new.latent, k_pe)
+            return q_pe, latent, k_pe, None
+        latent, k_pe, index_keys = cache.append(new.latent, k_pe, self._indexer.keys(new.x, first_position))
+        selected = self._indexer.select(new.queries, new.q_latent, index_keys)
+        if selected is not None and outputs == 1:
+            chosen = positions(selected[0], self._config.indexer.topk)
             latent, k_pe, selected = latent[chosen], k_pe[chosen], None
-        attend = self._absorbed if outputs <= self._absorb_up_to else self._expanded
-        heads = attend(q_nope, q_pe, latent, k_pe, selected)  # [H, outputs, V]
-        return self._o_proj(heads.transpose(1, 0, 2).reshape(outputs, -1))
+        return q_pe, latent, k_pe, selected
+
+    def _output(self, heads: mx.array) -> mx.array:
+        """Map heads `[H, L, V]` to `[L, D]`."""
+        return self._o_proj(heads.transpose(1, 0, 2).reshape(heads.shape[1], -1))
 
     def _queries(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """Return the latents of the queries (x itself if there are none), and the queries."""
@@ -80,16 +132,17 @@ class LatentAttention:
         latent = mx.fast.rms_norm(self._q_a_proj(x), self._q_a_norm, LATENT_NORM_EPS)
         return latent, self._q_b_proj(latent)
 
-    def _absorbed(
-        self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array, selected: mx.array | None
-    ) -> mx.array:
-        """Attend with queries mapped to latents: reads the cache unchanged, once for all heads.
+    def _absorbed(self, q_nope: mx.array) -> mx.array:
+        """Map queries `[H, L, N]` to latents `[H, L, R]`, to attend without expanding the cache."""
+        absorbed: mx.array = self._key_up.apply_transposed(q_nope) * self._scale
+        return absorbed
 
-        `selected` `[L, S]` are the positions that each query attends to; None: all up to its own.
-        """
-        n_heads, n_queries, _ = q_nope.shape
-        q_latent = self._key_up.apply_transposed(q_nope) * self._scale  # [H, L, R]
-        scores = _flat(q_latent) @ latent.T + _flat(q_pe * self._scale) @ k_pe.T  # [H*L, S]
+    def _read(
+        self, absorbed: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array, selected: mx.array | None
+    ) -> mx.array:
+        """Attend with absorbed queries: reads the cache unchanged, once for all heads. Returns latents `[H, L, R]`."""
+        n_heads, n_queries, _ = absorbed.shape
+        scores = _flat(absorbed) @ latent.T + _flat(q_pe * self._scale) @ k_pe.T  # [H*L, S]
         if n_queries > 1:
             scores = scores.reshape(n_heads, n_queries, -1)
             mask = causal_mask(n_queries, latent.shape[0], scores.dtype)
@@ -97,12 +150,15 @@ class LatentAttention:
                 mask = mx.where(selected, mask, -mx.inf)
             scores = (scores + mask).reshape(n_heads * n_queries, -1)
         out = mx.softmax(scores, axis=-1, precise=True) @ latent  # [H*L, R]
-        return self._value_up.apply(out.reshape(n_heads, n_queries, -1))
+        return out.reshape(n_heads, n_queries, -1)
 
     def _expanded(
         self, q_nope: mx.array, q_pe: mx.array, latent: mx.array, k_pe: mx.array, selected: mx.array | None
     ) -> mx.array:
-        """Attend after expanding the latents to every head's keys and values: fewer operations for many queries."""
+        """Attend after expanding the latents to every head's keys and values: fewer operations for many queries.
+
+        Returns `[H, L, V]`.
+        """
         keys = self._key_up.apply(latent[None])  # [H, S, N]
         values = self._value_up.apply(latent[None])  # [H, S, V]
         n_heads, n_queries, _ = q_nope.shape
@@ -126,7 +182,7 @@ class LatentAttention:
 
 
 def absorb_up_to(config: MLAConfig) -> int:
-    """Return the number of query positions up to which the absorbed form needs fewer multiplications.
+    """Return the number of query positions up to which the absorbed form needs fewer multiplications, at least 1.
 
     Absorbed costs 2R + P for each query, kept position and head; expanded N + P + V, and R (N + V) for each kept
     position and head.
@@ -134,7 +190,7 @@ def absorb_up_to(config: MLAConfig) -> int:
     rank, expanded = config.kv_lora_rank, config.qk_nope_head_dim + config.v_head_dim
     if 2 * rank <= expanded:
         return 1 << 30
-    return rank * expanded // (2 * rank - expanded)
+    return max(1, rank * expanded // (2 * rank - expanded))
 
 
 def _flat(x: mx.array) -> mx.array:

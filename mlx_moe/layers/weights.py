@@ -1,11 +1,13 @@
 """Weight: a loaded matrix, plain or quantized, and its three operations.
 
+In a product of up to TOGETHER rows each row has the bits that it has alone, so that positions of different answers can
+be computed together.
 Shapes: L rows of x, E matrices in a stack, K of them chosen for each row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +21,10 @@ DEQUANTIZE_FROM = 32
 
 MAX_UNPACKED_BYTES = 8 << 20
 """Matrices that are larger when unpacked stay packed, to save memory."""
+
+
+TOGETHER = 16
+"""Most rows that are computed as if each were alone."""
 
 
 class Weight(Protocol):
@@ -57,7 +63,8 @@ class DenseWeight:
 
     def matmul(self, x: mx.array, *, transpose: bool = True) -> mx.array:
         """See Weight."""
-        return x @ (self._transposed if transpose else self._array)
+        array = self._transposed if transpose else self._array
+        return _by_groups(lambda rows: rows @ array, x, (array.shape, transpose))
 
     def gather_matmul(
         self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False, transpose: bool = True
@@ -95,16 +102,20 @@ class QuantizedWeight:
             return DenseWeight(self._dequantized(self._packed, self._scales, self._biases)).matmul(
                 x, transpose=transpose
             )
-        return mx.quantized_matmul(
-            x,
-            self._packed,
-            self._scales,
-            self._biases,
-            transpose=transpose,
-            group_size=c.group_size,
-            bits=c.bits,
-            mode=c.mode,
-        )
+
+        def multiply(rows: mx.array) -> mx.array:
+            return mx.quantized_matmul(
+                rows,
+                self._packed,
+                self._scales,
+                self._biases,
+                transpose=transpose,
+                group_size=c.group_size,
+                bits=c.bits,
+                mode=c.mode,
+            )
+
+        return _by_groups(multiply, x, (self._packed.shape, transpose, c))
 
     def gather_matmul(
         self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False, transpose: bool = True
@@ -132,6 +143,46 @@ class QuantizedWeight:
     def _dequantized(self, packed: mx.array, scales: mx.array, biases: mx.array | None) -> mx.array:
         c = self._config
         return mx.dequantize(packed, scales, biases, group_size=c.group_size, bits=c.bits, mode=c.mode)
+
+
+_ROWS_OF_GROUP: dict[Hashable, int] = {}
+"""Most rows of a product in which each has the bits that it has alone, by what chooses the kernel."""
+
+
+def _by_groups(multiply: Callable[[mx.array], mx.array], x: mx.array, weight: Hashable) -> mx.array:
+    """Multiply x `[..., L, in]`. With 2 to TOGETHER rows, in groups in which each has the bits that it has alone.
+
+    `weight` describes the matrix. The CPU backend computes every row alone; elsewhere the largest group is tried out
+    once, since the kernel depends on the number of rows.
+    """
+    n_rows = x.shape[-2]
+    if not 1 < n_rows <= TOGETHER or mx.default_device() == mx.cpu:
+        return multiply(x)
+    key = weight, x.shape[:-2], x.dtype
+    if key not in _ROWS_OF_GROUP:
+        tried = mx.random.normal((*x.shape[:-2], TOGETHER, x.shape[-1]), x.dtype, key=mx.random.key(0))
+        _ROWS_OF_GROUP[key] = rows_of_group(multiply, tried)
+    size = _ROWS_OF_GROUP[key]
+    if n_rows <= size:
+        return multiply(x)
+    return _joined(multiply, x, size)
+
+
+def rows_of_group(multiply: Callable[[mx.array], mx.array], x: mx.array) -> int:
+    """Return how many rows of x `[..., L, in]` can be multiplied at a time with the bits that each has alone.
+
+    The result is L, or L divided by a power of two.
+    """
+    size, alone = x.shape[-2], _joined(multiply, x, 1)
+    while size > 1 and not mx.array_equal(_joined(multiply, x, size), alone).item():
+        size //= 2
+    return size
+
+
+def _joined(multiply: Callable[[mx.array], mx.array], x: mx.array, size: int) -> mx.array:
+    """Multiply x `[..., L, in]` by `size` rows at a time."""
+    starts = list(range(size, x.shape[-2], size))
+    return mx.concatenate([multiply(rows) for rows in mx.split(x, starts, axis=-2)], axis=-2)
 
 
 @dataclass(frozen=True, slots=True)

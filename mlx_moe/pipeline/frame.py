@@ -43,6 +43,18 @@ class Frame:
     outputs: int | None = None
     checked: bool = False
 
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a step of decoding, which stages may compute together with those of other sequences."""
+        return self.kind is not FrameKind.PREFILL and self.hidden_states.shape[0] == 1 and not self.checked
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Steps of different sequences that are computed together, at most TOGETHER; each has the bits it has alone."""
+
+    frames: tuple[Frame, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Fork:
@@ -77,7 +89,7 @@ class Refused:
     error: MoeClusterError
 
 
-Outgoing = Frame | Fork | Release | Cancel
+Outgoing = Frame | Batch | Fork | Release | Cancel
 """What is sent on a link, in order; a Cancel may overtake the others."""
 
 Returned = Frame | Refused

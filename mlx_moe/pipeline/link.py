@@ -11,7 +11,7 @@ from typing import Protocol
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps, Wait
-from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned, makes_void
+from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Refused, Release, Returned, makes_void
 from mlx_moe.pipeline.stage import StageCounts
 
 
@@ -44,6 +44,9 @@ class RunningStage(Protocol):
 
     def steps(self, frame: Frame) -> Steps[Frame]:
         """Run a frame; at each yield other frames may run once the wait is over."""
+
+    def together(self, frames: Sequence[Frame]) -> Steps[list[Returned]]:
+        """Run steps of different sequences as one batch."""
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """Replace a sequence's caches by the first `positions` of another's."""
@@ -127,6 +130,9 @@ class LocalLink:
                 self._sent[item.sequence_id] = sent
                 sent.append(RunningFrame(item, self._steps(item)))
                 self._advance(sent)
+            case Batch():
+                for frame in item.frames:
+                    self.send(frame)
             case Fork():
                 for stage in self.stages:
                     stage.fork(item.source_id, item.sequence_id, item.positions)

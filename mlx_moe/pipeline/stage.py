@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
 
-from mlx_moe.errors import FrameError, NumericsError, RewindError
+from mlx_moe.errors import FrameError, MoeClusterError, NumericsError, RewindError
 from mlx_moe.layers.cache import LayerCache, rewind_all
 from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps, finish
-from mlx_moe.pipeline.frame import Frame, FrameKind
+from mlx_moe.pipeline.frame import Frame, FrameKind, Refused, Returned
 from mlx_moe.pipeline.shard import Shard
 
 LONG_CHUNK = 32
@@ -28,6 +28,13 @@ class StageCounts:
     frames: int = 0
     positions: int = 0
     decode_batches: Counter[int] = field(default_factory=Counter)
+
+    def add(self, *frames: Frame) -> None:
+        """Count frames that ran at the same time."""
+        self.frames += len(frames)
+        self.positions += sum(frame.hidden_states.shape[0] for frame in frames)
+        if frames[0].kind is not FrameKind.PREFILL:
+            self.decode_batches[len(frames)] += 1
 
 
 class Stage:
@@ -68,12 +75,25 @@ class Stage:
         except GeneratorExit:
             rewind_all(caches, frame.position)
             raise
-        self.counts.frames += 1
-        self.counts.positions += frame.hidden_states.shape[0]
-        if frame.kind is not FrameKind.PREFILL:
-            self.counts.decode_batches[1] += 1
+        self.counts.add(frame)
         end = frame.position + frame.hidden_states.shape[0]
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
+
+    def together(self, frames: Sequence[Frame]) -> Steps[list[Returned]]:
+        """Run steps of different sequences as one batch, each with the bits that it has alone.
+
+        If one of them fails, all are run alone, so that only this one is refused.
+        """
+        try:
+            return (yield from self._batch(frames))
+        except (FrameError, RewindError, NumericsError):
+            returned: list[Returned] = []
+            for frame in frames:
+                try:
+                    returned.append((yield from self.steps(frame)))
+                except (FrameError, RewindError, NumericsError) as error:
+                    returned.append(Refused(frame.sequence_id, frame.serial, error))
+            return returned
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """Replace a sequence's caches by the first `positions` of another's.
@@ -107,6 +127,26 @@ class Stage:
     def kv_positions(self) -> int:
         """Number of positions that all sequences keep."""
         return sum(self._kept(sequence_id) for sequence_id in self._caches)
+
+    def _batch(self, frames: Sequence[Frame]) -> Steps[list[Returned]]:
+        """Run a batch. Raises as `steps`; the caches are rewound then."""
+        caches = []
+        for frame in frames:
+            self._check(frame)
+            caches.append(self._caches_of(frame.sequence_id))
+            self._require(frame.position, rewind_all(caches[-1], frame.position))
+        hidden_states = mx.concatenate([frame.hidden_states for frame in frames])
+        try:
+            for layer, of_layer in zip(self.shard.layers, zip(*caches, strict=True), strict=True):
+                hidden_states = yield from layer.together(hidden_states, of_layer)
+                mx.async_eval(hidden_states)
+        except (GeneratorExit, MoeClusterError):
+            for frame, kept in zip(frames, caches, strict=True):
+                rewind_all(kept, frame.position)
+            raise
+        self.counts.add(*frames)
+        rows = mx.split(hidden_states, len(frames))
+        return [replace(frame, hidden_states=row) for frame, row in zip(frames, rows, strict=True)]
 
     def _layers(self, frame: Frame, caches: list[LayerCache]) -> Steps[mx.array]:
         hidden_states = frame.hidden_states

@@ -133,7 +133,7 @@ def _frame(kind: FrameKind, rows: int) -> Message:
 
 def _pass_on(data: bytes) -> None:
     message = Message.decode(data)
-    _loop().run(RingStage(Computing(_stage()), EPOCH, "mac-1").pass_on(message))
+    _loop().run(RingStage(Computing(_stage()), EPOCH, "mac-1").pass_on([message]))
     _stage().release(message.sequence_id)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +170,10 @@ class RecurrentAttention:
             rows.append((q[i][:, None, :] @ state)[:, 0])
         cache.append(n_new, state)
         return self._o_proj(mx.stack(rows[n_new - outputs :]).reshape(outputs, -1))
+
+    def together(self, x: mx.array, caches: Sequence[SnapshotCache]) -> mx.array:
+        """See Attention."""
+        return mx.concatenate([self(x[i : i + 1], cache, 1) for i, cache in enumerate(caches)])
 
 
 class SnapshotCache:

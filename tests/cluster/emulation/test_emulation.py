@@ -11,7 +11,7 @@ from cluster.cost_reader import read_costs
 from cluster.emulation.cluster import emulated_cluster
 from cluster.emulation.measure import measure, predicted, without_drafts
 from cluster.emulation.scenario import FLOAT_BYTES, GRPC, WIRES, DraftKind, Scenario
-from cluster.emulation.stage import DIGIT, Clock, EmulatedStage, position_of
+from cluster.emulation.stage import DIGIT, Clock, EmulatedStage, positions_of
 from cluster.errors import ClusterError
 from cluster.placement import Placement, StagePlacement, solve
 from cluster.placement.capacity import HOP_S
@@ -92,7 +92,7 @@ def test_hidden_states_say_where_they_are(stage: EmulatedStage, end: int) -> Non
         length = min(end - start, 1 << 15)
         frame = Frame("r", start, mx.zeros((length, 1)), FrameKind.DECODE, outputs=1)
         result = stage.run(frame)
-    assert position_of(result.hidden_states) == result.position == end - 1
+    assert positions_of(result.hidden_states) == [result.position] == [end - 1]
     assert result.hidden_states.dtype == mx.bfloat16
     assert stage.kv_positions == end
 

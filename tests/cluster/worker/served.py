@@ -13,7 +13,7 @@ from cluster.wire import coordinator_pb2_grpc
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing
 from cluster.worker.coordinator_service import CoordinatorService
-from cluster.worker.pipeline import LocalPipeline
+from cluster.worker.pipeline import Pipeline
 from cluster.worker.recording import Recording
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.model import LocalModel
@@ -25,7 +25,7 @@ async def served(
 ) -> AsyncIterator[tuple[coordinator_pb2_grpc.CoordinatorStub, Answering]]:
     """Serve a model; yield a client's stub, and what answers."""
     coordinator = Coordinator(model.head, model.config.vocab_size)
-    pipeline = LocalPipeline(Computing(model.stage), Recording("mac-1"), lambda frame: answering.receive(frame))
+    pipeline = Pipeline(Computing(model.stage), Recording("mac-1"), lambda frame: answering.receive(frame))
     answering = Answering(coordinator, pipeline)
     turns = asyncio.create_task(answering.run())
     server = grpc.aio.server(options=server_options)

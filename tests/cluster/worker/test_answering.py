@@ -13,7 +13,7 @@ from cluster.worker import answer_queue
 from cluster.worker.answer_queue import MAX_UNREAD, AnswerQueue, Progress, QueuedToken, Waiting
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing
-from cluster.worker.pipeline import LocalPipeline, Receive
+from cluster.worker.pipeline import Pipeline, Receive
 from cluster.worker.recording import Recording
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import DEFAULT_RULE
@@ -23,7 +23,7 @@ from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import EvictedError, InvalidRequestError, NumericsError
 from mlx_moe.layers.cache_costs import GROWTH
 from mlx_moe.model import LocalModel
-from mlx_moe.pipeline.frame import Fork, Frame, Outgoing, Release
+from mlx_moe.pipeline.frame import Batch, Fork, Frame, Outgoing, Release
 from mlx_moe.sampling_params import SamplingParams
 from tests import oracles
 from tests.patience import PATIENCE_S
@@ -36,7 +36,7 @@ def model() -> Iterator[LocalModel]:
     loaded.close()
 
 
-class Watched(LocalPipeline):
+class Watched(Pipeline):
     """Notes when a frame has left."""
 
     order: list[str]
@@ -44,11 +44,10 @@ class Watched(LocalPipeline):
     async def send(self, item: Outgoing) -> None:
         await super().send(item)
         await asyncio.sleep(0)  # as a network makes it wait
-        if isinstance(item, Frame):
-            self.order.append("left")
+        self.order += ["left"] * (len(item.frames) if isinstance(item, Batch) else isinstance(item, Frame))
 
 
-class Silent(LocalPipeline):
+class Silent(Pipeline):
     """Loses its frames, which are overdue from the beginning where it says so."""
 
     is_overdue = False
@@ -61,7 +60,7 @@ class Silent(LocalPipeline):
         return {self._lost} if self.is_overdue else set()
 
 
-class Meddled(LocalPipeline):
+class Meddled(Pipeline):
     """Lets something happen once while the first message of a kind is sent, as a network does."""
 
     def __init__(self, computing: Computing, recording: Recording, receive: Receive) -> None:
@@ -81,9 +80,7 @@ def request(prompt: tuple[int, ...], count: int) -> Request:
 class Answers:
     """Answers of the demo on one machine."""
 
-    def __init__(
-        self, model: LocalModel, kind: type[LocalPipeline] = LocalPipeline, kv_positions: int | None = None
-    ) -> None:
+    def __init__(self, model: LocalModel, kind: type[Pipeline] = Pipeline, kv_positions: int | None = None) -> None:
         self.model = model
         coordinator = Coordinator(model.head, model.config.vocab_size, kv_positions=kv_positions)
         self.pipeline = kind(Computing(model.stage), Recording("mac-1"), lambda returned: self.all.receive(returned))
@@ -130,7 +127,7 @@ class Named(AnswerQueue):
         super().put(item)
 
 
-def test_answers_advance_by_a_token_each_in_turns(model: LocalModel) -> None:
+def test_answers_advance_by_a_token_each_in_turns_and_those_that_decode_together(model: LocalModel) -> None:
     order: list[str] = []
     answers = Answers(model)
 
@@ -141,7 +138,8 @@ def test_answers_advance_by_a_token_each_in_turns(model: LocalModel) -> None:
         assert [len(written) for written in await asyncio.gather(*map(read, streams))] == [4, 4, 4]
 
     run(answers, scenario)
-    assert order == list("abcabcabcabc")
+    turns = ["a", "a", "b", "ab", "c", "abc", "bc", "c"]  # at first every second turn is for one that only begins
+    assert order == list("".join(turns))
 
 
 def test_what_a_turn_sends_has_left_before_the_next_turn(model: LocalModel) -> None:
@@ -155,7 +153,10 @@ def test_what_a_turn_sends_has_left_before_the_next_turn(model: LocalModel) -> N
         await asyncio.gather(*map(read, streams))
 
     run(answers, scenario)
-    assert order == ["left"] * 2 + ["left", "token"] * 6 + ["token"] * 2
+    assert (order.count("left"), order.count("token")) == (8, 8)
+    tokens = [i for i, what in enumerate(order) if what == "token"]
+    for n, i in enumerate(tokens[:-2], start=1):
+        assert order[:i].count("left") > n  # the frame of this token, and of all before it
 
 
 def test_a_token_comes_with_the_counts_of_when_it_was_written(model: LocalModel) -> None:
@@ -418,7 +419,7 @@ def test_an_answer_that_is_interrupted_tells_why_it_waits_and_how_far_it_is(mode
         answers.all.interrupt(NodeLostError("node mac-2 is lost"))
         model.stage.release(writer.sequence.id)
         coordinator = Coordinator(model.head, model.config.vocab_size)
-        pipeline = LocalPipeline(Computing(model.stage), Recording("mac-1"), answers.all.receive)
+        pipeline = Pipeline(Computing(model.stage), Recording("mac-1"), answers.all.receive)
         answers.all.resume(coordinator, pipeline)
         kept = len(writer.sequence.planned) + 2  # the prompt's three positions are one frame
         turns = asyncio.create_task(answers.all.run())

@@ -71,8 +71,8 @@ class Way:
 async def way(monkeypatch: pytest.MonkeyPatch, handler: grpc.GenericRpcHandler | None = None) -> AsyncIterator[Way]:
     arrived = list[int]()
 
-    async def take(message: Message) -> None:
-        arrived.append(message.serial)
+    async def take(messages: list[Message]) -> None:
+        arrived.extend(message.serial for message in messages)
 
     server = grpc.aio.server(options=DATA_OPTIONS)
     server.add_generic_rpc_handlers((handler or FramesService(EPOCH, take),))

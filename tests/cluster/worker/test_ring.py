@@ -96,7 +96,7 @@ class Ring:
 
     def send(self, item: Outgoing) -> None:
         """See Link."""
-        loop().run(self.pipeline.send(item))
+        loop().run(self._send_whole(item))
 
     def receive(self, sequence_id: str) -> list[Returned]:
         """See Link."""
@@ -109,14 +109,20 @@ class Ring:
         message = Message.decode(self.wires[wire].popleft())
         if wire == len(self.others):
             self.pipeline.come_back(message)
-        elif after := loop().run(self.others[wire].pass_on(message)):
-            self.wires[wire + 1].append(after.encode())
+        else:
+            after = loop().run(self.others[wire].pass_on([message]))
+            self.wires[wire + 1].extend(each.encode() for each in after)
 
     def settle(self) -> None:
         """Let everything arrive."""
         for wire in range(len(self.wires)):
             while self.wires[wire]:
                 self.step(wire)
+
+    async def _send_whole(self, item: Outgoing) -> None:
+        await self.pipeline.send(item)
+        while isinstance(item, Frame) and self.pipeline.waits(item.sequence_id):
+            await self.pipeline.advance(item.sequence_id)
 
     async def _send(self, message: Message) -> None:
         self.wires[0].append(message.encode())
@@ -291,14 +297,14 @@ def test_a_cancel_amid_a_chunk_takes_effect_before_it_is_computed_and_its_caches
         if stage == 0:
             computing = asyncio.create_task(ring.pipeline.send(frame))
         else:
-            await ring.pipeline.send(frame)
+            await ring._send_whole(frame)
             message = Message.decode(ring.wires[0].popleft())
-            computing = asyncio.create_task(ring.others[0].pass_on(message))
+            computing = asyncio.create_task(ring.others[0].pass_on([message]))
         await asyncio.sleep(0)
         assert ring.stages[stage].kv_positions == before[stage]  # the first layer is being computed, the last is not
         (ring.others[0] if stage else ring.pipeline).cancel(Cancel(A, serial))
         assert ring.stages[stage].kv_positions == before[stage]
-        assert await computing is None
+        assert not await computing
 
     loop().run(scenario())
     assert not ring.wires[stage]
@@ -424,7 +430,7 @@ def test_frames_and_failures_that_nobody_waits_for_are_dropped() -> None:
 def test_what_a_stage_says_of_its_memory_goes_around_the_ring() -> None:
     ring = Ring([2, 4])
     said = Message(Kind.MEMORY, "0" * 32, EPOCH, payload=b"short")
-    assert loop().run(ring.others[1].pass_on(said)) == said
+    assert loop().run(ring.others[1].pass_on([said])) == [said]
     ring.pipeline.come_back(said)  # the part takes it before
     assert not ring.returned
 
@@ -432,9 +438,8 @@ def test_what_a_stage_says_of_its_memory_goes_around_the_ring() -> None:
 def test_a_stage_drops_what_is_no_message_of_the_ring_and_outlives_a_timeline_that_is_none() -> None:
     ring = Ring([3])
     stage = ring.others[0]
-    assert loop().run(stage.pass_on(Message(Kind.PAIRS, A, EPOCH))) is None
-    told = loop().run(stage.pass_on(Message(Kind.TIMELINES, A, EPOCH, payload=b"\xff\xff")))
-    assert told is not None
+    assert loop().run(stage.pass_on([Message(Kind.PAIRS, A, EPOCH)])) == []
+    (told,) = loop().run(stage.pass_on([Message(Kind.TIMELINES, A, EPOCH, payload=b"\xff\xff")]))
     assert [each.node for each in pb.Timelines.FromString(bytes(told.payload)).stages] == ["mac-2"]
 
 
@@ -466,7 +471,7 @@ def test_nan_that_no_stage_admits_names_the_node_that_sent_it(wire: int, said: s
 def test_messages_of_another_epoch_are_dropped_at_both_ends() -> None:
     ring = Ring([3])
     old = Message(Kind.RELEASE, A, epoch=EPOCH - 1)
-    assert loop().run(ring.others[0].pass_on(old)) is None
+    assert loop().run(ring.others[0].pass_on([old])) == []
     send(ring, A, 0, 4)
     ring.step(0)
     message = Message.decode(ring.wires[1].popleft())

@@ -167,8 +167,8 @@ def test_written_tokens_are_computed_again_with_several_frames_in_flight() -> No
     second = Pipeline(3)
     second.coordinator.submit(sequence)
     frames = []
-    while (sequence_id := second.coordinator.scheduler.next()) is not None:  # nothing returns meanwhile
-        frames += [item for item in second.coordinator.step(sequence_id) if isinstance(item, Frame)]
+    while sequence_ids := second.coordinator.scheduler.next():  # nothing returns meanwhile
+        frames += [item for item in second.coordinator.step(sequence_ids) if isinstance(item, Frame)]
     assert [frame.position for frame in frames] == [0, 30, 31]  # as many as the link says
     assert [frame.hidden_states.shape[0] for frame in frames] == [30, 1, 1]
     second.close()
