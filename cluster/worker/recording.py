@@ -13,8 +13,8 @@ class Recording:
 
     Attributes:
         turns_s: what all turns of the coordinator took.
-        frames_s: what all frames took.
-        held_s: the same, from their arrival on.
+        frames_s: what all frames took, a batch once.
+        held_s: the same of each, from its arrival on.
         away_s: what all returned frames took from their leaving the coordinator to their return.
     """
 
@@ -23,14 +23,15 @@ class Recording:
         self._node = node
         self._spans: deque[Span] = deque(maxlen=MOST_SPANS)
 
-    def add(self, span: Span) -> None:
-        """Append a span."""
-        self._spans.append(span)
-        if span.kind is SpanKind.TURN:
-            self.turns_s += span.seconds
-        elif span.kind in FRAMES:
-            self.frames_s += span.seconds
-            self.held_s += span.ended_s - span.arrived_s
+    def add(self, *spans: Span) -> None:
+        """Append the spans of something that ran at the same time."""
+        self._spans.extend(spans)
+        for number, span in enumerate(spans):
+            if span.kind is SpanKind.TURN:
+                self.turns_s += span.seconds
+            elif span.kind in FRAMES:
+                self.frames_s += span.seconds if not number else 0.0
+                self.held_s += span.ended_s - span.arrived_s
 
     def take(self) -> pb.StageTimeline:
         """Return the spans since the last call."""

@@ -111,7 +111,7 @@ class RingStage:
                     after.append(self._computing.message(result, self._epoch))
                 case Refused():
                     after.append(failure(message, self._cause(frame, result.error)))
-            self.recording.add(_span(message, message.arrived_s, began_s))
+        self.recording.add(*(_span(message, message.arrived_s, began_s) for message, _ in frames))
         return after
 
     def _cause(self, frame: Frame, error: MoeClusterError) -> MoeClusterError:
@@ -260,12 +260,12 @@ class RingPipeline(Pipeline):
                 continue
             message = self.computing.message(result, self._epoch)
             ended_s = time.monotonic()
-            self.recording.add(_span(message, began_s, began_s))
             if not self._under_way:
                 self._heard_s = ended_s
             expected = Expectation.after(message)
             self._under_way[frame.serial] = _UnderWay(frame.sequence_id, ended_s - began_s, ended_s, expected)
             messages.append(message)
+        self.recording.add(*(_span(message, began_s, began_s) for message in messages))
         await send_all(messages, self._send)
 
     def _forget(self, sequence_id: str, serial: int) -> None:
