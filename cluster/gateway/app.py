@@ -65,6 +65,7 @@ class Gateway:
             self._route("GET", "/metrics", self.metrics, openai),
             self._route("GET", "/v1/cluster", self._dashboard.cluster, openai),
             self._route("GET", "/v1/cluster/events", self._dashboard.events, openai),
+            self._route("GET", "/v1/cluster/experts", self._dashboard.experts, openai),
             self._route("GET", "/v1/cluster/models", self._dashboard.models, openai),
             self._route("POST", "/v1/cluster/plan", self._dashboard.plan, openai),
             self._route("POST", "/v1/cluster/load", self._dashboard.load, openai),

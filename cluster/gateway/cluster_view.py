@@ -73,6 +73,17 @@ def of_progress(nodes: Sequence[NodeProgress]) -> list[dict[str, Any]]:
     return [_progress(node) for node in nodes]
 
 
+def of_experts(status: ClusterStatus) -> list[dict[str, Any]]:
+    """Return by layer how often each expert was chosen, as a multiple of the layer's mean."""
+    layers = (
+        {"layer": layer, "node": node.shown_name, "load": [round(times, 2) for times in load]}
+        for node in status.here.values()
+        if node.holding is not None
+        for layer, load in node.holding.stats.expert_load.items()
+    )
+    return sorted(layers, key=lambda row: row["layer"])
+
+
 def _model(status: ClusterStatus, serving: ServingStatus) -> dict[str, Any]:
     stats = status.coordinator_stats
     return {
@@ -85,6 +96,7 @@ def _model(status: ClusterStatus, serving: ServingStatus) -> dict[str, Any]:
         "active_requests": stats.active_requests,
         "drafts_compared": stats.drafts_compared,
         "drafts_accepted": stats.drafts_accepted,
+        "recoveries": stats.recoveries,
     }
 
 
@@ -115,6 +127,9 @@ def _holding(holding: Holding) -> dict[str, Any]:
         "coordinates": holding.coordinates,
         "weights_bytes": holding.weights_bytes,
         "frames": stats.frames,
+        "compute_s": stats.compute_s,
+        "sent_bytes": stats.sent_bytes,
+        "decode_batches": stats.decode_batches,
         "positions": stats.positions,
         "kv_bytes": stats.kv_bytes,
         "kv_positions": stats.kv_positions,

@@ -72,6 +72,10 @@ class Dashboard:
         """Stream the state of the cluster, once a second."""
         return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
+    async def experts(self, _request: Request) -> Response:
+        """Return how often each expert of the model was chosen."""
+        return json_response({"layers": cluster_view.of_experts(await self._served.status())})
+
     async def models(self, _request: Request) -> Response:
         """List the models on the disks of the cluster."""
         node = await self._served.node()

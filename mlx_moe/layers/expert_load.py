@@ -16,7 +16,7 @@ from mlx_moe.layers.steps import Steps
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
-SAMPLE = 64
+SAMPLE = 16
 """Positions of a layer after which no more choices are kept until the next count."""
 
 

@@ -21,7 +21,8 @@ function article(message, index) {
     isUser ? null : make("button", { class: "quiet", type: "button", onclick: () => again(index) }, "Answer again"));
   return make("article", { class: message.role },
     make("h3", {}, isUser ? "You" : message.model ?? "Model"),
-    message.reasoning ? make("details", {}, make("summary", {}, "Reasoning"), make("div", { class: "text" }, message.reasoning)) : null,
+    message.reasoning ? make("details", { open: Boolean(message.open), ontoggle: (event) => { message.open = event.target.open; } },
+      make("summary", {}, "Reasoning"), make("div", { class: "text" }, message.reasoning)) : null,
     make("div", { class: "text" }, message.content),
     message.notice ? make("p", { class: "notice" }, message.notice) : null,
     answering ? null : tools);
@@ -47,6 +48,7 @@ async function answer() {
   answering = new AbortController();
   busy(true);
   draw();
+  $("speed").textContent = "waiting for the first token";
   const began = performance.now();
   let tokens = 0;
   try {
@@ -59,6 +61,7 @@ async function answer() {
       written.reasoning += choice?.delta.reasoning_content ?? "";
       if (choice?.finish_reason === "length") written.notice = "stopped at the longest answer";
       tokens += choice ? 1 : 0;
+      if (written.content || written.reasoning) $("speed").textContent = "";
       if (event.usage) tokens = event.usage.completion_tokens;
       update(written);
     }

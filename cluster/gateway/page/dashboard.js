@@ -55,7 +55,8 @@ export function bytes(count) {
   return `${count >= 100 || unit === 0 ? count.toFixed(0) : count.toFixed(1)} ${units[unit]}`;
 }
 
-let before = null;
+const HISTORY = 5;
+let history = [];  // the newest states last, with the time of each
 let state = null;
 export const current = () => state;
 
@@ -85,7 +86,7 @@ function headline(text, kind = "") {
 }
 
 function draw(next) {
-  before = state;
+  history = [...history, { at: performance.now() / 1000, state: next }].slice(-HISTORY);
   state = next;
   const here = state.nodes.filter((node) => node.state === "present");
   const offered = here.reduce((sum, node) => sum + node.offered_bytes, 0);
@@ -93,6 +94,7 @@ function draw(next) {
   headline(`${nodes} here, ${bytes(offered)} for models${state.insecure ? " · INSECURE" : ""}`);
   drawModel();
   drawFigures();
+  drawFlow();
   drawNodes();
   drawLinks();
   document.dispatchEvent(new CustomEvent("cluster", { detail: state }));
@@ -129,6 +131,7 @@ function drawFigures() {
     "drafts right": compared ? `${Math.round((100 * model.drafts_accepted) / compared)} %` : "–",
     "cached tokens": cached.toLocaleString("en"),
   };
+  if (model?.recoveries) figures["losses survived"] = `${model.recoveries}`;
   $("figures").replaceChildren(
     ...Object.entries(figures).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );
@@ -136,13 +139,15 @@ function drawFigures() {
 
 function drawNodes() {
   const layers = Math.max(0, ...state.nodes.map((node) => node.holding?.end_layer ?? 0));
-  $("nodes").replaceChildren(...state.nodes.map((node) => drawNode(node, layers)));
+  const place = (node) => node.holding?.stage ?? Infinity;
+  const sorted = [...state.nodes].sort((a, b) => place(a) - place(b) || a.name.localeCompare(b.name, "en", { numeric: true }));
+  $("nodes").replaceChildren(...sorted.map((node) => drawNode(node, layers)));
 }
 
 function drawNode(node, layers) {
   const holding = node.holding;
   const kind = { present: "good", suspect: "warn" }[node.state] ?? "bad";
-  const frames = (holding?.frames ?? 0) - (earlier(node)?.frames ?? holding?.frames ?? 0);
+  const frames = Math.round(rate(node, "frames"));
   const title = make("h3", {}, node.name,
     make("span", {}, make("span", { class: `pulse ${frames > 0 ? "busy" : ""}`, "aria-hidden": "true" }), " ",
       make("span", { class: kind }, holding?.coordinates ? `${node.state}, coordinator` : node.state)));
@@ -154,7 +159,7 @@ function drawNode(node, layers) {
 }
 
 function drawHolding(node, holding, layers, frames) {
-  const span = holding.leads ? `layers ${holding.first_layer} to ${holding.end_layer - 1}` : "experts only";
+  const span = !holding.leads ? "experts only" : layersOf(holding);
   const bar = make("div", { class: "layers", role: "img", "aria-label": `${span} of ${layers}` },
     ...Array.from({ length: layers }, (_, i) =>
       make("i", { class: i >= holding.first_layer && i < holding.end_layer ? "held" : "" })));
@@ -167,20 +172,86 @@ function drawHolding(node, holding, layers, frames) {
   if (progress) {
     const from = progress.source ? ` from ${progress.source}` : "";
     parts.push(
-      make("p", { class: "warn" }, `loading: ${bytes(progress.done_bytes)} of ${bytes(progress.total_bytes)}${from}`),
+      make("p", { class: "warn" }, `${from ? "fetching" : "loading"}: ${bytes(progress.done_bytes)} of ${bytes(progress.total_bytes)}${from}`),
       make("progress", { "aria-label": `loading on ${node.name}`, max: progress.total_bytes || 1, value: progress.done_bytes }),
     );
   }
   return parts;
 }
 
-const earlier = (node) => before?.nodes.find((other) => other.id === node.id)?.holding;
+/** How much a count of a node's worker grew a second; 0 where it began anew. */
+function rate(node, count) {
+  const counted = history.map(({ at, state: { nodes } }) => ({ at, value: nodes.find((other) => other.id === node.id)?.holding?.[count] }))
+    .filter(({ value }) => value !== undefined);
+  const [first, last] = [counted[0], counted.at(-1)];
+  return counted.length > 1 ? Math.max(0, (last.value - first.value) / (last.at - first.at)) : 0;
+}
+
+/** The stages in the order of the pipeline; elements stay, so that what moves does not begin anew. */
+function drawFlow() {
+  const stages = state.nodes.filter((node) => node.holding?.leads && node.holding.end_layer).sort((a, b) => a.holding.stage - b.holding.stage);
+  const flow = $("flow");
+  flow.hidden = !stages.length;
+  const shown = JSON.stringify(stages.map((node) => [node.id, node.name, node.holding.first_layer, node.holding.end_layer]));
+  if (flow.dataset.shown !== shown) {
+    flow.dataset.shown = shown;
+    flow.replaceChildren(...stages.map((node) => make("li", {},
+      make("strong", {}, node.name), make("span", { class: "muted" }, layersOf(node.holding)),
+      make("meter", { "aria-label": `${node.name} computing`, min: 0, max: 1, value: 0 }), make("span", { class: "rate" }),
+      make("span", { class: "hop", "aria-hidden": "true" }, make("i")))));
+  }
+  stages.forEach((node, number) => {
+    const [box, frames] = [flow.children[number], rate(node, "frames")];
+    const computing = Math.min(1, rate(node, "compute_s"));
+    box.querySelector("meter").value = computing;
+    box.querySelector(".rate").textContent = `${Math.round(100 * computing)} % busy · ${Math.round(frames)} frames/s`;
+    box.querySelector(".hop").classList.toggle("busy", frames >= 1);
+    const pace = `${Math.max(0.4, Math.min(2, 10 / Math.max(frames, 1))).toFixed(1)}s`;
+    if (box.style.getPropertyValue("--pace") !== pace) box.style.setProperty("--pace", pace);
+  });
+}
+
+const layersOf = (holding) => holding.end_layer - holding.first_layer === 1 ? `layer ${holding.first_layer}`
+  : `layers ${holding.first_layer} to ${holding.end_layer - 1}`;
 
 function drawLinks() {
   const names = Object.fromEntries(state.nodes.map((node) => [node.id, node.name]));
   $("links").tBodies[0].replaceChildren(...state.links.map((link) =>
     make("tr", {}, ...[names[link.from], names[link.to] ?? "?", `${link.latency_ms.toFixed(2)} ms`,
       link.bytes_per_s ? `${bytes(link.bytes_per_s)}/s` : ""].map((text) => make("td", {}, text)))));
+}
+
+const EXPERTS_MS = 5000;
+const MOST_TIMES = 4;  // its mean: the strongest color
+
+/** The heat map: a row for each layer, a column for each expert. Read only while it is open. */
+async function watchExperts() {
+  while ($("experts").open) {
+    try {
+      drawExperts((await (await call("/v1/cluster/experts")).json()).layers);
+    } catch (error) {
+      $("experts-said").textContent = error.message;
+    }
+    await new Promise((again) => setTimeout(again, EXPERTS_MS));
+  }
+}
+
+function drawExperts(layers) {
+  const map = $("experts-map");
+  map.hidden = !layers.length;
+  if (!layers.length) return;
+  map.width = Math.max(...layers.map(({ load }) => load.length));
+  map.height = layers.length;
+  const context = map.getContext("2d");
+  context.fillStyle = getComputedStyle(map).color;
+  let most = { times: 0 };
+  layers.forEach(({ layer, load }, row) => load.forEach((times, expert) => {
+    context.globalAlpha = Math.min(1, times / MOST_TIMES);
+    context.fillRect(expert, row, 1, 1);
+    if (times > most.times) most = { times, layer, expert };
+  }));
+  $("experts-said").textContent = `Layers ${layers[0].layer} to ${layers.at(-1).layer} from above, experts from the left. `
+    + `Full color: ${MOST_TIMES} times the mean of the layer or more. Most chosen: expert ${most.expert} of layer ${most.layer}, ${most.times.toFixed(1)} times the mean.`;
 }
 
 async function listModels() {
@@ -245,6 +316,7 @@ async function unload() {
 
 $("load-form").addEventListener("submit", showPlan);
 $("models").addEventListener("toggle", () => $("models").open && listModels().catch(() => {}));
+$("experts").addEventListener("toggle", watchExperts);
 $("key").addEventListener("click", askForKey);
 $("key-dialog").addEventListener("close", () => sessionStorage.setItem("key", $("key-value").value.trim()));
 watch();

@@ -121,6 +121,23 @@ def test_a_person_chats_edits_and_answers_again_with_the_keyboard_alone(page: Pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium, or Google Chrome")
+def test_the_page_shows_stages_that_compute_and_experts_that_are_chosen(page: Page) -> None:
+    page.click("#experts summary")
+    page.fill("#question", "Tell me a story about a Mac.")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#flow .hop.busy", timeout=PATIENCE_MS)
+    assert [line.split(" to ")[0] for line in page.locator("#flow .muted").all_inner_texts()] == [
+        "layers 0",
+        "layers 3",
+    ]
+    page.wait_for_function("document.getElementById('experts-map').height > 1", timeout=PATIENCE_MS)
+    size = page.evaluate("(({ width, height }) => [width, height])(document.getElementById('experts-map'))")
+    assert size == [16, 5]  # the first of six layers is dense
+    assert "Most chosen: expert" in page.inner_text("#experts-said")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium, or Google Chrome")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_width_overflows_and_axe_finds_nothing(page: Page, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
@@ -128,6 +145,7 @@ def test_no_width_overflows_and_axe_finds_nothing(page: Page, scheme: Any) -> No
     page.fill("#load-name", "demo")
     page.keyboard.press("Enter")
     page.wait_for_selector("#plan table", timeout=PATIENCE_MS)
+    page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
     for width in (1440, 820, 390):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
