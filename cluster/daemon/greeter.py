@@ -39,6 +39,9 @@ NO_ANSWER = "no answer"
 TICK_S = 0.25
 LEAVING_S = 1.0
 
+LINKS_S = 3.0
+"""How long a placement waits for the links of nodes that have just joined."""
+
 ECHOES = 8
 ECHO_BYTES = 1 << 20
 """Bytes sent one way to measure a link's rate: below gRPC's default limit, and few for a slow link."""
@@ -70,6 +73,13 @@ class Greeter:
     async def ask_all(self) -> None:
         """Ask all other nodes what they hold and serve: their last greeting may be a second old."""
         await asyncio.gather(*(self._ask_again(node_id) for node_id in self._state.present))
+
+    async def wait_for_links(self) -> None:
+        """Wait until all links are measured, at most LINKS_S: two nodes may not reach each other."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINKS_S):
+                while not self._state.knows_all_links:
+                    await asyncio.sleep(TICK_S)
 
     async def asked(self, node_id: str, timeout_s: float) -> Greeting | None:
         """Return what a node says now; None if it does not answer, or was removed."""

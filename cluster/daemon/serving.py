@@ -244,6 +244,8 @@ class Serving:
 
         If it was somewhere and nodes were `lost`, it stays where it can.
         """
+        if lost is None and not request.placement:
+            await self._greeter.wait_for_links()  # else the same plan looks worse as soon as they are known
         own = await self._own_copy(request) if lost is None else self.copies.known(lost.placement.content_hash)
         placement, context_tokens = await asyncio.to_thread(self._placement, request, own, lost)
         for node_id in placement.node_ids:

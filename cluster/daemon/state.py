@@ -123,6 +123,12 @@ class NodeState:
         return gossip.links if gossip and node_id in self.present else {}
 
     @property
+    def knows_all_links(self) -> bool:
+        """Whether every present node has measured its links to all others, and has said so."""
+        nodes = {self.own.node_id, *self.present}
+        return all(self.links_of(node_id).keys() >= nodes - {node_id} for node_id in nodes)
+
+    @property
     def serving(self) -> tuple[str, pb.Serving]:
         """The node that has placed the cluster's model, and the model's state, ("", empty) if none; see `belief`."""
         own = self.own.node_id

@@ -55,6 +55,20 @@ def test_links_that_others_have_measured_between_them_are_used() -> None:
     assert links.between(one, three) == links.default
 
 
+def test_all_links_are_known_when_each_node_has_told_its_own() -> None:
+    state, speed = state_with(info(1), info(2)), LinkSpeed(0.001, 1e9)
+    own, one, two = (info(n).node_id for n in range(3))
+    assert state_with().knows_all_links
+    for node_id in (one, two):
+        assert not state.knows_all_links
+        state.apply(Measured(node_id, speed))
+    state.hear(one, Greeting(info(1), links={own: speed, two: speed}))
+    state.hear(two, Greeting(info(2), links={own: speed}))
+    assert not state.knows_all_links
+    state.hear(two, Greeting(info(2), links={own: speed, one: speed}))
+    assert state.knows_all_links
+
+
 def test_nodes_that_compute_in_different_numbers_are_refused_by_name() -> None:
     linux = replace(info(1), hardware=replace(HARDWARE, dtype="float32"))
     assert placing.float_bytes(state_with(info(1))) == 2
