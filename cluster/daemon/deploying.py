@@ -119,10 +119,14 @@ class Deploying:
         return self._deployment.phase is Phase.READY
 
     @property
-    def was_lost(self) -> bool:
-        """Whether it ended because nodes were lost, after it had served."""
-        now = self._deployment
-        return now.phase is Phase.ENDED and now.was_ready and isinstance(now.error, NodeLostError)
+    def was_ready(self) -> bool:
+        """Whether it has served answers at any time."""
+        return self._deployment.was_ready
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended because nodes were lost."""
+        return self._deployment.phase is Phase.ENDED and isinstance(self._deployment.error, NodeLostError)
 
     @property
     def asked(self) -> node_pb2.LoadRequest:

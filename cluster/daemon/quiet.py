@@ -73,12 +73,17 @@ class Quiet:
 class Comeback:
     """When a model that ended because nodes were lost is loaded again: when a node is here that was not. Immutable.
 
-    `known` are the nodes that were here ever since it ended or was tried, None if it has not ended. A node that was
-    restarted is another one.
+    `known` are the nodes that were here ever since it ended or was too large for them, None if it has not ended. A node
+    that was restarted is another one.
     """
 
     known: frozenset[Hashable] | None = None
     tried_at: float | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the model has ended, and was not loaded again since."""
+        return self.known is not None
 
     def see(self, nodes: Set[Hashable]) -> Comeback:
         """Return it after a look at the nodes that are here, while the model has ended."""
@@ -89,9 +94,13 @@ class Comeback:
         is_early = self.tried_at is not None and now - self.tried_at < RETRY_S
         return self.known is not None and not is_early and bool(nodes - self.known)
 
-    def tried(self, now: float, nodes: Set[Hashable]) -> Comeback:
-        """Return it after a try with the nodes that are here."""
-        return Comeback(frozenset(nodes), now)
+    def tried(self, now: float) -> Comeback:
+        """Return it after a try, which is repeated if it fails."""
+        return replace(self, tried_at=now)
+
+    def refused(self, nodes: Set[Hashable]) -> Comeback:
+        """Return it after these nodes were too small."""
+        return replace(self, known=frozenset(nodes))
 
     def over(self) -> Comeback:
         """Return it when the model has not ended, or is not wanted any more."""

@@ -18,7 +18,7 @@ from cluster.daemon.inspection import Inspection
 from cluster.daemon.quiet import Comeback, Quiet, QuietRule
 from cluster.daemon.serving import Placed, Serving
 from cluster.daemon.state import NodeState
-from cluster.errors import ClusterError, NoClusterError
+from cluster.errors import ClusterError, NoClusterError, PlacementError
 from cluster.placement import Placement, Rebalance
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
@@ -56,7 +56,7 @@ class Rebalancing:
                 is_answering=stats.active_requests > 0,
                 activity=(self._state.own_serving.epoch, stats.frames),
             )
-            if deployment is not None and deployment.was_lost:
+            if deployment is not None and deployment.is_lost and (deployment.was_ready or self._comeback.is_awaited):
                 await self._bring_back(deployment, now)
                 continue
             self._comeback = self._comeback.over()
@@ -104,13 +104,15 @@ class Rebalancing:
         self._comeback = self._comeback.see(nodes)
         if not self._comeback.is_due(now, nodes):
             return
-        self._comeback = self._comeback.tried(now, nodes)
+        self._comeback = self._comeback.tried(now)
         log.info("event=loads_again model=%s after=%s", deployment.placement.model, deployment.error)
         try:
             async for _ in self._serving.load(deployment.asked):
                 pass
         except MoeClusterError as error:
             log.info("event=not_loaded_again model=%s error=%s", deployment.placement.model, error)
+            if isinstance(error, PlacementError):
+                self._comeback = self._comeback.refused(nodes)
 
     async def _improve(self, deployment: Deploying) -> None:
         """Move the model if that is worth it; what stands in the way is logged, and it is tried again later."""
