@@ -19,8 +19,9 @@ endif
 # The tests start hundreds of processes: each would compile the project anew without a cache of bytecode
 unexport PYTHONDONTWRITEBYTECODE
 
-# Clusters of real processes share the cores with each other: a test that failed is tried twice more, and listed
-PYTEST = -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder --reruns 2 -rR
+# Four at a time, also on two cores: tests of clusters wait for more than half of their time. Their processes share the
+# cores with each other: a test that failed is tried twice more, and listed
+PYTEST = -n 4 --dist loadscope --no-loadscope-reorder --reruns 2 -rR
 
 demo: .venv/.runtime  ## three nodes on this machine answer a prompt; on a terminal, then chat. PROMPT="..." asks that alone
 	@$(BIN)/moe-cluster demo $(if $(PROMPT),--prompt "$(PROMPT)")

@@ -3,7 +3,6 @@
 Real daemons and workers. Ids, texts and log-probabilities are equal, to the bit, since prompts are cut by one rule.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -111,22 +110,19 @@ def answered(name: str, directory: Path) -> Subject:
     return Subject(name, config.moe.n_routed_experts, moe_layers, wanted)
 
 
-def cuts(n_layers: int, n_stages: int) -> list[tuple[int, ...]]:
-    """Return every way to cut layers into so many stages, as numbers of layers."""
-    inner = itertools.combinations(range(1, n_layers), n_stages - 1)
-    return [tuple(b - a for a, b in itertools.pairwise((0, *cut, n_layers))) for cut in inner]
-
-
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
 """The layers of each stage, and among how many nodes its experts are divided."""
 
 
-def layouts(n_layers: int, *most_stages: int) -> list[Layout]:
-    """Return every cut into two stages, one into each larger number of stages, and stages whose experts are divided."""
+def layouts(n_layers: int, *more_stages: int) -> list[Layout]:
+    """Return two cuts into two stages, one into each larger number of stages, and stages whose experts are divided.
+
+    That other cuts give the same bits, `tests/mlx_moe/pipeline/test_splits.py` shows in one process.
+    """
     rest = n_layers - 2
+    cuts = [(1, n_layers - 1), (n_layers - 1, 1), *((*[1] * (n - 1), n_layers - n + 1) for n in more_stages)]
     divided: list[Layout] = [((n_layers,), (2,)), ((n_layers,), (4,)), ((2, rest), (2, 3)), ((rest, 1, 1), (1, 1, 2))]
-    larger = [cuts(n_layers, n_stages)[0] for n_stages in most_stages]
-    return [*((cut, ()) for cut in [*cuts(n_layers, 2), *larger]), *divided]
+    return [*((cut, ()) for cut in cuts), *divided]
 
 
 CASES = [

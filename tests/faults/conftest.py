@@ -23,7 +23,7 @@ RECORDS: list[Record] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-faults", action="store_true", help="also the rows that take long")
+    parser.addoption("--all-faults", action="store_true", help="also the rows that take long, or that other tests show")
     parser.addoption("--write-faults", action="store_true", help="write tests/faults/README.md")
 
 
@@ -38,11 +38,11 @@ def record() -> list[Record]:
     return RECORDS
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # before all that a row needs
 def by_hand(request: pytest.FixtureRequest) -> None:
-    """Skip what takes long, unless all faults are asked for."""
+    """Skip what takes long, or what a test of `make test` shows too, unless all faults are asked for."""
     if not request.config.getoption("--all-faults", default=False):
-        pytest.skip("takes long: make faults")
+        pytest.skip("make faults runs it")
 
 
 @pytest.fixture(scope="session")

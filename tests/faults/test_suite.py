@@ -55,6 +55,7 @@ def later(seconds: float, do: Callable[[], object]) -> None:
     timer.start()
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_killed_middle_worker_changes_no_token(trio: Trio, record: list[Record]) -> None:
     trio.load()
     seen = trio.disturb(lambda: kill_worker(trio.nodes[1]))
@@ -72,6 +73,7 @@ def test_a_killed_middle_node_changes_no_token(trio: Trio, record: list[Record])
     same_tokens(seen)
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_killed_last_worker_changes_no_token(trio: Trio, record: list[Record]) -> None:
     trio.load()
     seen = trio.disturb(lambda: kill_worker(trio.nodes[2]))
@@ -100,6 +102,7 @@ def test_a_killed_coordinators_node_is_replaced_and_changes_no_token(trio: Trio,
     same_tokens(seen)
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_worker_killed_while_prompts_are_read_changes_no_token(trio: Trio, record: list[Record]) -> None:
     trio.load()
 
@@ -113,6 +116,7 @@ def test_a_worker_killed_while_prompts_are_read_changes_no_token(trio: Trio, rec
     same_tokens(seen)
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_stop_of_three_seconds_is_a_stall(trio: Trio, record: list[Record]) -> None:
     trio.load()
     (worker,) = trio.nodes[1].workers()
