@@ -139,9 +139,12 @@ class Contacts:
         return self if len(heard) == len(self.by_target) else Contacts(heard)
 
     def is_doubtful(self, target: Target) -> bool:
-        """Whether several greetings in a row were not answered at a target."""
+        """Whether several greetings in a row were not answered at a target, and its node has answered nowhere later."""
         contact = self.by_target.get(target)
-        return contact is not None and contact.unanswered >= _DOUBT
+        if contact is None or contact.unanswered < _DOUBT:
+            return False
+        others = (other for other in self.by_target.values() if other.answered and other.node_id == contact.node_id)
+        return not any(other.heard_at > contact.heard_at for other in others)
 
     def node_at(self, target: Target) -> str:
         """Return the id of the node that answered at a target or is said to be there, "" if unknown."""

@@ -127,6 +127,17 @@ def test_a_node_where_nothing_listens_any_more_is_lost_after_two_greetings() -> 
     assert state(apply(once, Sent(target(info(1))), silent, now=2.0), 1) is State.PRESENT
 
 
+def test_an_address_that_a_restarted_node_has_left_does_not_lose_it() -> None:
+    former, restarted = info(1), info(1, incarnation=2, address="10.0.0.1:7777")
+    refused = Failed(target(former), "nothing listens there", is_refused=True)
+    lost = apply(joined(former), *[Sent(target(former)), refused] * 2, Sent(target(former)), now=1.0)
+    assert state(lost, 1) is State.LOST
+    back = apply(lost, Hinted(target(restarted)), answered(restarted), Greeted(restarted), now=2.0)
+    assert state(apply(back, refused, now=2.1), 1) is State.PRESENT
+    again = replace(refused, target=target(restarted))
+    assert state(apply(back, *[Sent(target(restarted)), again] * 2, now=3.0), 1) is State.LOST
+
+
 def test_a_node_that_leaves_is_gone_at_once_and_may_return() -> None:
     left = apply(joined(info(1)), Left(info(1).node_id))
     assert state(left, 1) is State.LEFT
