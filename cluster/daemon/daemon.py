@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -49,6 +49,7 @@ from cluster.trust.call_rules import CallRules
 from cluster.weights.pacer import Pacer
 from cluster.weights.weights_service import WeightsService
 from cluster.wire import node_pb2_grpc
+from cluster.wire.worker_pb2 import WorkerCommand, WorkerEvent
 from mlx_moe.checkpoint import durable_file
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,11 @@ class Daemon:
             stack.push_async_callback(channels.close)
             greeter = Greeter(self.state, channels)
             keeping = await stack.enter_async_context(self._keeping(channels, asked, port))
-            self.serving = Serving(self.state, greeter, channels, self.home)
+
+            def run_worker(commands: AsyncIterator[WorkerCommand]) -> AsyncGenerator[WorkerEvent, None]:
+                return worker_host.run(commands, self.state.own.node_id)
+
+            self.serving = Serving(self.state, greeter, channels, self.home, run_worker)
             self.serving.acquiring.forget()  # a daemon that was killed leaves its outlines
             stack.callback(self.serving.acquiring.forget)
             stack.callback(self.serving.copies.close)

@@ -1,7 +1,7 @@
-"""Deploying: runs a deployment; each node's worker lives as long as a call that this daemon holds to the node.
+"""Deploying: runs a deployment; each node's worker lives as long as this daemon holds a call to the node.
 
-It runs in the daemon of the coordinator's node, without which there is no model. If either end of a call ends, nothing
-is left running.
+It runs in the daemon of the coordinator's node, without which there is no model. The worker of this node needs no
+connection. A call to another one that breaks while that node answers is made again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ from cluster.daemon.channels import Channels
 from cluster.daemon.deployment import Deployment, Phase
 from cluster.daemon.greeter import ECHO_METHOD
 from cluster.daemon.state import NodeState
-from cluster.errors import NodeLostError, OutvotedError
+from cluster.errors import ClusterError, NodeLostError, OutvotedError
 from cluster.membership.membership import Gone, State
 from cluster.placement import Placement
 from cluster.printable import MAX_ERROR, MAX_REASON, printable
@@ -43,9 +43,6 @@ ANSWER_S = 1.0
 PAUSE_S = 0.2
 """How long a node whose call has broken may take to answer, and a pause before it is asked again."""
 
-WorkerCall = grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent]
-
-
 OUTVOTED_S = 8.0
 """How long a placement in place of one that has lost nodes may find no agreement, before the model is given up."""
 
@@ -53,23 +50,54 @@ CANCEL_S = 1.0
 """How long a node may take to end a worker that does not obey, before the call to it is cancelled."""
 
 
+BREAKS = 5
+LASTS_S = 1.0
+"""So many calls in a row that broke within LASTS_S, and the worker is lost although its node answers."""
+
+Commands = AsyncIterator[pb.WorkerCommand]
+RunWorker = Callable[[Commands], AsyncGenerator[pb.WorkerEvent, None]]
+"""Runs this node's worker: see `WorkerHost`."""
+
+
 class _Worker:
-    """The call that keeps a worker alive, and the queue of commands to send to it; None ends the queue."""
+    """The commands to a worker. `told` are those about its last part, which are told again on the next call."""
 
-    def __init__(self, call: WorkerCall) -> None:
-        self.call = call
-        self.commands: asyncio.Queue[pb.WorkerCommand | None] = asyncio.Queue()
+    def __init__(self) -> None:
+        self.hearing: asyncio.Task[None] | None = None
+        self.is_cancelled = False
+        self._told: list[pb.WorkerCommand | None] = []
+        self._commands: asyncio.Queue[pb.WorkerCommand | None] = asyncio.Queue()
 
-    async def write(self) -> None:
-        """Send the queued commands. Errors are ignored here: `_hear` reports the end of the call."""
-        with suppress(grpc.RpcError, asyncio.InvalidStateError):
-            while (command := await self.commands.get()) is not None:
-                await self.call.write(command)
-            await self.call.done_writing()
+    def tell(self, command: pb.WorkerCommand | None) -> None:
+        """Send a command; None: there are no more."""
+        if command is not None and (command.HasField("load") or command.HasField("reconfigure")):
+            part = command.load if command.HasField("load") else command.reconfigure
+            self._told = [pb.WorkerCommand(reconfigure=part)]
+        else:
+            self._told.append(command)
+        self._commands.put_nowait(command)
+
+    def attach(self, epoch: int) -> None:
+        """Begin anew, for a call in place of one that broke."""
+        self._commands = asyncio.Queue()
+        for command in (pb.WorkerCommand(attach=pb.AttachWorker(epoch=epoch)), *self._told):
+            self._commands.put_nowait(command)
+
+    async def commands(self) -> Commands:
+        """Yield the commands of one call."""
+        commands = self._commands
+        while (command := await commands.get()) is not None:
+            yield command
+
+    def cancel(self) -> None:
+        """End the call."""
+        self.is_cancelled = True
+        if self.hearing is not None:
+            self.hearing.cancel()
 
 
-Replace = Callable[[Placement, frozenset[str]], Awaitable[node_pb2.DeployRequest]]
-"""Returns what to deploy in place of a placement that has lost nodes. Raises MoeClusterError."""
+Replace = Callable[[Placement, events.Repair], Awaitable[node_pb2.DeployRequest]]
+"""Returns what to deploy in place of a placement that has lost nodes or links. Raises MoeClusterError."""
 
 
 class Deploying:
@@ -84,6 +112,7 @@ class Deploying:
         channels: Channels,
         placement: Placement,
         deploy: node_pb2.DeployRequest,
+        run_own: RunWorker,
         replace: Replace,
         cause: MoeClusterError | None = None,
         lost: frozenset[str] = frozenset(),
@@ -91,6 +120,7 @@ class Deploying:
         self._state = state
         self._channels = channels
         self._deploy = deploy
+        self._run_own = run_own
         self._replace = replace
         self._repairing: asyncio.Task[None] | None = None
         self._events: asyncio.Queue[events.Event] = asyncio.Queue()
@@ -241,20 +271,24 @@ class Deploying:
             case events.Cancel(node_id):
                 self._tell(node_id, pb.WorkerCommand(stop=pb.StopWorker(reason="it did not obey", now=True)))
                 self._spawn(self._cancel(self._workers[node_id]))
-            case events.Repair(lost, delay_s):
+            case events.Repair():
                 if self._repairing is not None:
                     self._repairing.cancel()  # more is lost than it knows
-                self._repairing = self._spawn(self._repair(lost, delay_s))
+                self._repairing = self._spawn(self._repair(command))
 
     def _tell(self, node_id: str, command: pb.WorkerCommand | None) -> None:
-        self._workers[node_id].commands.put_nowait(command)
+        self._workers[node_id].tell(command)
 
     def _start(self, node_id: str) -> None:
+        worker = self._workers[node_id] = _Worker()
+        worker.tell(pb.WorkerCommand(load=self._part()))
+        worker.hearing = self._spawn(self._hear(node_id, worker))
+
+    def _run(self, node_id: str, commands: Commands) -> AsyncGenerator[pb.WorkerEvent, None]:
+        if node_id == self._state.own.node_id:
+            return self._run_own(commands)
         stub = node_pb2_grpc.NodeStub(self._channels.get(node_id, self._state.target(node_id)))
-        worker = self._workers[node_id] = _Worker(stub.RunWorker())
-        self._tell(node_id, pb.WorkerCommand(load=self._part()))
-        self._spawn(worker.write())
-        self._spawn(self._hear(node_id, worker.call))
+        return _called(stub.RunWorker(), commands)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -262,13 +296,13 @@ class Deploying:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _repair(self, lost: frozenset[str], delay_s: float) -> None:
-        """Find a placement without the lost nodes."""
+    async def _repair(self, repair: events.Repair) -> None:
+        """Find a placement without what was lost."""
         log.warning("event=lost model=%s cause=%s", self.placement.model, self._deployment.cause)
         began_s = time.monotonic()
-        await asyncio.sleep(delay_s)
+        await asyncio.sleep(repair.delay_s)
         try:
-            deploy = await self._replaced(lost)
+            deploy = await self._replaced(repair)
         except MoeClusterError as error:
             self._events.put_nowait(events.RepairFailed(error))
             return
@@ -277,8 +311,8 @@ class Deploying:
         placement = Placement.parse(deploy.placement)
         self._events.put_nowait(events.ReconfigureAsked(placement, deploy.epoch))
 
-    async def _replaced(self, lost: frozenset[str]) -> node_pb2.DeployRequest:
-        """Return a placement without the lost nodes. Raises MoeClusterError.
+    async def _replaced(self, repair: events.Repair) -> node_pb2.DeployRequest:
+        """Return a placement without what was lost. Raises MoeClusterError.
 
         For OUTVOTED_S it is asked for again if others did not agree, or a node that is here did not answer.
         """
@@ -286,7 +320,7 @@ class Deploying:
         while True:
             present = set(self._state.present)
             try:
-                return await self._replace(self.placement, lost)
+                return await self._replace(self.placement, repair)
             except MoeClusterError as error:
                 if set(self._state.present) != present:  # it counted on a node that was ending
                     continue
@@ -296,25 +330,33 @@ class Deploying:
 
     async def _cancel(self, worker: _Worker) -> None:
         await asyncio.sleep(CANCEL_S)
-        worker.call.cancel()
+        worker.cancel()
 
-    async def _hear(self, node_id: str, call: WorkerCall) -> None:
-        """Queue the events that a worker reports, until its call ends."""
+    async def _hear(self, node_id: str, worker: _Worker) -> None:
+        """Queue the events that a worker reports, until it has ended or is lost."""
         name = self._state.name(node_id)
         error: MoeClusterError = NodeLostError(f"node {name} ended its worker", node_id=node_id)
-        is_gone = False
-        looking = self._spawn(self._look(node_id, call))
+        is_gone, breaks = False, 0
+        looking = self._spawn(self._look(node_id, worker))
         try:
-            async for event in call:
-                if (told := _told(event, node_id, name)) is not None:
-                    self._events.put_nowait(told)
-                while self._events.qsize() > MOST_EVENTS:  # a node that reports without end is held back
-                    await asyncio.sleep(0)
-        except grpc.RpcError as exc:
-            error = error_of(exc, f"node {name}", node_id)
-            is_gone = not is_reported(exc) and not await self._answers(node_id)
+            while True:
+                began_s = time.monotonic()
+                try:
+                    await self._listen(node_id, worker, name)
+                    break
+                except grpc.RpcError as exc:
+                    error = error_of(exc, f"node {name}", node_id)
+                    breaks = breaks + 1 if time.monotonic() - began_s < LASTS_S else 1
+                    if is_reported(exc) or breaks == BREAKS:
+                        break
+                    if is_gone := not await self._answers(node_id):
+                        break
+                log.warning("event=call_broke node=%s cause=%r", name, str(error))
+                worker.attach(self._deployment.epoch)
+        except (MoeClusterError, OSError) as exc:  # of this node
+            error = exc if isinstance(exc, MoeClusterError) else ClusterError(f"node {name}: {exc}")
         except asyncio.CancelledError:
-            if not call.cancelled():  # this task was cancelled instead of the call
+            if not worker.is_cancelled:
                 raise
             if self._is_lost(node_id):
                 error = NodeLostError(f"node {name} is silent: it does not answer any more", node_id=node_id)
@@ -325,7 +367,16 @@ class Deploying:
             self._state.apply(Gone(node_id))
         self._events.put_nowait(events.CallEnded(node_id, error, is_gone))
 
-    async def _look(self, node_id: str, call: WorkerCall) -> None:
+    async def _listen(self, node_id: str, worker: _Worker, name: str) -> None:
+        """Queue the events of one call. Raises grpc.RpcError; for this node's worker, MoeClusterError."""
+        async with aclosing(self._run(node_id, worker.commands())) as reported:
+            async for event in reported:
+                if (told := _told(event, node_id, name)) is not None:
+                    self._events.put_nowait(told)
+                while self._events.qsize() > MOST_EVENTS:  # a node that reports without end is held back
+                    await asyncio.sleep(0)
+
+    async def _look(self, node_id: str, worker: _Worker) -> None:
         """Cancel the call of a node that has been lost for a while, although no connection to it has broken.
 
         Not at once: a node that is stopped or cut off breaks its connections; one that is only overloaded does not.
@@ -334,7 +385,7 @@ class Deploying:
         while looks * LOOK_S < OVERLOAD_S:
             await asyncio.sleep(LOOK_S)
             looks = looks + 1 if self._is_lost(node_id) else 0
-        call.cancel()
+        worker.cancel()
 
     def _is_lost(self, node_id: str) -> bool:
         member = self._state.membership.members.get(node_id)
@@ -369,6 +420,26 @@ class Deploying:
             cause=str(self._deployment.cause or f"{self.placement.model} was placed on the nodes in another way"),
             asked=self._deploy.asked.SerializeToString(),
         )
+
+
+async def _called(
+    call: grpc.aio.StreamStreamCall[pb.WorkerCommand, pb.WorkerEvent], commands: Commands
+) -> AsyncGenerator[pb.WorkerEvent, None]:
+    """Send commands on a call, and yield what it answers; end the call at the end."""
+
+    async def write() -> None:
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # reading raises the reason
+            async for command in commands:
+                await call.write(command)
+            await call.done_writing()
+
+    writing = asyncio.create_task(write())
+    try:
+        async for event in call:
+            yield event
+    finally:
+        writing.cancel()
+        call.cancel()
 
 
 def _told(event: pb.WorkerEvent, node_id: str, name: str) -> events.Event | None:

@@ -84,8 +84,8 @@ class Deployment:
     `error` is the error that ended it; None while it lasts, or if it was unloaded. `suspicion` is the error of a lost
     link until `suspicion_at`, in case a better reason arrives before. `leaving` is the former coordinator until its
     clients have been told about the new placement; no other worker closes a link before that. `cause` is why it was
-    not ready any more, until it is again; `is_repaired` until there is a placement without the `lost` nodes. `losses`
-    has the times of recent losses by node.
+    not ready any more, until it is again; `is_repaired` until there is a placement without the `lost` nodes and links.
+    `losses` has the times of recent losses by node.
     """
 
     placement: Placement
@@ -102,6 +102,7 @@ class Deployment:
     cause: MoeClusterError | None = None
     is_repaired: bool = False
     lost: frozenset[str] = frozenset()
+    lost_links: frozenset[tuple[str, str]] = frozenset()
     losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -197,7 +198,8 @@ class Deployment:
         connected = [worker for worker in self._of_placement() if worker.is_connected]
         if self.phase is not Phase.LOADING or len(connected) < len(self.placement.node_ids):
             return self
-        return replace(self, phase=Phase.READY, ready_at=now, was_ready=True, cause=None, lost=frozenset())
+        serves = replace(self, phase=Phase.READY, ready_at=now, was_ready=True, cause=None)
+        return replace(serves, lost=frozenset(), lost_links=frozenset())
 
     def _disconnected(
         self, node_id: str, epoch: int, error: MoeClusterError | None, now: float
@@ -206,7 +208,10 @@ class Deployment:
             return replace(self._with(node_id, is_connected=False), leaving=None)._tell_all(now)
         if not self._counts(node_id, epoch) or error is None:
             return self, ()
-        return self._with(node_id, is_connected=False)._blame(error, now)
+        after = self._with(node_id, is_connected=False)
+        if isinstance(error, NodeLostError) and error.node_id not in (None, node_id):
+            after = replace(after, lost_links=self.lost_links | {(node_id, error.node_id)})
+        return after._blame(error, now)
 
     def _call_ended(
         self, node_id: str, error: MoeClusterError, now: float, *, is_gone: bool
@@ -269,7 +274,7 @@ class Deployment:
             lost=lost,
             losses={**self.losses, node_id: times},
         )
-        return after, (Repair(lost, delay_s=float(len(times) - 1)),)
+        return after, (Repair(lost, delay_s=float(len(times) - 1), lost_links=self.lost_links),)
 
     def _tell_all(self, now: float) -> tuple[Deployment, tuple[Command, ...]]:
         return self._tell([*self.placement.node_ids, *self.workers], now)

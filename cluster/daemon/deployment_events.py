@@ -145,10 +145,14 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Find a placement without the lost nodes, after a delay; answer with ReconfigureAsked or RepairFailed."""
+    """Find a placement without the lost nodes and links, after a delay; answer with ReconfigureAsked or RepairFailed.
+
+    `lost_links` are the ids at the ends of links that could not be opened again.
+    """
 
     lost: frozenset[str]
     delay_s: float
+    lost_links: frozenset[tuple[str, str]] = frozenset()
 
 
 Command = Start | Reconfigure | Connect | Stop | Cancel | Repair

@@ -18,7 +18,7 @@ from cluster.membership import ballot_message
 from cluster.membership.address import MAX_ADDRESSES, is_ip, is_loopback, join, resolve, split
 from cluster.membership.contacts import HEARTBEAT_S, MAX_DIALS, Target
 from cluster.membership.greeting import Greeting, parsed
-from cluster.membership.membership import Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
+from cluster.membership.membership import NO_LINK, Answered, Failed, Hinted, LinkSpeed, Measured, Sent, Tick
 from cluster.membership.node_message import links_to_messages, to_message
 from cluster.rpc_errors import details_of
 from cluster.rpc_words import NOBODY_LISTENS
@@ -111,7 +111,7 @@ class Greeter:
             known=[pb.Acquaintance(node_id=i, addresses=addresses) for i, addresses in known.items() if addresses],
             holding=state.holding,
             serving=state.own_serving,
-            links=links_to_messages(state.links_of(state.own.node_id)),
+            links=links_to_messages({**state.links_of(state.own.node_id), **dict.fromkeys(state.lost, NO_LINK)}),
             free_disk_bytes=state.free_disk_bytes,
             ballot=ballot_message.to_message(state.ballot),
             is_placing=state.is_placing,

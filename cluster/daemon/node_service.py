@@ -18,7 +18,7 @@ from cluster.daemon.rebalancing import Rebalancing
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_host import WorkerHost
-from cluster.errors import ClusterError, TrustError
+from cluster.errors import TrustError
 from cluster.home import Home
 from cluster.membership import ballot_message
 from cluster.membership.address import of_caller, split
@@ -60,7 +60,6 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self._credentials = credentials
         self._home = home
         self._worker_host = worker_host
-        self._one_fetch_at_a_time = asyncio.Lock()
 
     async def Greet(self, request: node_pb2.Greeting, context: Context) -> node_pb2.Greeting:  # noqa: N802
         """Process a node's greeting; return this node's greeting."""
@@ -151,7 +150,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
             sources = await asyncio.to_thread(
                 sources_of, copy.directory, peers, request.content_hash, self._credentials
             )
-            async with self._one_fetch_at_a_time:  # one that was cancelled ends first
+            async with self._worker_host.fetching:  # one that was cancelled ends first
                 try:
                     async for progress in own_part.fetch(request, copy, self._state.own.node_id, sources):
                         self._state.holding.progress.CopyFrom(progress)
@@ -163,15 +162,10 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self, commands: AsyncIterator[pb.WorkerCommand], context: Context
     ) -> AsyncIterator[pb.WorkerEvent]:
         """Run a worker for the owner of an epoch."""
-        async with reported(context):
-            if self._one_fetch_at_a_time.locked():
-                name = self._state.name(self._state.own.node_id)
-                raise ClusterError(
-                    f"node {name} is pulling a model: wait until it is there, or end that with moe-cluster unload"
-                )
-            async with aclosing(self._worker_host.run(commands, self._credentials.peer_id(context))) as events:
-                async for event in events:
-                    yield event
+        caller = self._credentials.peer_id(context)
+        async with reported(context), aclosing(self._worker_host.run(commands, caller)) as events:
+            async for event in events:
+                yield event
 
     async def Deploy(self, request: node_pb2.DeployRequest, context: Context) -> node_pb2.DeployReply:  # noqa: N802
         """Start loading a model that this node coordinates."""

@@ -15,7 +15,8 @@ from cluster.daemon import placing
 from cluster.daemon.acquiring import Acquiring
 from cluster.daemon.channels import Channels
 from cluster.daemon.copies import Copies, Copy
-from cluster.daemon.deploying import OUTVOTED_S, Deploying
+from cluster.daemon.deploying import OUTVOTED_S, Deploying, RunWorker
+from cluster.daemon.deployment_events import Repair
 from cluster.daemon.greeter import Greeter
 from cluster.daemon.inspection import Inspection
 from cluster.daemon.state import NodeState
@@ -60,16 +61,22 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A placement that has lost nodes."""
+    """A placement that has lost nodes, or links between nodes that are left."""
 
     placement: Placement
     node_ids: frozenset[str]
+    links: frozenset[tuple[str, str]] = frozenset()
 
 
 class Serving:
-    """Loads at most one model at a time. `deployment` is the one that this node coordinates."""
+    """Loads at most one model at a time. `deployment` is the one that this node coordinates.
 
-    def __init__(self, state: NodeState, greeter: Greeter, channels: Channels, home: Home) -> None:
+    `run_worker` runs this node's worker.
+    """
+
+    def __init__(
+        self, state: NodeState, greeter: Greeter, channels: Channels, home: Home, run_worker: RunWorker
+    ) -> None:
         self.deployment: Deploying | None = None
         self.copies = Copies(home)
         self.acquiring = Acquiring(state, self.stub, self.copies, home)
@@ -77,6 +84,7 @@ class Serving:
         self._state = state
         self._greeter = greeter
         self._channels = channels
+        self._run_worker = run_worker
         self._running: asyncio.Task[None] | None = None
         self._one_placement_at_a_time = asyncio.Lock()
         self._one_deployment_at_a_time = asyncio.Lock()
@@ -143,7 +151,9 @@ class Serving:
             await self.unload(f"{placement.model} takes its place")  # only after the checks above
             with self.voting.placing():
                 request.epoch = await self.voting.win(placement.node_ids, by_person=True)
-                deployment = self.deployment = Deploying(self._state, self._channels, placement, request, self._without)
+                deployment = self.deployment = Deploying(
+                    *(self._state, self._channels, placement, request, self._run_worker, self._without)
+                )
             self._running = asyncio.create_task(self._run(deployment))
             return request.epoch
 
@@ -265,15 +275,16 @@ class Serving:
             reply = await self.stub(coordinator).Deploy(deploy, timeout=DEPLOY_S)
         return coordinator, reply.epoch
 
-    async def _without(self, former: Placement, lost: frozenset[str]) -> pb.DeployRequest:
-        """Return what to deploy in place of a placement that this node coordinates, after nodes were lost.
+    async def _without(self, former: Placement, repair: Repair) -> pb.DeployRequest:
+        """Return what to deploy in place of a placement that this node coordinates, after a loss.
 
         Raises:
             MoeClusterError: the model does not fit the nodes that are left, or none of them has what was lost.
         """
         assert self.deployment is not None  # it asks
         draft, keep = self.deployment.serving.draft, self.deployment.keeps
-        return await self._instead(former, lost, draft, self.deployment.asked, keep=keep)
+        lost = Lost(former, repair.lost, repair.lost_links)
+        return await self._instead(lost, draft, self.deployment.asked, keep=keep)
 
     async def take_over(self, load: worker_pb2.LoadShard, lost: frozenset[str], cause: MoeClusterError) -> None:
         """Deploy a model whose owner is lost, on what is left of it; `load` is what its workers were told.
@@ -286,23 +297,22 @@ class Serving:
                 raise ClusterError(f"this node deploys {self._state.own_serving.model}")
             with self.voting.placing():
                 former, asked = Placement.parse(load.placement), pb.LoadRequest.FromString(load.asked)
-                deploy = await self._instead(former, lost, load.draft, asked, keep=load.keep)
+                deploy = await self._instead(Lost(former, lost), load.draft, asked, keep=load.keep)
                 placement = Placement.parse(deploy.placement)
                 deployment = self.deployment = Deploying(
-                    self._state, self._channels, placement, deploy, self._without, cause, lost
+                    *(self._state, self._channels, placement, deploy, self._run_worker, self._without, cause, lost)
                 )
             self._running = asyncio.create_task(self._run(deployment))
 
-    async def _instead(
-        self, former: Placement, lost: frozenset[str], draft: str, asked: pb.LoadRequest, *, keep: bool
-    ) -> pb.DeployRequest:
+    async def _instead(self, lost: Lost, draft: str, asked: pb.LoadRequest, *, keep: bool) -> pb.DeployRequest:
+        former = lost.placement
         request = pb.LoadRequest(
             model=former.model, draft=draft, context_tokens=former.context_tokens, keep=keep, download=True
         )
-        placed = await self.placed(request, Lost(former, lost))
+        placed = await self.placed(request, lost)
         await self.acquiring.give(request, placed.placement, placed.holders, placed.own)
         deploy = self.to_deploy(request, placed, asked)
-        deploy.epoch = await self.voting.win(placed.placement.node_ids, lost, by_person=False)
+        deploy.epoch = await self.voting.win(placed.placement.node_ids, lost.node_ids, by_person=False)
         return deploy
 
     def to_deploy(self, request: pb.LoadRequest, placed: Placed, asked: pb.LoadRequest) -> pb.DeployRequest:
@@ -387,9 +397,11 @@ class Serving:
         costs = self._costs(request, own, former.recipe)
         left = [node for node in placing.capacities(self._state) if node.node_id not in lost.node_ids]
         trusted = [n for n in left if n.node_id in former.node_ids or self._state.trusts(n.node_id)]
+        links = placing.links(self._state)
+        links = replace(links, lost=links.lost | lost.links | {(b, a) for a, b in lost.links})
         with suppress(PlacementError):
-            return placing.repaired(former, costs, trusted, placing.links(self._state))
-        return placing.repaired(former, costs, left, placing.links(self._state))
+            return placing.repaired(former, costs, trusted, links)
+        return placing.repaired(former, costs, left, links)
 
     def _best_placement(self, request: pb.LoadRequest, own: Copy) -> Placement:
         recipe = uniform(request.bits or None, request.mode or None) if request.bits or request.mode else AS_STORED

@@ -12,10 +12,24 @@ from cluster.membership import address
 from cluster.membership.ballot import Ballot
 from cluster.membership.greeting import Greeting
 from cluster.membership.losses import Losses
-from cluster.membership.membership import Change, Event, LinkSpeed, Member, Membership, Removed, State, changes
+from cluster.membership.membership import (
+    NO_LINK,
+    Change,
+    Event,
+    LinkSpeed,
+    Member,
+    Membership,
+    Removed,
+    State,
+    changes,
+)
 from cluster.membership.node_info import NodeInfo
 from cluster.trust import Removal, RemovedNodes
 from cluster.wire import node_pb2 as pb
+
+NO_LINK_S = 2.0
+"""How long another node must have said that it lost a node before it counts: nodes see one that is back at different
+times."""
 
 MEETING_S = 10.0
 """Timeout for two nodes to learn of each other from a third one, which greets both every second."""
@@ -41,6 +55,7 @@ class NodeState:
         self.ballot = Ballot()  # changed by `voting`, which stores it
         self.is_placing = False
         self._gossip: dict[str, Greeting] = {}
+        self._without_link: dict[tuple[str, str], float] = {}  # since when the first node says that it lost the other
         self._addresses: dict[str, str] = {}
         self._on_change = on_change
 
@@ -60,6 +75,10 @@ class NodeState:
     def hear(self, node_id: str, greeting: Greeting) -> None:
         """Record what a member says about itself."""
         self._gossip[node_id] = greeting
+        before, now = self._without_link, time.monotonic()
+        lost = {(node_id, other) for other, link in greeting.links.items() if link == NO_LINK}
+        self._without_link = {pair: at for pair, at in before.items() if pair[0] != node_id or pair in lost}
+        self._without_link |= {pair: before.get(pair, now) for pair in lost}
 
     def hear_removals(self, heard: Iterable[Removal]) -> Set[str]:
         """Record which nodes were removed from the cluster; return the new ones.
@@ -97,6 +116,11 @@ class NodeState:
         """The other nodes that are present, by id."""
         return {i: m for i, m in self.membership.members.items() if m.state is State.PRESENT}
 
+    @property
+    def lost(self) -> list[str]:
+        """The ids of nodes that were lost, and are not back."""
+        return [i for i, member in self.membership.members.items() if member.state is State.LOST]
+
     def trusts(self, node_id: str) -> bool:
         """Whether a present node may get a part of a model without a person's word: it was not lost just now."""
         return self.losses.is_trusted(node_id, time.monotonic())
@@ -116,11 +140,15 @@ class NodeState:
         return gossip.free_disk_bytes if gossip else 0
 
     def links_of(self, node_id: str) -> Mapping[str, LinkSpeed]:
-        """Return the links to others that a node has measured, empty if unknown."""
+        """Return the links to others that a node has measured, empty if unknown; NO_LINK where it reaches no longer."""
         if node_id == self.own.node_id:
             return {i: member.link for i, member in self.present.items() if member.link is not None}
-        gossip = self._gossip.get(node_id)
-        return gossip.links if gossip and node_id in self.present else {}
+        gossip, since = self._gossip.get(node_id), time.monotonic() - NO_LINK_S
+        if gossip is None or node_id not in self.present:
+            return {}
+        early = {other for (one, other), at in self._without_link.items() if one == node_id and at > since}
+        here = {self.own.node_id, *self.present}
+        return {i: link for i, link in gossip.links.items() if link != NO_LINK or (i in here and i not in early)}
 
     @property
     def knows_all_links(self) -> bool:

@@ -1,7 +1,7 @@
 """WorkerHost: runs this node's one worker, for the owner of a granted epoch, as long as that holds a call.
 
-A worker whose owner is gone is an orphan: it keeps what it has loaded for ORPHAN_S, and the owner of a later epoch of
-the same model adopts it. It ends at once if it is told to, or if it has not loaded anything yet.
+An owner whose call broke attaches itself to its worker again. A worker whose owner is gone is an orphan: it keeps what
+it has loaded for ORPHAN_S, and the owner of a later epoch of the same model adopts it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster import log_files
 from cluster.daemon import own_part
 from cluster.daemon.serving import Serving
 from cluster.daemon.state import NodeState
 from cluster.daemon.worker_process import WorkerProcess, worker_process
-from cluster.errors import ClusterError, MovedError, TrustError
+from cluster.errors import ClusterError, MovedError, NodeLostError, TrustError
 from cluster.home import Home
 from cluster.membership.listening import Listening
 from cluster.placement import Placement
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 ORPHAN_S = 60.0
 
+ATTACH_S = 10.0
+"""How long a worker that has not loaded yet waits for its owner to make the call again that broke."""
+
 MAX_MODEL = 1024
 """Characters of a model's name, which may be a path."""
 
@@ -48,7 +51,10 @@ class Orphan:
 
 @dataclass(eq=False, slots=True)
 class _Hosted:
-    """A worker. `events` are those of the call that owns it, up to None, or to an error that ends this call only."""
+    """A worker. `events` are those of the call that owns it, up to None, or to an error that ends this call only.
+
+    `said` are those of its last part; `is_connected`: it was told where the other workers are.
+    """
 
     process: WorkerProcess
     load: pb.LoadShard
@@ -56,17 +62,33 @@ class _Hosted:
     life: asyncio.Task[None]
     events: asyncio.Queue[pb.WorkerEvent | MoeClusterError | None] | None = None
     has_loaded: bool = False
+    is_connected: bool = False
     is_stopping: bool = False
+    said: list[pb.WorkerEvent] = field(default_factory=list)
+    telling: asyncio.Task[None] | None = None
     patience: asyncio.Task[None] | None = None
+
+    def begin(self, load: pb.LoadShard) -> None:
+        """Note that it is told to load a part."""
+        self.load, self.is_connected, self.said = load, False, []
+
+    def tell(self, event: pb.WorkerEvent) -> None:
+        """Pass an event on to the owner."""
+        self.has_loaded |= event.HasField("loaded")
+        if event.WhichOneof("event") not in ("progress", "stats"):
+            self.said.append(event)
+        if self.events is not None:
+            self.events.put_nowait(event)
 
 
 class WorkerHost:
-    """Runs at most one worker. `orphaned` is set while this is an orphan."""
+    """Runs at most one worker. `orphaned` is set while it is an orphan; `fetching` is held while a model is pulled."""
 
     def __init__(
         self, state: NodeState, serving: Serving, credentials: Credentials, home: Home, listening: Listening
     ) -> None:
         self.orphaned = asyncio.Event()
+        self.fetching = asyncio.Lock()
         self._state = state
         self._serving = serving
         self._credentials = credentials
@@ -77,17 +99,27 @@ class WorkerHost:
         self._one_change_at_a_time = asyncio.Lock()
 
     async def run(self, commands: AsyncIterator[pb.WorkerCommand], caller: str) -> AsyncGenerator[pb.WorkerEvent, None]:
-        """Run a worker, or go on with an orphan, and obey the owner's commands; yield the worker's events.
+        """Run a worker, or go on with one that has no owner or lost its call; obey commands, and yield its events.
 
         Raises:
             MoeClusterError: the caller does not own the epoch, another worker runs here, or there is no copy.
         """
+        if self.fetching.locked():
+            name = self._state.name(self._state.own.node_id)
+            raise ClusterError(
+                f"node {name} is pulling a model: wait until it is there, or end that with moe-cluster unload"
+            )
         first = await anext(commands, pb.WorkerCommand())
-        self._require_owner(first.load.epoch, caller)
+        self._require_owner(max(first.load.epoch, first.attach.epoch), caller)
         async with self._one_change_at_a_time:
-            hosted = await self._hosted_for(first.load, caller)
+            if first.HasField("attach"):
+                hosted = self._attached(first.attach.epoch, caller)
+            else:
+                hosted = await self._hosted_for(first.load, caller)
             events = hosted.events = asyncio.Queue()
-        telling = asyncio.create_task(self._tell(hosted, commands, caller))
+            for said in hosted.said:
+                events.put_nowait(said)
+        telling = hosted.telling = asyncio.create_task(self._tell(hosted, commands, caller))
         try:
             while (event := await events.get()) is not None:
                 if isinstance(event, MoeClusterError):
@@ -112,8 +144,28 @@ class WorkerHost:
     def orphan(self) -> Orphan | None:
         """The worker, if nobody owns it now."""
         hosted = self._hosted
-        is_orphan = hosted is not None and hosted.events is None and not hosted.is_stopping
+        is_orphan = hosted is not None and hosted.events is None and hosted.has_loaded and not hosted.is_stopping
         return Orphan(hosted.load, hosted.owner) if hosted is not None and is_orphan else None
+
+    def _attached(self, epoch: int, caller: str) -> _Hosted:
+        """Return the worker of an owner whose call broke. It may not have been told about this epoch yet.
+
+        Raises:
+            NodeLostError: it has ended, or has another owner.
+        """
+        hosted = self._hosted
+        if hosted is None or hosted.is_stopping or hosted.owner != caller or hosted.load.epoch > epoch:
+            own = self._state.own.node_id
+            raise NodeLostError(f"node {self._state.name(own)} has ended its worker", node_id=own)
+        if hosted.telling is not None:
+            hosted.telling.cancel()
+        if hosted.patience is not None:
+            hosted.patience.cancel()
+        if hosted.events is not None:
+            hosted.events.put_nowait(None)
+        log.info("event=attached epoch=%d owner=%s", epoch, self._state.name(caller))
+        self.orphaned.clear()
+        return hosted
 
     async def _hosted_for(self, load: pb.LoadShard, caller: str) -> _Hosted:
         """Return the worker that was told to load a part: a new one, or one that holds a part of the same model."""
@@ -135,7 +187,8 @@ class WorkerHost:
         if hosted.events is not None:
             hosted.events.put_nowait(MovedError(f"node {self._state.name(caller)} has taken over {load.model}"))
         log.info("event=adopted epoch=%d owner=%s", load.epoch, self._state.name(caller))
-        hosted.load, hosted.owner = load, caller
+        hosted.owner = caller
+        hosted.begin(load)
         self.orphaned.clear()
         await hosted.process.tell(pb.WorkerCommand(reconfigure=load))
         return hosted
@@ -170,10 +223,8 @@ class WorkerHost:
                 started.set_result(process)
                 async for event in process.events():
                     self._note(event)
-                    if (hosted := self._hosted) is not None:
-                        hosted.has_loaded |= event.HasField("loaded")
-                        if hosted.events is not None:
-                            hosted.events.put_nowait(event)
+                    if self._hosted is not None:
+                        self._hosted.tell(event)
                 if self._hosted is not None:
                     self._hosted.is_stopping = True
         finally:
@@ -187,17 +238,17 @@ class WorkerHost:
                 hosted.events.put_nowait(None)
 
     def _let_go(self, hosted: _Hosted) -> None:
-        """Keep an orphan for a while; end a worker that was told to stop, or that is of no use."""
-        if hosted.is_stopping or not hosted.has_loaded:
-            hosted.is_stopping = True
+        """Keep a worker for a while, as an orphan if it is of use to others; end one that was told to stop."""
+        if hosted.is_stopping:
             hosted.life.cancel()
             return
         log.warning("event=orphaned epoch=%d model=%s", hosted.load.epoch, hosted.load.model)
-        hosted.patience = asyncio.create_task(self._wait_for_owner())
-        self.orphaned.set()
+        hosted.patience = asyncio.create_task(self._wait_for_owner(ORPHAN_S if hosted.has_loaded else ATTACH_S))
+        if hosted.has_loaded:
+            self.orphaned.set()
 
-    async def _wait_for_owner(self) -> None:
-        await asyncio.sleep(ORPHAN_S)
+    async def _wait_for_owner(self, patience_s: float) -> None:
+        await asyncio.sleep(patience_s)
         if self._hosted is not None:
             self._hosted.patience = None
             await self.end("the node that coordinated the model was lost, and no other one has taken over")
@@ -206,6 +257,8 @@ class WorkerHost:
         async for command in commands:
             if caller in self._state.membership.removed:
                 return  # it was removed since: the worker is for who takes over
+            if self._was_told(hosted, command):
+                continue
             try:
                 others = command.connect.workers
                 targets = await asyncio.gather(*(self._state.meet(other.node_id, other.port) for other in others))
@@ -214,15 +267,22 @@ class WorkerHost:
                 if command.HasField("reconfigure"):
                     self._require_owner(command.reconfigure.epoch, caller)
                     await self._hold(command.reconfigure, caller)
-                    hosted.load = command.reconfigure
+                    hosted.begin(command.reconfigure)
             except MoeClusterError as error:
                 hosted.is_stopping = True
                 await hosted.process.tell(pb.WorkerCommand(stop=pb.StopWorker(reason=str(error))))
                 raise
+            hosted.is_connected |= command.HasField("connect")
             hosted.is_stopping |= command.HasField("stop")
             await hosted.process.tell(command)
             if command.stop.now:
                 hosted.life.cancel()
+
+    @staticmethod
+    def _was_told(hosted: _Hosted, command: pb.WorkerCommand) -> bool:
+        """Whether a command had arrived before the owner's former call broke."""
+        is_same_part = command.HasField("reconfigure") and command.reconfigure.epoch == hosted.load.epoch
+        return is_same_part or (command.HasField("connect") and hosted.is_connected)
 
     async def _hold(self, load: pb.LoadShard, caller: str) -> None:
         """Record what the worker will hold, and add the directory of this node's copy and the targets of its peers.

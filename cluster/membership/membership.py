@@ -50,6 +50,10 @@ class LinkSpeed:
     bytes_per_s: float
 
 
+NO_LINK = LinkSpeed(60.0, 1.0)
+"""Said of the link to a node that was lost, which others may still reach."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """Another node. Times are monotonic seconds of the daemon."""

@@ -68,10 +68,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The measured links by (sender id, receiver id); `default` for pairs without a measurement."""
+    """The measured links by (sender id, receiver id); `default` for pairs without a measurement.
+
+    The `lost` ones, of nodes that do not reach each other, are so slow that a plan avoids them.
+    """
 
     default: Link = Link()
     measured: Mapping[tuple[str, str], Link] = field(default_factory=dict)
+    lost: frozenset[tuple[str, str]] = frozenset()
 
     def between(self, sender: str, receiver: str) -> Link:
         """Return the link from one node id to another."""
@@ -83,7 +87,7 @@ class Links:
         latencies = _steps(sorted((link.latency_s for link in every), reverse=True), ratio)
         rates = _steps(sorted(link.bytes_per_s for link in every), ratio)
         stepped = {link: Link(latencies[link.latency_s], rates[link.bytes_per_s]) for link in every}
-        return Links(stepped[self.default], {way: stepped[link] for way, link in self.measured.items()})
+        return Links(stepped[self.default], {way: stepped[link] for way, link in self.measured.items()}, self.lost)
 
 
 def _steps(ordered: Sequence[float], ratio: float) -> dict[float, float]:

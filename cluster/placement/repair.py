@@ -2,7 +2,8 @@
 
 The order of the stages stays; the first one that is left coordinates. Lost layers go to the stages beside them, to
 spare nodes, or, where memory is short, move the borders of further stages. Every cut of the layers is considered. A
-spare copy counts as held, so that its node takes over what it has.
+spare copy counts as held, so that its node takes over what it has. Of two nodes whose link is lost one gets no part, if
+the model fits without it.
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ def repair(
     found = [
         placement
         for units in _sequences(former, nodes)
-        if (placement := _best_cut(former, model, nodes, units, context_tokens, concurrency)) is not None
+        for linked in (_linked(units, links) if links.lost else [units])
+        if (placement := _best_cut(former, model, nodes, linked, context_tokens, concurrency)) is not None
     ]
+    if not found and links.lost:
+        links = replace(links, lost=frozenset())
+        return repair(former, model, nodes, links, context_tokens=context_tokens, concurrency=concurrency)
     if not found:
         raise PlacementError(shortage(model, nodes, context_tokens * concurrency))
     held = {stage.node_id: _held(former, stage.node_id, stage.layers) for stage in former.stages}
@@ -83,6 +88,34 @@ def _sequences(former: Placement, nodes: Sequence[NodeCapacity]) -> Iterator[lis
                     for i, unit in enumerate(units)
                 ]
                 yield [unit for unit in sequence if unit is not None]
+
+
+def _linked(units: Sequence[_Unit], links: Links) -> Iterator[Sequence[_Unit]]:
+    """Yield the sequences without links that are lost: they leave out a node at one end of each, but not the first."""
+    seen, rest = set[tuple[_Unit, ...]](), [tuple(units)]
+    while rest:
+        if (sequence := rest.pop()) in seen:
+            continue
+        seen.add(sequence)
+        pair = next((pair for pair in _pairs(sequence) if pair in links.lost), None)
+        if pair is None:
+            yield sequence
+        else:
+            rest += [_left_out(sequence, node_id) for node_id in pair if node_id != sequence[0].nodes[0].node_id]
+
+
+def _pairs(units: Sequence[_Unit]) -> Iterator[tuple[str, str]]:
+    """Yield the ids at the ends of all links."""
+    ids = [[node.node_id for node in unit.nodes] for unit in units]
+    for i, (leader, *peers) in enumerate(ids):
+        yield leader, ids[(i + 1) % len(ids)][0]
+        yield from ((leader, peer) for peer in peers)
+
+
+def _left_out(units: Sequence[_Unit], node_id: str) -> tuple[_Unit, ...]:
+    """Return units without a node; the next of its stage leads it instead."""
+    kept = [replace(unit, nodes=tuple(n for n in unit.nodes if n.node_id != node_id)) for unit in units]
+    return tuple(unit for unit in kept if unit.nodes)
 
 
 def _best_cut(

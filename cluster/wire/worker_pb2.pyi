@@ -7,16 +7,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerCommand(_message.Message):
-    __slots__ = ("load", "connect", "stop", "reconfigure")
+    __slots__ = ("load", "connect", "stop", "reconfigure", "attach")
     LOAD_FIELD_NUMBER: _ClassVar[int]
     CONNECT_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     RECONFIGURE_FIELD_NUMBER: _ClassVar[int]
+    ATTACH_FIELD_NUMBER: _ClassVar[int]
     load: LoadShard
     connect: ConnectWorkers
     stop: StopWorker
     reconfigure: LoadShard
-    def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ..., reconfigure: _Optional[_Union[LoadShard, _Mapping]] = ...) -> None: ...
+    attach: AttachWorker
+    def __init__(self, load: _Optional[_Union[LoadShard, _Mapping]] = ..., connect: _Optional[_Union[ConnectWorkers, _Mapping]] = ..., stop: _Optional[_Union[StopWorker, _Mapping]] = ..., reconfigure: _Optional[_Union[LoadShard, _Mapping]] = ..., attach: _Optional[_Union[AttachWorker, _Mapping]] = ...) -> None: ...
+
+class AttachWorker(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class LoadShard(_message.Message):
     __slots__ = ("model", "epoch", "placement", "draft", "directory", "stamp", "peers", "keep", "is_outline", "conversion", "cause", "memory_bytes", "asked")

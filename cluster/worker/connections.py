@@ -22,6 +22,15 @@ log = logging.getLogger(__name__)
 
 DATA_OPTIONS = max_message(MAX_MESSAGE_BYTES)
 
+EXPERT_OPTIONS = (
+    *DATA_OPTIONS,
+    # A leader waits for its peers inside a layer and hears nothing else: a silent one ends that within 1.5 s. A stream
+    # that a busy peer loses so is opened again, and the request repeated.
+    ("grpc.keepalive_time_ms", 500),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),
+)
+
 CONNECT_S = 20.0
 """Timeout for the workers of a placement to open their ports: all are told at once."""
 
@@ -69,7 +78,7 @@ class Connections:
     async def experts_of(self, node_id: str) -> ExpertLink:
         """Open the stream of requests to an expert peer. Raises NodeLostError."""
         worker = self._workers[node_id]
-        channel = self._credentials.channel(worker.target, node_id, DATA_OPTIONS)
+        channel = self._credentials.channel(worker.target, node_id, EXPERT_OPTIONS)
         link = ExpertLink(channel, worker.name, node_id)
         self._expert_links.append(link)
         try:

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 LEADER = 0
 """The number of the leader among the owners; its peers have the following numbers."""
 
-REOPEN_S = 2.0
-"""How long a stream that broke may take to be opened again, after which its peer is lost."""
+REOPEN_S = 5.0
+"""How long a stream that broke may take to be opened again, after which its peer is lost: a stop of 3 s is a stall."""
 
 PAUSE_S = 0.05
 

@@ -65,3 +65,30 @@ def test_links_that_are_reset_again_and_again_lose_nothing_and_compute_nothing_t
     until(lambda: all(cluster.holding(node).stats.positions >= positions for node in stages))
     assert {cluster.holding(node).stats.positions for node in stages} == {positions}
     model.close()
+
+
+def test_calls_between_daemons_that_are_reset_change_no_placement_and_disturb_no_answer(
+    running: tuple[Cluster, Network],
+) -> None:
+    cluster, between = running
+    model = cluster.load("demo", cluster.place("demo", (2, 2, 2)))
+    wanted = answer(model, request(PROMPT))
+    before = [cluster.holding(node).epoch for node in cluster.nodes]
+    daemons = {node.address for node in cluster.nodes}
+    written = model.new_conversation().answer(request(PROMPT))
+    tokens = []
+    for token in written:
+        tokens.append(token)
+        if len(tokens) % 10 == 1:
+            links = [link for one, other in ((0, 1), (1, 2), (2, 0)) for link in between.links(one, other)]
+            for link in links:
+                if link.target in daemons:
+                    link.reset()
+    assert tokens == wanted
+    assert written.stats.waited_s == 0
+    workers = {worker.pid for node in cluster.nodes for worker in node.workers()}
+    cluster.unload()
+    until(lambda: not any(node.workers() for node in cluster.nodes))  # they are told on the calls that were made again
+    cluster.load("demo", cluster.place("demo", (2, 2, 2)))
+    assert [cluster.holding(node).epoch for node in cluster.nodes] == [epoch + 1 for epoch in before]
+    assert not workers & {worker.pid for node in cluster.nodes for worker in node.workers()}

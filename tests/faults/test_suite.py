@@ -178,6 +178,17 @@ def test_a_black_hole_is_seen_and_changes_no_token(trio: Trio, record: list[Reco
     trio.between.heal()
 
 
+def test_a_link_that_two_others_have_lost_is_not_used(trio: Trio, record: list[Record]) -> None:
+    trio.load()
+    seen = trio.disturb(lambda: trio.between.between(1, 2, BLACK_HOLE))
+    record.append(seen.record(8, "all bytes between two nodes are held that the coordinator's node both reaches"))
+    same_tokens(seen)
+    served = trio.cluster.own.status().ready
+    assert served is not None
+    assert len(served.node_ids) == 2
+    trio.between.heal()
+
+
 def test_links_that_are_reset_reconnect_and_change_no_token(trio: Trio, record: list[Record]) -> None:
     trio.load()
     before = [trio.cluster.holding(node).stats.positions for node in trio.nodes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -22,8 +23,11 @@ def spread_over(costs: ModelCosts, nodes: list[NodeCapacity], layers: list[int],
     )
 
 
-def repaired(former: Placement, costs: ModelCosts, nodes: list[NodeCapacity]) -> Placement:
-    return repair(former, costs, nodes, Links(), context_tokens=CONTEXT_TOKENS, concurrency=CONCURRENCY)
+def repaired(former: Placement, costs: ModelCosts, nodes: list[NodeCapacity], lost: Sequence[str] = ()) -> Placement:
+    """Return the repaired placement; `lost` are links, by the ids at their ends: "n1 n2"."""
+    ends = [tuple(link.split()) for link in lost]
+    links = Links(lost=frozenset((a, b) for one, other in ends for a, b in ((one, other), (other, one))))
+    return repair(former, costs, nodes, links, context_tokens=CONTEXT_TOKENS, concurrency=CONCURRENCY)
 
 
 def layers_of(placement: Placement) -> list[tuple[str, int, int]]:
@@ -43,6 +47,27 @@ def test_lost_layers_go_to_the_stages_beside_them_and_nothing_else_moves() -> No
 
 def test_nothing_lost_changes_nothing() -> None:
     assert layers_of(repaired(THREE, COSTS, NODES[:3])) == layers_of(THREE)
+
+
+def test_of_two_nodes_whose_link_is_lost_one_gets_no_part() -> None:
+    left_out = ([("n0", 0, 3), ("n1", 3, 9)], [("n0", 0, 4), ("n2", 4, 9)])
+    assert layers_of(repaired(THREE, COSTS, NODES[:3], ["n1 n2"])) in left_out
+    assert layers_of(repaired(THREE, COSTS, NODES[:3], ["n2 n0"])) == left_out[0]
+    assert layers_of(repaired(THREE, COSTS, NODES[:3], ["n1 n2", "n0 n1"])) == left_out[1]
+    alone = repaired(THREE, COSTS, NODES[:3], ["n0 n1", "n0 n2"])
+    assert layers_of(alone) == [("n0", 0, 9)]
+
+
+def test_a_lost_link_is_used_if_the_model_does_not_fit_without_it() -> None:
+    tight = [node(i, 60_000_000) for i in range(3)]
+    assert layers_of(repaired(THREE, COSTS, tight, ["n1 n2"])) == layers_of(THREE)
+
+
+def test_an_expert_peer_that_its_leader_does_not_reach_gets_no_part() -> None:
+    grouped = spread_over(COSTS, NODES, [4, 5], (0, 1))
+    leader, peer = grouped.stages[1].node_id, grouped.stages[1].peers[0].node_id
+    placement = repaired(grouped, COSTS, NODES[:3], [f"{leader} {peer}"])
+    assert len(set(placement.node_ids) & {leader, peer}) == 1
 
 
 def test_a_spare_node_takes_the_place_of_a_lost_one_where_that_is_faster_or_the_others_have_no_room() -> None:
