@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cli.show import context_text
@@ -172,7 +172,7 @@ def to_json(made: Plan) -> dict[str, object]:
             "tokens_per_s": prediction.tokens_per_s,
             "together_tokens_per_s": prediction.together_tokens_per_s(users),
             "most_tokens_per_s": prediction.most_tokens_per_s,
-            **asdict(prediction),
+            **{name: getattr(prediction, name) for name in ("position", "stage_s", "hop_s", "head_s", "ttft_s")},
         },
         "raised_gpu_limit": [node.node_id for node in made.fit.raised],
         "assumptions": assumptions(made.target),
@@ -260,6 +260,8 @@ def _holdings(made: Plan, stage: StagePlacement, first: bool) -> list[tuple[str,
 def _speed_table(made: Plan) -> Table:
     from rich.table import Table
 
+    from mlx_moe.layers.batches import TOGETHER
+
     placement, prediction = made.fit.placement, made.prediction
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -269,7 +271,8 @@ def _speed_table(made: Plan) -> Table:
     if placement.concurrency > 1:
         together = prediction.together_tokens_per_s(placement.concurrency)
         table.add_row(f"{placement.concurrency} users", f"{rate_text(together)} together")
-    table.add_row("many users", f"{rate_text(prediction.most_tokens_per_s)} together, the pipeline full")
+    many = len(placement.stages) * TOGETHER
+    table.add_row(f"{many} users", f"{rate_text(prediction.most_tokens_per_s)} together, at most")
     table.add_row("first token", ttft or f"not predicted for fewer than {PROMPTS[0]} tokens")
     table.add_row("prompts", f"run in {placement.chunks}")
     kv = f"{tokens_text(placement.kv_positions)} positions of all requests together"

@@ -23,8 +23,8 @@ from mlx_moe import families
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, MTPDrafter
 from mlx_moe.decoding.drafting.drafter import Choose
+from mlx_moe.layers.batches import TOGETHER
 from mlx_moe.layers.steps import finish
-from mlx_moe.layers.weights import TOGETHER
 from mlx_moe.pipeline.frame import Frame, FrameKind
 from mlx_moe.summary import model_parameters, parameter_count
 from tests import checkpoints, oracles

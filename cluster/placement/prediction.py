@@ -11,26 +11,32 @@ from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement, StagePlacement
 from cluster.placement.timing import Owner, decode_s, head_s, hop_s, prefill_s, slower_way
 from mlx_moe.decoding.chunking import ChunkRule, cut
+from mlx_moe.layers.batches import TOGETHER, largest_batch
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds of one position in each stage, in each hop to the next one (empty for one stage), and in the lm_head.
+    """Seconds of a step in each stage, in each hop to the next one (empty for one stage), and in the lm_head.
 
-    They hold for the token at `position`.
+    They hold for the token at `position`. `steps_s[n - 1]` are those of a step of n sequences, up to TOGETHER.
     """
 
     position: int
-    stage_s: tuple[float, ...]
+    steps_s: tuple[tuple[float, ...], ...]
     hop_s: tuple[float, ...]
     head_s: float
     ttft_s: dict[int, float]
     """Seconds to the first token by the prompt's number of tokens."""
 
     @property
+    def stage_s(self) -> tuple[float, ...]:
+        """Seconds of one position in each stage."""
+        return self.steps_s[0]
+
+    @property
     def token_s(self) -> float:
         """Seconds per token for one user."""
-        return sum(self.stage_s) + sum(self.hop_s) + self.head_s
+        return self._round_s(1)
 
     @property
     def tokens_per_s(self) -> float:
@@ -38,13 +44,22 @@ class Prediction:
         return 1 / self.token_s
 
     def together_tokens_per_s(self, users: int) -> float:
-        """Tokens per second of `users` together, each token in a frame of its own; at most those of a full pipeline."""
-        return min(users / self.token_s, self.most_tokens_per_s)
+        """Tokens per second of `users` together, in batches as the scheduler makes them.
+
+        At most those of a full pipeline, which is limited by its slowest stage.
+        """
+        together = largest_batch(users, len(self.stage_s))
+        first_s, *others_s = self.steps_s[together - 1]
+        return min(users / self._round_s(together), together / max(first_s + self.head_s, *others_s, 0.0))
 
     @property
     def most_tokens_per_s(self) -> float:
-        """Tokens per second of a full pipeline, which is limited by its slowest stage."""
-        return 1 / max(self.stage_s[0] + self.head_s, *self.stage_s[1:], 0)
+        """Tokens per second of a pipeline whose stages are full of batches of TOGETHER sequences."""
+        return self.together_tokens_per_s(len(self.stage_s) * TOGETHER)
+
+    def _round_s(self, n: int) -> float:
+        """Return the seconds of a batch of n sequences from token to token."""
+        return sum(self.steps_s[n - 1]) + sum(self.hop_s) + self.head_s
 
 
 def predict(
@@ -63,7 +78,7 @@ def predict(
     position, head = placement.context_tokens // 2, head_s(model, by_id[ids[0]])
     return Prediction(
         position=position,
-        stage_s=tuple(stage.decode_s(position) for stage in stages),
+        steps_s=tuple(tuple(stage.decode_s(position, n + 1) for stage in stages) for n in range(TOGETHER)),
         hop_s=tuple(hop_s(model, link) for link in hops),
         head_s=head,
         ttft_s={n: _prefill_s(model, stages, hops, n, placement.chunks) + head for n in prompts},

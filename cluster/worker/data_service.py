@@ -15,7 +15,7 @@ from cluster.wire import worker_pb2_grpc
 from cluster.worker.frame_stream import COUNT, EPOCH_KEY, RECEIVED_KEY
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, MORE, LinkError, Message
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.layers.weights import TOGETHER
+from mlx_moe.layers.batches import TOGETHER
 from mlx_moe.pipeline.frame import Cancel
 
 SEQUENCE_ID_BYTES = 16

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cluster.worker.arrays import is_frame, is_step
 from cluster.worker.messages import Message
-from mlx_moe.layers.weights import TOGETHER
+from mlx_moe.layers.batches import TOGETHER
 from mlx_moe.pipeline.frame import makes_void
 
 MOST_MESSAGES = 1024

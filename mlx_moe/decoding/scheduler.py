@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mlx_moe.decoding.kv_budget import KVBudget
 from mlx_moe.decoding.sampling import KEPT_POSITIONS
-from mlx_moe.layers.weights import TOGETHER
+from mlx_moe.layers.batches import largest_batch
 
 RESERVE = 1024
 """Positions reserved for an answer without max_tokens; the answer may become longer while there is room."""
@@ -90,7 +90,7 @@ class Scheduler:
     @property
     def _most_together(self) -> int:
         n_decoding = sum(self._decodes(sequence_id) for sequence_id in self._active - self._held)
-        return min(TOGETHER, max(1, -(-n_decoding // self._n_stages)))
+        return largest_batch(n_decoding, self._n_stages)
 
     @property
     def frames_for_each(self) -> int:

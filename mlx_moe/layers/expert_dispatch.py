@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_moe.layers.weights import TOGETHER
+from mlx_moe.layers.batches import TOGETHER
 
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 

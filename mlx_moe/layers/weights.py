@@ -14,6 +14,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_moe.config import QuantizationConfig
+from mlx_moe.layers.batches import TOGETHER
 from mlx_moe.layers.norm import Norm, norm
 
 DEQUANTIZE_FROM = 32
@@ -21,10 +22,6 @@ DEQUANTIZE_FROM = 32
 
 MAX_UNPACKED_BYTES = 8 << 20
 """Matrices that are larger when unpacked stay packed, to save memory."""
-
-
-TOGETHER = 16
-"""Most rows that are computed as if each were alone."""
 
 
 class Weight(Protocol):

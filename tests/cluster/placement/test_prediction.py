@@ -25,6 +25,8 @@ def test_deepseek_v3_on_eight_minis_is_as_fast_as_the_speed_model_says() -> None
     assert prediction.together_tokens_per_s(4) == pytest.approx(38, rel=0.02)
     assert prediction.together_tokens_per_s(8) == pytest.approx(77, rel=0.05)
     assert len(prediction.hop_s) == 8
+    times = [prediction.together_tokens_per_s(users) / prediction.tokens_per_s for users in (8, 16, 32)]
+    assert times == pytest.approx([8.0, 11.4, 14.3], rel=0.02)  # batches of 1, 2 and 4 in each stage
 
 
 def test_one_node_has_no_hops() -> None:

@@ -59,7 +59,8 @@ def solved(
 
 def seconds(placement: Placement, costs: ModelCosts, cluster: Cluster, objective: Objective) -> float:
     prediction = predict(placement, costs, *cluster)
-    return prediction.token_s if objective == "one_user" else 1 / prediction.most_tokens_per_s
+    first_s, *others_s = prediction.stage_s
+    return prediction.token_s if objective == "one_user" else max(first_s + prediction.head_s, *others_s, 0.0)
 
 
 def assert_best(costs: ModelCosts, cluster: Cluster, objective: Objective, *, groups: bool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cluster.worker.inbox import Inbox
 from cluster.worker.messages import Kind, Message
-from mlx_moe.layers.weights import TOGETHER
+from mlx_moe.layers.batches import TOGETHER
 
 A, B = "aa" * 16, "bb" * 16
 MOST_BYTES = 1000
