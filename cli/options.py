@@ -83,6 +83,12 @@ Chunk = Annotated[
         metavar="N", callback=within(1), help="Run prompts in chunks of N tokens; equal chunks give equal tokens."
     ),
 ]
+Latency = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", help="Prompts delay the next token of other answers by at most this; shortens chunks."
+    ),
+]
 Context = Annotated[
     int | None,
     typer.Option(
@@ -120,11 +126,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Log everything; show the t
 class LoadOptions:
     """How a model is loaded; None: the default.
 
-    `replace` replaces a loaded model. `download` allows downloads; `keep` keeps what is read from other nodes. `bits`
-    and `mode` are its quantization while it is loaded.
+    `latency_s` bounds how long a prompt delays other answers, in place of `chunk`. `replace` replaces a loaded model.
+    `download` allows downloads; `keep` keeps what is read from other nodes. `bits` and `mode` are its quantization
+    while it is loaded.
 
     Raises:
-        InvalidRequestError: there is no such quantization.
+        InvalidRequestError: there is no such quantization or latency, or both `chunk` and `latency_s` are given.
     """
 
     context_tokens: int | None = None
@@ -134,8 +141,17 @@ class LoadOptions:
     keep: bool = False
     bits: int | None = None
     mode: str | None = None
+    latency_s: float | None = None
 
     def __post_init__(self) -> None:
+        if self.chunk is not None and self.latency_s is not None:
+            from mlx_moe.errors import InvalidRequestError
+
+            raise InvalidRequestError("--chunk already sets how prompts are cut: leave out --chunk or --latency")
+        if self.latency_s is not None:
+            from cluster.placement import Latency
+
+            Latency(self.latency_s)
         if self.bits or self.mode:
             from mlx_moe.checkpoint.recipe import uniform  # it imports what configurations consist of
 

@@ -16,6 +16,7 @@ from mlx_moe.units import bytes_text
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cli.options import LoadOptions
     from cluster.placement import Fit, Links, ModelCosts, NodeCapacity, Objective, Prediction, StagePlacement
 
 DEFAULT_CONTEXT = 8192
@@ -56,18 +57,20 @@ def plan(
     bits: int | None = None,
     objective: Objective = "one_user",
     here: Callable[[], Target] | None = None,
-    chunk: int | None = None,
+    cut: LoadOptions | None = None,
     *,
     standby: bool = False,
 ) -> None:
     """Print a placement of `model` on the nodes of a spec, or on the target of `here` (None: the cluster, if any).
+
+    `cut` says how prompts are cut.
 
     Raises:
         InvalidRequestError, CheckpointError: the model, the spec or a number is invalid.
         PlacementError: the model does not fit; the message says what would make it fit.
     """
     target = parsed(nodes_text) if nodes_text is not None else (here or around)()
-    made = make(model, target, context, users, bits, objective, chunk, standby=standby, with_content=as_json)
+    made = make(model, target, context, users, bits, objective, cut, standby=standby, with_content=as_json)
     if as_json:
         print(json.dumps(to_json(made)))
     else:
@@ -126,20 +129,25 @@ def make(
     users: int,
     bits: int | None,
     objective: Objective,
-    chunk: int | None = None,
+    cut: LoadOptions | None = None,
     *,
     standby: bool = False,
     with_content: bool = False,
 ) -> Plan:
-    """Return a plan, with chunks of `chunk` tokens if given, and a spare copy of a stage. Raises as `plan`.
+    """Return a plan, with prompts cut as `cut` says, and a spare copy of a stage. Raises as `plan`.
 
     `with_content` adds the content hash, which a later load checks.
     """
     from cluster.cost_reader import CostReader
-    from cluster.placement import fit, predict, with_standby
+    from cluster.placement import Latency, fit, predict, with_standby
     from mlx_moe.checkpoint.recipe import AS_STORED, uniform
     from mlx_moe.decoding.chunking import ChunkRule
 
+    chunks: ChunkRule | Latency | None = None
+    if cut is not None and cut.latency_s is not None:
+        chunks = Latency(cut.latency_s)
+    elif cut is not None and cut.chunk is not None:
+        chunks = ChunkRule.fixed(cut.chunk)
     recipe = AS_STORED if bits is None else uniform(bits)
     reader = CostReader(model, float_bytes=target.float_bytes)
     costs = reader.at(bits)
@@ -152,7 +160,7 @@ def make(
         concurrency=users,
         objective=objective,
         at_bits=reader.at,
-        chunks=None if chunk is None else ChunkRule.fixed(chunk),
+        chunks=chunks,
     )
     if standby:
         found = replace(found, placement=with_standby(found.placement, costs, found.nodes))

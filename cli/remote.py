@@ -76,6 +76,7 @@ def wanted(model: str, options: LoadOptions) -> Wanted:
         model,
         context_tokens=options.context_tokens or 0,
         chunk=options.chunk or 0,
+        latency_s=options.latency_s or 0.0,
         replace=options.replace,
         download=options.download,
         keep=options.keep,

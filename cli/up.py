@@ -135,13 +135,15 @@ def wanted(
     if named is None:
         if (users, draft, standby) != (None, None, False) or options != LoadOptions(replace=True):
             raise InvalidRequestError(
-                "--context, --users, --draft, --standby, --chunk, --bits, --mode, --keep and --yes need a MODEL"
+                "--context, --users, --draft, --standby, --chunk, --latency, --bits, --mode, --keep and --yes need a "
+                "MODEL"
             )
         return None
-    if placement is not None and options.chunk is not None:
+    if placement is not None and (options.chunk, options.latency_s) != (None, None):
+        cut = f"--latency {options.latency_s:g}" if options.chunk is None else f"--chunk {options.chunk}"
         raise InvalidRequestError(
             f"the plan in {plan} already sets the chunks; make a new plan: moe-cluster plan "
-            f"{shlex.quote(placement.model)} --chunk {options.chunk} --json"
+            f"{shlex.quote(placement.model)} {cut} --json"
         )
     if placement is not None and standby:
         raise InvalidRequestError(

@@ -88,6 +88,7 @@ def plan(
         typer.Option(metavar="N", callback=within(2, 8), help="Plan as if the model were quantized to N bits."),
     ] = None,
     chunk: o.Chunk = None,
+    latency: o.Latency = None,
     standby: o.Standby = False,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -97,7 +98,8 @@ def plan(
         from cli.plan import plan as print_plan
 
         objective: Literal["one_user", "many_users"] = "many_users" if many else "one_user"
-        print_plan(model, nodes, json, context, users, bits, objective, chunk=chunk, standby=standby)
+        cut = o.LoadOptions(chunk=chunk, latency_s=latency)
+        print_plan(model, nodes, json, context, users, bits, objective, cut=cut, standby=standby)
 
 
 @commands.command(cls=WordyCommand, short_help="Quantize a model, into a new directory.")

@@ -68,6 +68,7 @@ def up(
     ] = None,
     standby: o.Standby = False,
     chunk: o.Chunk = None,
+    latency: o.Latency = None,
     bits: o.Bits = None,
     mode: o.Mode = None,
     keep: o.Keep = False,
@@ -90,7 +91,8 @@ def up(
         token = tokens.read_token(join, or_environment=not new and not insecure)
         start = up_command.StartOptions(options, token, new, insecure, defaults)
         wanted = up_command.wanted(
-            *(model, plan, users, draft, o.LoadOptions(context, chunk, True, yes, keep, bits, mode)), standby=standby
+            *(model, plan, users, draft, o.LoadOptions(context, chunk, True, yes, keep, bits, mode, latency)),
+            standby=standby,
         )
         if detach:
             up_command.up_detached(start, wanted, serve=serve)

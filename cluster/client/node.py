@@ -373,6 +373,7 @@ def _load_request(wanted: Wanted) -> pb.LoadRequest:
         draft=wanted.draft,
         replace=wanted.replace,
         chunk_length=wanted.chunk,
+        latency_s=wanted.latency_s,
         download=wanted.download,
         keep=wanted.keep,
         bits=wanted.bits,

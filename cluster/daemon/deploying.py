@@ -184,6 +184,7 @@ class Deploying:
             context_tokens=self._deploy.context_tokens,
             chunk_length=placed.chunks.fixed_length,
             standby=self._deploy.asked.standby,
+            latency_s=self._deploy.asked.latency_s,
         )
         if (quantized := placed.recipe.experts) is not None:
             serving.bits, serving.mode = quantized.bits, quantized.mode

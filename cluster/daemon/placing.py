@@ -11,7 +11,7 @@ from typing import TypeVar
 from cluster.cost_reader import checkpoint_costs
 from cluster.daemon.state import NodeState
 from cluster.errors import ClusterError, PlacementError
-from cluster.placement import Links, ModelCosts, NodeCapacity, Placement, Rebalance, rebalance, repair, solve
+from cluster.placement import Latency, Links, ModelCosts, NodeCapacity, Placement, Rebalance, rebalance, repair, solve
 from cluster.placement.nodes import capacity, links_from
 from mlx_moe import families
 from mlx_moe.checkpoint.checkpoint import Checkpoint
@@ -68,7 +68,7 @@ def place(
     between: Links,
     context_tokens: int,
     concurrency: int,
-    chunks: ChunkRule | None = None,
+    chunks: ChunkRule | Latency | None = None,
 ) -> Placement:
     """Return the placement that answers one user fastest. Raises PlacementError if none fits."""
 

@@ -23,7 +23,7 @@ from cluster.daemon.state import NodeState
 from cluster.daemon.voting import Voting, lasts
 from cluster.errors import ClusterError, OccupiedError, OutvotedError, PlacementError, TrustError
 from cluster.home import Home
-from cluster.placement import ModelCosts, Placement, validate, with_standby
+from cluster.placement import Latency, ModelCosts, Placement, validate, with_standby
 from cluster.rpc_errors import translated
 from cluster.wire import node_pb2 as pb
 from cluster.wire import node_pb2_grpc, worker_pb2
@@ -230,6 +230,7 @@ class Serving:
             and request.draft in ("", serving.draft)
             and request.context_tokens <= serving.context_tokens
             and request.chunk_length in (0, serving.chunk_length)
+            and request.latency_s in (0, serving.latency_s)
             and request.bits in (0, serving.bits)
             and request.mode in ("", serving.mode)
             and (serving.standby or not request.standby)
@@ -412,7 +413,7 @@ class Serving:
             placing.links(self._state),
             request.context_tokens,
             request.concurrency or 1,
-            ChunkRule.fixed(request.chunk_length) if request.chunk_length else None,
+            _chunks(request),
         )
         if request.standby:
             placement = with_standby(placement, costs, placing.capacities(self._state))
@@ -420,6 +421,12 @@ class Serving:
 
     def _costs(self, request: pb.LoadRequest, own: Copy, recipe: Recipe) -> ModelCosts:
         return placing.costs(request.model, own.directory, placing.float_bytes(self._state), recipe, request.draft)
+
+
+def _chunks(request: pb.LoadRequest) -> ChunkRule | Latency | None:
+    if request.latency_s:
+        return Latency(request.latency_s)
+    return ChunkRule.fixed(request.chunk_length) if request.chunk_length else None
 
 
 def _has_failed(serving: pb.Serving) -> bool:

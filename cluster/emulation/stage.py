@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +18,7 @@ from cluster.placement.capacity import Link
 from cluster.placement.prediction import StageTiming
 from mlx_moe.errors import FrameError
 from mlx_moe.layers.expert_load import Counts
-from mlx_moe.layers.steps import Steps
+from mlx_moe.layers.steps import Steps, finish
 from mlx_moe.pipeline.frame import Frame, FrameKind, Returned
 from mlx_moe.pipeline.stage import StageCounts
 
@@ -83,39 +84,43 @@ class EmulatedStage:
 
     def run(self, frame: Frame) -> Frame:
         """See Stage."""
+        return finish(self.steps(frame))
+
+    def steps(self, frame: Frame) -> Steps[Frame]:
+        """See Stage. A chunk waits for each of its layers, a step for all of them."""
         start, length = frame.position, frame.hidden_states.shape[0]
-        timing, end = self._timing, start + length
-        is_prefill = frame.kind is FrameKind.PREFILL
-        seconds = timing.prefill_s(start, end, frame.outputs) if is_prefill else timing.decode_s(start)
-        (returned,) = self._work([frame], seconds)
+        (returned,), arrived_s = self._receive([frame])
+        if frame.kind is FrameKind.PREFILL:
+            seconds = self._timing.prefill_s(start, start + length, frame.outputs) + self._overhead_s
+            for _ in range(self._timing.n_layers):
+                yield partial(self._clock.work, seconds / self._timing.n_layers, arrived_s)
+        else:
+            self._clock.work(self._timing.decode_s(start) + self._overhead_s, arrived_s)
+        self.counts.add(frame)
         return returned
 
     def together(self, frames: Sequence[Frame]) -> Steps[list[Returned]]:
-        """See Stage. Cached positions are counted as if all sequences had their mean."""
+        """See Stage. All sequences are taken to have their mean number of positions."""
         yield from ()
+        returned, arrived_s = self._receive(frames)
         mean = sum(frame.position for frame in frames) // len(frames)
-        return [*self._work(frames, self._timing.decode_s(mean, len(frames)))]
+        self._clock.work(self._timing.decode_s(mean, len(frames)) + self._overhead_s, arrived_s)
+        self.counts.add(*frames)
+        return [*returned]
 
-    def _work(self, frames: Sequence[Frame], seconds: float) -> list[Frame]:
-        """Wait until the end of work of `seconds`, which begins when all frames are here."""
-        arrived, returned = time.monotonic(), []
+    def _receive(self, frames: Sequence[Frame]) -> tuple[list[Frame], float]:
+        """Return what frames become, and when the last of them has arrived over the emulated wire."""
+        arrived_s, returned = time.monotonic(), []
         for frame in frames:
             length, end = frame.hidden_states.shape[0], frame.position + frame.hidden_states.shape[0]
             if frame.position > self._kept.get(frame.sequence_id, 0):
                 raise FrameError(f"node {self.node}: a frame at position {frame.position}, but fewer are cached")
             if self._wire is not None:
-                arrived += self._wire.seconds(length * self._hidden_size * FLOAT_BYTES)
+                arrived_s += self._wire.seconds(length * self._hidden_size * FLOAT_BYTES)
             outputs = (frame.outputs if self._is_last else None) or length
             returned.append(replace(frame, position=end - outputs, hidden_states=self._rows(end, outputs)))
             self._kept[frame.sequence_id] = end
-        self._clock.work(seconds + self._overhead_s, arrived)
-        self.counts.add(*frames)
-        return returned
-
-    def steps(self, frame: Frame) -> Steps[Frame]:
-        """See Stage. The wait for a frame is not divided."""
-        yield from ()
-        return self.run(frame)
+        return returned, arrived_s
 
     def expert_load(self) -> Mapping[int, Counts]:
         """See Stage. Nothing is routed."""

@@ -5,6 +5,7 @@ Pure: it opens no files (`cluster.cost_reader` does) and imports no MLX.
 
 from cluster.placement.accounting import Load, loads, placed
 from cluster.placement.capacity import Link, Links, NodeCapacity
+from cluster.placement.chunks import Latency
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import ExpertPeer, Placement, StagePlacement, Standby, validate
 from cluster.placement.prediction import Prediction, predict
@@ -18,6 +19,7 @@ from cluster.placement.standby import with_standby
 __all__ = [
     "ExpertPeer",
     "Fit",
+    "Latency",
     "Link",
     "Links",
     "Load",

@@ -73,9 +73,8 @@ def predict(
     """Predict a placement's speed in the middle of its context, and its times to first token for prompt lengths."""
     by_id = {node.node_id: node for node in nodes}
     stages = [StageTiming(model, stage, by_id, links) for stage in placement.stages]
-    ids = [stage.node_id for stage in placement.stages]
-    hops = [links.between(a, b) for a, b in pairwise([*ids, ids[0]])] if len(ids) > 1 else []
-    position, head = placement.context_tokens // 2, head_s(model, by_id[ids[0]])
+    hops = _hops(placement, links)
+    position, head = placement.context_tokens // 2, head_s(model, by_id[placement.coordinator])
     return Prediction(
         position=position,
         steps_s=tuple(tuple(stage.decode_s(position, n + 1) for stage in stages) for n in range(TOGETHER)),
@@ -83,6 +82,27 @@ def predict(
         head_s=head,
         ttft_s={n: _prefill_s(model, stages, hops, n, placement.chunks) + head for n in prompts},
     )
+
+
+def longest_delay_s(
+    placement: Placement, model: ModelCosts, nodes: Sequence[NodeCapacity], links: Links, length: int
+) -> float:
+    """Return for how many seconds chunks of another answer's prompt delay a token at most.
+
+    Each stage lets steps run between the layers of a chunk, so a token waits for one layer in each stage, and for a
+    chunk that leaves before it in each hop.
+    """
+    by_id = {node.node_id: node for node in nodes}
+    end = max(placement.context_tokens, length)
+    timings = (StageTiming(model, stage, by_id, links) for stage in placement.stages)
+    in_stages = sum(timing.slowest_layer_s(end - length, end) for timing in timings)
+    return in_stages + sum(hop_s(model, link, length) for link in _hops(placement, links))
+
+
+def _hops(placement: Placement, links: Links) -> list[Link]:
+    """Return the links from each stage to the next one, and from the last to the first; none for a single stage."""
+    ids = [stage.node_id for stage in placement.stages]
+    return [links.between(a, b) for a, b in pairwise([*ids, ids[0]])] if len(ids) > 1 else []
 
 
 def _prefill_s(
@@ -121,12 +141,21 @@ class StageTiming:
         self._kinds = {kind: self._layers.count(kind) for kind in dict.fromkeys(self._layers)}
         self._ends_model = stage.layers.stop == len(model.layers)
 
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self._layers)
+
     def decode_s(self, position: int, n_sequences: int = 1) -> float:
         """Return the seconds of a step of so many sequences, each attending to `position` others."""
         return sum(
             n * decode_s(self._model, layer, owners, position, n_sequences)
             for (layer, owners), n in self._kinds.items()
         )
+
+    def slowest_layer_s(self, start: int, end: int) -> float:
+        """Return the seconds that one layer takes at most for a prompt's positions [start, end)."""
+        return max(prefill_s(self._model, layer, owners, start, end) for layer, owners in self._kinds)
 
     def prefill_s(self, start: int, end: int, outputs: int | None = None) -> float:
         """Return the seconds of a prompt's positions [start, end).

@@ -9,6 +9,7 @@ from cluster.errors import PlacementError
 from cluster.placement.accounting import budget, loads, shortage
 from cluster.placement.capacity import Links, NodeCapacity, size_text
 from cluster.placement.chips import MAC_GIGABYTES, SYSTEM_BYTES
+from cluster.placement.chunks import Latency
 from cluster.placement.costs import ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.solver import Objective, Problem, can_hold, solve
@@ -76,7 +77,7 @@ def fit(
     concurrency: int,
     objective: Objective = "one_user",
     at_bits: AtBits | None = None,
-    chunks: ChunkRule | None = None,
+    chunks: ChunkRule | Latency | None = None,
 ) -> Fit:
     """Solve for the nodes as they are; if that fails with raised GPU limits, and last with layers split by experts.
 

@@ -18,7 +18,7 @@ from cluster.errors import PlacementError
 from cluster.placement import search
 from cluster.placement.accounting import budget, first_layers, placed, prefix_sums, shortage
 from cluster.placement.capacity import Link, Links, NodeCapacity, node_classes
-from cluster.placement.chunks import with_chunks
+from cluster.placement.chunks import Latency, with_chunks
 from cluster.placement.costs import LayerCosts, ModelCosts
 from cluster.placement.placement import Placement
 from cluster.placement.search import NEVER, Integers, Run, Unit
@@ -49,7 +49,7 @@ def solve(
     concurrency: int,
     objective: Objective = "one_user",
     expert_groups: bool | None = None,
-    chunks: ChunkRule | None = None,
+    chunks: ChunkRule | Latency | None = None,
     coordinator: str | None = None,
 ) -> Placement:
     """Return the placement that answers fastest for one user (sum of all stages) or for many (slowest stage).
@@ -59,7 +59,8 @@ def solve(
     among placements with equal slowest stages.
 
     Args:
-        chunks: the rule by which prompts are cut; None: the one that is predicted to be fastest.
+        chunks: the rule by which prompts are cut; None: the one that is predicted to be fastest, a Latency: of those
+            that keep it.
         coordinator: the id of the node that holds the first stage; None: any. Other equal nodes get parts in order.
         expert_groups: whether to try expert groups; None: if the model does not fit with whole layers, or if some
             leader would run a layer faster with peers than alone.

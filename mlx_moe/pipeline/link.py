@@ -66,7 +66,7 @@ class RunningStage(Protocol):
         """Number of positions that all sequences keep."""
 
 
-SLICE_S = 0.1
+SLICE_S = 0.03
 """Longest time that a chunk runs before other answers get a turn; exceeded by up to one layer."""
 
 
