@@ -1,6 +1,7 @@
 """Answering: the coordinator's loop: gives answers turns, and sends what the coordinator yields.
 
-It outlives the loss of a stage: it is interrupted, and resumed with another coordinator and pipeline.
+It outlives the loss of a stage: it is interrupted, and resumed with another coordinator and pipeline. An answer that
+has to give way to older ones is put back: it keeps nothing but its tokens, and goes on when there is room.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from cluster.worker.memory_guard import MemoryGuard, MemoryUse
 from cluster.worker.pipeline import Pipeline
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
+from mlx_moe.decoding.replay import PromptFrames
 from mlx_moe.decoding.sequence import Phase, Sequence
-from mlx_moe.errors import InvalidRequestError, MoeClusterError
+from mlx_moe.errors import BusyError, EvictedError, InvalidRequestError, MoeClusterError
 from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Release, Returned
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,11 @@ LOOK_S = 1.0
 class _Answer:
     writer: AnswerWriter
     stream: AnswerQueue
-    has_told_frames: bool = False
+    frames: PromptFrames | None = None
     waits_since: float | None = None  # monotonic seconds of an interruption, until the next token
+    waits_for: str = ""
+    is_put_back: bool = False
+    gave_way: bool = False  # because memory ran out
 
 
 @dataclass(slots=True)
@@ -63,7 +68,6 @@ class Answering:
         self._answers: dict[str, _Answer] = {}
         self._to_send: deque[Outgoing] = deque()  # before the next turn
         self._has_work = asyncio.Event()
-        self._interruption = ""
         self._memory = MemoryGuard()
         self.counts = AnsweringCounts()
 
@@ -117,8 +121,11 @@ class Answering:
         Raises:
             InvalidRequestError: its sequence has an unfinished answer.
             PressureError: a node has too little memory left.
+            BusyError: answers that were put back wait for room.
         """
         self._memory.require_room(time.monotonic())
+        if waiting := sum(answer.is_put_back for answer in self._answers.values()):
+            raise BusyError(f"{waiting} answers wait for room in the KV cache: try again when another one has ended")
         sequence = writer.sequence
         if sequence.id in self._answers:
             raise InvalidRequestError("the conversation is being answered: wait for that answer, or close it")
@@ -130,16 +137,24 @@ class Answering:
         self._has_work.set()
 
     def note_memory(self, use: MemoryUse) -> None:
-        """Note what a node uses; where memory runs out, the newest answer ends, and its KV caches are freed."""
-        self._memory.note(use, time.monotonic())
-        newest = next(reversed(self._answers.values()), None)
-        if newest is None:
-            return
-        sequence = newest.writer.sequence
-        if error := self._memory.gives_way(time.monotonic(), len(sequence.answer_ids)):
+        """Note what a node uses; where memory runs out, the newest answer is put back, the second time it ends."""
+        now = time.monotonic()
+        self._memory.note(use, now)
+        newest = next((answer for answer in reversed(self._answers.values()) if not answer.is_put_back), None)
+        sequence = None if newest is None else newest.writer.sequence
+        if newest is None or sequence is None:
+            self._retry()
+        elif error := self._memory.gives_way(now, len(sequence.answer_ids)):
             log.warning("event=gave_way sequence_id=%s error=%s", sequence.id, error)
-            self.cut_off(sequence, error)
-            self.release(sequence)
+            if newest.gave_way:
+                self.cut_off(sequence, error)
+                self.release(sequence)
+            else:
+                newest.gave_way = True
+                self._send(self._coordinator.end(sequence))
+                self._put_back(newest, str(error).partition(":")[0])
+        elif not self._memory.is_short(now):
+            self._retry()
 
     def receive(self, returned: Returned) -> None:
         """Process what the last stage returns."""
@@ -152,6 +167,7 @@ class Answering:
         if answer is not None and answer.writer is writer:
             del self._answers[writer.sequence.id]
             self._send(self._coordinator.end(writer.sequence))
+            self._retry()
 
     def cut_off(self, sequence: Sequence, error: MoeClusterError | None = None) -> None:
         """End a sequence's answer, if it has one, and notify the reader."""
@@ -166,10 +182,8 @@ class Answering:
 
     def interrupt(self, cause: MoeClusterError) -> None:
         """Record that stages were lost, and why; called while `run` does not run. Answers wait for `resume`."""
-        self._interruption = str(cause)
         for answer in self._answers.values():
-            answer.waits_since = answer.waits_since or time.monotonic()
-            answer.stream.put(Waiting(self._interruption))
+            self._tell_waiting(answer, str(cause))
 
     def resume(self, coordinator: Coordinator, pipeline: Pipeline) -> None:
         """Continue all answers on other stages, which keep no positions: these are computed again as they were."""
@@ -181,15 +195,40 @@ class Answering:
         self._coordinator, self._pipeline = coordinator, pipeline
         self._to_send.clear()
         for answer in self._answers.values():
-            coordinator.submit(answer.writer.sequence)
-            if answer.stream.is_full:
-                coordinator.scheduler.hold(answer.writer.sequence.id)
-        self._has_work.set()
+            self._submit(answer)
 
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's KV caches on all stages and end its answer."""
         self.cut_off(sequence)
         self._send(self._coordinator.release(sequence))
+
+    def _submit(self, answer: _Answer) -> None:
+        """Let an answer go on, whose positions are computed again."""
+        answer.is_put_back = False
+        self._coordinator.submit(answer.writer.sequence)
+        if answer.stream.is_full:
+            self._coordinator.scheduler.hold(answer.writer.sequence.id)
+        self._has_work.set()
+
+    def _put_back(self, answer: _Answer, cause: str) -> None:
+        """Free the caches of an answer that has been ended, and plan to compute them again in the same frames."""
+        sequence = answer.writer.sequence
+        self._send(self._coordinator.release(sequence))
+        sequence.put_back(answer.frames)
+        answer.is_put_back = True
+        self._tell_waiting(answer, cause)
+
+    def _may_be_put_back(self, answer: _Answer, error: MoeClusterError) -> bool:
+        """Whether a failure is only that others have the KV cache; one that runs wakes those that wait when it ends."""
+        has_begun = isinstance(error, BusyError) and answer.waits_since is not None
+        others = any(not other.is_put_back for other in self._answers.values() if other is not answer)
+        return others and (has_begun or isinstance(error, EvictedError))
+
+    def _retry(self) -> None:
+        """Let those that were put back try to go on, the oldest first."""
+        if not self._memory.is_short(time.monotonic()):
+            for answer in [answer for answer in self._answers.values() if answer.is_put_back]:
+                self._submit(answer)
 
     async def _wait(self) -> None:
         """Wait for work, at most LOOK_S; end answers whose frames are overdue."""
@@ -232,9 +271,9 @@ class Answering:
 
     def _tell_frames(self, answer: _Answer) -> None:
         """Say how the prompt is computed, so that another coordinator can do the same if this one is lost."""
-        if not answer.has_told_frames and answer.writer.sequence.phase is Phase.PREFILL:
-            answer.stream.put(answer.writer.sequence.prompt_frames)
-            answer.has_told_frames = True
+        if answer.frames is None and answer.writer.sequence.phase is Phase.PREFILL:
+            answer.frames = answer.writer.sequence.prompt_frames
+            answer.stream.put(answer.frames)
 
     def _write(self, written: Written) -> None:
         answer = self._answers[written.sequence.id]
@@ -244,7 +283,7 @@ class Answering:
             waited_s = time.monotonic() - answer.waits_since
             answer.writer.stats.waited_s += waited_s
             self.counts.waited_s += waited_s
-            answer.writer.stats.waited_for = self._interruption
+            answer.writer.stats.waited_for = answer.waits_for
             answer.waits_since = None
         token = answer.writer.write(written)
         reason = answer.writer.finish_reason
@@ -255,9 +294,19 @@ class Answering:
             self._coordinator.scheduler.hold(written.sequence.id)
 
     def _fail(self, failed: Failed) -> None:
-        answer = self._answers.pop(failed.sequence.id)
+        answer = self._answers[failed.sequence.id]
+        if self._may_be_put_back(answer, failed.error):
+            log.info("event=put_back sequence_id=%s reason=%s", failed.sequence.id, failed.error)
+            self._put_back(answer, "older answers have the KV cache")
+            return
+        del self._answers[failed.sequence.id]
         answer.writer.failure = failed.error
         answer.stream.end(failed.error)
+        self._retry()
+
+    def _tell_waiting(self, answer: _Answer, cause: str) -> None:
+        answer.waits_since, answer.waits_for = answer.waits_since or time.monotonic(), cause
+        answer.stream.put(Waiting(cause))
 
     def _tell_progress(self, sequence_id: str) -> None:
         answer = self._answers.get(sequence_id)
@@ -266,4 +315,4 @@ class Answering:
         if answer is not None and not answer.writer.stats.generated_tokens:
             answer.stream.put(answer.writer.prefill_progress)
         elif answer is not None and answer.waits_since is not None:
-            answer.stream.put(Waiting(self._interruption, *answer.writer.sequence.replayed))
+            answer.stream.put(Waiting(answer.waits_for, *answer.writer.sequence.replayed))

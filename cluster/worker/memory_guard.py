@@ -90,6 +90,10 @@ class MemoryGuard:
                     f"the node more with moe-cluster up --memory"
                 )
 
+    def is_short(self, now_s: float) -> bool:
+        """Whether a node has too little memory for another request."""
+        return any(use.is_short for use in self._uses(now_s))
+
     def gives_way(self, now_s: float, tokens: int) -> PressureError | None:
         """Return the error that ends the newest answer, which has so many tokens; None if it may go on."""
         out = next((use for use in self._uses(now_s) if use.is_out), None)

@@ -222,7 +222,8 @@ class Coordinator:
     def _begin(self, answer: _Answer) -> Iterator[Output]:
         """Reserve KV cache, reuse the kept prefix of the prompt, and send the first frame."""
         sequence, request = answer.sequence, answer.request
-        gone = self.scheduler.begin(sequence.id, len(request.input_ids), sequence.limit, request.max_tokens)
+        written = len(sequence.answer_ids)
+        gone = self.scheduler.begin(sequence.id, len(request.input_ids), written, sequence.limit, request.max_tokens)
         answer.is_begun = True
         if sequence.id not in self.sequences:  # before others are evicted: the answer may end meanwhile
             self.sequences[sequence.id] = sequence

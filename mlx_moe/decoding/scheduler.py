@@ -38,13 +38,15 @@ class Scheduler:
         self._ready: deque[str] = deque()
         self._held: set[str] = set()
 
-    def begin(self, sequence_id: str, prompt: int, limit: int, max_tokens: int | None) -> list[str]:
-        """Reserve KV cache for a prompt of `prompt` tokens and an answer of up to `limit`. Raises as `KVBudget.admit`.
+    def begin(self, sequence_id: str, prompt: int, written: int, limit: int, max_tokens: int | None) -> list[str]:
+        """Reserve KV cache for a prompt of `prompt` tokens and an answer of up to `limit`, of which some are `written`.
+
+        Raises as `KVBudget.admit`.
 
         Returns:
             The evicted idle sequences: the caller must release their KV caches.
         """
-        reserved = limit if max_tokens is not None else min(limit, RESERVE)
+        reserved = limit if max_tokens is not None else min(limit, written + RESERVE)
         gone = self.budget.admit(sequence_id, prompt + reserved)
         self._active.add(sequence_id)
         return gone

@@ -129,6 +129,12 @@ class Sequence:
             self.planned = [*frames.ends, *range(frames.ends[-1] + 1, self.n_known + 1)]
             self.phase = Phase.PREFILL
 
+    def put_back(self, frames: PromptFrames | None) -> None:
+        """Plan to compute everything again when the answer, which has ended, is submitted again; nothing is kept."""
+        self.rewind(0)
+        self.planned, self.phase = [], Phase.WAITING
+        self.go_on(Replay(tuple(self.answer_ids), frames))
+
     def restart(self) -> None:
         """Plan to compute everything again, on other stages that keep nothing."""
         if self.phase in (Phase.PREFILL, Phase.DECODE):

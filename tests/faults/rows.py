@@ -55,11 +55,11 @@ ROWS = (
         14,
         "memory over 85 % / 95 %",
         "P, G",
-        "new requests are refused; the newest gives way",
+        "new requests are refused; the newest gives way, and goes on later",
         "a process takes the memory and gives it back; simulated samples",
         (
             "tests/cluster/worker/test_memory_guard.py::"
-            "test_memory_that_runs_out_ends_the_newest_answer_and_the_older_goes_on",
+            "test_memory_that_runs_out_stops_the_newest_answer_until_there_is_room_and_then_ends_it",
             "tests/cluster/worker/test_memory_guard.py::"
             "test_any_node_that_is_short_refuses_until_it_is_not_or_is_silent",
         ),

@@ -18,9 +18,9 @@ from cluster.worker.recording import Recording
 from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.coordinator import Coordinator
-from mlx_moe.decoding.request import Request
+from mlx_moe.decoding.request import Request, Token
 from mlx_moe.decoding.sequence import Sequence
-from mlx_moe.errors import EvictedError, InvalidRequestError, NumericsError
+from mlx_moe.errors import BusyError, InvalidRequestError, NumericsError
 from mlx_moe.layers.cache_costs import GROWTH
 from mlx_moe.model import LocalModel
 from mlx_moe.pipeline.frame import Batch, Fork, Frame, Outgoing, Release
@@ -245,8 +245,15 @@ def test_a_failure_comes_to_its_own_reader_after_what_was_written(model: LocalMo
     run(answers, scenario)
 
 
-def test_an_answer_that_gave_way_is_told_by_the_turn_that_made_it(model: LocalModel) -> None:
+def test_an_answer_that_gives_way_to_an_older_one_goes_on_after_it_with_the_same_tokens(model: LocalModel) -> None:
     answers = Answers(model, kv_positions=2 * GROWTH)
+    undisturbed = Answers(model)
+    wanted: list[Token] = []
+
+    async def alone() -> None:
+        stream = AnswerQueue()
+        undisturbed.ask(stream, 200)
+        wanted.extend(item.token for item in await read(stream))
 
     async def scenario() -> None:
         older, newest = AnswerQueue(), AnswerQueue()
@@ -255,11 +262,15 @@ def test_an_answer_that_gave_way_is_told_by_the_turn_that_made_it(model: LocalMo
         await read(older)
         again = AnswerQueue()
         answers.ask(again, GROWTH // 2, (*long, 3), first.sequence)
-        answers.ask(newest, 200)
-        with pytest.raises(EvictedError, match="given up after"):
-            await read(newest)
-        await read(again)
+        writer = answers.ask(newest, 200)
+        begun = await _until_put_back(newest)
+        with pytest.raises(BusyError, match="1 answers wait for room"):
+            answers.ask(AnswerQueue(), 1)
+        assert begun + [item.token for item in await read(newest)] == wanted
+        assert "older answers have the KV cache" in writer.stats.waited_for
+        assert len(await read(again)) == GROWTH // 2
 
+    run(undisturbed, alone)
     answers.all._coordinator.scheduler.begin = _unreserved(answers)  # type: ignore[method-assign]
     run(answers, scenario)
 
@@ -332,10 +343,20 @@ def test_a_fork_of_what_is_lost_leaves_nothing_kept(model: LocalModel) -> None:
     assert model.stage.kv_positions == 0
 
 
+async def _until_put_back(stream: AnswerQueue) -> list[Token]:
+    """Return the tokens before an answer is put back."""
+    tokens = []
+    async for item in stream.read():
+        if isinstance(item, Waiting):
+            break
+        tokens += [item.token] if isinstance(item, QueuedToken) else []
+    return tokens
+
+
 def _unreserved(answers: Answers) -> Callable[..., list[str]]:
     """Return a scheduler's `begin` that reserves the prompt alone, so that answers outgrow it."""
     begin = answers.all._coordinator.scheduler.begin
-    return lambda sequence_id, prompt, _limit, _max_tokens: begin(sequence_id, prompt, 1, 1)
+    return lambda sequence_id, prompt, written, _limit, _max_tokens: begin(sequence_id, prompt + written, 0, 1, 1)
 
 
 def test_a_sequence_has_one_answer_and_its_old_one_ends_no_new_one(model: LocalModel) -> None:

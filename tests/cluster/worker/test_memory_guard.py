@@ -115,7 +115,7 @@ async def rest_of(call: Any) -> list[Any]:
     return events
 
 
-def test_memory_that_runs_out_ends_the_newest_answer_and_the_older_goes_on(
+def test_memory_that_runs_out_stops_the_newest_answer_until_there_is_room_and_then_ends_it(
     model: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory is real: this process takes it, and gives it back."""
@@ -148,6 +148,16 @@ def test_memory_that_runs_out_ends_the_newest_answer_and_the_older_goes_on(
             assert error.retryable
             while not look().is_out:
                 ballast.append(bytearray(b"x") * (200 * MB))
+            while not (event := await newest.read()).HasField("waiting"):
+                pass
+            assert "node mac-1 uses" in event.waiting.cause
+            assert answering.active == 2
+            ballast.clear()
+            assert not look().is_short
+            while not (await newest.read()).HasField("token"):
+                pass
+            while not look().is_out:
+                ballast.append(bytearray(b"x") * (400 * MB))
             assert answering.active == 1
             with pytest.raises(grpc.aio.AioRpcError) as ended:
                 await rest_of(newest)
