@@ -74,6 +74,7 @@ def test_a_node_that_holds_nothing_goes_without_taking_away_what_it_asked_for(
     asker = cluster.nodes[2]
     with OwnNode.connect(asker.home) as node:
         list(node.load(Wanted("demo", cluster.place("demo", (3, 3)))))
+        until(lambda: node.status().ready)
         model = node.model(node.status())
     written = model.new_conversation().answer(request(max_tokens=None))
     tokens = [next(written) for _ in range(3)]

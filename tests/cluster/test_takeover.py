@@ -92,8 +92,7 @@ def test_an_answer_goes_on_with_the_workers_that_are_left(
         assert written.finish_reason == "length"
         assert "node mac-1" in written.stats.waited_for
         assert written.stats.waited_s > 0
-        assert waits[0] is not None
-        assert "node mac-1" in waits[0].cause
+        assert any("node mac-1" in wait.cause for wait in waits if wait is not None)  # once it is known
         assert waits[-1] is None
         assert another.result() == wanted
     assert ready(second, before.epoch) is not None
