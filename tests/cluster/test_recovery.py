@@ -49,7 +49,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -
 def loaded(cluster: Cluster, layers: tuple[int, ...] = LAYERS, owners: tuple[int, ...] = ()) -> RemoteModel:
     """Load the model on all nodes, after those that were lost have come back."""
     wait_for_lost(cluster)
-    return cluster.load("demo", cluster.place("demo", layers, owners, n_experts=16, moe_layers=range(1, 6)))
+    placement = cluster.place("demo", layers, owners, n_experts=16, moe_layers=range(1, 6))
+    return cluster.load("demo", placement, reconfigure=True)
 
 
 def wait_for_lost(cluster: Cluster) -> None:

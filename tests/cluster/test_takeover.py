@@ -133,6 +133,7 @@ def test_who_loaded_it_may_unload_it_in_use_although_others_have_had_it_since(
     with closing(second.model(second.status())) as model:
         written = model.new_conversation().answer(request(max_tokens=None))
         read(written, 3)
+        until(lambda: second.status().coordinator_stats.active_requests)  # is told once a second
         with OwnNode.connect(first.home) as own:
             until(lambda: own.status().ready)
             with pytest.raises(TrustError, match="in use, and node mac-1 neither holds a part nor loaded it"):

@@ -38,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -
 @pytest.fixture
 def model(cluster: Cluster) -> RemoteModel:
     cluster.wait_for_all()
-    return cluster.load("demo", cluster.place("demo", LAYERS))
+    return cluster.load("demo", cluster.place("demo", LAYERS), reconfigure=True)
 
 
 @pytest.fixture
