@@ -11,7 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from cluster.printable import MAX_ERROR, printable
 from cluster.wire import coordinator_pb2 as pb
 from mlx_moe.decoding.replay import PromptFrames, Replay
-from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token, TokenLogprob
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.grammar import Grammar
@@ -54,6 +54,8 @@ def to_request_message(
         detect_loops=request.detect_loops,
         request_id=request_id,
         grammar=None if request.grammar is None else _to_grammar_message(request.grammar),
+        top_logprobs=request.top_logprobs,
+        prompt_logprobs=request.prompt_logprobs,
         borrows_any=request.borrows_any,
         answer_ids=() if replay is None else replay.answer_ids,
         frames=None if replay is None or replay.frames is None else to_frames_message(replay.frames),
@@ -70,6 +72,8 @@ def from_request_message(message: pb.AnswerRequest) -> Request:
         ignore_eos=message.ignore_eos,
         detect_loops=message.detect_loops,
         grammar=_from_grammar_message(message.grammar) if message.HasField("grammar") else None,
+        top_logprobs=message.top_logprobs,
+        prompt_logprobs=message.prompt_logprobs,
         borrows_any=message.borrows_any,
     )
 
@@ -113,14 +117,18 @@ def _from_grammar_message(message: pb.Grammar) -> Grammar:
     return Grammar(message.schema, tuple((tool.name, tool.schema) for tool in message.tools), message.parallel)
 
 
-def to_token_message(token: Token, stats: GenerationStats, finish_reason: FinishReason | None) -> pb.AnswerToken:
-    """Return a token as a message, with the answer's counts and times at this token."""
+def to_token_message(
+    token: Token, stats: GenerationStats | None = None, finish_reason: FinishReason | None = None
+) -> pb.AnswerToken:
+    """Return a token as a message, with the answer's counts and times at this token; a prompt's token has none."""
     return pb.AnswerToken(
         id=token.id,
         text=token.text,
         logprob=token.logprob,
         position=token.position,
-        stats=pb.AnswerStats(**dataclasses.asdict(stats)),
+        piece=token.piece,
+        top=[pb.TokenLogprob(id=other.id, piece=other.piece, logprob=other.logprob) for other in token.top],
+        stats=None if stats is None else pb.AnswerStats(**dataclasses.asdict(stats)),
         finish_reason=finish_reason or "",
     )
 
@@ -131,7 +139,8 @@ def from_token_message(message: pb.AnswerToken) -> tuple[Token, GenerationStats,
     for name in ("compared_by_depth", "accepted_by_depth"):
         stats[name] = tuple(stats[name])
     stats["waited_for"] = printable(message.stats.waited_for, MAX_ERROR)
-    token = Token(message.id, message.text, message.logprob, message.position)
+    top = tuple(TokenLogprob(other.id, other.piece, other.logprob) for other in message.top)
+    token = Token(message.id, message.text, message.logprob, message.position, message.piece, top)
     return token, GenerationStats(**stats), cast("FinishReason | None", message.finish_reason or None)
 
 

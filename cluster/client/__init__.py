@@ -5,7 +5,7 @@ Results are values; protobuf messages do not appear.
 """
 
 from cluster.client.about import NodeAbout
-from cluster.client.answer_stream import AnswerStream, Begun, Prefilled, Waiting, Written
+from cluster.client.answer_stream import AnswerStream, Begun, Prefilled, PromptScored, Waiting, Written
 from cluster.client.gateway_options import GatewayOptions
 from cluster.client.model import ModelClient, ModelDescription
 from cluster.client.node import NodeClient, is_running
@@ -40,6 +40,7 @@ __all__ = [
     "NodeStatus",
     "OwnNode",
     "Prefilled",
+    "PromptScored",
     "RemoteAnswer",
     "RemoteConversation",
     "RemoteModel",

@@ -62,7 +62,14 @@ class Written:
     finish_reason: FinishReason | None
 
 
-AnswerEvent: TypeAlias = Begun | Prefilled | Waiting | Written
+@dataclass(frozen=True, slots=True)
+class PromptScored:
+    """Tokens of the prompt, if its log-probabilities were asked for. A position may come again."""
+
+    tokens: tuple[Token, ...]
+
+
+AnswerEvent: TypeAlias = Begun | Prefilled | PromptScored | Waiting | Written
 
 
 class Coordinator(Protocol):
@@ -171,6 +178,8 @@ class AnswerStream:
                 return Prefilled(message.prefill.done, message.prefill.total)
             case "waiting":
                 return Waiting(printable(message.waiting.cause, MAX_ERROR), message.waiting.done, message.waiting.total)
+            case "prompt":
+                return PromptScored(tuple(from_token_message(token)[0] for token in message.prompt.tokens))
             case "frames":
                 self._frames = from_frames_message(message.frames)
                 return None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 
 from cluster.client.about import NodeAbout
-from cluster.client.answer_stream import AnswerEvent, AnswerStream, Begun, Prefilled, Waiting, Written
+from cluster.client.answer_stream import AnswerEvent, AnswerStream, Begun, Prefilled, PromptScored, Waiting, Written
 from cluster.client.gateway_options import GatewayOptions
 from cluster.client.loop_thread import shared_loop
 from cluster.client.model import ModelClient, Place
@@ -288,7 +288,7 @@ class RemoteAnswer:
                     self._wait_for(None)
                     self._prefilled = event
                     self._tell_progress()
-                else:
+                elif not isinstance(event, PromptScored):
                     return event
         except concurrent.futures.CancelledError:
             return None

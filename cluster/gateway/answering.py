@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from cluster.client import Begun, ModelClient, Prefilled, Written
+from cluster.client import Begun, ModelClient, Prefilled, PromptScored, Written
 from cluster.gateway.question import Question
 from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
 from mlx_moe.errors import InvalidRequestError, UnsupportedModelError
@@ -17,10 +17,11 @@ PROMPT_ENDING = 64
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """The prompt is being read: `done` of `total` positions."""
+    """The prompt is being read: `done` of `total` positions. `scored` are tokens of it; some may come again."""
 
     done: int
     total: int
+    scored: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ async def prompt_of(model: ModelClient, question: Question) -> list[int]:
     if model.description.text_failure:
         raise UnsupportedModelError(model.description.text_failure)
     if not question.messages:
-        return await model.encode(question.prompt, add_special_tokens=True)
+        # What is scored begins where the client's own tokenizer begins it, see lm-eval
+        return await model.encode(question.prompt, add_special_tokens=not question.prompt_logprobs)
     if not model.description.has_chat_template:
         raise InvalidRequestError(
             f"{model.description.model} has no chat template: send its prompt to /v1/completions instead"
@@ -81,6 +83,8 @@ async def answer(
         question.max_tokens,
         question.stop,
         grammar=question.grammar,
+        top_logprobs=question.top_logprobs,
+        prompt_logprobs=question.prompt_logprobs,
         borrows_any=not exact,
     )
     parser = description.dialect.parser(question.tools, opening=await _opening(model, question, prompt_ids))
@@ -92,6 +96,8 @@ async def answer(
                 yield Prefill(0, len(prompt_ids))
             elif isinstance(event, Prefilled):
                 yield Prefill(event.done, event.total)
+            elif isinstance(event, PromptScored):
+                yield Prefill(event.tokens[-1].position + 1, len(prompt_ids), event.tokens)
             elif isinstance(event, Written):
                 text = event.token.text
                 parts = parser.feed(text) if question.messages else [Content(text, text)]

@@ -23,6 +23,7 @@ from cluster.gateway.question import Question
 from cluster.gateway.served import Served, name_of
 from cluster.gateway.shape import Accepted, Shape, Whole
 from cluster.gateway.turns import Turns
+from mlx_moe.decoding.request import Token
 from mlx_moe.errors import BusyError, MoeClusterError
 from mlx_moe.text.dialects import merged
 
@@ -158,12 +159,15 @@ class _Asked:
 
 async def _collected(events: _Events) -> Whole:
     pieces: list[Piece] = []
+    prompt: dict[int, Token] = {}
     async for event in events:
         if isinstance(event, Piece):
             pieces.append(event)
-        elif isinstance(event, End):
+        elif isinstance(event, Prefill):
+            prompt.update((token.position, token) for token in event.scored)
+        else:
             parts = merged([*(part for piece in pieces for part in piece.parts), *event.parts])
-            return Whole(parts, [piece.token for piece in pieces], event)
+            return Whole(parts, [piece.token for piece in pieces], event, [prompt[n] for n in sorted(prompt)])
     raise asyncio.CancelledError  # the answer was cancelled, which only this process does
 
 

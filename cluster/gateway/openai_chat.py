@@ -15,7 +15,7 @@ from cluster.gateway.failures import Failure
 from cluster.gateway.openai_errors import error_body
 from cluster.gateway.question import Question, calls_grammar, given, json_grammar, refuse, stops
 from cluster.gateway.shape import Accepted, Whole, calls_of, content_of, reasoning_of
-from mlx_moe.decoding.request import FinishReason, Token
+from mlx_moe.decoding.request import FinishReason, Token, TokenLogprob
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.text.dialects import Content, Part, Reasoning, ToolCall
 from mlx_moe.text.grammar import Grammar
@@ -77,11 +77,12 @@ def question_of(body: ChatBody) -> Question:
         body,
         functions="send tools instead",
         function_call="send tool_choice instead",
-        top_logprobs="only the log-probability of the token itself is known; leave it out or send 0",
         audio="answers are text",
         prediction="there is no such speculation",
         web_search_options="the model has no access to the network",
     )
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs: true")
     tools = chosen_tools(body.tools, body.tool_choice)
     choice = body.tool_choice
     named = choice.get("function") if isinstance(choice, Mapping) else None
@@ -93,6 +94,7 @@ def question_of(body: ChatBody) -> Question:
         sampling=sampling_of(body),
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
         stop=stops(body.stop),
+        top_logprobs=body.top_logprobs or 0,
         grammar=forced_calls(tools, choice, name, parallel=body.parallel_tool_calls is not False)
         or _format(body.response_format or {}),
     )
@@ -278,13 +280,14 @@ def finish_reason(end: End) -> str:
     return "tool_calls" if end.calls and end.finish_reason == "stop" else reasons[end.finish_reason]
 
 
-def usage(end: End) -> dict[str, Any]:
-    """Return the counts of tokens."""
+def usage(end: End, told: int | None = None) -> dict[str, Any]:
+    """Return the counts of tokens; `told` is how many of the answer the client gets, None for all."""
     stats = end.stats
+    generated = stats.generated_tokens if told is None else told
     return {
         "prompt_tokens": stats.prompt_tokens,
-        "completion_tokens": stats.generated_tokens,
-        "total_tokens": stats.prompt_tokens + stats.generated_tokens,
+        "completion_tokens": generated,
+        "total_tokens": stats.prompt_tokens + generated,
         "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
         "completion_tokens_details": {
             "reasoning_tokens": end.reasoning_tokens,
@@ -295,8 +298,17 @@ def usage(end: End) -> dict[str, Any]:
 
 
 def _logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
-    content = [
-        {"token": t.text, "logprob": t.logprob, "bytes": list(t.text.encode(errors="replace")), "top_logprobs": []}
-        for t in tokens
-    ]
+    content = [{**_scored(token), "top_logprobs": [_scored(other) for other in token.top]} for token in tokens]
     return {"content": content, "refusal": None}
+
+
+def _scored(token: Token | TokenLogprob) -> dict[str, Any]:
+    return {"token": spelled(token.piece), "logprob": token.logprob, "bytes": list(token.piece)}
+
+
+def spelled(piece: bytes) -> str:
+    """Return a token as text: OpenAI spells the bytes of one that is a part of a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)

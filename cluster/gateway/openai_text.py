@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import time
 import uuid
@@ -13,11 +14,11 @@ import msgspec
 from cluster.gateway.answering import End, Piece
 from cluster.gateway.events import DONE, KEEP_ALIVE, event
 from cluster.gateway.failures import Failure
-from cluster.gateway.openai_chat import StreamOptions, finish_reason, sampling_of, usage
+from cluster.gateway.openai_chat import StreamOptions, finish_reason, sampling_of, spelled, usage
 from cluster.gateway.openai_errors import error_body
 from cluster.gateway.question import Question, refuse, stops
 from cluster.gateway.shape import Accepted, Whole
-from mlx_moe.decoding.request import Token
+from mlx_moe.decoding.request import Token, TokenLogprob
 from mlx_moe.errors import InvalidRequestError
 
 DEFAULT_MAX_TOKENS = 16
@@ -57,19 +58,26 @@ def questions_of(body: TextBody) -> list[Question]:
         if value not in (None, 1):
             raise InvalidRequestError(f"{name} must be 1, got {value}: one answer is written for each prompt")
     refuse(body, suffix="text is only continued at its end")
-    if body.echo and body.logprobs is not None:
-        raise InvalidRequestError("echo with logprobs is not supported: those of a prompt are not computed")
-    if (body.logprobs or 0) > 1:
-        raise InvalidRequestError(f"logprobs must be 0 or 1, got {body.logprobs}: only the token's own is known")
+    scores_prompt = bool(body.echo) and body.logprobs is not None
+    if scores_prompt and body.stream:
+        raise InvalidRequestError("stream with echo and logprobs is not supported: leave one of them out")
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     return [
         Question(
             prompt=prompt,
             sampling=sampling_of(body),
-            max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+            max_tokens=1 if echoes_alone(body) else max_tokens,
             stop=stops(body.stop),
+            top_logprobs=body.logprobs or 0,
+            prompt_logprobs=scores_prompt,
         )
         for prompt in prompts_of(body.prompt)
     ]
+
+
+def echoes_alone(body: TextBody) -> bool:
+    """Whether only the prompt is asked for; a token is written all the same, and not told."""
+    return bool(body.echo) and body.max_tokens == 0
 
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[str | tuple[int, ...]]:
@@ -108,6 +116,8 @@ class TextShape:
             "model": accepted.model,
         }
         self._echo = prompt if body.echo else ""
+        self._echoes_alone = echoes_alone(body)
+        self._offset = len(self._echo)  # of the next token's text
         self._with_logprobs = body.logprobs is not None
         self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
 
@@ -117,7 +127,7 @@ class TextShape:
 
     def piece(self, piece: Piece) -> bytes:
         """Return the chunk of a token."""
-        text = piece.token.text
+        text = "" if self._echoes_alone else piece.token.text
         return self._chunk(text, [piece.token]) if text or self._with_logprobs else b""
 
     def end(self, end: End) -> bytes:
@@ -137,30 +147,51 @@ class TextShape:
 
     def whole(self, answer: Whole) -> Any:
         """Return the completion."""
-        text = self._echo + "".join(token.text for token in answer.tokens)
+        tokens = () if self._echoes_alone else answer.tokens
+        text = self._echo + "".join(token.text for token in tokens)
+        reason = "length" if self._echoes_alone else finish_reason(answer.end)
         return {
             **self._head,
-            "choices": [self._choice(text, answer.tokens, finish_reason(answer.end))],
-            "usage": usage(answer.end),
+            "choices": [self._choice(text, tokens, reason, answer.prompt)],
+            "usage": usage(answer.end, told=len(tokens)),
         }
 
     def _chunk(self, text: str, tokens: Sequence[Token] = (), reason: str | None = None) -> bytes:
         return event({**self._head, "choices": [self._choice(text, tokens, reason)]})
 
-    def _choice(self, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+    def _choice(
+        self, text: str, tokens: Sequence[Token], reason: str | None, prompt: Sequence[Token] = ()
+    ) -> dict[str, Any]:
         logprobs = None
         if self._with_logprobs:
+            every = [*prompt, *tokens]
+            has_logprob = [token.position > 0 for token in every]
             logprobs = {
-                "tokens": [token.text for token in tokens],
-                "token_logprobs": [token.logprob for token in tokens],
-                "top_logprobs": [{token.text: token.logprob} for token in tokens],
-                "text_offset": _offsets(tokens),
+                "tokens": [spelled(token.piece) for token in every],
+                "token_logprobs": [t.logprob if has else None for t, has in zip(every, has_logprob, strict=True)],
+                "top_logprobs": [_top(t) if has else None for t, has in zip(every, has_logprob, strict=True)],
+                "text_offset": [*_prompt_offsets(prompt), *self._offsets(tokens)],
             }
         return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
+    def _offsets(self, tokens: Sequence[Token]) -> list[int]:
+        *starts, self._offset = itertools.accumulate((len(token.text) for token in tokens), initial=self._offset)
+        return starts
 
-def _offsets(tokens: Sequence[Token]) -> list[int]:
-    return list(itertools.accumulate((len(token.text) for token in tokens), initial=0))[:-1]
+
+def _top(token: Token) -> dict[str, float]:
+    """Return the likeliest tokens and the token itself; of several that are spelled alike the likeliest counts."""
+    top: dict[str, float] = {}
+    every: tuple[Token | TokenLogprob, ...] = (*token.top, token)
+    for one in every:
+        top.setdefault(spelled(one.piece), one.logprob)
+    return top
+
+
+def _prompt_offsets(prompt: Sequence[Token]) -> list[int]:
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    lengths = (len(utf8.decode(token.piece)) for token in prompt)
+    return list(itertools.accumulate(lengths, initial=0))[:-1]
 
 
 def merged(completions: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from mlx_moe.decoding.request import MAX_TOP_LOGPROBS
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.dialects import Definition
@@ -31,6 +32,8 @@ class Question:
         sampling: the parameters that the client set; the model's own defaults hold for the others.
         max_tokens: None: no limit but the context.
         grammar: what the answer must look like; None: it is free.
+        top_logprobs: number of likeliest tokens that are told beside each token.
+        prompt_logprobs: score the prompt's tokens too.
     """
 
     messages: Sequence[Mapping[str, Any]] = ()
@@ -41,6 +44,8 @@ class Question:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         """Check what the model does not; raise InvalidRequestError."""
@@ -51,6 +56,10 @@ class Question:
             if count > most:
                 raise InvalidRequestError(f"at most {most:,} {name} are allowed, got {count:,}")
         SamplingParams(**self.sampling)
+        if not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise InvalidRequestError(
+                f"logprobs and top_logprobs must be 0 to {MAX_TOP_LOGPROBS}, got {self.top_logprobs}"
+            )
 
 
 def read(body: bytes, kind: type[B]) -> B:

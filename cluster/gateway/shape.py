@@ -22,11 +22,12 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A whole answer: its parts, neighbours of one kind joined, its tokens, and its end."""
+    """A whole answer: its parts, neighbours of one kind joined, its tokens, its end, and the prompt's, if scored."""
 
     parts: Sequence[Part]
     tokens: Sequence[Token]
     end: End
+    prompt: Sequence[Token] = ()
 
 
 class Shape(Protocol):

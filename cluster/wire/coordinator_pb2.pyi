@@ -125,7 +125,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class AnswerRequest(_message.Message):
-    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id", "grammar", "answer_ids", "frames", "borrows_any")
+    __slots__ = ("conversation_id", "input_ids", "sampling", "max_tokens", "stop", "ignore_eos", "detect_loops", "request_id", "grammar", "answer_ids", "frames", "borrows_any", "top_logprobs", "prompt_logprobs")
     CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,8 @@ class AnswerRequest(_message.Message):
     ANSWER_IDS_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     BORROWS_ANY_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     conversation_id: bytes
     input_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
@@ -150,7 +152,9 @@ class AnswerRequest(_message.Message):
     answer_ids: _containers.RepeatedScalarFieldContainer[int]
     frames: PromptFrames
     borrows_any: bool
-    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., frames: _Optional[_Union[PromptFrames, _Mapping]] = ..., borrows_any: bool = ...) -> None: ...
+    top_logprobs: int
+    prompt_logprobs: bool
+    def __init__(self, conversation_id: _Optional[bytes] = ..., input_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: bool = ..., detect_loops: bool = ..., request_id: _Optional[bytes] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., frames: _Optional[_Union[PromptFrames, _Mapping]] = ..., borrows_any: bool = ..., top_logprobs: _Optional[int] = ..., prompt_logprobs: bool = ...) -> None: ...
 
 class Grammar(_message.Message):
     __slots__ = ("schema", "tools", "parallel")
@@ -171,18 +175,20 @@ class GrammarTool(_message.Message):
     def __init__(self, name: _Optional[str] = ..., schema: _Optional[str] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
-    __slots__ = ("begun", "prefill", "token", "waiting", "frames")
+    __slots__ = ("begun", "prefill", "token", "waiting", "frames", "prompt")
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     begun: AnswerBegun
     prefill: PrefillProgress
     token: AnswerToken
     waiting: AnswerWaiting
     frames: PromptFrames
-    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ..., waiting: _Optional[_Union[AnswerWaiting, _Mapping]] = ..., frames: _Optional[_Union[PromptFrames, _Mapping]] = ...) -> None: ...
+    prompt: PromptTokens
+    def __init__(self, begun: _Optional[_Union[AnswerBegun, _Mapping]] = ..., prefill: _Optional[_Union[PrefillProgress, _Mapping]] = ..., token: _Optional[_Union[AnswerToken, _Mapping]] = ..., waiting: _Optional[_Union[AnswerWaiting, _Mapping]] = ..., frames: _Optional[_Union[PromptFrames, _Mapping]] = ..., prompt: _Optional[_Union[PromptTokens, _Mapping]] = ...) -> None: ...
 
 class AnswerWaiting(_message.Message):
     __slots__ = ("cause", "done", "total")
@@ -215,6 +221,12 @@ class PromptFrames(_message.Message):
     rest_length: int
     def __init__(self, lengths: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., cut_lengths: _Optional[_Mapping[int, int]] = ..., chunk_length: _Optional[int] = ..., rest_length: _Optional[int] = ...) -> None: ...
 
+class PromptTokens(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[AnswerToken]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[AnswerToken, _Mapping]]] = ...) -> None: ...
+
 class AnswerBegun(_message.Message):
     __slots__ = ("seed", "request_id")
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -232,20 +244,34 @@ class PrefillProgress(_message.Message):
     def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class AnswerToken(_message.Message):
-    __slots__ = ("id", "text", "logprob", "position", "stats", "finish_reason")
+    __slots__ = ("id", "text", "logprob", "position", "stats", "finish_reason", "piece", "top")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
     logprob: float
     position: int
     stats: AnswerStats
     finish_reason: str
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ..., position: _Optional[int] = ..., stats: _Optional[_Union[AnswerStats, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
+    piece: bytes
+    top: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ..., position: _Optional[int] = ..., stats: _Optional[_Union[AnswerStats, _Mapping]] = ..., finish_reason: _Optional[str] = ..., piece: _Optional[bytes] = ..., top: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
+
+class TokenLogprob(_message.Message):
+    __slots__ = ("id", "piece", "logprob")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    piece: bytes
+    logprob: float
+    def __init__(self, id: _Optional[int] = ..., piece: _Optional[bytes] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class AnswerStats(_message.Message):
     __slots__ = ("prompt_tokens", "cached_tokens", "generated_tokens", "ttft_s", "prefill_s", "decode_s", "total_s", "drafted", "accepted", "compared_by_depth", "accepted_by_depth", "chunk_length", "waited_s", "waited_for")

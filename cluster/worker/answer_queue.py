@@ -40,7 +40,14 @@ class QueuedToken:
     finish_reason: FinishReason | None
 
 
-Item = Progress | Waiting | PromptFrames | QueuedToken
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Tokens of the prompt, which were scored."""
+
+    tokens: tuple[Token, ...]
+
+
+Item = Progress | Waiting | PromptFrames | PromptTokens | QueuedToken
 
 
 class AnswerQueue:
@@ -69,7 +76,7 @@ class AnswerQueue:
         if item == self._last:
             return
         self._last = item
-        if self._unread and type(self._unread[-1]) is type(item) and not isinstance(item, QueuedToken):
+        if self._unread and type(self._unread[-1]) is type(item) and not isinstance(item, QueuedToken | PromptTokens):
             self._unread.pop()
         self._unread.append(item)
         self._changed.set()

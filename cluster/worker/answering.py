@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 from cluster.errors import NodeLostError, UnreadError
 from cluster.timeline import Span, SpanKind
-from cluster.worker.answer_queue import UNREAD_S, AnswerQueue, QueuedToken, Waiting
+from cluster.worker.answer_queue import UNREAD_S, AnswerQueue, PromptTokens, QueuedToken, Waiting
 from cluster.worker.memory_guard import MemoryGuard, MemoryUse
 from cluster.worker.pipeline import Pipeline
 from mlx_moe.decoding.answer_writer import AnswerWriter
-from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
+from mlx_moe.decoding.coordinator import Coordinator, Failed, Scored, Written
 from mlx_moe.decoding.replay import PromptFrames
 from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.errors import BusyError, EvictedError, InvalidRequestError, MoeClusterError
@@ -104,6 +104,8 @@ class Answering:
                     await self._pipeline.send(output)
                 case Written():
                     self._write(output)
+                case Scored():
+                    self._score(output)
                 case Failed():
                     self._fail(output)
                 case wait:
@@ -292,6 +294,12 @@ class Answering:
             self.cut_off(written.sequence)
         elif answer.stream.is_full:
             self._coordinator.scheduler.hold(written.sequence.id)
+
+    def _score(self, scored: Scored) -> None:
+        answer = self._answers[scored.sequence.id]
+        answer.stream.put(PromptTokens(answer.writer.score(scored)))
+        if answer.stream.is_full:
+            self._coordinator.scheduler.hold(scored.sequence.id)
 
     def _fail(self, failed: Failed) -> None:
         answer = self._answers[failed.sequence.id]

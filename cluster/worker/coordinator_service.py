@@ -25,7 +25,7 @@ from cluster.request_message import (
 from cluster.rpc_errors import reported
 from cluster.wire import coordinator_pb2 as pb
 from cluster.wire import coordinator_pb2_grpc, worker_pb2
-from cluster.worker.answer_queue import AnswerQueue, Item, QueuedToken, Waiting
+from cluster.worker.answer_queue import AnswerQueue, Item, PromptTokens, QueuedToken, Waiting
 from cluster.worker.answering import Answering
 from cluster.worker.kept_prefixes import KeptPrefixes
 from mlx_moe.decoding.constraint import Constraints
@@ -233,6 +233,8 @@ def _event(item: Item) -> pb.AnswerEvent:
         return pb.AnswerEvent(waiting=pb.AnswerWaiting(cause=item.cause, done=item.done, total=item.total))
     if isinstance(item, PromptFrames):
         return pb.AnswerEvent(frames=to_frames_message(item))
+    if isinstance(item, PromptTokens):
+        return pb.AnswerEvent(prompt=pb.PromptTokens(tokens=map(to_token_message, item.tokens)))
     if not isinstance(item, QueuedToken):
         done, total = item
         return pb.AnswerEvent(prefill=pb.PrefillProgress(done=done, total=total))

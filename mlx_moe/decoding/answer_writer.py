@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from mlx_moe.decoding.coordinator import Written
+from mlx_moe.decoding.coordinator import Scored, Top, Written
 from mlx_moe.decoding.replay import Replay
-from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token
+from mlx_moe.decoding.request import FinishReason, GenerationStats, Request, Token, TokenLogprob
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.text.detokenizer import Detokenizer
@@ -18,7 +18,8 @@ from mlx_moe.text.tokenizer import Tokenizer
 class AnswerWriter:
     """Turns the coordinator's token ids for a sequence into tokens with text, and measures their time.
 
-    `finish_reason` is None until the answer has ended; `failure` is the error that ended it; `text` is the text so far.
+    `finish_reason` is None until the answer has ended; `failure` is the error that ended it; `text` is the text so far;
+    `prompt_tokens` are the prompt's by position, if they were to be scored.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class AnswerWriter:
         self.finish_reason: FinishReason | None = None
         self.failure: MoeClusterError | None = None
         self.text = ""
+        self.prompt_tokens: dict[int, Token] = {}
+        self._tokenizer = tokenizer
         self._limit = limit
         self._shown = _ShownText(tokenizer, request)
         self._began = 0.0
@@ -89,7 +92,21 @@ class AnswerWriter:
             stats.ttft_s = stats.prefill_s = stats.total_s
         stats.generated_tokens = count
         stats.decode_s = stats.total_s - stats.ttft_s
-        return Token(written.token_id, text, written.logprob, stats.prompt_tokens + count - 1)
+        position = stats.prompt_tokens + count - 1
+        return self._token(written.token_id, text, written.logprob, position, written.top)
+
+    def score(self, scored: Scored) -> tuple[Token, ...]:
+        """Return tokens of the prompt that were scored; `prompt_tokens` has all of them."""
+        ids = self.request.input_ids[scored.position :]
+        rows = enumerate(zip(ids, scored.logprobs, scored.tops, strict=False), scored.position)
+        tokens = tuple(self._token(token_id, "", logprob, position, top) for position, (token_id, logprob, top) in rows)
+        self.prompt_tokens.update((token.position, token) for token in tokens)
+        return tokens
+
+    def _token(self, token_id: int, text: str, logprob: float, position: int, top: Top) -> Token:
+        piece = self._tokenizer.piece
+        told = tuple(TokenLogprob(other, piece(other), value) for other, value in top)
+        return Token(token_id, text, logprob, position, piece(token_id), told)
 
 
 class _ShownText:

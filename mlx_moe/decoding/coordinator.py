@@ -24,7 +24,7 @@ from mlx_moe.decoding.drafting import Drafter
 from mlx_moe.decoding.drafting.drafter import Observer
 from mlx_moe.decoding.frames_in_flight import FramesInFlight
 from mlx_moe.decoding.request import Request
-from mlx_moe.decoding.sampling import Sampler
+from mlx_moe.decoding.sampling import Sampler, likeliest, scored
 from mlx_moe.decoding.scheduler import Scheduler
 from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.decoding.speculation import Acceptance, Speculation, worth_of
@@ -36,8 +36,15 @@ from mlx_moe.pipeline.frame import Batch, Fork, Frame, FrameKind, Outgoing, Rele
 CLEAR_CACHE_EVERY = 256
 """Number of tokens after which MLX releases freed buffers."""
 
+SCORED_BYTES = 64 << 20
+"""Size of the float32 logits of the prompt's positions that are scored at once."""
+
 FILLER_ID = 0
 """Token that pads a frame that is computed again to its former length; these positions are not kept."""
+
+
+Top = tuple[tuple[int, float], ...]
+"""The likeliest tokens of a position, and their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,20 @@ class Written:
     sequence: Sequence
     token_id: int
     logprob: float
+    top: Top = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of the prompt's tokens from `position` on, and the likeliest tokens at each of them.
+
+    A position that is computed again is scored again.
+    """
+
+    sequence: Sequence
+    position: int
+    logprobs: list[float]
+    tops: list[Top]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +78,7 @@ class Failed:
     error: MoeClusterError
 
 
-Output = Outgoing | Wait | Written | Failed
+Output = Outgoing | Wait | Scored | Written | Failed
 """What a step yields. The caller handles each before it asks for the next; it calls a Wait, possibly in a thread."""
 
 
@@ -75,6 +96,11 @@ class _Answer:
     went_back_to: tuple[int, int] = (-1, 0)  # position of the last recomputation, and the number of known tokens then
     is_checked: bool = False  # its frames find the layer that made NaN
     logits: mx.array | None = None  # `[V]` for its next token, if they were computed together with those of others
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's positions are scored when they return: those of an answer that has tokens were."""
+        return self.request.prompt_logprobs and not self.sequence.answer_ids
 
     def sample(self, logits: mx.array, before: list[int]) -> tuple[mx.array, mx.array]:
         """Sample from logits `[V]` what follows the tokens `before` of the answer, see Sampler."""
@@ -244,10 +270,12 @@ class Coordinator:
         what was borrowed, unless the request says that it may.
         """
         input_ids, exactly = request.input_ids, not request.borrows_any
-        self._rewind(sequence, sequence.shared(input_ids))
+        self._rewind(sequence, 0 if request.prompt_logprobs else sequence.shared(input_ids))
         length = self._chunks.length(len(input_ids))
         lender = max(self.sequences.values(), key=lambda other: other.lend(input_ids, length, exactly=exactly))
         lent, kept = lender.lend(input_ids, length, exactly=exactly), len(sequence.token_ids)
+        if request.prompt_logprobs:  # each position's hidden state must return
+            lent = 0
         if lent > kept:
             sequence.begin_as(lender, lent)
             length = length if exactly else self._chunks.length(len(input_ids) - lent)
@@ -267,9 +295,14 @@ class Coordinator:
         """Process returned frames; after the last one write the first token, otherwise send the next frame."""
         sequence = answer.sequence
         while (taken := answer.in_flight.take()) is not None:
+            start = len(sequence.token_ids)
             self._keep(sequence, *taken)
             del sequence.planned[0]
             hidden_states = taken[1]
+            if answer.scores_prompt:
+                yield from self._score(answer, start, hidden_states)
+                if not self._is_current(answer):
+                    return
         if not sequence.planned:
             sequence.phase = Phase.DECODE
             yield from self._write(answer, hidden_states[-1:])
@@ -279,6 +312,27 @@ class Coordinator:
                 self.scheduler.ready(sequence.id)  # in another turn, so that this frame is sent first
         elif len(answer.in_flight) == len(sequence.planned):
             yield from self._catch_up(sequence)
+
+    def _score(self, answer: _Answer, start: int, hidden_states: mx.array) -> Iterator[Output]:
+        """Score the prompt's tokens that follow the kept positions from `start` on, `[L, D]`.
+
+        The logits of all of them at once could be gigabytes.
+        """
+        sequence, prompt, count = answer.sequence, answer.request.input_ids, answer.request.top_logprobs
+        if start == 0:
+            yield Scored(sequence, 0, [0.0], [()])
+        end = min(len(sequence.token_ids) + 1, len(prompt))
+        rows = max(1, SCORED_BYTES // (4 * self._vocab_size))
+        for position in range(start + 1, end, rows):
+            targets = prompt[position : min(position + rows, end)]
+            logits = self._ends.logits(hidden_states[position - 1 - start :][: len(targets)])
+            logprobs = scored(logits, mx.array(targets))
+            ids, values = likeliest(logits, count) if count else (mx.array([]), mx.array([]))
+            yield partial(mx.eval, logprobs, ids, values)
+            if not self._is_current(answer):
+                return
+            tops: list[Top] = _tops(ids, values) if count else [()] * len(targets)
+            yield Scored(sequence, position, cast("list[float]", logprobs.tolist()), tops)
 
     def _decode(self, answer: _Answer) -> Iterator[Output]:
         """Process the newest token's frame and write the next token; draft while the frame is in flight."""
@@ -299,7 +353,9 @@ class Coordinator:
         logits = self._ends.logits(hidden_states)[0] if answer.logits is None else answer.logits
         answer.logits = None
         token, logprob = answer.sample(logits, sequence.answer_ids)
-        mx.async_eval(token, logprob)
+        count = answer.request.top_logprobs
+        top = likeliest(logits[None], count) if count else ()
+        mx.async_eval(token, logprob, *top)
         is_last = len(sequence.answer_ids) + 1 == sequence.limit
         is_drafted = bool(answer.speculation.token_ids)
         if not is_last and not is_drafted:
@@ -321,7 +377,7 @@ class Coordinator:
             yield from self.end(sequence)
         elif self._n_stages > 1:
             self.scheduler.ready(sequence.id)  # to draft
-        yield Written(sequence, token_id, token_logprob)
+        yield Written(sequence, token_id, token_logprob, _tops(*top)[0] if top else ())
         if len(sequence.answer_ids) % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
 
@@ -390,7 +446,8 @@ class Coordinator:
         token_ids = sequence.known(start, end)
         token_ids += [FILLER_ID] * (sequence.cut_lengths.get(end, end - start) - len(token_ids))
         if start < len(answer.request.input_ids):
-            kind, outputs = FrameKind.PREFILL, 1 if self._observer(sequence) is None else None
+            wants_all = answer.scores_prompt or self._observer(sequence) is not None
+            kind, outputs = FrameKind.PREFILL, None if wants_all else 1
         else:
             kind, outputs = FrameKind.DECODE, None
         embedded = self._ends.embed(mx.array(token_ids))
@@ -459,3 +516,9 @@ class Coordinator:
         self.scheduler.budget.release(sequence.id)
         sequence.rewind(0)
         return [Release(sequence.id)]
+
+
+def _tops(ids: mx.array, logprobs: mx.array) -> list[Top]:
+    """Return the likeliest tokens of each row, `[L, K]`."""
+    rows = zip(cast("list[list[int]]", ids.tolist()), cast("list[list[float]]", logprobs.tolist()), strict=True)
+    return [tuple(zip(*row, strict=True)) for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlx_moe.decoding.answer_writer import AnswerWriter
-from mlx_moe.decoding.coordinator import Coordinator, Failed, Written
+from mlx_moe.decoding.coordinator import Coordinator, Failed, Scored, Written
 from mlx_moe.decoding.request import Token
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError
@@ -42,6 +42,8 @@ class Engine:
                     token = writer.write(output)
                     if writer.finish_reason is not None:
                         self.end(writer)
+                case Scored():
+                    self._writers[output.sequence.id].score(output)
                 case Failed():
                     self._writers.pop(output.sequence.id).failure = output.error
                 case wait:

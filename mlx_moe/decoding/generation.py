@@ -53,6 +53,11 @@ class Generation:
         return self._writer.text
 
     @property
+    def prompt_tokens(self) -> list[Token]:
+        """The prompt's tokens, if its log-probabilities were asked for; complete with the first token."""
+        return [token for _, token in sorted(self._writer.prompt_tokens.items())]
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Why the answer ended; None before its end."""
         return self._writer.finish_reason

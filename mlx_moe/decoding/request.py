@@ -12,6 +12,7 @@ from mlx_moe.text.grammar import Grammar
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
+MAX_TOP_LOGPROBS = 20
 
 FinishReason = Literal["stop", "length", "loop", "cancelled"]
 """stop: the model ended its turn or wrote a stop string. length: max_tokens was reached or the context is full.
@@ -28,6 +29,8 @@ class Request:
         ignore_eos: continue after the model ended its turn.
         detect_loops: end an answer that repeats itself.
         grammar: what the answer must look like; None: it is free.
+        top_logprobs: number of likeliest tokens that are told beside each token.
+        prompt_logprobs: score the prompt's tokens too; then nothing that was kept of it is used.
         borrows_any: borrow kept prefixes of any length from other sequences, although the answer's last bits, and so
             perhaps its tokens, depend on what was kept then.
 
@@ -42,6 +45,8 @@ class Request:
     ignore_eos: bool = False
     detect_loops: bool = True
     grammar: Grammar | None = None
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
     borrows_any: bool = False
 
     @classmethod
@@ -68,7 +73,9 @@ class Request:
             raise InvalidRequestError(f"grammar must be a Grammar, got {shown(self.grammar)}")
         if self.grammar is not None and self.ignore_eos is True:
             raise InvalidRequestError("ignore_eos goes on after the end of the answer, and a grammar ends it")
-        for name in ("ignore_eos", "detect_loops", "borrows_any"):
+        if not (is_integer(self.top_logprobs) and 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS):
+            raise InvalidRequestError(f"top_logprobs must be 0 to {MAX_TOP_LOGPROBS}, got {shown(self.top_logprobs)}")
+        for name in ("ignore_eos", "detect_loops", "prompt_logprobs", "borrows_any"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequestError(f"{name} must be True or False, got {shown(getattr(self, name))}")
 
@@ -86,19 +93,33 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that could have been chosen. `piece`: see Token."""
+
+    id: int
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
-    """One token of an answer.
+    """One token of an answer, or of a scored prompt.
 
     Attributes:
         text: the text that it adds; empty while that is part of a character or may become a stop string.
-        logprob: log-probability under the model's own distribution, before temperature and penalties.
+        logprob: log-probability under the model's own distribution, before temperature and penalties; 0 of a prompt's
+            first token.
         position: its position in the sequence; the prompt's first token has position 0.
+        piece: the bytes that it stands for, perhaps a part of a character; a special token's spelling.
+        top: the likeliest tokens at its position, the likeliest first.
     """
 
     id: int
     text: str
     logprob: float
     position: int
+    piece: bytes = b""
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True)

@@ -100,6 +100,23 @@ class Sampler:
         return logits - p.frequency_penalty * counts - p.presence_penalty * (counts > 0)
 
 
+def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
+    """Return the `count` likeliest tokens of logits `[..., V]`, the likeliest first, and their log-probabilities."""
+    logits = logits.astype(mx.float32)
+    ids = mx.argpartition(-logits, kth=count - 1, axis=-1)[..., :count]
+    values = mx.take_along_axis(logits, ids, axis=-1)
+    order = mx.argsort(-values, axis=-1)
+    logprobs = mx.take_along_axis(values, order, axis=-1) - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return mx.take_along_axis(ids, order, axis=-1), logprobs
+
+
+def scored(logits: mx.array, token_ids: mx.array) -> mx.array:
+    """Return the log-probability `[L]` of one token for each row of logits `[L, V]`."""
+    logits = logits.astype(mx.float32)
+    own = mx.take_along_axis(logits, token_ids[:, None], axis=-1)[:, 0]
+    return own - mx.logsumexp(logits, axis=-1)
+
+
 def _filtered(logits: mx.array, params: SamplingParams) -> mx.array:
     """Divide logits `[V]` by the temperature; set those removed by top_k, top_p and min_p to -inf.
 

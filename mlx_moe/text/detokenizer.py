@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as TokenizersTokenizer
 
 REPLACEMENT = "\ufffd"
+SPACE = "\u2581"  # how SentencePiece's vocabularies spell it
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -30,7 +31,7 @@ class Detokenizer:
         kinds = _decoder_kinds(tokenizer)
         self._id_to_token = tokenizer.id_to_token
         self._hidden_ids = hidden_ids
-        self._text = _ByteLevelText() if kinds == ["ByteLevel"] else _WindowText(tokenizer, kinds)
+        self._text = _ByteLevelText() if is_byte_level(tokenizer) else _WindowText(tokenizer, kinds)
 
     def add(self, token_id: int) -> str:
         """Return the text that this token completes. Text that was returned never changes."""
@@ -51,10 +52,7 @@ class _ByteLevelText:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token_id: int, token: str) -> str:  # noqa: ARG002 - _WindowText needs it
-        try:
-            return self._utf8.decode(bytes(map(BYTE_OF.__getitem__, token)))
-        except KeyError:  # an added token, which is spelled in plain text
-            return self._utf8.decode(token.encode())
+        return self._utf8.decode(bytes_of(token, is_byte_level=True))
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -134,6 +132,22 @@ class _WindowText:
 
     def _decode(self) -> str:
         return self._tokenizer.decode(self._window, skip_special_tokens=False)
+
+
+def is_byte_level(tokenizer: TokenizersTokenizer) -> bool:
+    """Whether each character of a token stands for one byte."""
+    return _decoder_kinds(tokenizer) == ["ByteLevel"]
+
+
+def bytes_of(token: str, *, is_byte_level: bool) -> bytes:
+    """Return the bytes that a token of a vocabulary stands for."""
+    if is_byte_level:
+        try:
+            return bytes(map(BYTE_OF.__getitem__, token))
+        except KeyError:  # an added token, which is spelled in plain text
+            return token.encode()
+    byte = _BYTE_TOKEN.fullmatch(token)
+    return token.replace(SPACE, " ").encode() if byte is None else bytes([int(byte[1], 16)])
 
 
 def _decoder_kinds(tokenizer: TokenizersTokenizer) -> list[str]:

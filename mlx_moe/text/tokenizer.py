@@ -11,7 +11,7 @@ from mlx_moe.checkpoint import json_file
 from mlx_moe.errors import CheckpointError, InvalidRequestError
 from mlx_moe.text.chat_template import ChatTemplate
 from mlx_moe.text.deepseek_v32_prompt import DeepSeekV32Prompt
-from mlx_moe.text.detokenizer import Detokenizer
+from mlx_moe.text.detokenizer import Detokenizer, bytes_of, is_byte_level
 from mlx_moe.text.dialects import choose
 from mlx_moe.text.dialects.deepseek import DEEPSEEK_V32
 from mlx_moe.text.generation_defaults import GenerationDefaults
@@ -54,6 +54,7 @@ class Tokenizer:
         self._conversations: ToolMessages | None = None
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._tokenizer = tokenizer
+        self._is_byte_level = is_byte_level(tokenizer)
         self._encoder: TextProcess | Vocabulary = process or vocabulary
         added = tokenizer.get_added_tokens_decoder()
         template = chat_template.source if isinstance(chat_template, ChatTemplate) else ""
@@ -123,6 +124,11 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of ids. Unknown ids have no text."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def piece(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for, perhaps a part of a character; b"" for an unknown id."""
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        return b"" if token is None else bytes_of(token, is_byte_level=self._is_byte_level)
 
     def answer_text(self, token_ids: Sequence[int]) -> str:
         """Return the text of an answer without its special tokens, except those that its dialect is marked with."""

@@ -19,7 +19,7 @@ from cluster.request_message import (
 )
 from cluster.wire import coordinator_pb2 as pb
 from mlx_moe.decoding.replay import PromptFrames
-from mlx_moe.decoding.request import GenerationStats, Request, Token
+from mlx_moe.decoding.request import GenerationStats, Request, Token, TokenLogprob
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import MAX_SEED, SamplingParams
 
@@ -44,6 +44,8 @@ REQUESTS = st.builds(
     stop=st.lists(st.text(min_size=1, max_size=20), max_size=3).map(tuple),
     ignore_eos=st.booleans(),
     detect_loops=st.booleans(),
+    top_logprobs=st.integers(0, 20),
+    prompt_logprobs=st.booleans(),
 )
 
 
@@ -60,7 +62,8 @@ def test_what_is_not_said_has_its_default() -> None:
 
 
 def test_a_token_arrives_with_how_the_answer_stood() -> None:
-    token, stats = Token(7, "é", -0.25, 12), GenerationStats(5, 2, 7, 0.1, compared_by_depth=(3, 1))
+    top = (TokenLogprob(8, b"\xc3", -0.5), TokenLogprob(7, "é".encode(), -0.25))
+    token, stats = Token(7, "é", -0.25, 12, "é".encode(), top), GenerationStats(5, 2, 7, 0.1, compared_by_depth=(3, 1))
     assert from_token_message(to_token_message(token, stats, "stop")) == (token, stats, "stop")
     assert from_token_message(to_token_message(token, stats, None)) == (token, stats, None)
 

@@ -143,6 +143,7 @@ def test_content_is_a_text_null_or_parts() -> None:
         ({"messages": HELLO, "n": 1_000_000}, "n must be 1"),
         ({"messages": HELLO, "stop": 5}, "$.stop"),
         ({"messages": HELLO, "top_logprobs": 3}, "top_logprobs"),
+        ({"messages": HELLO, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": HELLO, "response_format": {"type": "xml"}}, "response_format"),
         ({"messages": HELLO, "response_format": {"type": "json_schema"}}, "response_format"),
         ({"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
@@ -190,6 +191,21 @@ def test_any_body_is_a_question_or_refused(field: str, value: Any, message: Any)
             ask(**{"messages": [{"role": "user", **message}], field: value})
         except InvalidRequestError:
             continue
+
+
+def test_the_prompt_is_scored_where_it_is_told_with_log_probabilities() -> None:
+    def asked(**fields: Any) -> tuple[bool, int, int | None]:
+        body = read(json.dumps({"prompt": [1, 2], **fields}).encode(), openai_text.TextBody)
+        (question,) = openai_text.questions_of(body)
+        return question.prompt_logprobs, question.top_logprobs, question.max_tokens
+
+    assert asked(echo=True, logprobs=1, max_tokens=1) == (True, 1, 1)
+    assert asked(echo=True, logprobs=0, max_tokens=0) == (True, 0, 1)
+    assert asked(logprobs=20) == (False, 20, 16)
+    assert asked(echo=True, max_tokens=0) == (False, 0, 1)
+    for wrong in ({"logprobs": 21}, {"logprobs": -1}, {"echo": True, "logprobs": 1, "stream": True}):
+        with pytest.raises(InvalidRequestError, match="logprobs"):
+            asked(**wrong)
 
 
 def test_prompts_are_texts_or_token_ids() -> None:

@@ -20,7 +20,7 @@ from cluster.gateway.openai_chat import ChatBody, ChatShape, StreamOptions
 from cluster.gateway.openai_responses import ResponsesBody, ResponsesShape
 from cluster.gateway.openai_text import TextBody, TextShape
 from cluster.gateway.shape import Accepted, Shape, Whole
-from mlx_moe.decoding.request import GenerationStats, Token
+from mlx_moe.decoding.request import GenerationStats, Token, TokenLogprob
 from mlx_moe.text.dialects import Content, Part, Reasoning, ToolCall, merged
 
 ACCEPTED = Accepted("demo", 7)
@@ -127,9 +127,31 @@ def test_text_completions_say_the_tokens_as_they_are() -> None:
     body = TextBody("Say: ", echo=True, logprobs=1)
     completion = TextShape(body, "Say: ", ACCEPTED).whole(whole)
     assert completion["choices"][0]["text"] == "Say: Hello"
-    assert completion["choices"][0]["logprobs"]["text_offset"] == [0, 3, 5]
+    assert completion["choices"][0]["logprobs"]["text_offset"] == [5, 8, 10]
     chunks = events(streamed(TextShape(body, "Say: ", ACCEPTED), pieces, whole))
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Say: Hello"
+
+
+def test_a_scored_prompt_comes_before_the_answer_and_its_first_token_has_nothing_before_it() -> None:
+    half, rest = "é".encode()[:1], "é".encode()[1:]
+    likelier = TokenLogprob(9, half, -0.1)
+    prompt = [
+        Token(1, "", 0.0, 0, b"a"),
+        Token(2, "", -1.5, 1, half, (likelier,)),
+        Token(3, "", -0.5, 2, rest),
+    ]
+    told = Whole([], [Token(4, "b", -0.25, 3, b"b")], End((), "length", GenerationStats(3, 0, 1), 0, 0), prompt)
+    body = TextBody("aé", echo=True, logprobs=1)
+    logprobs = TextShape(body, "aé", ACCEPTED).whole(told)["choices"][0]["logprobs"]
+    assert logprobs == {
+        "tokens": ["a", "bytes:\\xc3", "bytes:\\xa9", "b"],
+        "token_logprobs": [None, -1.5, -0.5, -0.25],
+        "top_logprobs": [None, {"bytes:\\xc3": -0.1}, {"bytes:\\xa9": -0.5}, {"b": -0.25}],
+        "text_offset": [0, 1, 1, 2],
+    }
+    alone = TextShape(TextBody("aé", echo=True, logprobs=1, max_tokens=0), "aé", ACCEPTED).whole(told)
+    assert (alone["choices"][0]["text"], len(alone["choices"][0]["logprobs"]["tokens"])) == ("aé", 3)
+    assert alone["usage"]["completion_tokens"] == 0
 
 
 def test_an_error_in_the_middle_has_the_shape_of_the_api() -> None:
