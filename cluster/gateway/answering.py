@@ -77,10 +77,13 @@ async def answer(
     """
     description = model.description
     sampling = description.sampling.updated(**question.sampling)
+    most = question.max_tokens
+    if question.fits_context and most is not None and most > description.context_tokens - len(prompt_ids):
+        most = None
     request = Request(
         tuple(prompt_ids),
         sampling,
-        question.max_tokens,
+        most,
         question.stop,
         grammar=question.grammar,
         top_logprobs=question.top_logprobs,

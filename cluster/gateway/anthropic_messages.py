@@ -64,6 +64,7 @@ def question_of(body: MessagesBody) -> Question:
         variables=variables,
         sampling=given(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
         max_tokens=body.max_tokens,
+        fits_context=True,  # clients send the most of the model that they believe to speak to
         stop=tuple(body.stop_sequences or ()),
         grammar=_forced_calls(tools, body.tool_choice or {}) or _format(body),
     )

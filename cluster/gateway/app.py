@@ -56,33 +56,32 @@ class Gateway:
 
     def app(self, origins: Sequence[str] = ()) -> Starlette:
         """Return the application; web pages of `origins` may use it too."""
-        openai, anthropic, olla = openai_errors.error_body, anthropic_errors.error_body, ollama.error_body
         routes = [
-            self._route("GET", "/", self._dashboard.page, openai),
-            self._route("GET", "/page/{name}", self._dashboard.page, openai),
-            self._route("GET", "/health", self.health, openai),
-            self._route("GET", "/ready", self.ready, openai),
-            self._route("GET", "/metrics", self.metrics, openai),
-            self._route("GET", "/v1/cluster", self._dashboard.cluster, openai),
-            self._route("GET", "/v1/cluster/events", self._dashboard.events, openai),
-            self._route("GET", "/v1/cluster/experts", self._dashboard.experts, openai),
-            self._route("GET", "/v1/cluster/models", self._dashboard.models, openai),
-            self._route("POST", "/v1/cluster/plan", self._dashboard.plan, openai),
-            self._route("POST", "/v1/cluster/load", self._dashboard.load, openai),
-            self._route("POST", "/v1/cluster/unload", self._dashboard.unload, openai),
-            self._route("GET", "/v1/models", self.models, openai),
-            self._route("GET", "/v1/models/{name:path}", self.model, openai),
-            self._route("POST", "/v1/chat/completions", self.chat_completions, openai),
-            self._route("POST", "/v1/completions", self.completions, openai),
-            self._route("POST", "/v1/responses", self.responses, openai),
-            self._route("POST", "/v1/messages", self.messages, anthropic),
-            self._route("POST", "/v1/messages/count_tokens", self.count_tokens, anthropic),
-            self._route("POST", "/api/chat", self.ollama_chat, olla),
-            self._route("POST", "/api/generate", self.ollama_generate, olla),
-            self._route("POST", "/api/show", self.ollama_show, olla),
-            self._route("GET", "/api/tags", self.ollama_tags, olla),
-            self._route("GET", "/api/ps", self.ollama_tags, olla),
-            self._route("GET", "/api/version", self.ollama_version, olla),
+            self._route("GET", "/", self._dashboard.page),
+            self._route("GET", "/page/{name}", self._dashboard.page),
+            self._route("GET", "/health", self.health),
+            self._route("GET", "/ready", self.ready),
+            self._route("GET", "/metrics", self.metrics),
+            self._route("GET", "/v1/cluster", self._dashboard.cluster),
+            self._route("GET", "/v1/cluster/events", self._dashboard.events),
+            self._route("GET", "/v1/cluster/experts", self._dashboard.experts),
+            self._route("GET", "/v1/cluster/models", self._dashboard.models),
+            self._route("POST", "/v1/cluster/plan", self._dashboard.plan),
+            self._route("POST", "/v1/cluster/load", self._dashboard.load),
+            self._route("POST", "/v1/cluster/unload", self._dashboard.unload),
+            self._route("GET", "/v1/models", self.models),
+            self._route("GET", "/v1/models/{name:path}", self.model),
+            self._route("POST", "/v1/chat/completions", self.chat_completions),
+            self._route("POST", "/v1/completions", self.completions),
+            self._route("POST", "/v1/responses", self.responses),
+            self._route("POST", "/v1/messages", self.messages),
+            self._route("POST", "/v1/messages/count_tokens", self.count_tokens),
+            self._route("POST", "/api/chat", self.ollama_chat),
+            self._route("POST", "/api/generate", self.ollama_generate),
+            self._route("POST", "/api/show", self.ollama_show),
+            self._route("GET", "/api/tags", self.ollama_tags),
+            self._route("GET", "/api/ps", self.ollama_tags),
+            self._route("GET", "/api/version", self.ollama_version),
         ]
         middleware = [Middleware(Guard)]
         if origins:
@@ -92,7 +91,9 @@ class Gateway:
             )
         return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _no_route})
 
-    def _route(self, method: str, path: str, endpoint: Endpoint, error_body: ErrorBody) -> Route:
+    def _route(self, method: str, path: str, endpoint: Endpoint) -> Route:
+        error_body = _error_body(path)
+
         async def guarded(request: Request) -> Response:
             try:
                 self._admission.admit(request)
@@ -259,5 +260,12 @@ def _failed(error: MoeClusterError, error_body: ErrorBody) -> Response:
 async def _no_route(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     what = f"{request.method} {request.url.path[:200]}"
-    body = openai_errors.error_body(Failure(exc.status_code, "no_such_endpoint", f"{what}: there is no such endpoint"))
-    return json_response(body, exc.status_code)
+    failure = Failure(exc.status_code, "no_such_endpoint", f"{what}: there is no such endpoint")
+    return json_response(_error_body(request.url.path)(failure), exc.status_code)
+
+
+def _error_body(path: str) -> ErrorBody:
+    """Return what words the errors of the API that a path belongs to."""
+    if path.startswith("/api/"):
+        return ollama.error_body
+    return anthropic_errors.error_body if path.startswith("/v1/messages") else openai_errors.error_body

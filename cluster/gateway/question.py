@@ -31,6 +31,7 @@ class Question:
         variables: for the chat template.
         sampling: the parameters that the client set; the model's own defaults hold for the others.
         max_tokens: None: no limit but the context.
+        fits_context: max_tokens beyond the context is no limit, instead of an error.
         grammar: what the answer must look like; None: it is free.
         top_logprobs: number of likeliest tokens that are told beside each token.
         prompt_logprobs: score the prompt's tokens too.
@@ -42,6 +43,7 @@ class Question:
     variables: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
+    fits_context: bool = False
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
     top_logprobs: int = 0

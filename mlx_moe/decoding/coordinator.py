@@ -328,6 +328,7 @@ class Coordinator:
             logits = self._ends.logits(hidden_states[position - 1 - start :][: len(targets)])
             logprobs = scored(logits, mx.array(targets))
             ids, values = likeliest(logits, count) if count else (mx.array([]), mx.array([]))
+            mx.async_eval(logprobs, ids, values)
             yield partial(mx.eval, logprobs, ids, values)
             if not self._is_current(answer):
                 return

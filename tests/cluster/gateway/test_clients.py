@@ -120,6 +120,28 @@ def test_schemas_are_obeyed_and_parsed_by_the_clients_own_helpers(gpt: openai.Op
         )
 
 
+def test_a_prompt_is_scored_as_lm_eval_asks(gpt: openai.OpenAI) -> None:
+    whole = gpt.completions.create(model="demo", prompt=QUESTION, max_tokens=8, temperature=0, logprobs=1).choices[0]
+    assert whole.logprobs is not None
+    ids = [[30, 31, 32, 33], [40, 41]]
+    asked = gpt.completions.create(model="demo", prompt=ids, echo=True, logprobs=1, max_tokens=1, temperature=0)
+    for choice, prompt in zip(asked.choices, ids, strict=True):
+        told = choice.logprobs
+        assert told is not None
+        assert told.token_logprobs is not None
+        assert told.top_logprobs is not None
+        assert len(told.token_logprobs) == len(told.top_logprobs) == len(prompt) + 1
+        assert told.token_logprobs[0] is None
+        assert all(
+            logprob <= max(top.values()) <= 0
+            for logprob, top in zip(told.token_logprobs[1:], told.top_logprobs[1:], strict=True)
+        )
+    alone = gpt.completions.create(model="demo", prompt=["Hello there"], echo=True, logprobs=0, max_tokens=0)
+    assert alone.choices[0].text == "Hello there"
+    assert alone.choices[0].logprobs is not None
+    assert "".join(alone.choices[0].logprobs.tokens or ()) == "Hello there"  # no token before it
+
+
 def test_a_forced_call_is_a_call_in_every_api(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
     answer = gpt.chat.completions.create(
         model="demo",

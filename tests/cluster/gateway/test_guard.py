@@ -74,13 +74,15 @@ def test_a_body_has_a_limit_whether_it_says_its_length_or_not(tmp_path: Path, mo
 
 
 def test_every_answer_has_an_id_of_its_own_and_errors_the_shape_of_their_api(tmp_path: Path) -> None:
-    missing, openai, anthropic, ollama = ask(
+    missing, unknown, openai, anthropic, ollama = ask(
         tmp_path,
         {"url": "/nothing"},
+        {"url": "/api/embed", "method": "POST"},
         {"url": "/v1/chat/completions", "method": "POST", "content": b"{}"},
         {"url": "/v1/messages", "method": "POST", "content": b"{}"},
         {"url": "/api/chat", "method": "POST", "content": b'{"messages": 5}'},
     )
+    assert (unknown.status_code, unknown.json()) == (404, {"error": "POST /api/embed: there is no such endpoint"})
     assert (missing.status_code, openai.json()["error"]["type"]) == (404, "invalid_request_error")
     assert (anthropic.json()["type"], anthropic.json()["error"]["type"]) == ("error", "invalid_request_error")
     assert "messages" in ollama.json()["error"]
