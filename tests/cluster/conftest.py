@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from cluster.membership import hardware
-from tests.cluster.hosts import Hosts
+from tests.cluster.hosts import Hosts, permitted_hosts
 from tests.cluster.running import Cluster, running_cluster
 from tests.patience import PATIENCE_S
 
@@ -45,9 +43,5 @@ def five_nodes(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    with ExitStack() as stack:
-        try:
-            subprocess.run(["ip", "-V"], capture_output=True, check=True)
-        except OSError as exc:
-            pytest.skip(f"network namespaces need the program ip: {exc}")
-        yield Hosts(stack)
+    with permitted_hosts() as permitted:
+        yield permitted

@@ -1,8 +1,11 @@
 """Hosts: machines for tests that are network namespaces on a bridge. Nothing leaves this host."""
 
+from __future__ import annotations
+
 import subprocess
 import uuid
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -44,6 +47,17 @@ class Hosts:
             ip(switch, "link", "add", f"port{n}", "type", "veth", "peer", "name", interface, "netns", host)
             ip(switch, "link", "set", f"port{n}", "master", "bridge", "up")
         return switch
+
+
+@contextmanager
+def permitted_hosts() -> Iterator[Hosts]:
+    """Yield hosts; skip the test without the program `ip`."""
+    with ExitStack() as stack:
+        try:
+            subprocess.run(["ip", "-V"], capture_output=True, check=True)
+        except OSError as exc:
+            pytest.skip(f"network namespaces need the program ip: {exc}")
+        yield Hosts(stack)
 
 
 def ip(host: str, *arguments: str) -> None:

@@ -62,7 +62,7 @@ class Machine:
     def wait_up(self) -> None:
         """Wait until it is up, and follow what it says from then on."""
         self.node.wait_up()
-        watcher = subprocess.Popen(self._python(WATCH), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        watcher = subprocess.Popen(self.python(WATCH), stdout=subprocess.PIPE, text=True, cwd=ROOT)
         self._stack.enter_context(watcher)
         self._stack.callback(watcher.kill)
         threading.Thread(target=self._follow, args=(watcher,), daemon=True).start()
@@ -90,11 +90,11 @@ class Machine:
 
     def load_demo(self, placement: str | None = None) -> None:
         """Load a model, on nodes of a placement (JSON) if one is given."""
-        command = self._python(LOAD, *([placement] if placement else []))
+        command = self.python(LOAD, *([placement] if placement else []))
         ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S)
         assert ran.returncode == 0, ran.stderr[-1000:]
 
-    def _python(self, program: str, *arguments: str) -> list[str]:
+    def python(self, program: str, *arguments: str) -> list[str]:
         home = str(self.node.home.path)
         return ["ip", "netns", "exec", self.namespace, sys.executable, "-c", program, home, *arguments]
 

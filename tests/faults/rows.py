@@ -34,7 +34,19 @@ ROWS = (
     ),
     Row(5, "kill -9 of the coordinator's node", "G", "another node takes over, the workers keep what they hold"),
     Row(6, "SIGSTOP for 3 s; for long", "G", "a stall; lost, and back after SIGCONT"),
-    Row(7, "one-way partition", "G, J", "both sides agree that it is lost; no half-joined node"),
+    Row(
+        7,
+        "one-way partition",
+        "G, J",
+        "both sides agree that it is lost; no half-joined node",
+        "three network namespaces: a wrong hardware address in one, a port of the switch off",
+        (
+            "tests/cluster/test_partitions.py::"
+            "test_both_ends_of_a_way_that_works_in_one_direction_say_that_the_other_is_lost",
+            "tests/cluster/test_partitions.py::test_a_coordinator_that_is_cut_off_serves_nothing_and_the_others_go_on",
+        ),
+        left="a node that joins while the network is cut in one direction",
+    ),
     Row(8, "black hole: nothing arrives, nothing is closed", "G", "seen within 5 s, then as 1"),
     Row(9, "RST on all links between two nodes", "G", "reconnects, no position twice"),
     Row(10, "200 ms +- 100 ms and 1 MB/s on a link", "G", "slow and right, no false death"),
@@ -112,8 +124,9 @@ ROWS = (
         (
             "tests/cluster/trust/test_joining.py::test_a_clock_that_is_an_hour_off_does_not_keep_a_machine_out",
             "tests/cluster/test_timeline.py::test_hops_fill_what_stages_leave_of_each_round_whatever_the_clocks_say",
+            "tests/test_clocks.py::test_only_what_is_listed_reads_the_wall_clock",
         ),
-        left="a clock that jumps while an answer is written (all deadlines are monotonic)",
+        left="a clock that jumps while an answer is written (no deadline reads the wall clock, by the last test)",
     ),
     Row(
         20,
