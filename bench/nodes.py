@@ -49,22 +49,34 @@ class Nodes:
         self.homes = homes
         self._stack = stack
 
-    def load(self, checkpoint: str, layer_splits: Sequence[int], expert_peers: Sequence[int] = ()) -> RemoteModel:
+    def load(
+        self,
+        checkpoint: str,
+        layer_splits: Sequence[int],
+        expert_peers: Sequence[int] = (),
+        context_tokens: int = CONTEXT_TOKENS,
+    ) -> RemoteModel:
         """Load a model, replacing the previous one; the lists have the layers and expert peers of each stage."""
-        placement = self.placement(checkpoint, layer_splits, expert_peers)
+        placement = self.placement(checkpoint, layer_splits, expert_peers, context_tokens)
         self.unload()  # asked for first: an answer just read still counts as running
         for _ in self.own.load(Wanted(checkpoint, placement)):
             pass
         return self.model()
 
-    def placement(self, checkpoint: str, layer_splits: Sequence[int], expert_peers: Sequence[int] = ()) -> Placement:
+    def placement(
+        self,
+        checkpoint: str,
+        layer_splits: Sequence[int],
+        expert_peers: Sequence[int] = (),
+        context_tokens: int = CONTEXT_TOKENS,
+    ) -> Placement:
         """Return a placement with the layers and expert peers of each stage."""
         return spread(
             read_costs(checkpoint, float_bytes=4),
             sorted(self.own.status().capacities(), key=lambda node: node.name),
             layer_splits=layer_splits,
             expert_peers=expert_peers,
-            context_tokens=CONTEXT_TOKENS,
+            context_tokens=context_tokens,
             concurrency=CONCURRENCY,
         )
 

@@ -67,6 +67,10 @@ Find: TypeAlias = Callable[[MoeClusterError], Awaitable[Place]]
 """Returns where the model is coordinated now that an error has ended a call. Raises that error if it is nowhere."""
 
 
+ASKED_AT_ONCE = 16
+"""Calls for prompts and texts; further ones wait. A coordinator takes 32 of a kind from all programs of a node."""
+
+
 class ModelClient:
     """A served model. Use the client in the event loop in which it was made, and close it; the model stays loaded."""
 
@@ -77,6 +81,7 @@ class ModelClient:
         self._credentials = credentials
         self._find = find
         self._one_move_at_a_time = asyncio.Lock()
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._turn_to(place)
 
     @classmethod
@@ -170,8 +175,9 @@ class ModelClient:
         while True:
             stub = self._stub
             try:
-                with self._called():
-                    return await call(stub)
+                async with self._asking:
+                    with self._called():
+                        return await call(stub)
             except UnloadedError:
                 raise
             except NodeLostError as error:

@@ -60,6 +60,21 @@ def test_whoever_stops_reading_ends_the_answer(five_nodes: Cluster) -> None:
     asyncio.run(read_a_little())
 
 
+def test_more_prompts_at_once_than_a_node_may_ask_for_wait(five_nodes: Cluster) -> None:
+    five_nodes.load("demo", five_nodes.place("demo", (3, 3)))
+
+    async def format_many() -> list[list[int]]:
+        async with await NodeClient.connect(five_nodes.nodes[0].home) as node:
+            model = await node.model(await node.settled())
+            messages = [{"role": "user", "content": "Hello"}]
+            prompts = await asyncio.gather(*(model.format_chat(messages, {}) for _ in range(100)))
+            await model.close()
+            return prompts
+
+    prompts = asyncio.run(format_many())
+    assert prompts == [prompts[0]] * 100
+
+
 def test_where_no_node_runs_the_client_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoClusterError, match="no node runs on this machine"):
         asyncio.run(NodeClient.connect(Home(tmp_path)))
