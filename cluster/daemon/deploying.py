@@ -336,7 +336,8 @@ class Deploying:
     async def _hear(self, node_id: str, worker: _Worker) -> None:
         """Queue the events that a worker reports, until it has ended or is lost."""
         name = self._state.name(node_id)
-        error: MoeClusterError = NodeLostError(f"node {name} ended its worker", node_id=node_id)
+        ended = NodeLostError(f"node {name} ended its worker", node_id=node_id)
+        error: MoeClusterError = ended
         is_gone, breaks = False, 0
         looking = self._spawn(self._look(node_id, worker))
         try:
@@ -344,6 +345,7 @@ class Deploying:
                 began_s = time.monotonic()
                 try:
                     await self._listen(node_id, worker, name)
+                    error = ended
                     break
                 except grpc.RpcError as exc:
                     error = error_of(exc, f"node {name}", node_id)
