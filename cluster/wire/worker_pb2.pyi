@@ -237,6 +237,10 @@ class WorkerFailure(_message.Message):
     node_id: str
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., node_id: _Optional[str] = ...) -> None: ...
 
+class MemoryNoted(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class CancelRequest(_message.Message):
     __slots__ = ("sequence_id", "serial")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]

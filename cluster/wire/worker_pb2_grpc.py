@@ -41,6 +41,11 @@ class StageStub(object):
                 request_serializer=cluster_dot_wire_dot_worker__pb2.CancelRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_worker__pb2.CancelReply.FromString,
                 _registered_method=True)
+        self.NoteMemory = channel.unary_unary(
+                '/moe_cluster.v1.Stage/NoteMemory',
+                request_serializer=cluster_dot_wire_dot_worker__pb2.MemoryUse.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_worker__pb2.MemoryNoted.FromString,
+                _registered_method=True)
 
 
 class StageServicer(object):
@@ -55,6 +60,13 @@ class StageServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteMemory(self, request, context):
+        """Tells the coordinator what an expert peer uses, which is on no way of frames.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StageServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +74,11 @@ def add_StageServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=cluster_dot_wire_dot_worker__pb2.CancelRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_worker__pb2.CancelReply.SerializeToString,
+            ),
+            'NoteMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteMemory,
+                    request_deserializer=cluster_dot_wire_dot_worker__pb2.MemoryUse.FromString,
+                    response_serializer=cluster_dot_wire_dot_worker__pb2.MemoryNoted.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +110,33 @@ class Stage(object):
             '/moe_cluster.v1.Stage/Cancel',
             cluster_dot_wire_dot_worker__pb2.CancelRequest.SerializeToString,
             cluster_dot_wire_dot_worker__pb2.CancelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moe_cluster.v1.Stage/NoteMemory',
+            cluster_dot_wire_dot_worker__pb2.MemoryUse.SerializeToString,
+            cluster_dot_wire_dot_worker__pb2.MemoryNoted.FromString,
             options,
             channel_credentials,
             insecure,

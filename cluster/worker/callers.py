@@ -10,6 +10,7 @@ from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD
 from cluster.worker.role import Role
 
 CANCEL = "/moe_cluster.v1.Stage/Cancel"
+NOTE_MEMORY = "/moe_cluster.v1.Stage/NoteMemory"
 COORDINATOR = "/moe_cluster.v1.Coordinator/"
 
 LINKS = 2
@@ -37,10 +38,15 @@ def rules(role: Role, credentials: Credentials) -> Mapping[str, Rule]:
         insecure = credentials.insecure
         return lambda caller: "" if insecure or caller == node_id else f"only node {node_id} {what} here"
 
+    def not_peer(caller: str) -> str:
+        is_peer = any(caller == peer.node_id for stage in placement.stages for peer in stage.peers)
+        return "" if credentials.insecure or is_peer else "only expert peers tell here what they use"
+
     placement = role.placement
     return {
         FRAMES_METHOD: Rule(only(role.previous_node, "sends frames"), LINKS),
         EXPERTS_METHOD: Rule(only(role.stage.node_id, "asks experts"), LINKS),
         CANCEL: Rule(only(placement.coordinator, "cancels frames"), CANCELS),
+        NOTE_MEMORY: Rule(not_peer, LINKS),
         **{f"{COORDINATOR}{name}": Rule(credentials.refusal, at_once) for name, at_once in _OF_CLIENTS.items()},
     }

@@ -13,6 +13,7 @@ from cluster.trust.credentials import Credentials, max_message
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
 from cluster.worker.frame_stream import EPOCH_KEY, Call, FrameStream
+from cluster.worker.memory_guard import LOOK_S, MemoryUse
 from cluster.worker.messages import FRAMES_METHOD, MAX_MESSAGE_BYTES
 from cluster.worker.remote_experts import ExpertLink
 from mlx_moe.errors import MoeClusterError
@@ -96,6 +97,14 @@ class Connections:
             task = asyncio.create_task(self._cancel(channel, request))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
+
+    async def tell_memory(self, node_id: str, use: MemoryUse) -> None:
+        """Tell the coordinator on a node what this one uses; if it is not heard, the next time counts."""
+        stub = worker_pb2_grpc.StageStub(self._channel(node_id))
+        try:
+            await stub.NoteMemory(use.to_message(), timeout=LOOK_S)
+        except grpc.RpcError as exc:
+            log.debug("event=memory_not_told error=%s", exc)
 
     def reach(self, node_id: str) -> None:
         """Open a channel to a stage for `cancel`."""

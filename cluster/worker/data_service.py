@@ -13,6 +13,7 @@ from cluster.rpc_errors import reported
 from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
 from cluster.worker.frame_stream import COUNT, EPOCH_KEY, RECEIVED_KEY
+from cluster.worker.memory_guard import MemoryUse
 from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, MORE, LinkError, Message
 from mlx_moe.errors import InvalidRequestError
 from mlx_moe.layers.batches import TOGETHER
@@ -123,6 +124,18 @@ class ExpertsService(grpc.GenericRpcHandler):
         except LinkError as error:
             log.error("event=bad_link error=%s", error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+
+class MemoryService(worker_pb2_grpc.StageServicer):
+    """Takes what expert peers use, at the coordinator."""
+
+    def __init__(self, note: Callable[[MemoryUse], None]) -> None:
+        self._note = note
+
+    async def NoteMemory(self, request: pb.MemoryUse, context: Context) -> pb.MemoryNoted:  # noqa: N802, ARG002
+        """Note what a peer uses."""
+        self._note(MemoryUse.from_message(request))
+        return pb.MemoryNoted()
 
 
 class CancelService(worker_pb2_grpc.StageServicer):

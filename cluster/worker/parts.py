@@ -23,7 +23,7 @@ from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing, Waiter
 from cluster.worker.connections import Connections
 from cluster.worker.coordinator_service import CoordinatorService
-from cluster.worker.data_service import CancelService, ExpertsService, FramesService
+from cluster.worker.data_service import CancelService, ExpertsService, FramesService, MemoryService
 from cluster.worker.frame_stream import FrameStream
 from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
@@ -80,13 +80,16 @@ class Part(Protocol):
 class ExpertsPart:
     """Experts of a stage that another node leads."""
 
-    def __init__(self, shard: ExpertShard, name: str) -> None:
+    def __init__(self, shard: ExpertShard, name: str, coordinator: str, connections: Connections) -> None:
         self._shard = shard
         self._name = name
         self._service = ExpertsService(self._answer)
         self._waiter = Waiter()
         self.watch = self._waiter.watch
         self._questions = 0
+        self._coordinator = coordinator
+        self._connections = connections
+        self._is_short = False
 
     def serve(self, server: grpc.aio.Server) -> None:
         """See Part."""
@@ -109,7 +112,10 @@ class ExpertsPart:
         return 0
 
     async def note_memory(self, use: MemoryUse) -> None:
-        """See Part. Its node's status says it."""
+        """See Part. The coordinator hears that it is short, and once that it is not any more."""
+        if use.is_short or self._is_short:
+            await self._connections.tell_memory(self._coordinator, use)
+        self._is_short = use.is_short
 
     def interrupt(self, cause: MoeClusterError) -> None:  # noqa: ARG002
         """See Part."""
@@ -269,6 +275,8 @@ class CoordinatorPart:
         """See Part."""
         server.add_generic_rpc_handlers((self._service,))
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(self._clients, server)
+        noting = MemoryService(self._clients.answering.note_memory)
+        worker_pb2_grpc.add_StageServicer_to_server(noting, server)
 
     async def connect(self) -> None:
         """See Part."""
@@ -354,7 +362,7 @@ def part_of(
 ) -> Part:
     """Return the part of a role; if it coordinates, it resumes the answers of an `interrupted` service."""
     if isinstance(loaded, LoadedExperts):
-        return ExpertsPart(loaded.holding.shard, name)
+        return ExpertsPart(loaded.holding.shard, name, role.placement.coordinator, connections)
     if role.coordinates:
         return CoordinatorPart(loaded, role, name, epoch, credentials, connections, interrupted)
     return StagePart(loaded, role, name, epoch, connections)

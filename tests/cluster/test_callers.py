@@ -9,7 +9,7 @@ import pytest
 from cluster.daemon import callers as of_daemon
 from cluster.daemon.greeter import ECHO_METHOD
 from cluster.daemon.state import NodeState
-from cluster.placement import Placement, StagePlacement
+from cluster.placement import ExpertPeer, Placement, StagePlacement
 from cluster.trust import SERVER_OPTIONS, Insecure
 from cluster.trust.call_rules import CallRules, Rule
 from cluster.weights.weights_service import READ_METHOD
@@ -21,7 +21,12 @@ from tests.cluster.membership.test_membership import info
 from tests.patience import PATIENCE_S
 
 A, B, C, D = (letter * 16 for letter in "abcd")
-PLACEMENT = Placement("demo", "", tuple(StagePlacement(n, range(1)) for n in (A, B, C)), 1, 1, 1, {})
+STAGES = (
+    StagePlacement(A, range(1)),
+    StagePlacement(B, range(1), {}, (ExpertPeer(D, {}),)),
+    StagePlacement(C, range(1)),
+)
+PLACEMENT = Placement("demo", "", STAGES, 1, 1, 1, {})
 
 
 class Secure(Insecure):
@@ -53,6 +58,7 @@ def test_every_call_has_a_rule() -> None:
         (B, FRAMES_METHOD, {A}),
         (C, FRAMES_METHOD, {B}),
         (C, of_worker.CANCEL, {A}),
+        (A, of_worker.NOTE_MEMORY, {D}),
         (A, f"{of_worker.COORDINATOR}Answer", {A, B, C, D}),
     ],
 )

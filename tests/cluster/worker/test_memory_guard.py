@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -18,15 +18,21 @@ from hypothesis import strategies as st
 import mlx_moe
 from cluster.request_message import to_request_message
 from cluster.rpc_errors import error_of
+from cluster.trust import Insecure
 from cluster.wire import worker_pb2 as pb
+from cluster.wire import worker_pb2_grpc
 from cluster.worker import memory_guard
+from cluster.worker.connections import Connections
+from cluster.worker.data_service import MemoryService
 from cluster.worker.memory_guard import MemoryGuard, MemoryUse
+from cluster.worker.parts import ExpertsPart
 from mlx_moe import footprint
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.request import Request
 from mlx_moe.errors import PressureError
 from mlx_moe.footprint import footprint_bytes, limited_bytes
 from mlx_moe.model import LocalModel
+from mlx_moe.pipeline.shard import ExpertShard
 from tests.cluster.worker.served import served
 from tests.patience import PATIENCE_S
 
@@ -74,6 +80,27 @@ def test_answers_give_way_one_at_a_time() -> None:
     assert "given up after 5 tokens" in str(error)
     assert guard.gives_way(0.1, 5) is None
     assert guard.gives_way(memory_guard.LOOK_S, 5) is not None
+
+
+def test_an_expert_peer_tells_the_coordinator_while_it_is_short_and_once_after() -> None:
+    heard: list[MemoryUse] = []
+
+    async def scenario() -> None:
+        server = grpc.aio.server()
+        worker_pb2_grpc.add_StageServicer_to_server(MemoryService(heard.append), server)
+        port = Insecure("a" * 16).add_port(server, "127.0.0.1:0")
+        await server.start()
+        coordinator = pb.WorkerAddress(node_id="a" * 16, name="mac-1", target=f"127.0.0.1:{port}")
+        connections = Connections(Insecure("b" * 16), [coordinator], 1, lambda _: None)
+        peer = ExpertsPart(cast(ExpertShard, None), "mac-2", coordinator.node_id, connections)
+        for used_gb in (1, 11, 12, 2, 1):
+            await peer.note_memory(MemoryUse("mac-2", used_gb * GB, 12 * GB))
+        await server.stop(0)
+        await peer.note_memory(MemoryUse("mac-2", 12 * GB, 12 * GB))  # nobody hears it: the next time counts
+        await connections.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+    assert [use.used_bytes // GB for use in heard] == [11, 12, 2]
 
 
 def test_the_memory_of_a_process_is_what_it_touches() -> None:
