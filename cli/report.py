@@ -85,7 +85,7 @@ def _plan(serving: ServingStatus) -> Mapping[str, Any]:
     from cli import plan
 
     try:
-        made = plan.make(serving.model, plan.around(), serving.context_tokens or None, 1, None, "one_user")
+        made = plan.make(serving.model, plan.around(), serving.context_tokens or None, 1, None, None)
         return plan.to_json(made)
     except MoeClusterError as error:
         return {"error": str(error)}

@@ -82,7 +82,7 @@ def plan(
     users: Annotated[
         int, typer.Option(metavar="N", callback=within(1), help="Reserve memory for N requests of that context.")
     ] = 1,
-    many: Annotated[bool, typer.Option("--many", help="Optimize for many users; default: for one.")] = False,
+    many: Annotated[bool, typer.Option("--many", help="Optimize for a full pipeline; default: for N users.")] = False,
     bits: Annotated[
         int | None,
         typer.Option(metavar="N", callback=within(2, 8), help="Plan as if the model were quantized to N bits."),
@@ -97,7 +97,7 @@ def plan(
     with reported(debug):
         from cli.plan import plan as print_plan
 
-        objective: Literal["one_user", "many_users"] = "many_users" if many else "one_user"
+        objective: Literal["many_users"] | None = "many_users" if many else None
         cut = o.LoadOptions(chunk=chunk, latency_s=latency)
         print_plan(model, nodes, json, context, users, bits, objective, cut=cut, standby=standby)
 

@@ -75,14 +75,14 @@ def fit(
     *,
     context_tokens: int,
     concurrency: int,
-    objective: Objective = "one_user",
+    objective: Objective | None = None,
     at_bits: AtBits | None = None,
     chunks: ChunkRule | Latency | None = None,
 ) -> Fit:
     """Solve for the nodes as they are; if that fails with raised GPU limits, and last with layers split by experts.
 
-    Raising a limit takes the owner one command, so for one user as few nodes as possible are raised, those first that
-    gain most. For many users all are raised together: the slowest stage becomes shorter (DeepSeek-V3 on eight 64 GB
+    Raising a limit takes the owner one command, so as few nodes as possible are raised, those first that gain most. For
+    the objective of many users all are raised together: the slowest stage becomes shorter (DeepSeek-V3 on eight 64 GB
     minis: 79 tokens/s together instead of 62). Expert groups cost an exchange in every layer of every token.
 
     Raises:
@@ -93,7 +93,7 @@ def fit(
     wish = Wish(model, nodes, context_tokens, concurrency)
     higher = [node.raised() for node in nodes]
     gaining = sorted(range(len(nodes)), key=lambda i: (nodes[i].memory_bytes - higher[i].memory_bytes, -i))
-    counts = range(len(nodes) + 1) if objective == "one_user" else (0, len(nodes))
+    counts = (0, len(nodes)) if objective == "many_users" else range(len(nodes) + 1)
     some_higher = [[higher[i] if i in gaining[:count] else node for i, node in enumerate(nodes)] for count in counts]
     for offered, groups in [*((some, False) for some in some_higher), (nodes, True), (higher, True)]:
         if replace(wish, nodes=offered).holds(expert_groups=groups):

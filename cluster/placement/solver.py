@@ -21,6 +21,7 @@ from cluster.placement.capacity import Link, Links, NodeCapacity, node_classes
 from cluster.placement.chunks import Latency, with_chunks
 from cluster.placement.costs import LayerCosts, ModelCosts
 from cluster.placement.placement import Placement
+from cluster.placement.prediction import predict
 from cluster.placement.search import NEVER, Integers, Run, Unit
 from cluster.placement.stages import make_stage
 from cluster.placement.striping import divide
@@ -47,12 +48,14 @@ def solve(
     *,
     context_tokens: int,
     concurrency: int,
-    objective: Objective = "one_user",
+    objective: Objective | None = None,
     expert_groups: bool | None = None,
     chunks: ChunkRule | Latency | None = None,
     coordinator: str | None = None,
 ) -> Placement:
     """Return the placement that answers fastest for one user (sum of all stages) or for many (slowest stage).
+
+    Without an objective, the one of both that is predicted to be faster for `concurrency` users together.
 
     Every stage has KV room for `concurrency` requests of `context_tokens`; its time is taken in the middle of that
     context. For one user, stages on the same nodes are made more equal if that costs no time; for many, the sum decides
@@ -74,13 +77,17 @@ def solve(
     units = problem.whole_units()
     if expert_groups is not False and (expert_groups or not problem.fits(units) or problem.groups_may_win()):
         units += problem.group_units()
-    runs = _best(problem, units, objective)
-    if runs is None:
+    objectives: Sequence[Objective] = (objective,) if objective else ("one_user", "many_users")
+    found = [runs for each in objectives[:concurrency] if (runs := _best(problem, units, each)) is not None]
+    if not found:
         raise PlacementError(
             f"{shortage(model, nodes, context_tokens * concurrency)}; moe-cluster plan {model.name} says what would "
             f"make it fit"
         )
-    return with_chunks(problem.placement(runs), model, nodes, links, chunks)
+    placements = [with_chunks(problem.placement(runs), model, nodes, links, chunks) for runs in found]
+    if len(placements) == 1:
+        return placements[0]
+    return max(placements, key=lambda p: predict(p, model, nodes, links).together_tokens_per_s(concurrency))
 
 
 def can_hold(

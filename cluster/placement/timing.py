@@ -49,11 +49,11 @@ def decode_s(
     leader = owners[0].node
     read = (layer.fixed_bytes + n_sequences * position * layer.kv_bytes) / _bytes_per_s(leader)
     seconds = _overhead_s(model, layer, leader) + read
-    if n_sequences == 1:
+    if n_sequences == 1 or not layer.expert_bytes:
         return seconds + _slowest_owner_s(model, layer, owners)
     chosen, rows = touched_experts(model, n_sequences), n_sequences * model.experts_per_token
     slowest = 0.0
-    for owner in owners if layer.expert_bytes else ():
+    for owner in owners:
         share = owner.n_experts / model.n_experts
         reads = share * chosen * layer.expert_bytes / _bytes_per_s(owner.node)
         slowest = max(slowest, reads + _exchange_s(model, owner, n_sequences + share * rows))

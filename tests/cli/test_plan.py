@@ -79,7 +79,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
 def test_a_plan_carries_the_chunks_asked_for_and_up_takes_no_others(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    plan("demo", "1xM4-Pro-64GB", as_json=True, chunk=256)
+    plan("demo", "1xM4-Pro-64GB", as_json=True, cut=LoadOptions(chunk=256))
     file = tmp_path / "plan.json"
     file.write_text(capsys.readouterr().out)
     taken = wanted(None, str(file), None, None, LoadOptions())
@@ -88,6 +88,17 @@ def test_a_plan_carries_the_chunks_asked_for_and_up_takes_no_others(
     assert taken.plan.chunks == ChunkRule.fixed(256)
     with pytest.raises(InvalidRequestError, match="make a new plan: moe-cluster plan demo --chunk 64 --json"):
         wanted(None, str(file), None, None, LoadOptions(chunk=64))
+    with pytest.raises(InvalidRequestError, match=r"make a new plan: moe-cluster plan demo --latency 0\.5 --json"):
+        wanted(None, str(file), None, None, LoadOptions(latency_s=0.5))
+
+
+def test_a_plan_keeps_a_latency_and_chunks_are_set_in_one_way(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("deepseek-v3", "8xM4-Pro-64GB", as_json=True, cut=LoadOptions(latency_s=0.6))
+    assert json.loads(capsys.readouterr().out)["placement"]["chunks"]["longest"] == 128
+    with pytest.raises(InvalidRequestError, match="leave out --chunk or --latency"):
+        LoadOptions(chunk=64, latency_s=0.6)
+    with pytest.raises(InvalidRequestError, match="--latency takes seconds"):
+        LoadOptions(latency_s=-1.0)
 
 
 def test_a_plan_for_fewer_bits_says_how_up_quantizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
