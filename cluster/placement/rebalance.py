@@ -22,7 +22,7 @@ GAIN = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Rebalance:
-    """A placement that may replace `former`, the predicted tokens per second of both for one user, and what it reads.
+    """A placement that may replace `former`, the predicted tokens per second of both, and what it reads.
 
     `read_bytes` has the bytes of weights that a node must read, by node id; nodes that read nothing are left out.
     """
@@ -66,7 +66,7 @@ def rebalance(
     concurrency: int,
     standby: bool = False,
 ) -> Rebalance:
-    """Return the best placement with the same coordinator, for requests of `context_tokens`.
+    """Return the best placement with the same coordinator, for `concurrency` requests of `context_tokens` together.
 
     With `standby` it has a spare copy of a stage, where memory allows.
 
@@ -91,8 +91,8 @@ def rebalance(
     return Rebalance(
         former,
         placement,
-        predict(former, model, nodes, links).tokens_per_s,
-        predict(placement, model, nodes, links).tokens_per_s,
+        predict(former, model, nodes, links).together_tokens_per_s(concurrency),
+        predict(placement, model, nodes, links).together_tokens_per_s(concurrency),
         read_bytes(model, former, placement),
     )
 

@@ -40,7 +40,7 @@ LINKS = Links()
 def rebalanced(
     former: Placement, nodes: list[NodeCapacity], costs: ModelCosts = COSTS, links: Links = LINKS
 ) -> Rebalance:
-    return rebalance(former, costs, nodes, links, context_tokens=CONTEXT_TOKENS, concurrency=CONCURRENCY)
+    return rebalance(former, costs, nodes, links, context_tokens=POSITIONS, concurrency=1)
 
 
 def layers_of(placement: Placement) -> list[tuple[str, int, int]]:
@@ -63,7 +63,7 @@ def test_a_faster_node_that_joins_takes_the_part_of_a_slow_one() -> None:
 
 def test_what_is_best_already_does_not_change() -> None:
     nodes = [node(i, 150_000_000) for i in range(3)]
-    former = solve(COSTS, nodes, Links(), context_tokens=CONTEXT_TOKENS, concurrency=CONCURRENCY)
+    former = solve(COSTS, nodes, Links(), context_tokens=POSITIONS, concurrency=1)
     found = rebalanced(former, nodes)
     assert not found.changes
     assert not found.is_better
