@@ -25,6 +25,7 @@ from cluster.gateway import (
     openai_errors,
     openai_responses,
     openai_text,
+    openapi,
 )
 from cluster.gateway.answering import prompt_of
 from cluster.gateway.asking import Asking, ClientGone, json_response
@@ -49,6 +50,7 @@ class Gateway:
     def __init__(self, served: Served, admission: Admission, *, exact: bool = False) -> None:
         self._served = served
         self._admission = admission
+        self._described: dict[str, Any] = {}
         self._turns = Turns()
         self._metrics = Metrics(self._turns)
         self._dashboard = Dashboard(served, self._metrics)
@@ -62,6 +64,7 @@ class Gateway:
             self._route("GET", "/health", self.health),
             self._route("GET", "/ready", self.ready),
             self._route("GET", "/metrics", self.metrics),
+            self._route("GET", "/openapi.json", self.openapi),
             self._route("GET", "/v1/cluster", self._dashboard.cluster),
             self._route("GET", "/v1/cluster/events", self._dashboard.events),
             self._route("GET", "/v1/cluster/experts", self._dashboard.experts),
@@ -83,6 +86,7 @@ class Gateway:
             self._route("GET", "/api/ps", self.ollama_tags),
             self._route("GET", "/api/version", self.ollama_version),
         ]
+        self._described = openapi.document(routes)
         middleware = [Middleware(Guard)]
         if origins:
             anything = ["*"]
@@ -106,6 +110,7 @@ class Gateway:
                 log.exception("event=request_failed request_id=%s", request.state.request_id)
                 return _failed(MoeClusterError("the gateway failed; moe-cluster logs says why"), error_body)
 
+        guarded.__doc__ = endpoint.__doc__
         return Route(path, guarded, methods=[method])
 
     async def health(self, _request: Request) -> Response:
@@ -123,6 +128,10 @@ class Gateway:
         except MoeClusterError:  # the node is ending or starting: what this process has counted is there still
             status = None
         return Response(self._metrics.text(status), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, _request: Request) -> Response:
+        """Describe these paths by OpenAPI."""
+        return json_response(self._described)
 
     async def models(self, _request: Request) -> Response:
         """List the served model."""

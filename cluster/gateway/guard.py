@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import uuid
@@ -16,6 +17,9 @@ from mlx_moe.errors import InvalidRequestError
 
 MAX_BODY_BYTES = 32 << 20
 """Larger than any context, much smaller than memory."""
+
+BODY_S = 60.0
+"""How long a body may take: each that does not end holds one of a limited number of connections."""
 
 OPEN_PATHS = ("/health",)
 """What needs no key: a load balancer has none."""
@@ -81,18 +85,27 @@ class Admission:
 
 
 async def body_of(request: Request) -> bytes:
-    """Return the body. Raises TooLongError beyond MAX_BODY_BYTES, before it is read where its length says so."""
+    """Return the body.
+
+    Raises:
+        TooLongError: it is longer than MAX_BODY_BYTES; before it is read where its length says so.
+        InvalidRequestError: it did not arrive within BODY_S.
+    """
     length = request.headers.get("content-length", "0")
     size = 0
     chunks: list[bytes] = []
     if length.isdecimal() and len(length) < 20 and int(length) > MAX_BODY_BYTES:
         size = int(length)
     else:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                break
-            chunks.append(chunk)
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > MAX_BODY_BYTES:
+                        break
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise InvalidRequestError(f"the body did not arrive within {BODY_S:g} s: {size:,} bytes did") from None
     if size > MAX_BODY_BYTES:
         raise TooLongError(f"the body has more than {MAX_BODY_BYTES:,} bytes, the most allowed")
     return b"".join(chunks)

@@ -1,6 +1,7 @@
 """The clients that people use, from their own packages, against the gateway of a running node."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -178,6 +179,42 @@ def test_refusals_are_the_clients_own_errors_with_numbers(gpt: openai.OpenAI, cl
         gpt.chat.completions.create(model="demo", messages=[ASKED], max_tokens=0)  # type: ignore[list-item]
     with pytest.raises(openai.BadRequestError, match="functions"):
         gpt.chat.completions.create(model="demo", messages=[ASKED], functions=[{"name": "x"}])  # type: ignore[list-item]
+
+
+def test_langchain_chats_streams_calls_tools_and_parses(url: str, said: str) -> None:
+    langchain_openai = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    model = langchain_openai.ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="demo", temperature=0)
+    with contextlib.closing(model.root_client):
+        assert model.invoke(QUESTION).content == said
+        assert "".join(chunk.content for chunk in model.stream(QUESTION)) == said
+        assert isinstance(model.with_structured_output(City).invoke(QUESTION), City)
+        tool = {"type": "function", "function": {"name": "found", "parameters": CITY}}
+        calling = model.bind_tools([tool], tool_choice="any", parallel_tool_calls=False)
+        whole, *chunks = calling.invoke(QUESTION), *calling.stream(QUESTION)
+        joined = chunks[0]
+        for chunk in chunks[1:]:
+            joined += chunk
+        for message in (whole, joined):
+            assert [call["name"] for call in message.tool_calls] == ["found"]
+            assert City.model_validate(message.tool_calls[0]["args"])
+
+
+def test_ollamas_own_client_chats_streams_and_sees_its_errors(url: str, said: str) -> None:
+    ollama = pytest.importorskip("ollama", reason="ollama is not installed")
+    cold = {"temperature": 0}
+    with ollama.Client(host=url) as client:
+        assert client.chat(model="demo", messages=[ASKED], options=cold).message.content == said
+        parts = client.chat(model="demo", messages=[ASKED], options=cold, stream=True)
+        assert "".join(part.message.content for part in parts) == said
+        assert client.generate(model="demo", prompt=QUESTION, options=cold).response == said
+        assert City.model_validate_json(client.chat(model="demo", messages=[ASKED], format=CITY).message.content)
+        assert (
+            [model.model for model in client.list().models] == [model.model for model in client.ps().models] == ["demo"]
+        )
+        with pytest.raises(ollama.ResponseError, match="this cluster serves 'demo'"):
+            client.chat(model="another", messages=[ASKED])
+        with pytest.raises(ollama.ResponseError, match="there is no such endpoint"):
+            client.embed(model="demo", input="x")
 
 
 def test_a_client_that_goes_away_ends_its_answer(cluster: Cluster, url: str) -> None:

@@ -73,6 +73,18 @@ def test_a_body_has_a_limit_whether_it_says_its_length_or_not(tmp_path: Path, mo
         assert (answer.status_code, answer.json()["error"]["type"]) == (413, "request_too_large")
 
 
+def test_a_body_that_does_not_end_is_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.05)
+
+    async def stuck() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    (answer,) = ask(tmp_path, {"method": "POST", "url": "/v1/messages", "content": stuck()})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "did not arrive" in answer.json()["error"]["message"]
+
+
 def test_every_answer_has_an_id_of_its_own_and_errors_the_shape_of_their_api(tmp_path: Path) -> None:
     missing, unknown, openai, anthropic, ollama = ask(
         tmp_path,
