@@ -150,7 +150,7 @@ async def ring(
         stack.push_async_callback(connections.close)
         loaded = load(NodeFiles(checkpoint), role, lambda *_: None)
         assert isinstance(loaded, LoadedShard)  # it leads a stage
-        first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections, None)
+        first = FirstStage(loaded, role, first_id, EPOCH, credentials, connections, None, None)
         first.serve(server)
         await server.start()
         stack.push_async_callback(server.stop, None)

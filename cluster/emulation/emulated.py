@@ -22,6 +22,7 @@ from mlx_moe.checkpoint.held import Held
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, NgramDrafter
 from mlx_moe.known_models import KNOWN_MODELS
+from mlx_moe.pipeline.stage import Past
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.tokenizer import Tokenizer
@@ -79,8 +80,8 @@ class EmulatedShard:
         """See LoadedStage; there are none."""
         return RemoteExperts({})
 
-    def stage(self, node: str) -> EmulatedStage:
-        """See LoadedStage."""
+    def stage(self, node: str, past: Past | None) -> EmulatedStage:  # noqa: ARG002
+        """See LoadedStage. It computes all again."""
         timing = StageTiming(self.costs, self.role.stage, self._nodes, self.scenario.links())
         wire = None if self.role.coordinates else WIRES[self.scenario.wire]
         is_last = self.role.index + 1 == len(self.role.placement.stages)

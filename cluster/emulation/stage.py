@@ -6,7 +6,7 @@ Shapes: L positions, D hidden_size.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
@@ -133,6 +133,14 @@ class EmulatedStage:
     def release(self, sequence_id: str) -> None:
         """See Stage."""
         self._kept.pop(sequence_id, None)
+
+    def retain(self, sequence_ids: Set[str]) -> None:
+        """See Stage."""
+        self._kept = {name: kept for name, kept in self._kept.items() if name in sequence_ids}
+
+    @property
+    def past(self) -> None:
+        """It leaves nothing."""
 
     @property
     def kv_bytes(self) -> int:

@@ -16,10 +16,11 @@ from cluster.worker.loading import LoadedExperts, LoadedShard
 from cluster.worker.node_files import NodeFiles, Progress
 from cluster.worker.role import Role
 from mlx_moe.checkpoint.held import Held
+from mlx_moe.layers.cache_costs import KEPT_ROWS
 from mlx_moe.layers.steps import Steps
 from mlx_moe.pipeline.frame import Frame, Returned
 from mlx_moe.pipeline.shard import Shard
-from mlx_moe.pipeline.stage import Stage
+from mlx_moe.pipeline.stage import Past, Stage
 
 KIND = "stretched"
 """The prefix of a stretched model's name; the seconds per frame and the model's name follow."""
@@ -60,16 +61,16 @@ class StretchedShard(LoadedShard):
 
     stage_s: float
 
-    def stage(self, node: str) -> StretchedStage:
+    def stage(self, node: str, past: Past | None) -> StretchedStage:
         """See LoadedStage."""
-        return StretchedStage(self.holding.shard, node, self.stage_s)
+        return StretchedStage(self.holding.shard, node, self.stage_s, past)
 
 
 class StretchedStage(Stage):
     """Computes a frame, then waits for the rest of the frame's time."""
 
-    def __init__(self, shard: Shard, node: str, stage_s: float) -> None:
-        super().__init__(shard, node)
+    def __init__(self, shard: Shard, node: str, stage_s: float, past: Past | None) -> None:
+        super().__init__(shard, node, KEPT_ROWS, past)
         self._stage_s = stage_s
         self._clock = Clock()
 

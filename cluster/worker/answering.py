@@ -23,7 +23,7 @@ from mlx_moe.decoding.coordinator import Coordinator, Failed, Scored, Written
 from mlx_moe.decoding.replay import PromptFrames
 from mlx_moe.decoding.sequence import Phase, Sequence
 from mlx_moe.errors import BusyError, EvictedError, InvalidRequestError, MoeClusterError
-from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Release, Returned
+from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Release, Retain, Returned
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,11 @@ class Answering:
         """Number of unfinished answers."""
         return len(self._answers)
 
+    @property
+    def sequence_ids(self) -> frozenset[str]:
+        """The sequences with unfinished answers."""
+        return frozenset(self._answers)
+
     def __contains__(self, sequence_id: str) -> bool:
         """Whether a sequence has an unfinished answer."""
         return sequence_id in self._answers
@@ -100,7 +105,7 @@ class Answering:
         able = [sequence_id for sequence_id in sequence_ids if not self._pipeline.waits(sequence_id)]
         for output in self._pipeline.computing.watch.each("a turn", len(able), self._coordinator.step(able)):
             match output:
-                case Frame() | Batch() | Fork() | Release() | Cancel():
+                case Frame() | Batch() | Fork() | Release() | Retain() | Cancel():
                     await self._pipeline.send(output)
                 case Written():
                     self._write(output)

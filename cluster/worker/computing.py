@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from cluster.errors import NodeLostError
 from cluster.worker.arrays import to_message
@@ -33,15 +34,16 @@ class Waiter:
         await asyncio.get_running_loop().run_in_executor(self._thread, wait)
 
     async def finish(self, steps: Steps[Result], what: str, rows: int) -> Result:
-        """Run a computation over so many positions to its end."""
-        while True:
-            with self.watch.step(what, rows):
-                try:
-                    wait = next(steps)
-                except StopIteration as done:
-                    result: Result = done.value
-                    return result
-                await self.wait(wait)
+        """Run a computation over so many positions to its end; it is closed if this task is cancelled."""
+        with closing(steps):
+            while True:
+                with self.watch.step(what, rows):
+                    try:
+                        wait = next(steps)
+                    except StopIteration as done:
+                        result: Result = done.value
+                        return result
+                    await self.wait(wait)
 
     def close(self) -> None:
         """Stop the thread without waiting for it."""
@@ -106,6 +108,13 @@ class Computing:
         if isinstance(running.result, Refused) and isinstance(running.result.error, NodeLostError):
             raise running.result.error
         return True
+
+    def close(self) -> None:
+        """Stop computing; caches are rewound at once."""
+        for running in self._running.values():
+            running.steps.close()
+        self._running.clear()
+        self.waiter.close()
 
     def message(self, frame: Frame, epoch: int) -> Message:
         """Return a result as a message; waits here until it is computed."""

@@ -18,16 +18,17 @@ from cluster.wire import worker_pb2 as pb
 from cluster.worker import callers, memory_guard
 from cluster.worker.connections import Connections
 from cluster.worker.coordinator_service import CoordinatorService
-from cluster.worker.loading import Loaded
+from cluster.worker.loading import Loaded, LoadedExperts
 from cluster.worker.memory_guard import MemoryUse
 from cluster.worker.message_sizes import longest_received
 from cluster.worker.messages import MAX_MESSAGE_BYTES
-from cluster.worker.parts import Part, part_of
+from cluster.worker.parts import Part, part_of, room_bytes
 from cluster.worker.role import Role
 from cluster.worker.watch import Watch
 from mlx_moe import memory
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.footprint import footprint_bytes, limited_bytes
+from mlx_moe.pipeline.stage import Past
 from mlx_moe.text.text_process import child_pids
 
 GRACE_S = 1.0
@@ -41,7 +42,7 @@ class Epoch:
     """Serves from `connect` to `interrupt`; `ended` gets the error when it cannot continue.
 
     It opens `port`, so that clients reach the next epoch where they reached the last one; 0: any free one. Its node
-    offers `memory_bytes`; 0: no limit.
+    offers `memory_bytes`; 0: no limit. Its stage continues with the `past` of that of an earlier epoch.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Epoch:
         credentials: Credentials,
         port: int = 0,
         memory_bytes: int = 0,
+        past: Past | None = None,
     ) -> None:
         self.number = number
         self.loaded = loaded
@@ -63,6 +65,7 @@ class Epoch:
         self._credentials = credentials
         self._memory_bytes = limited_bytes(memory_bytes)
         self._planned_bytes = 0
+        self._past = past
         allowed = CallRules(credentials, callers.rules(role, credentials))
         sizes = (
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -96,7 +99,12 @@ class Epoch:
         The answers of an `interrupted` service continue, if this part coordinates.
         """
         connections = Connections(self._credentials, workers, self.number, self._end)
-        part = part_of(self.loaded, self._role, self._name, self.number, self._credentials, connections, interrupted)
+        part = part_of(
+            *(self.loaded, self._role, self._name, self.number, self._credentials, connections),
+            interrupted=interrupted,
+            past=self._past,
+        )
+        self._past = None
         part.serve(self._server)
         await self._server.start()
         working = asyncio.create_task(self._work(part, connected))
@@ -117,9 +125,18 @@ class Epoch:
         working.cancel()
         await asyncio.wait((working,))
         clients = part.interrupt(cause)
+        self._past = part.past
         disconnected()
         await connections.close()  # ends the streams to others, so that their servers need not abort them
         return clients, asyncio.create_task(self._server.stop(GRACE_S if clients is None else ANSWERS_S))
+
+    def past_for(self, role: Role) -> Past | None:
+        """Return what a stage with another role continues with, once this one is interrupted; None: nothing fits."""
+        former, later = self._role.placement, role.placement
+        is_same = (former.model, former.content_hash, former.recipe) == (later.model, later.content_hash, later.recipe)
+        if self._past is None or isinstance(self.loaded, LoadedExperts) or not role.leads or not is_same:
+            return None
+        return self._past if self._past.nbytes <= room_bytes(self.loaded, role) else None
 
     async def _work(self, part: Part, connected: Callable[[], None]) -> None:
         await part.connect()

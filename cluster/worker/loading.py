@@ -17,11 +17,12 @@ from mlx_moe import families, memory
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.config import ModelConfig
 from mlx_moe.decoding.drafting import Drafter, choose_drafter
+from mlx_moe.layers.cache_costs import KEPT_ROWS
 from mlx_moe.notes import notes
 from mlx_moe.pipeline.embedding_and_lm_head import EmbeddingAndLMHead
 from mlx_moe.pipeline.holding import ExpertHolding, Holding, load_experts, load_holding
 from mlx_moe.pipeline.link import RunningStage
-from mlx_moe.pipeline.stage import Stage
+from mlx_moe.pipeline.stage import Past, Stage
 from mlx_moe.text.generation_defaults import GenerationDefaults
 from mlx_moe.text.text_process import TextProcess
 from mlx_moe.text.tokenizer import Tokenizer
@@ -80,8 +81,8 @@ class LoadedStage(Protocol):
     def remote_experts(self) -> RemoteExperts:
         """The experts of its layers on other nodes; connected before the first frame."""
 
-    def stage(self, node: str) -> RunningStage:
-        """Return the stage that runs here."""
+    def stage(self, node: str, past: Past | None) -> RunningStage:
+        """Return the stage that runs here; it continues with the `past` of an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +158,9 @@ class LoadedShard:
         """See LoadedStage."""
         return self.holding.arrays
 
-    def stage(self, node: str) -> Stage:
+    def stage(self, node: str, past: Past | None) -> Stage:
         """See LoadedStage."""
-        return Stage(self.holding.shard, node)
+        return Stage(self.holding.shard, node, KEPT_ROWS, past)
 
 
 def load(

@@ -25,6 +25,9 @@ MAX_MESSAGE_BYTES = 256 << 20
 MAX_FAILURE_BYTES = 4000
 """How much of a failure's text is read."""
 
+NO_SEQUENCE = "0" * 32
+"""In place of a sequence id where a message concerns none, or several."""
+
 _MAGIC = b"MCF1"
 _HEADER = struct.Struct(">4sBBBxIQ16sIIIIQ")
 _CHECKSUMS = struct.Struct(">II")
@@ -42,6 +45,7 @@ class Kind(IntEnum):
     FAILURE = 18
     TIMELINES = 19
     MEMORY = 20
+    RETAIN = 21
     PAIRS = 32
     ROWS = 33
 
@@ -74,6 +78,7 @@ class Message:
         return (0: all); `flags` bit 0: checked; bit 1, MORE: the next message belongs to the same batch.
     FORK: the first `position` positions of the sequence whose id is the payload.
     RELEASE: nothing more.
+    RETAIN: the payload has the ids of all sequences that have answers.
     FAILURE: the payload is a code, a space and a text; `position` is the one reached by a RewindError; `flags` bit 1.
     TIMELINES: the spans of the stages that it has passed, see `recording`.
     MEMORY: what a node uses, see `memory_guard`.

@@ -29,7 +29,7 @@ from cluster.worker.inbox import Inbox
 from cluster.worker.loading import Loaded, LoadedExperts, LoadedStage
 from cluster.worker.memory_guard import MemoryUse
 from cluster.worker.message_sizes import longest_received
-from cluster.worker.messages import Kind, Message
+from cluster.worker.messages import NO_SEQUENCE, Kind, Message
 from cluster.worker.pipeline import Pipeline
 from cluster.worker.recording import Recording
 from cluster.worker.remote_experts import RemoteExperts, answer_pairs
@@ -42,11 +42,10 @@ from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.layers.expert_load import Counts
 from mlx_moe.model import Model
-from mlx_moe.pipeline.frame import Returned
+from mlx_moe.pipeline.frame import Retain, Returned
 from mlx_moe.pipeline.link import RunningStage
 from mlx_moe.pipeline.shard import ExpertShard
-
-_NO_SEQUENCE = "0" * 32
+from mlx_moe.pipeline.stage import Past
 
 
 class Part(Protocol):
@@ -75,6 +74,10 @@ class Part(Protocol):
 
     def interrupt(self, cause: MoeClusterError) -> CoordinatorService | None:
         """Stop because of `cause`; return the service for clients, whose answers wait, if this part has it."""
+
+    @property
+    def past(self) -> Past | None:
+        """What its stage leaves to the next one, after it was interrupted."""
 
 
 class ExpertsPart:
@@ -122,6 +125,10 @@ class ExpertsPart:
         self._service.close()
         self._waiter.close()
 
+    @property
+    def past(self) -> None:
+        """See Part. It has no stage."""
+
     async def _answer(self, question: Message) -> Message:
         self._questions += 1
         steps = answer_pairs(self._shard, question, self._name)
@@ -131,16 +138,18 @@ class ExpertsPart:
 class StagePart:
     """A stage after the first."""
 
-    def __init__(self, loaded: LoadedStage, role: Role, name: str, epoch: int, connections: Connections) -> None:
+    def __init__(
+        self, loaded: LoadedStage, role: Role, name: str, epoch: int, connections: Connections, past: Past | None
+    ) -> None:
         self._role = role
         self._connections = connections
         self._experts = loaded.remote_experts
-        self._stage = loaded.stage(name)
+        self._stage = loaded.stage(name, past)
         self._computing = _computing(self._stage, role)
         self.watch = self._computing.watch
         self._ring = RingStage(self._computing, epoch, connections.name(role.previous_node))
         self._epoch = epoch
-        self._room_bytes = _room_bytes(loaded, role)
+        self._room_bytes = room_bytes(loaded, role)
         self._is_short = False
         in_flight = len(role.placement.stages) + 2  # a frame in each stage, and those on their way
         self._inbox = Inbox(in_flight * longest_received(role, loaded))
@@ -179,13 +188,18 @@ class StagePart:
         assert self._next is not None  # it is connected
         if use.is_short or self._is_short:
             payload = use.to_message().SerializeToString()
-            await self._next.send(Message(Kind.MEMORY, _NO_SEQUENCE, self._epoch, payload=payload))
+            await self._next.send(Message(Kind.MEMORY, NO_SEQUENCE, self._epoch, payload=payload))
         self._is_short = use.is_short
 
     def interrupt(self, cause: MoeClusterError) -> None:  # noqa: ARG002
         """See Part."""
         self._service.close()
-        self._computing.waiter.close()
+        self._computing.close()
+
+    @property
+    def past(self) -> Past | None:
+        """See Part."""
+        return self._stage.past
 
     async def _take(self, messages: list[Message]) -> None:
         self._inbox.put(messages)
@@ -207,12 +221,13 @@ class CoordinatorPart:
         credentials: Credentials,
         connections: Connections,
         interrupted: CoordinatorService | None,
+        past: Past | None,
     ) -> None:
         self._role = role
         self._connections = connections
         self._experts = loaded.remote_experts
-        self._stage = loaded.stage(name)
-        self._room_bytes = _room_bytes(loaded, role)
+        self._stage = loaded.stage(name, past)
+        self._room_bytes = room_bytes(loaded, role)
         self._timelines: dict[str, asyncio.Future[Message]] = {}
         self._next: FrameStream | None = None
         self._service = FramesService(epoch, self._come_back)
@@ -233,6 +248,7 @@ class CoordinatorPart:
             last=connections.name(role.previous_node),
         )
         pipeline = self._ring if n_stages > 1 else Pipeline(computing, recording, self._receive)
+        self._pipeline = pipeline
         ends, tokenizer = loaded.ends, loaded.tokenizer
         assert ends is not None  # both are loaded for this role
         assert tokenizer is not None
@@ -288,7 +304,9 @@ class CoordinatorPart:
 
     async def run(self) -> None:
         """See Part."""
-        await self._clients.answering.run()
+        answering = self._clients.answering
+        await self._pipeline.send(Retain(answering.sequence_ids))
+        await answering.run()
 
     def stats(self) -> pb.WorkerStats:
         """See Part."""
@@ -316,8 +334,13 @@ class CoordinatorPart:
         """See Part."""
         self._clients.answering.interrupt(cause)
         self._service.close()
-        self._computing.waiter.close()
+        self._computing.close()
         return self._clients
+
+    @property
+    def past(self) -> Past | None:
+        """See Part."""
+        return self._stage.past
 
     async def _send(self, message: Message) -> None:
         assert self._next is not None  # a single stage sends nothing
@@ -359,16 +382,20 @@ def part_of(
     credentials: Credentials,
     connections: Connections,
     interrupted: CoordinatorService | None,
+    past: Past | None,
 ) -> Part:
-    """Return the part of a role; if it coordinates, it resumes the answers of an `interrupted` service."""
+    """Return the part of a role; if it coordinates, it resumes the answers of an `interrupted` service.
+
+    Its stage continues with the `past` of an earlier one.
+    """
     if isinstance(loaded, LoadedExperts):
         return ExpertsPart(loaded.holding.shard, name, role.placement.coordinator, connections)
     if role.coordinates:
-        return CoordinatorPart(loaded, role, name, epoch, credentials, connections, interrupted)
-    return StagePart(loaded, role, name, epoch, connections)
+        return CoordinatorPart(loaded, role, name, epoch, credentials, connections, interrupted, past)
+    return StagePart(loaded, role, name, epoch, connections, past)
 
 
-def _room_bytes(loaded: LoadedStage, role: Role) -> int:
+def room_bytes(loaded: LoadedStage, role: Role) -> int:
     """Return what a stage's share of the KV caches takes when all positions are in use."""
     costs = families.cache_costs(loaded.config, loaded.float_bytes)
     share = len(role.stage.layers) / loaded.config.num_hidden_layers

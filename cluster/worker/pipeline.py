@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from cluster.worker.computing import Computing
 from cluster.worker.recording import Recording
 from mlx_moe.errors import FrameError
-from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Release, Returned, makes_void
+from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Release, Retain, Returned, makes_void
 from mlx_moe.pipeline.link import SLICE_S, RunningFrame
 
 Receive = Callable[[Returned], None]
@@ -59,6 +59,8 @@ class Pipeline:
                     self.computing.stage.release(item.sequence_id)
             case Release():
                 self.computing.stage.release(item.sequence_id)
+            case Retain():
+                self.computing.stage.retain(item.sequence_ids)
             case Cancel():
                 self.cancel(item)
 

@@ -40,6 +40,7 @@ from cluster.worker.watchdog import Watchdog
 from mlx_moe.checkpoint.held import Held
 from mlx_moe.checkpoint.source import WeightSource
 from mlx_moe.errors import MoeClusterError
+from mlx_moe.pipeline.stage import Past
 
 log = logging.getLogger("cluster.worker")
 
@@ -131,7 +132,7 @@ class Worker:
     async def _obey(self, command: pb.WorkerCommand) -> None:
         match command.WhichOneof("command"):
             case "load":
-                await self._hold(command.load, {})
+                await self._hold(command.load, Role.read(command.load.placement, self._node_id), {}, None)
             case "connect":
                 await self._connect(command.connect)
             case "reconfigure":
@@ -139,21 +140,21 @@ class Worker:
                 await self._interrupt(moved)
                 if self._interrupted is not None:
                     self._interrupted.answering.interrupt(moved)  # a better reason than that of a lost link
-                if not Role.read(command.reconfigure.placement, self._node_id).coordinates:
+                role = Role.read(command.reconfigure.placement, self._node_id)
+                if not role.coordinates:
                     await self._end_answers(MovedError(f"{moved}: ask again"))
-                await self._hold(command.reconfigure, self._release())
+                await self._hold(command.reconfigure, role, *self._release(role))
 
-    async def _hold(self, told: pb.LoadShard, held: Held) -> None:
-        """Load a part, reusing the arrays in `held`, and open a port for it."""
+    async def _hold(self, told: pb.LoadShard, role: Role, held: Held, past: Past | None) -> None:
+        """Load a part, reusing the arrays in `held` and what its stage left, and open a port for it."""
         self._done_bytes = 0
-        role = Role.read(told.placement, self._node_id)
         with _interrupted_by_sigterm():
             loaded = self._load(self._files(told, role), role, self._progress, told.draft, held)
         self._read_bytes.loaded()
         port = await self._former_port() if role.coordinates else 0
         self._use(told.conversion or told.directory)
         epoch = self._epoch = Epoch(
-            told.epoch, loaded, role, self._name, self._listening, self._credentials, port, told.memory_bytes
+            told.epoch, loaded, role, self._name, self._listening, self._credentials, port, told.memory_bytes, past
         )
         self._port = epoch.port
         held_now = pb.ShardLoaded(
@@ -192,12 +193,13 @@ class Worker:
         model = told.directory or told.model
         return NodeFiles(model, told.stamp, sources, keep=told.keep and bool(sources), conversion=conversion)
 
-    def _release(self) -> Held:
-        """Release the part; return its arrays for reuse."""
+    def _release(self, role: Role) -> tuple[Held, Past | None]:
+        """Release the part; return its arrays, and what a stage with another role continues with."""
         assert self._epoch is not None  # a worker is told to load first
-        held, self._epoch = self._epoch.loaded.arrays, None
+        released = self._epoch.loaded.arrays, self._epoch.past_for(role)
+        self._epoch = None
         gc.collect()  # parts, services and tasks are in reference cycles that hold arrays
-        return held
+        return released
 
     async def _connect(self, told: pb.ConnectWorkers) -> None:
         assert self._epoch is not None  # a worker is told to load first

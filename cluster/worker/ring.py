@@ -22,11 +22,11 @@ from cluster.worker.arrays import is_frame, is_step, to_frame
 from cluster.worker.computing import Computing
 from cluster.worker.expectation import Expectation
 from cluster.worker.inbox import Inbox
-from cluster.worker.messages import Kind, Message, failure, in_batch, raised_by
+from cluster.worker.messages import NO_SEQUENCE, Kind, Message, failure, in_batch, raised_by
 from cluster.worker.pipeline import Pipeline, Receive
 from cluster.worker.recording import Recording
 from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
-from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned
+from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Retain, Returned
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +129,9 @@ class RingStage:
     def _obey(self, message: Message) -> list[Message]:
         if message.kind is Kind.RELEASE:
             self._stage.release(message.sequence_id)
+        elif message.kind is Kind.RETAIN:
+            ids = bytes(message.payload).hex()
+            self._stage.retain({ids[i : i + len(NO_SEQUENCE)] for i in range(0, len(ids), len(NO_SEQUENCE))})
         elif message.kind is Kind.FORK:
             try:
                 self._stage.fork(bytes(message.payload).hex(), message.sequence_id, message.position)
@@ -209,6 +212,9 @@ class RingPipeline(Pipeline):
                 await self._send(message)
             case Release():
                 await self._send(Message(Kind.RELEASE, item.sequence_id, self._epoch))
+            case Retain():
+                ids = b"".join(bytes.fromhex(sequence_id) for sequence_id in item.sequence_ids)
+                await self._send(Message(Kind.RETAIN, NO_SEQUENCE, self._epoch, payload=ids))
 
     def cancel(self, cancel: Cancel) -> None:
         """See Pipeline."""

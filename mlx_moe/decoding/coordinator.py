@@ -512,10 +512,9 @@ class Coordinator:
         drafter = self.drafters.pop(sequence.id, None)
         if drafter is not None:
             drafter.rewind(0)
-        if self.sequences.pop(sequence.id, None) is None:
-            return []
-        self.scheduler.budget.release(sequence.id)
-        sequence.rewind(0)
+        if self.sequences.pop(sequence.id, None) is not None:
+            self.scheduler.budget.release(sequence.id)
+            sequence.rewind(0)
         return [Release(sequence.id)]
 
 

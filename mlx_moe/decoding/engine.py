@@ -7,7 +7,7 @@ from mlx_moe.decoding.coordinator import Coordinator, Failed, Scored, Written
 from mlx_moe.decoding.request import Token
 from mlx_moe.decoding.sequence import Sequence
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Release
+from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Release, Retain
 from mlx_moe.pipeline.link import Link
 
 
@@ -35,7 +35,7 @@ class Engine:
             self.coordinator.receive(returned)
         for output in self.coordinator.step([sequence.id]):
             match output:
-                case Frame() | Batch() | Fork() | Release() | Cancel():
+                case Frame() | Batch() | Fork() | Release() | Retain() | Cancel():
                     self.link.send(output)
                 case Written():
                     writer = self._writers[output.sequence.id]

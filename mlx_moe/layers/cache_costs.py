@@ -14,6 +14,9 @@ INPUTS_KEPT = 24
 GROWTH = 256
 """Number of positions by which the buffers of caches grow at a time."""
 
+KEPT_ROWS = 8192
+"""Positions whose results a stage keeps, of all sequences, so that after a loss it need not compute them again."""
+
 REACH = 3584
 """Positions before its window that a WindowCache keeps at least, for rewinds: longer than most answers, which a chat
 template may shorten afterwards, and with a window of 128 no more memory than 4,096 positions.

@@ -73,6 +73,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Retain:
+    """Frees the KV caches of all other sequences on all stages."""
+
+    sequence_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Drops the frames of a sequence up to a serial number on all stages; its KV caches stay."""
 
@@ -89,7 +96,7 @@ class Refused:
     error: MoeClusterError
 
 
-Outgoing = Frame | Batch | Fork | Release | Cancel
+Outgoing = Frame | Batch | Fork | Release | Retain | Cancel
 """What is sent on a link, in order; a Cancel may overtake the others."""
 
 Returned = Frame | Refused

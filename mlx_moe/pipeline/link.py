@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 from mlx_moe.errors import MoeClusterError
 from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps, Wait
-from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Refused, Release, Returned, makes_void
-from mlx_moe.pipeline.stage import StageCounts
+from mlx_moe.pipeline.frame import Batch, Cancel, Fork, Frame, Outgoing, Refused, Release, Retain, Returned, makes_void
+from mlx_moe.pipeline.stage import Past, StageCounts
 
 
 class Link(Protocol):
@@ -56,6 +56,13 @@ class RunningStage(Protocol):
 
     def expert_load(self) -> Mapping[int, Counts]:
         """Return by layer how often each expert was chosen in a sample of the frames."""
+
+    def retain(self, sequence_ids: Set[str]) -> None:
+        """Free the caches of all other sequences."""
+
+    @property
+    def past(self) -> Past | None:
+        """What the next stage on this node can continue with; None: nothing."""
 
     @property
     def kv_bytes(self) -> int:
@@ -142,6 +149,9 @@ class LocalLink:
                 self._cancel(item.sequence_id)
                 for stage in self.stages:
                     stage.release(item.sequence_id)
+            case Retain():
+                for stage in self.stages:
+                    stage.retain(item.sequence_ids)
 
     def receive(self, sequence_id: str) -> list[Returned]:
         """See Link. Runs the oldest unfinished frame for a slice."""

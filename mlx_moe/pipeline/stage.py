@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from mlx_moe.layers.decoder import DecoderLayer
 from mlx_moe.layers.expert_load import Counts
 from mlx_moe.layers.steps import Steps, finish
 from mlx_moe.pipeline.frame import Frame, FrameKind, Refused, Returned
+from mlx_moe.pipeline.kept_frames import KeptFrames
 from mlx_moe.pipeline.shard import Shard
 
 LONG_CHUNK = 32
@@ -23,10 +25,14 @@ LONG_CHUNK = 32
 
 @dataclass(slots=True)
 class StageCounts:
-    """Counts of a stage since it was created. `decode_batches` has the number of decode steps by their sequences."""
+    """Counts of a stage since it was created. `decode_batches` has the number of decode steps by their sequences.
+
+    `recalled` positions had been run by a stage before, and were not computed again in its layers.
+    """
 
     frames: int = 0
     positions: int = 0
+    recalled: int = 0
     decode_batches: Counter[int] = field(default_factory=Counter)
 
     def add(self, *frames: Frame) -> None:
@@ -37,14 +43,39 @@ class StageCounts:
             self.decode_batches[len(frames)] += 1
 
 
-class Stage:
-    """Runs frames through a shard's layers on node `node`."""
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a stage leaves to the next one on its node: the caches of its layers, and the frames that it has run."""
 
-    def __init__(self, shard: Shard, node: str) -> None:
+    layers: range
+    caches: Mapping[str, Sequence[LayerCache]]
+    frames: KeptFrames
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches."""
+        return sum(cache.nbytes for caches in self.caches.values() for cache in caches)
+
+
+class Stage:
+    """Runs frames through a shard's layers on node `node`; keeps `kept_rows` of their results.
+
+    With the `past` of a stage with some of its layers, it gives the same results as without, and refuses the same
+    frames. But where a frame with the same input comes to the past layers at the same place again, it is not computed.
+    """
+
+    def __init__(self, shard: Shard, node: str, kept_rows: int = 0, past: Past | None = None) -> None:
         self.shard = shard
         self.node = node
         self.counts = StageCounts()
         self._caches: dict[str, list[LayerCache]] = {}
+        self._frames = KeptFrames(kept_rows)
+        self._past = slice(0, 0)  # the layers whose caches may be ahead
+        self._past_frames = self._frames
+        self._recalled: dict[str, int] = {}  # kept positions, of sequences whose caches are ahead in the past layers
+        layers = shard.spec.layers
+        if past is not None and past.layers and past.layers[0] in layers and past.layers[-1] in layers:
+            self._continue(past)
 
     def run(self, frame: Frame) -> Frame:
         """Return the frame with the hidden states after the shard's last layer. Raises as `steps`."""
@@ -64,8 +95,7 @@ class Stage:
             NumericsError: NaN or Inf; names the node and the layer.
         """
         self._check(frame)
-        caches = self._caches_of(frame.sequence_id)
-        self._require(frame.position, rewind_all(caches, frame.position))
+        caches = self._rewound(frame)
         try:
             hidden_states = yield from self._layers(frame, caches)
             if frame.kind is FrameKind.PREFILL:
@@ -73,10 +103,16 @@ class Stage:
                 if not is_finite and not frame.checked:
                     self.run(replace(frame, checked=True))
         except GeneratorExit:
-            rewind_all(caches, frame.position)
+            rewind_all(self._current(frame.sequence_id), frame.position)
             raise
-        self.counts.add(frame)
         end = frame.position + frame.hidden_states.shape[0]
+        is_recalled = frame.sequence_id in self._recalled
+        if is_recalled:
+            self._recalled[frame.sequence_id] = end
+            self.counts.recalled += frame.hidden_states.shape[0]
+        if not is_recalled or self._past_frames is not self._frames:
+            self._frames.add(frame, hidden_states)
+            self.counts.add(frame)
         return replace(frame, position=end - hidden_states.shape[0], hidden_states=hidden_states)
 
     def together(self, frames: Sequence[Frame]) -> Steps[list[Returned]]:
@@ -84,16 +120,16 @@ class Stage:
 
         If one of them fails, all are run alone, so that only this one is refused.
         """
-        try:
-            return (yield from self._batch(frames))
-        except (FrameError, RewindError, NumericsError):
-            returned: list[Returned] = []
-            for frame in frames:
-                try:
-                    returned.append((yield from self.steps(frame)))
-                except (FrameError, RewindError, NumericsError) as error:
-                    returned.append(Refused(frame.sequence_id, frame.serial, error))
-            return returned
+        if not any(frame.sequence_id in self._recalled for frame in frames):
+            with suppress(FrameError, RewindError, NumericsError):
+                return (yield from self._batch(frames))
+        returned: list[Returned] = []
+        for frame in frames:
+            try:
+                returned.append((yield from self.steps(frame)))
+            except (FrameError, RewindError, NumericsError) as error:
+                returned.append(Refused(frame.sequence_id, frame.serial, error))
+        return returned
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """Replace a sequence's caches by the first `positions` of another's.
@@ -108,11 +144,24 @@ class Stage:
             raise FrameError(f"node {self.node}: a fork of {positions} positions, but only {kept} are kept")
         forks = [cache.fork(positions) for cache in self._caches[source_id]]
         self._caches[sequence_id] = forks
-        rewind_all(forks, self._kept(sequence_id))
+        self._leave_past(sequence_id)
+        self._frames.fork(source_id, sequence_id, rewind_all(forks, min(cache.length for cache in forks)))
 
     def release(self, sequence_id: str) -> None:
         """Free a sequence's caches."""
         self._caches.pop(sequence_id, None)
+        self._leave_past(sequence_id)
+        self._frames.release(sequence_id)
+
+    def retain(self, sequence_ids: Set[str]) -> None:
+        """Free the caches of all other sequences."""
+        for sequence_id in self._caches.keys() - sequence_ids:
+            self.release(sequence_id)
+
+    @property
+    def past(self) -> Past:
+        """What the next stage on this node can continue with; this one must not run any more."""
+        return Past(self.shard.spec.layers, self._caches, self._frames)
 
     def expert_load(self) -> Mapping[int, Counts]:
         """Return by layer how often each expert was chosen `[E]` in a sample of the frames."""
@@ -133,8 +182,7 @@ class Stage:
         caches = []
         for frame in frames:
             self._check(frame)
-            caches.append(self._caches_of(frame.sequence_id))
-            self._require(frame.position, rewind_all(caches[-1], frame.position))
+            caches.append(self._rewound(frame))
         hidden_states = mx.concatenate([frame.hidden_states for frame in frames])
         try:
             for layer, of_layer in zip(self.shard.layers, zip(*caches, strict=True), strict=True):
@@ -146,12 +194,71 @@ class Stage:
             raise
         self.counts.add(*frames)
         rows = mx.split(hidden_states, len(frames))
+        for frame, row in zip(frames, rows, strict=True):
+            self._frames.add(frame, row)
         return [replace(frame, hidden_states=row) for frame, row in zip(frames, rows, strict=True)]
 
+    def _continue(self, past: Past) -> None:
+        """Keep the caches of a past stage, all of whose layers are here, of sequences whose frames are known."""
+        start = past.layers.start - self.shard.spec.layers.start
+        self._past = slice(start, start + len(past.layers))
+        is_all = len(past.layers) == len(self.shard.layers)
+        self._past_frames = past.frames
+        if is_all:
+            self._frames = past.frames
+        for sequence_id, caches in past.caches.items():
+            if sequence_id in past.frames:
+                self._caches_of(sequence_id)[self._past] = caches
+                self._recalled[sequence_id] = 0
+
+    def _leave_past(self, sequence_id: str) -> None:
+        """Compute all that follows of a sequence: its caches are ahead no longer, once they are rewound."""
+        if self._recalled.pop(sequence_id, None) is not None and self._past_frames is not self._frames:
+            self._past_frames.release(sequence_id)
+
+    def _current(self, sequence_id: str) -> list[LayerCache]:
+        """Return a sequence's caches without those that are ahead."""
+        caches = self._caches_of(sequence_id)
+        return caches[: self._past.start] + caches[self._past.stop :] if sequence_id in self._recalled else caches
+
+    def _rewound(self, frame: Frame) -> list[LayerCache]:
+        """Return the caches for a frame, rewound to its position. Raises RewindError."""
+        sequence_id, position = frame.sequence_id, frame.position
+        if frame.checked or position < self._recalled.get(sequence_id, 0):
+            self._leave_past(sequence_id)
+        self._require(position, rewind_all(self._current(sequence_id), position))
+        if sequence_id not in self._recalled:
+            self._frames.rewind(sequence_id, position)
+        return self._caches_of(sequence_id)
+
+    def _recall(self, frame: Frame, hidden_states: mx.array, caches: list[LayerCache]) -> mx.array | None:
+        """Return what the past layers gave for the same frame.
+
+        If it was another one, its caches are rewound: they are ahead no longer. Raises RewindError.
+        """
+        result = self._past_frames.find(frame, hidden_states)
+        if result is None:
+            self._leave_past(frame.sequence_id)
+            self._frames.rewind(frame.sequence_id, frame.position)
+            reached = rewind_all(caches[self._past], frame.position)
+            if reached < frame.position:
+                self._require(frame.position, rewind_all(caches, reached))
+        return result
+
     def _layers(self, frame: Frame, caches: list[LayerCache]) -> Steps[mx.array]:
-        hidden_states = frame.hidden_states
+        hidden_states, start, end = frame.hidden_states, 0, len(caches)
+        if frame.sequence_id in self._recalled:
+            start = self._past.start
+            hidden_states = yield from self._span(frame, hidden_states, caches, range(start))
+            if (recalled := self._recall(frame, hidden_states, caches)) is not None:
+                hidden_states, start = recalled, self._past.stop
+        return (yield from self._span(frame, hidden_states, caches, range(start, end)))
+
+    def _span(self, frame: Frame, hidden_states: mx.array, caches: list[LayerCache], span: range) -> Steps[mx.array]:
+        """Run some of the layers."""
         last = self.shard.config.num_hidden_layers - 1
-        for index, layer, cache in zip(self.shard.spec.layers, self.shard.layers, caches, strict=True):
+        for i in span:
+            index, layer, cache = self.shard.spec.layers[i], self.shard.layers[i], caches[i]
             if index == last and frame.outputs is None and hidden_states.shape[0] > 1:
                 hidden_states = yield from self._all_outputs(layer, hidden_states, cache)
             else:
@@ -164,6 +271,8 @@ class Stage:
         return hidden_states
 
     def _kept(self, sequence_id: str) -> int:
+        if sequence_id in self._recalled:
+            return self._recalled[sequence_id]
         caches = self._caches.get(sequence_id)
         return min(cache.length for cache in caches) if caches else 0
 

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 
 from mlx_moe.errors import MoeClusterError
-from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Returned, makes_void
+from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Release, Retain, Returned, makes_void
 from mlx_moe.pipeline.link import RunningStage
 
 Asked = Frame | Refused | Fork | Release
@@ -56,6 +56,10 @@ class SlowLink:
 
     def send(self, item: Outgoing) -> None:
         """See Link."""
+        if isinstance(item, Retain):
+            for stage in self._stages:
+                stage.retain(item.sequence_ids)
+            return
         if isinstance(item, Cancel):
             self._waiting = [
                 deque(asked for asked in queue if not _is_cancelled(asked, item)) for queue in self._waiting
