@@ -80,7 +80,7 @@ class EmulatedShard:
         """See LoadedStage; there are none."""
         return RemoteExperts({})
 
-    def stage(self, node: str, past: Past | None) -> EmulatedStage:  # noqa: ARG002
+    def stage(self, node: str, past: Past | None = None) -> EmulatedStage:  # noqa: ARG002
         """See LoadedStage. It computes all again."""
         timing = StageTiming(self.costs, self.role.stage, self._nodes, self.scenario.links())
         wire = None if self.role.coordinates else WIRES[self.scenario.wire]

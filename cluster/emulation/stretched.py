@@ -61,7 +61,7 @@ class StretchedShard(LoadedShard):
 
     stage_s: float
 
-    def stage(self, node: str, past: Past | None) -> StretchedStage:
+    def stage(self, node: str, past: Past | None = None) -> StretchedStage:
         """See LoadedStage."""
         return StretchedStage(self.holding.shard, node, self.stage_s, past)
 

@@ -17,7 +17,7 @@ from mlx_moe.config import ModelConfig
 from mlx_moe.context import Context
 from mlx_moe.decoding.chunking import DEFAULT_RULE, position_bytes
 from mlx_moe.families.layer_spec import LayerSpec
-from mlx_moe.layers.cache_costs import CacheCosts
+from mlx_moe.layers.cache_costs import KEPT_ROWS, CacheCosts
 
 LONGEST_CHUNK = DEFAULT_RULE.longest
 """Length in positions of the longest prefill chunk whose temporaries are counted in `temporary_bytes`."""
@@ -167,7 +167,9 @@ def model_costs(
         head_bytes=sum(map(size_of, heads)),
         norm_bytes=size_of(norm),
         mtp=_mtp_costs(config, size_of, float_bytes) if has_mtp else None,
-        temporary_bytes=PROCESS_BYTES + LONGEST_CHUNK * position_bytes(config, float_bytes),
+        temporary_bytes=PROCESS_BYTES
+        + LONGEST_CHUNK * position_bytes(config, float_bytes)
+        + KEPT_ROWS * config.hidden_size * float_bytes,
         position_bytes=position_bytes(config, float_bytes),
     )
 

@@ -81,7 +81,7 @@ class LoadedStage(Protocol):
     def remote_experts(self) -> RemoteExperts:
         """The experts of its layers on other nodes; connected before the first frame."""
 
-    def stage(self, node: str, past: Past | None) -> RunningStage:
+    def stage(self, node: str, past: Past | None = None) -> RunningStage:
         """Return the stage that runs here; it continues with the `past` of an earlier one."""
 
 
@@ -158,7 +158,7 @@ class LoadedShard:
         """See LoadedStage."""
         return self.holding.arrays
 
-    def stage(self, node: str, past: Past | None) -> Stage:
+    def stage(self, node: str, past: Past | None = None) -> Stage:
         """See LoadedStage."""
         return Stage(self.holding.shard, node, KEPT_ROWS, past)
 

@@ -13,7 +13,8 @@ from mlx_moe.pipeline.frame import Frame
 
 @dataclass(slots=True)
 class _Kept:
-    """A frame's result. In place of its input there is a digest, once a later frame was added: then both have values.
+    """A frame that has run. Its arrays are replaced by a digest of the input and the bytes of the result with the next
+    frame, when both have values: rows of a batch would keep the whole batch in memory.
 
     `outputs`: see Frame.
     """
@@ -21,15 +22,22 @@ class _Kept:
     position: int
     end: int
     outputs: int | None
-    result: mx.array
-    input: mx.array | None
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+    arrays: tuple[mx.array, mx.array] | None
     digest: bytes = b""
+    data: bytes = b""
 
     def settle(self) -> None:
-        """Replace the input by its digest."""
-        if self.input is not None:
-            self.digest = _digest(self.input)
-            self.input = None
+        """Replace the arrays."""
+        if self.arrays is not None:
+            hidden_states, result = self.arrays
+            self.digest, self.data = _digest(hidden_states), bytes(_bytes_of(result))
+            self.arrays = None
+
+    def result(self) -> mx.array:
+        """Return the result, once it is settled."""
+        return mx.array(memoryview(self.data)).view(self.dtype).reshape(self.shape)  # type: ignore[arg-type]
 
 
 class KeptFrames:
@@ -56,7 +64,8 @@ class KeptFrames:
         if kept:
             kept[-1].settle()
         end = frame.position + frame.hidden_states.shape[0]
-        kept.append(_Kept(frame.position, end, frame.outputs, result, frame.hidden_states))
+        arrays = frame.hidden_states, result
+        kept.append(_Kept(frame.position, end, frame.outputs, result.shape, result.dtype, arrays))
         self._rows += result.shape[0]
         while self._rows > self._most_rows:
             oldest = next(iter(self._of))
@@ -72,19 +81,19 @@ class KeptFrames:
         if at == len(frames) or (frames[at].position, frames[at].outputs) != (frame.position, frame.outputs):
             return None
         frames[at].settle()
-        return frames[at].result if frames[at].digest == _digest(hidden_states) else None
+        return frames[at].result() if frames[at].digest == _digest(hidden_states) else None
 
     def rewind(self, sequence_id: str, position: int) -> None:
         """Drop the frames that end after `position`."""
         kept = self._of.get(sequence_id, [])
         while kept and kept[-1].end > position:
-            self._rows -= kept.pop().result.shape[0]
+            self._rows -= kept.pop().shape[0]
 
     def fork(self, source_id: str, sequence_id: str, positions: int) -> None:
         """Replace a sequence's frames by those of another's first `positions`."""
         self.release(sequence_id)
         self._of[sequence_id] = [kept for kept in self._of.get(source_id, ()) if kept.end <= positions]
-        self._rows += sum(kept.result.shape[0] for kept in self._of[sequence_id])
+        self._rows += sum(kept.shape[0] for kept in self._of[sequence_id])
 
     def release(self, sequence_id: str) -> None:
         """Drop all frames of a sequence."""
@@ -93,5 +102,9 @@ class KeptFrames:
 
 
 def _digest(array: mx.array) -> bytes:
-    """Return a digest of an array's bytes; evaluates it."""
-    return sha256(memoryview(array)).digest()  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol
+    return sha256(_bytes_of(array)).digest()
+
+
+def _bytes_of(array: mx.array) -> memoryview:
+    """Return a view of an array's bytes; evaluates it."""
+    return memoryview(array).cast("B")  # type: ignore[arg-type]  # MLX's stubs lack the buffer protocol

@@ -69,6 +69,12 @@ def read(written: RemoteAnswer, count: int) -> list[Token]:
     return [next(written) for _ in range(count)]
 
 
+def computed(cluster: Cluster) -> dict[str, int]:
+    """Return the positions that each node's stage has computed since it began, by the node's name."""
+    nodes = cluster.own.status().nodes
+    return {node.info.name: node.holding.stats.positions for node in nodes if node.holding is not None}
+
+
 def is_ready(cluster: Cluster) -> bool:
     served = cluster.own.status().serving
     return served is not None and served.state is ServingState.READY
@@ -93,6 +99,12 @@ def test_answers_continue_with_the_same_tokens_after_a_stage_was_killed(
     assert all(written.finish_reason == "length" for written in answers)
     assert all(written.stats.waited_s > 0 for written in answers)
     assert all(f"node mac-{lost + 1}" in written.stats.waited_for for written in answers)
+    if (lost, kill) == (1, kill_worker):
+        again = sum(len(prompt) + N_TOKENS - 1 for prompt in PROMPTS)
+        until(lambda: computed(cluster).get("mac-2", 0) >= again)
+        middle = (counts := computed(cluster)).pop("mac-2")
+        assert len(counts) == 2
+        assert all(n < middle - sum(map(len, PROMPTS)) // 2 for n in counts.values())  # drafts differ a little
     until(lambda: is_ready(cluster))
     assert answer(model, request(PROMPTS[0])) == wanted[0]
     assert not worker.is_running()
