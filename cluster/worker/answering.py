@@ -78,8 +78,8 @@ class Answering:
 
     @property
     def sequence_ids(self) -> frozenset[str]:
-        """The sequences with unfinished answers."""
-        return frozenset(self._answers)
+        """The sequences with unfinished answers, without those that were put back."""
+        return frozenset(name for name, answer in self._answers.items() if not answer.is_put_back)
 
     def __contains__(self, sequence_id: str) -> bool:
         """Whether a sequence has an unfinished answer."""
