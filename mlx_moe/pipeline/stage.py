@@ -226,9 +226,13 @@ class Stage:
         sequence_id, position = frame.sequence_id, frame.position
         if frame.checked or position < self._recalled.get(sequence_id, 0):
             self._leave_past(sequence_id)
-        self._require(position, rewind_all(self._current(sequence_id), position))
+        reached = rewind_all(self._current(sequence_id), position)
+        if reached < position:
+            self._leave_past(sequence_id)
+            reached = rewind_all(self._caches_of(sequence_id), reached)
         if sequence_id not in self._recalled:
-            self._frames.rewind(sequence_id, position)
+            self._frames.rewind(sequence_id, reached)
+        self._require(position, reached)
         return self._caches_of(sequence_id)
 
     def _recall(self, frame: Frame, hidden_states: mx.array, caches: list[LayerCache]) -> mx.array | None:
@@ -239,10 +243,11 @@ class Stage:
         result = self._past_frames.find(frame, hidden_states)
         if result is None:
             self._leave_past(frame.sequence_id)
-            self._frames.rewind(frame.sequence_id, frame.position)
             reached = rewind_all(caches[self._past], frame.position)
             if reached < frame.position:
-                self._require(frame.position, rewind_all(caches, reached))
+                reached = rewind_all(caches, reached)
+            self._frames.rewind(frame.sequence_id, reached)
+            self._require(frame.position, reached)
         return result
 
     def _layers(self, frame: Frame, caches: list[LayerCache]) -> Steps[mx.array]:
