@@ -41,7 +41,7 @@ def test_remedies_say_how_much_is_enough() -> None:
     nodes = [n.raised() for n in parse_nodes("8xM4-Pro-64GB")]
     wish = Wish(DEEPSEEK, nodes, context_tokens=160_000, concurrency=8)
     assert [remedy.text for remedy in remedies(wish, at_bits)] == [
-        "a context of 67072 tokens instead of 160000 (--context)",
+        "a context of 65536 tokens instead of 160000 (--context)",
         "3 users at once instead of 8 (--users)",
         "1 more node like m4-pro-1 (60.1 GB for the model)",
         "1 more Mac with 96 GB of memory and its GPU limit raised",

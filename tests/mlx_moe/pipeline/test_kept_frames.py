@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from mlx_moe.decoding.answer_writer import AnswerWriter
 from mlx_moe.decoding.generation import Generation
 from mlx_moe.decoding.request import Request, Token
 from mlx_moe.decoding.sequence import Sequence
-from mlx_moe.pipeline.frame import Retain
+from mlx_moe.pipeline.frame import Frame, FrameKind, Retain
 from mlx_moe.pipeline.link import LocalLink
 from mlx_moe.pipeline.shard_spec import ShardSpec
 from mlx_moe.pipeline.stage import Past, Stage
@@ -174,3 +175,16 @@ def test_only_the_lost_stage_computes_what_was_computed(wanted: list[list[Token]
         is_new = stage is cluster.stages[lost % n]
         assert stage.counts.recalled == (0 if is_new else pytest.approx(known, abs=len(PROMPTS)))
         assert stage.counts.positions == total - stage.counts.recalled
+
+
+def test_another_frame_at_the_place_of_a_kept_one_is_computed(model: Engine) -> None:
+    cluster = Cluster(model, [range(model.config.num_hidden_layers)], drafts=False)
+    rows = model.head.embed(mx.array(PROMPTS[0]))
+    prompt, known, other = (Frame("r", n, rows[n:m], FrameKind.PREFILL) for n, m in ((0, 3), (3, 4), (3, 5)))
+    (former,) = cluster.stages
+    former.run(prompt)
+    former.run(known)
+    stage, fresh = cluster._stage(former.shard.spec.layers, former.past), cluster._stage(former.shard.spec.layers)
+    for frame in (prompt, replace(known, hidden_states=rows[4:5]), other):
+        assert mx.array_equal(stage.run(frame).hidden_states, fresh.run(frame).hidden_states)
+    assert stage.counts.recalled == 3
