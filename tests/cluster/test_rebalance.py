@@ -33,7 +33,7 @@ def wanted() -> list[Token]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, measured_hardware: Path) -> Iterator[Cluster]:
     """Run two slow nodes, each too small for the demo model."""
-    slow = hardware(measured_hardware, tmp_path_factory.mktemp("slow"), bandwidth_gbps=0.01, budget_bytes=169_000_000)
+    slow = hardware(measured_hardware, tmp_path_factory.mktemp("slow"), bandwidth_gbps=0.01, budget_bytes=175_600_000)
     with running_cluster(tmp_path_factory.mktemp("quiet"), 2, slow, options=("--quiet", QUIET_S)) as running:
         yield running
 
@@ -63,7 +63,7 @@ def test_a_node_that_joins_is_used_at_a_quiet_moment_and_one_that_comes_back_by_
 
     fast = RunningNode(cluster.directory / "node-3", "mac-3")
     fast.home.path.mkdir()
-    measured = hardware(measured_hardware, tmp_path, bandwidth_gbps=100.0, budget_bytes=169_000_000)
+    measured = hardware(measured_hardware, tmp_path, bandwidth_gbps=100.0, budget_bytes=175_600_000)
     fast.home.hardware.write_text(measured.read_text())
     cluster.nodes.append(fast)
     cluster.join(fast)
