@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -104,7 +104,7 @@ class Gateway:
                 return await endpoint(request)
             except MoeClusterError as error:
                 return _failed(error, error_body)
-            except ClientGone:
+            except (ClientGone, ClientDisconnect):
                 return Response(status_code=499)
             except Exception:  # the boundary of the process: the client gets an error in its own shape
                 log.exception("event=request_failed request_id=%s", request.state.request_id)

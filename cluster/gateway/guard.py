@@ -13,13 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import TooLongError, TrustError
 from cluster.gateway.keys import Keys
-from mlx_moe.errors import InvalidRequestError
+from mlx_moe.errors import BusyError, InvalidRequestError
 
 MAX_BODY_BYTES = 32 << 20
 """Larger than any context, much smaller than memory."""
 
 BODY_S = 60.0
 """How long a body may take: each that does not end holds one of a limited number of connections."""
+
+OTHER_SITES = ("cross-site", "same-site")
+"""Values of Sec-Fetch-Site, which browsers send, for pages of other origins. Following a link to GET is no harm."""
 
 OPEN_PATHS = ("/health",)
 """What needs no key: a load balancer has none."""
@@ -37,7 +40,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request_id = uuid.uuid4().hex
-        scope.setdefault("state", {}).update(request_id=request_id, client="")
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, client="", is_crowded=state.get("is_crowded", False))
         named = [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
 
         async def sent(message: Message) -> None:
@@ -64,11 +68,18 @@ class Admission:
             InvalidRequestError: it names a host that this machine is not, or was made by another site's page: a
                 browser sends those too, without showing the page the answer.
             TrustError: it has no key, or one that is unknown.
+            BusyError: there are too many connections.
         """
+        if request.state.is_crowded and request.url.path not in OPEN_PATHS:
+            raise BusyError(
+                "there are too many connections, all with requests that are being answered: try again later"
+            )
         name = _host(request.headers.get("host", ""))
         if name not in self._hosts and not _is_address(name):
             raise InvalidRequestError(f"this server is not {name[:200]!r}: moe-cluster serve --allow-host adds a name")
         origin = request.headers.get("origin")
+        if origin is None and request.method == "POST" and request.headers.get("sec-fetch-site") in OTHER_SITES:
+            origin = "another origin"
         if origin is not None and not self._is_allowed(origin, request.headers.get("host", "")):
             raise InvalidRequestError(f"pages of {origin[:200]!r} may not use it: moe-cluster serve --cors allows that")
         request.state.client = request.client.host if request.client else ""

@@ -9,10 +9,12 @@ import socket
 import sys
 
 import uvicorn
+from starlette.applications import Starlette
 
 from cluster.client.gateway_options import GatewayOptions
 from cluster.errors import ClusterError
 from cluster.gateway.app import Gateway
+from cluster.gateway.connection import Connection
 from cluster.gateway.guard import Admission
 from cluster.gateway.keys import Keys
 from cluster.gateway.served import Served
@@ -22,7 +24,6 @@ DRAIN_S = 5
 """How long answers may go on after the end was asked for; then their connections break, which clients notice."""
 
 BACKLOG = 512
-MOST_CONNECTIONS = 1024
 
 
 async def serve(home: Home, options: GatewayOptions) -> None:
@@ -33,24 +34,12 @@ async def serve(home: Home, options: GatewayOptions) -> None:
     served = Served(home)
     keys = Keys(home.api_keys) if options.needs_key else None
     gateway = Gateway(served, Admission(keys, options.allowed_hosts, options.origins), exact=options.exact)
-    config = uvicorn.Config(
-        gateway.app(options.origins),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=DRAIN_S,
-        ssl_certfile=options.certificate or None,
-        ssl_keyfile=options.key or None,
-        lifespan="off",
-    )
     try:
         bound = bind(options)
     except ClusterError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config_of(gateway.app(options.origins), options))
     watching = asyncio.create_task(_end_with_parent(server))
     try:
         print(json.dumps({"port": bound.getsockname()[1]}), flush=True)
@@ -60,6 +49,23 @@ async def serve(home: Home, options: GatewayOptions) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         await served.close()
+
+
+def config_of(app: Starlette, options: GatewayOptions) -> uvicorn.Config:
+    """Return how uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=DRAIN_S,
+        ssl_certfile=options.certificate or None,
+        ssl_keyfile=options.key or None,
+        lifespan="off",
+    )
 
 
 def bind(options: GatewayOptions) -> socket.socket:

@@ -119,3 +119,30 @@ def test_no_page_of_another_origin_may_read_unless_it_is_named(tmp_path: Path) -
     assert own.status_code == 200
     named = ask(tmp_path, asked, origins=["https://chat.example"])[0].headers
     assert named["access-control-allow-origin"] == "https://chat.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_refused"),
+    [
+        ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, True),
+        ({"origin": "null"}, True),
+        ({"origin": "http://127.0.0.1:3000", "sec-fetch-site": "same-site"}, True),
+        ({"sec-fetch-site": "cross-site"}, True),
+        ({"sec-fetch-site": "same-site"}, True),
+        ({"origin": "http://127.0.0.1:8080", "sec-fetch-site": "same-origin"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({}, False),
+        ({"origin": "https://chat.example", "sec-fetch-site": "cross-site"}, False),
+    ],
+)
+def test_a_page_cannot_post_without_asking_first(tmp_path: Path, headers: dict[str, str], is_refused: bool) -> None:
+    posted = {"method": "POST", "url": "/v1/completions", "content": b'{"prompt": "Hello"}'}
+    requests = [{**posted, "headers": {"content-type": kind, **headers}} for kind in ("text/plain", "application/json")]
+    for answer in ask(tmp_path, *requests, origins=["https://chat.example"]):
+        assert answer.status_code == (400 if is_refused else 503)  # 503: no node runs
+        assert ("serve --cors" in answer.json()["error"]["message"]) == is_refused
+
+
+def test_a_link_on_another_page_may_be_followed(tmp_path: Path) -> None:
+    (page,) = ask(tmp_path, {"url": "/", "headers": {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}})
+    assert page.status_code == 200
