@@ -55,8 +55,7 @@ async def prompt_of(model: ModelClient, question: Question) -> list[int]:
     if model.description.text_failure:
         raise UnsupportedModelError(model.description.text_failure)
     if not question.messages:
-        # What is scored begins where the client's own tokenizer begins it, see lm-eval
-        return await model.encode(question.prompt, add_special_tokens=not question.prompt_logprobs)
+        return await model.encode(question.prompt, add_special_tokens=not question.prompt_as_is)
     if not model.description.has_chat_template:
         raise InvalidRequestError(
             f"{model.description.model} has no chat template: send its prompt to /v1/completions instead"

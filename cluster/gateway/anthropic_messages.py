@@ -94,6 +94,8 @@ def _tools(body: MessagesBody) -> tuple[Mapping[str, Any], ...]:
             raise InvalidRequestError(f"tools[{n}] of type {str(tool['type'])[:80]!r} is not supported; send your own")
         if not isinstance(tool.get("name"), str) or not tool["name"]:
             raise InvalidRequestError(f"tools[{n}].name must be a text")
+        if not isinstance(tool.get("input_schema") or {}, Mapping):
+            raise InvalidRequestError(f"tools[{n}].input_schema must be an object")
         function = {
             "name": tool["name"],
             "description": tool.get("description") or "",

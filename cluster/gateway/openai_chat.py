@@ -154,6 +154,8 @@ def chosen_tools(
             raise InvalidRequestError(f"tools[{n}] must be of type 'function' with a function")
         if not isinstance(function.get("name"), str) or not function["name"]:
             raise InvalidRequestError(f"tools[{n}].function.name must be a text")
+        if not isinstance(function.get("parameters") or {}, Mapping):
+            raise InvalidRequestError(f"tools[{n}].function.parameters must be an object")
     return () if choice == "none" else tuple(tools or ())
 
 

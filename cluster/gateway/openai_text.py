@@ -53,7 +53,11 @@ class TextBody(msgspec.Struct):
 
 
 def questions_of(body: TextBody) -> list[Question]:
-    """Return what a body asks: a question for each of its prompts. Raises InvalidRequestError."""
+    """Return what a body asks: a question for each of its prompts. Raises InvalidRequestError.
+
+    A prompt that is echoed has the tokens of its text alone, since clients (lm-eval) count those of their own
+    tokenizer; one that is only continued begins as the tokenizer begins texts. Token ids are taken as they are.
+    """
     for name, value in (("n", body.n), ("best_of", body.best_of)):
         if value not in (None, 1):
             raise InvalidRequestError(f"{name} must be 1, got {value}: one answer is written for each prompt")
@@ -70,6 +74,7 @@ def questions_of(body: TextBody) -> list[Question]:
             stop=stops(body.stop),
             top_logprobs=body.logprobs or 0,
             prompt_logprobs=scores_prompt,
+            prompt_as_is=bool(body.echo),
         )
         for prompt in prompts_of(body.prompt)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,6 +17,16 @@ from mlx_moe.text.grammar import ANY_OBJECT, Grammar
 
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 512
+
+MAX_DEPTH = 100
+"""Of objects and lists in a body: tools' schemas have 10 or 20, and templates and grammars recurse."""
+
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+
+_COMPOSING = ("allOf", "not", "if", "dependentSchemas", "unevaluatedProperties", "$dynamicRef")
+_WITH_SCHEMAS = {"items", "prefixItems", "anyOf", "oneOf", "additionalProperties"}
+_WITH_NAMED_SCHEMAS = {"properties", "$defs", "definitions"}
+"""Keywords of JSON schemas, by what they have: lists of schemas or one, or schemas by name."""
 
 B = TypeVar("B", bound=msgspec.Struct)
 
@@ -35,6 +45,7 @@ class Question:
         grammar: what the answer must look like; None: it is free.
         top_logprobs: number of likeliest tokens that are told beside each token.
         prompt_logprobs: score the prompt's tokens too.
+        prompt_as_is: a prompt of text gets no special tokens of the tokenizer before it.
     """
 
     messages: Sequence[Mapping[str, Any]] = ()
@@ -48,6 +59,7 @@ class Question:
     grammar: Grammar | None = None
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    prompt_as_is: bool = False
 
     def __post_init__(self) -> None:
         """Check what the model does not; raise InvalidRequestError."""
@@ -77,7 +89,21 @@ def read(body: bytes, kind: type[B]) -> B:
         raise InvalidRequestError(f"the body is not valid: {exc}") from exc
     except RecursionError:
         raise InvalidRequestError("the body is nested too deeply") from None
+    _check_depth(value)
     return value
+
+
+def _check_depth(body: msgspec.Struct) -> None:
+    level: list[Any] = [getattr(body, name) for name in body.__struct_fields__]
+    for _ in range(MAX_DEPTH):
+        level = [part for outer in level for part in _parts(outer) if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise InvalidRequestError(f"the body is nested too deeply: at most {MAX_DEPTH} objects and lists are allowed")
+
+
+def _parts(value: Any) -> Collection[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def refuse(body: msgspec.Struct, **reasons: str) -> None:
@@ -112,6 +138,8 @@ def json_grammar(kind: Any, schema: Any, name: str) -> Grammar | None:
 def calls_grammar(tools: Sequence[Definition], name: str | None, *, parallel: bool) -> Grammar:
     """Return the grammar of an answer that must call the tool of that name, or, without one, any of the tools.
 
+    A call has only the arguments that its tool describes, unless the schema itself says something else.
+
     Raises:
         InvalidRequestError: there is no such tool.
     """
@@ -119,8 +147,33 @@ def calls_grammar(tools: Sequence[Definition], name: str | None, *, parallel: bo
     wanted = [function for function in functions if name in (None, function["name"])]
     if not wanted:
         raise InvalidRequestError(f"tool_choice asks for {(name or 'a tool')[:80]!r}, which is not among the tools")
-    schemas = ((function["name"], function.get("parameters") or {"type": "object"}) for function in wanted)
+    schemas = ((function["name"], _closed(function.get("parameters") or _NO_PARAMETERS)) for function in wanted)
     return Grammar(tools=tuple((name, json.dumps(schema)) for name, schema in schemas), parallel=parallel)
+
+
+def _closed(schema: Any) -> Any:
+    """Return a tool's schema whose objects have no properties but the described ones, where it says nothing else.
+
+    Left as it is if it composes schemas so that an object is described in several places.
+    """
+    text = json.dumps(schema)
+    return schema if any(f'"{keyword}"' in text for keyword in _COMPOSING) else _with_closed_objects(schema)
+
+
+def _with_closed_objects(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_closed_objects(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = dict(schema)
+    for keyword in _WITH_SCHEMAS & schema.keys():
+        closed[keyword] = _with_closed_objects(schema[keyword])
+    for keyword in _WITH_NAMED_SCHEMAS & schema.keys():
+        if isinstance(schema[keyword], dict):
+            closed[keyword] = {name: _with_closed_objects(part) for name, part in schema[keyword].items()}
+    if isinstance(schema.get("properties"), dict):
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:

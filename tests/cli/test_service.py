@@ -96,5 +96,6 @@ def test_a_model_that_is_a_directory_is_found_from_anywhere(
     assert not mac.exists()
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    printed = moe_cluster(tmp_path, "service", "install", "--print", "model").out
+    printed = moe_cluster(tmp_path, "service", "install", "--print", "model", "--serve").out
     assert f"<string>{tmp_path / 'model'}</string>" in printed
+    assert "<string>--serve</string>" in printed  # the node serves the APIs again after each start

@@ -72,7 +72,8 @@ def test_every_api_gives_the_same_answer_whole_and_as_a_stream(
     with gpt.responses.stream(model="demo", input=QUESTION, temperature=0) as events:
         assert events.get_final_response().output_text == said
     cold = {"temperature": 0}
-    message = claude.messages.create(model="claude-x", max_tokens=100, messages=[ASKED], extra_body=cold)  # type: ignore[list-item]
+    # More than the context holds: clients send the most of the model that they believe to speak to
+    message = claude.messages.create(model="claude-x", max_tokens=128_000, messages=[ASKED], extra_body=cold)  # type: ignore[list-item]
     assert [block.text for block in message.content if block.type == "text"] == [said]
     with claude.messages.stream(model="claude-x", max_tokens=100, messages=[ASKED], extra_body=cold) as stream:  # type: ignore[list-item]
         assert "".join(stream.text_stream) == said
@@ -144,24 +145,29 @@ def test_a_prompt_is_scored_as_lm_eval_asks(gpt: openai.OpenAI) -> None:
 
 
 def test_a_forced_call_is_a_call_in_every_api(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
-    answer = gpt.chat.completions.create(
-        model="demo",
-        messages=[ASKED],  # type: ignore[list-item]
-        tools=[{"type": "function", "function": {"name": "found", "parameters": CITY}}],
-        tool_choice="required",
-        parallel_tool_calls=False,
-    ).choices[0]
-    assert answer.finish_reason == "tool_calls"
-    assert answer.message.tool_calls
-    call = answer.message.tool_calls[0]
-    assert call.type == "function"
-    assert call.function.name == "found"
-    assert City.model_validate_json(call.function.arguments)
+    described = City.model_json_schema()  # says nothing on other properties; a forced call has none
+    for tool in (
+        {"type": "function", "function": {"name": "City", "parameters": described}},
+        openai.pydantic_function_tool(City),
+    ):
+        answer = gpt.chat.completions.create(
+            model="demo",
+            messages=[ASKED],  # type: ignore[list-item]
+            tools=[tool],  # type: ignore[list-item]
+            tool_choice="required",
+            parallel_tool_calls=False,
+        ).choices[0]
+        assert answer.finish_reason == "tool_calls"
+        assert answer.message.tool_calls
+        call = answer.message.tool_calls[0]
+        assert call.type == "function"
+        assert call.function.name == "City"
+        assert City.model_validate_json(call.function.arguments)
     with claude.messages.stream(
         model="claude-x",
         max_tokens=200,
         messages=[ASKED],  # type: ignore[list-item]
-        tools=[{"name": "found", "input_schema": CITY}],
+        tools=[{"name": "found", "input_schema": described}],
         tool_choice={"type": "tool", "name": "found", "disable_parallel_tool_use": True},
     ) as stream:
         message = stream.get_final_message()
@@ -188,14 +194,13 @@ def test_langchain_chats_streams_calls_tools_and_parses(url: str, said: str) -> 
         assert model.invoke(QUESTION).content == said
         assert "".join(chunk.content for chunk in model.stream(QUESTION)) == said
         assert isinstance(model.with_structured_output(City).invoke(QUESTION), City)
-        tool = {"type": "function", "function": {"name": "found", "parameters": CITY}}
-        calling = model.bind_tools([tool], tool_choice="any", parallel_tool_calls=False)
+        calling = model.bind_tools([City], tool_choice="any", parallel_tool_calls=False)
         whole, *chunks = calling.invoke(QUESTION), *calling.stream(QUESTION)
         joined = chunks[0]
         for chunk in chunks[1:]:
             joined += chunk
         for message in (whole, joined):
-            assert [call["name"] for call in message.tool_calls] == ["found"]
+            assert [call["name"] for call in message.tool_calls] == ["City"]
             assert City.model_validate(message.tool_calls[0]["args"])
 
 

@@ -34,6 +34,10 @@ def ollama_chat(**fields: Any) -> Question:
     return ollama.question_of(read(json.dumps(fields).encode(), ollama.AskBody), chat=True)
 
 
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth else {}
+
+
 def test_one_conversation_with_a_tool_is_the_same_question_in_every_api() -> None:
     conversation = [
         {"role": "system", "content": "Be brief."},
@@ -95,7 +99,7 @@ def test_a_schema_or_a_forced_call_is_the_same_grammar_in_every_api() -> None:
     ):
         assert any_object.grammar == Grammar('{"type": "object"}')
     tool = {"type": "function", "function": TOOL}
-    call = Grammar(tools=(("add", json.dumps(TOOL["parameters"])),), parallel=True)
+    call = Grammar(tools=(("add", json.dumps({**TOOL["parameters"], "additionalProperties": False})),), parallel=True)
     named = {"type": "function", "function": {"name": "add"}}
     assert chat(messages=HELLO, tools=[tool], tool_choice="required").grammar == call
     assert chat(messages=HELLO, tools=[tool], tool_choice=named).grammar == call
@@ -107,6 +111,46 @@ def test_a_schema_or_a_forced_call_is_the_same_grammar_in_every_api() -> None:
     assert messages(messages=HELLO, tools=claude, tool_choice={"type": "any"}).grammar == call
     alone = {"type": "tool", "name": "add", "disable_parallel_tool_use": True}
     assert messages(messages=HELLO, tools=claude, tool_choice=alone).grammar == replace(call, parallel=False)
+
+
+OPEN: list[dict[str, Any]] = [
+    {"type": "object"},
+    {"type": "object", "properties": {}, "additionalProperties": {"type": "integer"}},
+    {"allOf": [{"type": "object", "properties": {"a": {}}}, {"type": "object", "properties": {"b": {}}}]},
+    {"type": "object", "properties": {}, "unevaluatedProperties": False},
+]
+
+
+@pytest.mark.parametrize("schema", OPEN)
+def test_a_forced_call_may_have_other_arguments_where_the_schema_says_so(schema: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": schema}}
+    asked = chat(messages=HELLO, tools=[tool], tool_choice="required")
+    assert asked.grammar == Grammar(tools=(("add", json.dumps(schema)),), parallel=True)
+
+
+def test_a_forced_call_has_no_arguments_but_the_described_ones() -> None:
+    inner = {"type": "object", "properties": {"default": {"type": "string", "default": {"properties": {}}}}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/A"}, "b": {"type": "array", "items": inner}, "c": {"anyOf": [inner]}},
+        "$defs": {"A": inner, "Free": {"type": "object"}},
+    }
+    closed = {**inner, "additionalProperties": False}
+    wanted = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/A"}, "b": {"type": "array", "items": closed}, "c": {"anyOf": [closed]}},
+        "$defs": {"A": closed, "Free": {"type": "object"}},
+        "additionalProperties": False,
+    }
+    for parameters, told in (
+        (schema, wanted),
+        (None, {"type": "object", "properties": {}, "additionalProperties": False}),
+    ):
+        function = {"name": "add", **({} if parameters is None else {"parameters": parameters})}
+        asked = chat(messages=HELLO, tools=[{"type": "function", "function": function}], tool_choice="required")
+        assert asked.tools == ({"type": "function", "function": function},)  # what the model is told stays as it is
+        assert asked.grammar is not None
+        assert [json.loads(text) for _, text in asked.grammar.tools] == [told]
 
 
 def test_arguments_that_are_objects_become_text_in_ollamas_chat() -> None:
@@ -150,6 +194,11 @@ def test_content_is_a_text_null_or_parts() -> None:
         ({"messages": HELLO, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "'x'"),
         ({"messages": HELLO, "tool_choice": "any"}, "'any'"),
         ({"messages": HELLO, "tools": [{"type": "retrieval"}]}, "tools[0]"),
+        (
+            {"messages": HELLO, "tools": [{"function": {"name": "x", "parameters": [[]]}}]},
+            "tools[0].function.parameters",
+        ),
+        ({"messages": HELLO, "tools": [{"function": {"name": "x", "parameters": nested(100)}}]}, "nested too deeply"),
         ({"messages": HELLO, "functions": [{}]}, "functions"),
         ({"messages": HELLO, "logit_bias": {"x": 1}}, "logit_bias"),
         ({"messages": HELLO, "logit_bias": {"5": 1000}}, "logit_bias"),
