@@ -122,7 +122,7 @@ class RingStage:
 
     def _is_cancelled(self, message: Message) -> bool:
         is_cancelled = message.serial <= self._cancelled.get(message.sequence_id, 0)
-        if self._cancelled:  # frames arrive in the order of their serials: cancels up to this one are done
+        if not is_step(message):  # what was sent before it has run: cancels up to this one are done; steps overtake
             self._cancelled = {name: upto for name, upto in self._cancelled.items() if upto > message.serial}
         return is_cancelled
 

@@ -285,6 +285,18 @@ def test_a_cancel_that_comes_late_is_not_remembered_for_ever() -> None:
     assert ring.others[0]._cancelled == {}
 
 
+def test_a_cancelled_chunk_is_dropped_although_steps_that_were_sent_later_overtake_it() -> None:
+    ring = Ring([3])
+    send(ring, B, 0, 4)
+    ring.settle()
+    serial = send(ring, A, 0, 32)
+    ring.send(Frame(B, 4, demo().head.embed(mx.array(LONG[:1])), FrameKind.DECODE, next(SERIALS)))
+    ring.send(Cancel(A, serial))
+    ring.wires[0].reverse()
+    ring.settle()
+    assert ring.stages[1].counts.positions == 4 + 1
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_cancel_amid_a_chunk_takes_effect_before_it_is_computed_and_its_caches_are_as_before(stage: int) -> None:
     ring = Ring([3])
