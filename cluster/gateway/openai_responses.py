@@ -58,15 +58,14 @@ def question_of(body: ResponsesBody) -> Question:
     written = (body.text or {}).get("format") or {}
     if not isinstance(written, Mapping):
         raise InvalidRequestError("text.format must be an object")
-    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else _messages(body.input)
+    items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
     if not items:
         raise InvalidRequestError("input must have at least one item")
     effort = (body.reasoning or {}).get("effort")
     tools, choice = chosen_tools(_tools(body.tools or ()), body.tool_choice), body.tool_choice
     name = choice.get("name") if isinstance(choice, Mapping) else None
     return Question(
-        messages=[*system, *items],
+        messages=_messages(body.instructions, items),
         tools=tools,
         variables=template_variables(effort, None),
         sampling=given(temperature=body.temperature, top_p=body.top_p),
@@ -86,9 +85,13 @@ def _tools(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return functions
 
 
-def _messages(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the items as messages: reasoning and calls belong to the assistant's message that follows them."""
-    messages: list[dict[str, Any]] = []
+def _messages(instructions: str | None, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the items as messages.
+
+    Reasoning and calls belong to the assistant's message that follows them. Instructions and the developer's messages
+    that follow them are one system message: Codex sends several, and many templates allow one.
+    """
+    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
 
     def assistant() -> dict[str, Any]:
         if not messages or messages[-1]["role"] != "assistant":
@@ -113,7 +116,11 @@ def _messages(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 assistant()["content"] = _text(content, f"input[{n}].content")
             case {"role": "user" | "system" | "developer" as role, "content": content}:
                 role = "system" if role == "developer" else role
-                messages.append({"role": role, "content": _text(content, f"input[{n}].content")})
+                text = _text(content, f"input[{n}].content")
+                if role == "system" and messages and messages[-1]["role"] == "system":
+                    messages[-1]["content"] += f"\n\n{text}"
+                else:
+                    messages.append({"role": role, "content": text})
             case _:
                 kind = item.get("type", item.get("role"))
                 raise InvalidRequestError(f"input[{n}] of type {str(kind)[:80]!r} is not supported, or not complete")
@@ -268,7 +275,7 @@ class ResponsesShape:
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "temperature": body.temperature,
             "top_p": body.top_p,
             "tool_choice": body.tool_choice or "auto",

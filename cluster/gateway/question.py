@@ -136,7 +136,7 @@ def json_grammar(kind: Any, schema: Any, name: str) -> Grammar | None:
 
 
 def calls_grammar(tools: Sequence[Definition], name: str | None, *, parallel: bool) -> Grammar:
-    """Return the grammar of an answer that must call the tool of that name, or, without one, any of the tools.
+    """Return the grammar of an answer that must call the tool of that name, once, or, without one, any of the tools.
 
     A call has only the arguments that its tool describes, unless the schema itself says something else.
 
@@ -148,7 +148,8 @@ def calls_grammar(tools: Sequence[Definition], name: str | None, *, parallel: bo
     if not wanted:
         raise InvalidRequestError(f"tool_choice asks for {(name or 'a tool')[:80]!r}, which is not among the tools")
     schemas = ((function["name"], _closed(function.get("parameters") or _NO_PARAMETERS)) for function in wanted)
-    return Grammar(tools=tuple((name, json.dumps(schema)) for name, schema in schemas), parallel=parallel)
+    calls = tuple((called, json.dumps(schema)) for called, schema in schemas)
+    return Grammar(tools=calls, parallel=parallel and name is None)
 
 
 def _closed(schema: Any) -> Any:

@@ -20,6 +20,9 @@ MAX_CHARACTERS = 256 << 10
 
 MAX_TOOLS = 128
 
+MAX_CALLS = 16
+"""Of an answer that must be calls; a small model would call until its tokens are used up."""
+
 ANY_OBJECT = '{"type": "object"}'
 
 _BLANK = r"[ \t\r\n]{0,4}"
@@ -27,6 +30,9 @@ _BLANK = r"[ \t\r\n]{0,4}"
 
 _SPACE = r" ?|\n {0,16}"
 """What may be between the elements of JSON."""
+
+_SPACE_IN_CALLS = " ?"
+"""Models write arguments in one line; a small one would fill max_tokens with indentation."""
 
 _ARGUMENTS = '{"moe_cluster_arguments": 0}'
 """Stands for the arguments in a call that a dialect writes, to find what it writes around them."""
@@ -39,7 +45,7 @@ class Grammar:
     Attributes:
         schema: a JSON schema as text; "" if the answer must be calls.
         tools: name and JSON schema of the arguments, as text, of each tool that may be called.
-        parallel: whether the answer may have several calls.
+        parallel: whether the answer may have several calls, at most MAX_CALLS.
 
     Raises:
         InvalidRequestError: a schema is not a JSON object or boolean, or there is too much.
@@ -81,14 +87,14 @@ def lark(grammar: Grammar, dialect: Dialect, special_ids: Mapping[str, int], ope
         raise InvalidRequestError(f"models that answer in {dialect.name}'s channels cannot be held to a grammar")
     rules = [f"start: {_thought(dialect, special_ids, opening)}answer", f"BLANK: /{_BLANK}/"]
     if grammar.schema:
-        return "\n".join([*rules, f"answer: {_json(grammar.schema)}"])
+        return "\n".join([*rules, f"answer: {_json(grammar.schema, _SPACE)}"])
     calls = []
     for n, (name, schema) in enumerate(grammar.tools):
         before, after = _around(dialect, name)
         calls.append(f"call{n}")
         rules.append(f"call{n}: {_literal(before, special_ids)} args{n} {_literal(after, special_ids)}")
-        rules.append(f"args{n}: {_json(schema)}")
-    more = " (BLANK call)*" if grammar.parallel else ""
+        rules.append(f"args{n}: {_json(schema, _SPACE_IN_CALLS)}")
+    more = f" (BLANK call){{0,{MAX_CALLS - 1}}}" if grammar.parallel else ""
     return "\n".join([*rules, f"answer: call{more}", f"call: {' | '.join(calls)}"])
 
 
@@ -105,10 +111,10 @@ def _thought(dialect: Dialect, special_ids: Mapping[str, int], opening: str) -> 
     return f"({_literal(markers.open, special_ids)} {rest})? " if markers.open in special_ids else ""
 
 
-def _json(schema: str) -> str:
+def _json(schema: str, space: str) -> str:
     """Return a schema as Lark. White space is bounded: a small model would write nothing else."""
     value = _parsed(schema)
-    bounded = {"x-guidance": {"whitespace_pattern": _SPACE}}
+    bounded = {"x-guidance": {"whitespace_pattern": space}}
     return f"%json {json.dumps({**(value if isinstance(value, dict) else {}), **bounded}, ensure_ascii=False)}"
 
 

@@ -84,6 +84,18 @@ def test_one_conversation_with_a_tool_is_the_same_question_in_every_api() -> Non
     assert anthropic.sampling == items.sampling == openai.sampling == {"temperature": 0.5}
 
 
+def test_the_instructions_of_a_response_are_one_system_message() -> None:
+    developer = [{"role": "developer", "content": [{"type": "input_text", "text": text}]} for text in ("Be", "brief.")]
+    user = {"role": "user", "content": "Hello"}
+    asked = responses(instructions="Please.", input=[*developer, user, developer[0]])
+    assert asked.messages == [
+        {"role": "system", "content": "Please.\n\nBe\n\nbrief."},
+        user,
+        {"role": "system", "content": "Be"},
+    ]
+    assert responses(input=[*developer, user]).messages[0] == {"role": "system", "content": "Be\n\nbrief."}
+
+
 def test_a_schema_or_a_forced_call_is_the_same_grammar_in_every_api() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     wanted = Grammar.of_schema(schema)
@@ -102,15 +114,16 @@ def test_a_schema_or_a_forced_call_is_the_same_grammar_in_every_api() -> None:
     call = Grammar(tools=(("add", json.dumps({**TOOL["parameters"], "additionalProperties": False})),), parallel=True)
     named = {"type": "function", "function": {"name": "add"}}
     assert chat(messages=HELLO, tools=[tool], tool_choice="required").grammar == call
-    assert chat(messages=HELLO, tools=[tool], tool_choice=named).grammar == call
+    alone = replace(call, parallel=False)
+    assert chat(messages=HELLO, tools=[tool], tool_choice=named).grammar == alone
     asked = responses(
         input="Hello", tools=[{"type": "function", **TOOL}], tool_choice={"type": "function", "name": "add"}
     )
-    assert asked.grammar == call
+    assert asked.grammar == alone
     claude = [{"name": "add", "input_schema": TOOL["parameters"]}]
     assert messages(messages=HELLO, tools=claude, tool_choice={"type": "any"}).grammar == call
-    alone = {"type": "tool", "name": "add", "disable_parallel_tool_use": True}
-    assert messages(messages=HELLO, tools=claude, tool_choice=alone).grammar == replace(call, parallel=False)
+    for choice in ({"type": "tool", "name": "add"}, {"type": "any", "disable_parallel_tool_use": True}):
+        assert messages(messages=HELLO, tools=claude, tool_choice=choice).grammar == alone
 
 
 OPEN: list[dict[str, Any]] = [

@@ -18,7 +18,7 @@ from mlx_moe.errors import InvalidRequestError
 from mlx_moe.sampling_params import SamplingParams
 from mlx_moe.text.chat_template import ChatTemplate
 from mlx_moe.text.dialects import ToolCall
-from mlx_moe.text.grammar import Grammar
+from mlx_moe.text.grammar import MAX_CALLS, Grammar
 from mlx_moe.text.tokenizer import Tokenizer
 from mlx_moe.text.vocabulary import Vocabulary
 from tests.mlx_moe.demo_pipeline import STORY, Pipeline, constraints, plain, prompt, tokenizer
@@ -173,9 +173,12 @@ def test_forced_calls_are_in_the_models_own_dialect() -> None:
     assert [part.name for part in model.dialect.split(call) if isinstance(part, ToolCall)] == ["add"]
     assert follows(model, one, [5], call)
     assert follows(model, one, [5], model.dialect.write([("now", '{"b": [1]}')]))
-    for wrong in ("Hello", call.replace('"a"', '"c"'), call.replace("add", "sub"), call + "\n" + call):
+    indented = call.replace('{"a"', '{\n    "a"')
+    for wrong in ("Hello", call.replace('"a"', '"c"'), call.replace("add", "sub"), indented, call + "\n" + call):
         assert not follows(model, one, [5], wrong)
-    assert follows(model, Grammar(tools=one.tools, parallel=True), [5], call + "\n" + call)
+    several = Grammar(tools=one.tools, parallel=True)
+    assert follows(model, several, [5], "\n".join([call] * MAX_CALLS))
+    assert not follows(model, several, [5], "\n".join([call] * (MAX_CALLS + 1)))
 
 
 @pytest.mark.parametrize(
