@@ -1,10 +1,12 @@
 """How many connections there may be, and how long one may stand without a request: real sockets, no node."""
 
 import asyncio
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -19,6 +21,8 @@ from cluster.gateway.guard import Admission
 from cluster.gateway.served import Served
 from cluster.gateway.server import bind, config_of
 from cluster.home import Home
+from cluster.trust.identity import dns_name
+from tests.cluster.trust.first_node import FirstNode
 from tests.patience import PATIENCE_S
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -51,8 +55,8 @@ class Clients:
         self._port = port
         self._streams: list[Stream] = []
 
-    async def open(self, sent: bytes, host: str = "127.0.0.1") -> Stream:
-        stream = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(host, 0))
+    async def open(self, sent: bytes, host: str = "127.0.0.1", **tls: Any) -> Stream:
+        stream = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(host, 0), **tls)
         self._streams.append(stream)
         stream[1].write(sent)
         return stream
@@ -65,8 +69,8 @@ class Clients:
 
 
 @asynccontextmanager
-async def serving(gateway: Gateway) -> AsyncIterator[Clients]:
-    options = GatewayOptions(port=0)
+async def serving(gateway: Gateway, certificate: str = "", key: str = "") -> AsyncIterator[Clients]:
+    options = GatewayOptions(port=0, certificate=certificate, key=key)
     with closing(bind(options)) as bound:
         server = uvicorn.Server(config_of(gateway.app(), options))
         task = asyncio.create_task(server.serve([bound]))
@@ -167,6 +171,27 @@ def test_where_all_requests_are_being_answered_others_are_told_to_come_again(
             gateway.answers.set()
             for one in (*answered, health):
                 assert (await head_of(one)).startswith(b"HTTP/1.1 200")
+
+    asyncio.run(run())
+
+
+def test_it_is_so_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PER_ADDRESS", 5)
+    identity = FirstNode(tmp_path).admit("server")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.write_bytes(identity.certificate)
+    key.write_bytes(identity.private_key)
+    tls: dict[str, Any] = {
+        "ssl": ssl.create_default_context(cadata=identity.ca_certificate.decode()),
+        "server_hostname": dns_name(identity.node_id),
+    }
+
+    async def run() -> None:
+        async with serving(Held(tmp_path), str(certificate), str(key)) as clients:
+            crowd = [await clients.open(HALF, **tls) for _ in range(6)]
+            assert (await head_of(await clients.open(HEALTH, **tls))).startswith(b"HTTP/1.1 200")
+            assert [await end_of(one) for one in crowd[:2]] == [b""] * 2
+            assert await end_of(await clients.open(HEALTH)) == b""  # not without TLS
 
     asyncio.run(run())
 
