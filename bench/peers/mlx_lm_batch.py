@@ -21,7 +21,7 @@ def main(path: str, users: int, prompt_tokens: int, answer_tokens: int, seed: in
     generator_of = import_module("mlx_lm.generate").BatchGenerator
     tokens, seconds = 0, 1.0
     for length in (2, answer_tokens):
-        prompts = [prompt_ids(prompt_tokens, seed + user) for user in range(users)]
+        prompts = [prompt_ids(prompt_tokens, seed=seed + user) for user in range(users)]
         started = time.perf_counter()
         generator = generator_of(model, stop_tokens=[])
         generator.insert(prompts, [length] * users)
