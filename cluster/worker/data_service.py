@@ -14,9 +14,8 @@ from cluster.wire import worker_pb2 as pb
 from cluster.wire import worker_pb2_grpc
 from cluster.worker.frame_stream import COUNT, EPOCH_KEY, RECEIVED_KEY
 from cluster.worker.memory_guard import MemoryUse
-from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, MORE, LinkError, Message
+from cluster.worker.messages import EXPERTS_METHOD, FRAMES_METHOD, LinkError, Message, decode_batch
 from mlx_moe.errors import InvalidRequestError
-from mlx_moe.layers.batches import TOGETHER
 from mlx_moe.pipeline.frame import Cancel
 
 SEQUENCE_ID_BYTES = 16
@@ -36,14 +35,12 @@ Take = Callable[[list[Message]], Awaitable[None]]
 class FramesService(grpc.GenericRpcHandler):
     """Passes each message of an epoch to `take` once, in order, over all streams of the link; see FrameStream.
 
-    Those of a batch are passed together, and others alone.
-    Bytes that were changed on their way end the stream: the sender opens it again, and sends them again.
+    Those of a batch are passed together, and others alone. Bytes that were changed on their way end the stream: the sender opens it again, and sends them again.
     """
 
     def __init__(self, epoch: int, take: Take) -> None:
         self._epoch = epoch
         self._take: Take | None = take
-        self._batch: list[Message] = []
         self._received = 0
         self._unconfirmed_bytes = 0
         self._streams = 0
@@ -86,16 +83,13 @@ class FramesService(grpc.GenericRpcHandler):
         async for data in messages:
             if self._take is None or stream != self._streams:
                 return  # on another stream this message is sent again
-            message = Message.decode(data)
+            batch = decode_batch(data)
             self._received += 1
             self._unconfirmed_bytes += len(data)
             if self._unconfirmed_bytes >= CONFIRM_BYTES:
                 self._unconfirmed_bytes = 0
                 has_much.set()
-            self._batch.append(message)
-            if not message.flags & MORE or len(self._batch) == TOGETHER:
-                batch, self._batch = self._batch, []
-                await self._take(batch)
+            await self._take(batch)
 
 
 class ExpertsService(grpc.GenericRpcHandler):

@@ -72,13 +72,13 @@ class FrameStream:
             )
             raise NodeLostError(f"no link to node {self._name}: {reason}", node_id=self._node_id) from exc
 
-    async def send(self, message: Message) -> None:
-        """Send a message; wait while the next node is far behind, or while the stream is opened again.
+    async def send(self, *messages: Message) -> None:
+        """Send the messages of a batch; wait while the next node is far behind, or while the stream is opened again.
 
-        The link is lost if a message takes longer than SEND_S: the next node is stuck.
+        They are one message of the stream. The link is lost if it takes longer than SEND_S: the next node is stuck.
         """
         async with self._one_at_a_time:
-            data = message.encode()
+            data = b"".join(message.encode() for message in messages)
             self._outbox.add(data)
             self.sent_bytes += len(data)
             await self._write(data)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from cluster.rpc_errors import error_named
 from mlx_moe.errors import MoeClusterError, RewindError
+from mlx_moe.layers.batches import TOGETHER
 
 FRAMES_METHOD = "/moe_cluster.v1.Ring/Frames"
 EXPERTS_METHOD = "/moe_cluster.v1.Ring/Experts"
@@ -58,8 +58,6 @@ class Dtype(IntEnum):
     FLOAT16 = 3
 
 
-MORE = 2
-
 ITEM_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 
 
@@ -75,11 +73,11 @@ class Message:
     """One message. The meaning of its numbers depends on the kind.
 
     PREFILL, DECODE, DRAFT: `rows` x `width` hidden states of the positions from `position` on; `outputs` of them must
-        return (0: all); `flags` bit 0: checked; bit 1, MORE: the next message belongs to the same batch.
+        return (0: all); `flags` bit 0: checked.
     FORK: the first `position` positions of the sequence whose id is the payload.
     RELEASE: nothing more.
     RETAIN: the payload has the ids of all sequences that have answers.
-    FAILURE: the payload is a code, a space and a text; `position` is the one reached by a RewindError; `flags` bit 1.
+    FAILURE: the payload is a code, a space and a text; `position` is the one reached by a RewindError.
     TIMELINES: the spans of the stages that it has passed, see `recording`.
     MEMORY: what a node uses, see `memory_guard`.
     PAIRS: `outputs` pairs, then `rows` x `width` hidden states; `position` is the layer; `flags` bit 0: by expert.
@@ -128,41 +126,61 @@ class Message:
         Raises:
             LinkError: the bytes are no message, were cut, or were changed on their way.
         """
-        if len(data) < HEADER_BYTES or data[:4] != _MAGIC:
-            raise LinkError(f"{len(data)} bytes that are no message of moe-cluster")
-        header_sum, payload_sum = _CHECKSUMS.unpack_from(data, _HEADER.size)
-        if zlib.crc32(memoryview(data)[: _HEADER.size]) != header_sum:
-            raise LinkError("a message whose header was changed on its way")
-        fields = _HEADER.unpack_from(data)
-        _, kind, dtype, flags, epoch, serial, sequence_id, position, rows, width, outputs, length = fields
-        if length != len(data) - HEADER_BYTES:
-            raise LinkError(f"a message of {len(data) - HEADER_BYTES} bytes that says {length}")
-        try:
-            kind, dtype = Kind(kind), Dtype(dtype)
-        except ValueError as exc:
-            raise LinkError(f"a message that this version does not know: {exc}") from exc
-        payload = memoryview(data)[HEADER_BYTES:]
-        if zlib.crc32(payload) != payload_sum:
-            raise LinkError("a message whose payload was changed on its way")
-        return cls(
-            kind,
-            sequence_id.hex(),
-            epoch,
-            serial,
-            position,
-            rows,
-            width,
-            outputs,
-            dtype,
-            flags,
-            payload,
-            time.monotonic(),
-        )
+        message, rest = _first(memoryview(data))
+        if rest:
+            raise LinkError(f"{len(rest)} bytes after a message")
+        return message
 
 
-def in_batch(messages: Sequence[Message]) -> list[Message]:
-    """Return messages marked as one batch, so that their receiver takes them together."""
-    return [replace(m, flags=m.flags | MORE) for m in messages[:-1]] + [*messages[-1:]]
+def _first(data: memoryview) -> tuple[Message, memoryview]:
+    """Read the first message; return it with the bytes after it. Raises LinkError."""
+    if len(data) < HEADER_BYTES or data[:4] != _MAGIC:
+        raise LinkError(f"{len(data)} bytes that are no message of moe-cluster")
+    header_sum, payload_sum = _CHECKSUMS.unpack_from(data, _HEADER.size)
+    if zlib.crc32(data[: _HEADER.size]) != header_sum:
+        raise LinkError("a message whose header was changed on its way")
+    fields = _HEADER.unpack_from(data)
+    _, kind, dtype, flags, epoch, serial, sequence_id, position, rows, width, outputs, length = fields
+    payload, rest = data[HEADER_BYTES : HEADER_BYTES + length], data[HEADER_BYTES + length :]
+    if length != len(payload):
+        raise LinkError(f"a message of {len(payload)} bytes that says {length}")
+    try:
+        kind, dtype = Kind(kind), Dtype(dtype)
+    except ValueError as exc:
+        raise LinkError(f"a message that this version does not know: {exc}") from exc
+    if zlib.crc32(payload) != payload_sum:
+        raise LinkError("a message whose payload was changed on its way")
+    message = Message(
+        kind,
+        sequence_id.hex(),
+        epoch,
+        serial,
+        position,
+        rows,
+        width,
+        outputs,
+        dtype,
+        flags,
+        payload,
+        time.monotonic(),
+    )
+    return message, rest
+
+
+def decode_batch(data: bytes) -> list[Message]:
+    """Read the messages of a batch, which follow each other.
+
+    Raises:
+        LinkError: as `Message.decode`, or there are more than a batch has.
+    """
+    messages: list[Message] = []
+    rest = memoryview(data)
+    while rest or not messages:
+        if len(messages) == TOGETHER:
+            raise LinkError(f"a batch of more than {TOGETHER} messages")
+        message, rest = _first(rest)
+        messages.append(message)
+    return messages
 
 
 def failure(message: Message, error: MoeClusterError) -> Message:

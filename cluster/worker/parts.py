@@ -342,9 +342,9 @@ class CoordinatorPart:
         """See Part."""
         return self._stage.past
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, *messages: Message) -> None:
         assert self._next is not None  # a single stage sends nothing
-        await self._next.send(message)
+        await self._next.send(*messages)
 
     def _receive(self, returned: Returned) -> None:
         self._clients.answering.receive(returned)

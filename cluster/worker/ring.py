@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import mlx.core as mx
 from google.protobuf.message import DecodeError
@@ -22,7 +23,7 @@ from cluster.worker.arrays import is_frame, is_step, to_frame
 from cluster.worker.computing import Computing
 from cluster.worker.expectation import Expectation
 from cluster.worker.inbox import Inbox
-from cluster.worker.messages import NO_SEQUENCE, Kind, Message, failure, in_batch, raised_by
+from cluster.worker.messages import NO_SEQUENCE, Kind, Message, failure, raised_by
 from cluster.worker.pipeline import Pipeline, Receive
 from cluster.worker.recording import Recording
 from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
@@ -30,8 +31,13 @@ from mlx_moe.pipeline.frame import Cancel, Fork, Frame, Outgoing, Refused, Relea
 
 log = logging.getLogger(__name__)
 
-Send = Callable[[Message], Awaitable[None]]
-"""Sends a message to the next node; waits while that node is far behind."""
+
+class Send(Protocol):
+    """Sends the messages of a batch to the next node; waits while that node is far behind."""
+
+    async def __call__(self, *messages: Message) -> None:
+        """Send them."""
+
 
 MAX_CANCELLED = 1024
 """Cancelled sequences whose frames a stage remembers to drop: more than there are answers."""
@@ -45,8 +51,8 @@ The estimate is the time of the first stage, times the work of all stages in mul
 
 async def send_all(messages: Sequence[Message], send: Send) -> None:
     """Send messages as one batch."""
-    for message in in_batch(messages):
-        await send(message)
+    if messages:
+        await send(*messages)
 
 
 class RingStage:

@@ -43,7 +43,7 @@ from cluster.worker import coordinator_service, pipe
 from cluster.worker.arrays import to_frame
 from cluster.worker.arrays import to_message as frame_message
 from cluster.worker.computing import Computing
-from cluster.worker.messages import HEADER_BYTES, Dtype, Kind, LinkError, Message
+from cluster.worker.messages import HEADER_BYTES, Dtype, Kind, LinkError, Message, decode_batch
 from cluster.worker.recording import Recording
 from cluster.worker.remote_experts import answer_pairs, pairs_message
 from cluster.worker.ring import RingPipeline, RingStage
@@ -132,13 +132,14 @@ def _frame(kind: FrameKind, rows: int) -> Message:
 
 
 def _pass_on(data: bytes) -> None:
-    message = Message.decode(data)
-    _loop().run(RingStage(Computing(_stage()), EPOCH, "mac-1").pass_on([message]))
-    _stage().release(message.sequence_id)
+    stage = RingStage(Computing(_stage()), EPOCH, "mac-1")
+    for message in decode_batch(data):
+        _loop().run(stage.pass_on([message]))
+        _stage().release(message.sequence_id)
 
 
 def _come_back(data: bytes) -> None:
-    async def ignore(_: Message) -> None:
+    async def ignore(*_: Message) -> None:
         pass
 
     computing = Computing(_stage())

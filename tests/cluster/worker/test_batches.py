@@ -14,10 +14,10 @@ from cluster.worker.answer_queue import AnswerQueue, QueuedToken
 from cluster.worker.answering import Answering
 from cluster.worker.computing import Computing
 from cluster.worker.inbox import Inbox
-from cluster.worker.messages import MORE, Message
+from cluster.worker.messages import Message, decode_batch
 from cluster.worker.pipeline import Pipeline
 from cluster.worker.recording import Recording
-from cluster.worker.ring import RingPipeline, RingStage
+from cluster.worker.ring import RingPipeline, RingStage, Send
 from mlx_moe.decoding.chunking import DEFAULT_RULE
 from mlx_moe.decoding.coordinator import Coordinator
 from mlx_moe.decoding.drafting import Drafter, NgramDrafter
@@ -66,7 +66,6 @@ class Ring:
         self.stages = first, *others = [Stage(part, f"mac-{n}") for n, part in enumerate(parts, 1)]
         self._others = [RingStage(Computing(stage), EPOCH, "mac-0") for stage in others]
         self._inboxes = [Inbox(MOST_BYTES) for _ in others]
-        self._arrived: list[list[Message]] = [[] for _ in self.stages]
         computing, recording = Computing(first), Recording("mac-1")
         self._ring = RingPipeline(
             computing, recording, self._receive, len(parts), EPOCH, self._sender(0), self._cancel, work=1.0, last="last"
@@ -104,13 +103,10 @@ class Ring:
         self.answering.release(sequence)
         return written
 
-    def _sender(self, wire: int) -> Callable[[Message], Awaitable[None]]:
-        async def send(message: Message) -> None:
+    def _sender(self, wire: int) -> Send:
+        async def send(*batch: Message) -> None:
             await asyncio.sleep(0)
-            self._arrived[wire].append(Message.decode(message.encode()))
-            if message.flags & MORE:
-                return
-            messages, self._arrived[wire] = self._arrived[wire], []
+            messages = decode_batch(b"".join(message.encode() for message in batch))
             if wire < len(self._inboxes):
                 self._inboxes[wire].put(messages)
             else:

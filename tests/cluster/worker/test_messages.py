@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.worker.arrays import to_frame, to_message
-from cluster.worker.messages import Dtype, Kind, LinkError, Message, failure, raised_by
+from cluster.worker.messages import Dtype, Kind, LinkError, Message, decode_batch, failure, raised_by
 from mlx_moe.errors import FrameError, MoeClusterError, NumericsError
+from mlx_moe.layers.batches import TOGETHER
 from mlx_moe.pipeline.frame import Frame, FrameKind
 
 REQUEST_ID = "0123456789abcdef" * 2
@@ -37,6 +38,15 @@ SAMPLE = Message(Kind.DECODE, REQUEST_ID, epoch=3, serial=7, position=9, rows=1,
 def test_a_message_is_read_as_it_was_written(message: Message) -> None:
     read = Message.decode(message.encode())
     assert replace(read, payload=bytes(read.payload)) == message
+
+
+@given(st.lists(MESSAGES, min_size=1, max_size=TOGETHER), MESSAGES)
+def test_a_batch_is_read_as_it_was_written_and_has_a_limit(batch: list[Message], more: Message) -> None:
+    data = b"".join(message.encode() for message in batch)
+    assert [replace(read, payload=bytes(read.payload)) for read in decode_batch(data)] == batch
+    for changed in (data[:-1], data + b"M", b"", data + more.encode() * (TOGETHER + 1 - len(batch))):
+        with pytest.raises(LinkError):
+            decode_batch(changed)
 
 
 @pytest.mark.parametrize("length", range(len(SAMPLE.encode())))

@@ -124,8 +124,8 @@ class Ring:
         while isinstance(item, Frame) and self.pipeline.waits(item.sequence_id):
             await self.pipeline.advance(item.sequence_id)
 
-    async def _send(self, message: Message) -> None:
-        self.wires[0].append(message.encode())
+    async def _send(self, *messages: Message) -> None:
+        self.wires[0].extend(message.encode() for message in messages)
 
     def _cancel(self, cancel: Cancel) -> None:
         if self.heard_of_cancels:
