@@ -35,7 +35,8 @@ Take = Callable[[list[Message]], Awaitable[None]]
 class FramesService(grpc.GenericRpcHandler):
     """Passes each message of an epoch to `take` once, in order, over all streams of the link; see FrameStream.
 
-    Those of a batch are passed together, and others alone. Bytes that were changed on their way end the stream: the sender opens it again, and sends them again.
+    Those of a batch are passed together, and others alone. Bytes that were changed on their way end the stream: the
+    sender opens it again, and sends them again.
     """
 
     def __init__(self, epoch: int, take: Take) -> None:
