@@ -179,14 +179,14 @@ class Voting:
         calls = [asyncio.create_task(self._ask(node_id, candidacy.term)) for node_id in asked]
         try:
             objection = candidacy.objection(left, self._state.name)
-            for call in asyncio.as_completed(calls):
-                if not objection:
-                    break
+            for call in asyncio.as_completed(calls) if objection else ():
                 node_id, refusal, ballot = await call
                 candidacy.count(node_id, refusal, ballot)
                 if node_id in candidacy.node_ids and refusal:
                     return f"node {self._state.name(node_id)} does not take part: {refusal}"
                 objection = candidacy.objection(left, self._state.name)
+                if not objection:
+                    break
             if calls and candidacy.is_by_person:  # all that are here shall know, so that their status says it too
                 await asyncio.wait(calls, timeout=ASK_S)
             return objection
