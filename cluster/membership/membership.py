@@ -3,6 +3,7 @@
     connecting ──both directions──> present ──silence in either──> lost ──both directions──> present
                                        └────it leaves─────────> left ──both directions──> present
 
+A node that left is not heard for TIMEOUT_S, unless it was restarted: its process speaks until it has ended.
 A node is present while it answers this node's greetings *and* greets this node, each within TIMEOUT_S: if a network
 works in one direction only, the node is lost. A node that may not join is not a member but is listed in `refused`.
 Events must be applied in the order of their times. Ticks notice silence.
@@ -302,12 +303,14 @@ class Membership:
         after = self._with(contacts)
         if refusal is not None:
             return after._refusing(refusal)
+        if self._has_left(info, now):
+            return after
         member = replace(after._member(info, now), answered_at=now, rtt_s=event.rtt_s)
         refused = {node_id: refusal for node_id, refusal in self.refused.items() if not _ends(refusal, info)}
         return replace(after._with_member(member), refused=refused)
 
     def _greeted(self, info: NodeInfo, at: str, now: float) -> Membership:
-        if _is_same_start(info, self.own):
+        if _is_same_start(info, self.own) or self._has_left(info, now):
             return self
         if info.node_id in self.removed:  # it is not greeted any more
             return self._refusing(Refusal(info, self._objection(info, now), now))
@@ -317,6 +320,13 @@ class Membership:
         if refusal := self._refusal(info):  # ends only when the node answers
             return after._refusing(replace(refusal, info=info, at=now))
         return after._with_member(replace(after._member(info, now), greeted_at=now))
+
+    def _has_left(self, info: NodeInfo, now: float) -> bool:
+        """Whether a node left just now and was not restarted: it speaks until its process has ended."""
+        member = self.members.get(info.node_id)
+        if member is None or member.state is not State.LEFT or not _is_same_start(member.info, info):
+            return False
+        return now - member.heard_at <= TIMEOUT_S and member.answered_at is None and member.greeted_at is None
 
     def _ways_to(self, info: NodeInfo, at: str, now: float) -> Contacts:
         """Return the contacts plus those of a node that greeted: its own addresses, and the source of the greeting."""
@@ -362,7 +372,8 @@ class Membership:
         if member is None:
             return Member(info, heard_at=now)
         if not _is_same_start(member.info, info):
-            member = replace(member, answered_at=None, greeted_at=None, rtt_s=None, link=None)
+            state = State.LOST if member.state is State.LEFT else member.state
+            member = replace(member, state=state, answered_at=None, greeted_at=None, rtt_s=None, link=None)
         elif info.revision < member.info.revision:  # this message was delayed; a newer one has arrived before
             info = member.info
         return replace(member, info=info, heard_at=now)

@@ -142,8 +142,10 @@ def test_a_node_that_leaves_is_gone_at_once_and_may_return() -> None:
     left = apply(joined(info(1)), Left(info(1).node_id))
     assert state(left, 1) is State.LEFT
     assert state(apply(left, Tick(), answered(info(1)), now=1.0), 1) is State.LEFT
+    ending = apply(left, Greeted(info(1)), answered(info(1)), now=1.0)
+    assert state(ending, 1) is State.LEFT
     restarted = info(1, incarnation=2)
-    assert state(apply(left, answered(restarted), Greeted(restarted), now=2.0), 1) is State.PRESENT
+    assert state(apply(ending, answered(restarted), Greeted(restarted), now=2.0), 1) is State.PRESENT
 
 
 def test_a_restarted_node_has_to_prove_both_directions_again() -> None:
