@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from urllib.parse import urlsplit
 
 from cli.failures import print_line
 from cluster.client import GatewayOptions, OwnNode
 from cluster.errors import NoClusterError
 from cluster.gateway.served import name_of
 from cluster.home import Home
+from cluster.membership.address import split
 from mlx_moe.errors import InvalidRequestError
 
 ANY_KEY = "none"
 """Programs that demand a key get this one; a gateway that needs none does not look at it."""
+
+YOUR_KEY = "YOUR_KEY"
+"""Stands for the key, if the gateway needs one and it was not given."""
 
 _OPENAI = """\
 from openai import OpenAI
@@ -57,10 +62,9 @@ export MOE_CLUSTER_KEY={key}
 codex"""
 
 _OPEN_WEBUI = """\
-docker run -d -p 3000:8080 --add-host=host.docker.internal:host-gateway \\
+docker run -d -p 3000:8080 \\
   -e OPENAI_API_BASE_URL={url}/v1 -e OPENAI_API_KEY={key} \\
-  -v open-webui:/app/backend/data ghcr.io/open-webui/open-webui:main
-# a container reaches this machine as host.docker.internal: serve with --host 0.0.0.0, a key, and that name"""
+  -v open-webui:/app/backend/data ghcr.io/open-webui/open-webui:main"""
 
 _CONTINUE = """\
 # in ~/.continue/config.yaml, under models
@@ -84,7 +88,7 @@ API Key:      {key}
 Model ID:     {model}"""
 
 _ZED = """\
-// in Zed's settings.json; the key {key} is asked for in the agent panel
+// in Zed's settings.json; enter the key {key} in the agent panel
 "language_models": {{
   "openai_compatible": {{
     "moe-cluster": {{
@@ -128,25 +132,44 @@ def connect(program: str, url: str | None, key: str | None) -> None:
         print("\n".join(PROGRAMS))
         return
     if program not in PROGRAMS:
-        raise InvalidRequestError(f"{program[:80]!r} is not known; known are: {', '.join(PROGRAMS)}")
+        raise InvalidRequestError(f"{program[:80]!r} is not supported; supported are: {', '.join(PROGRAMS)}")
     default = GatewayOptions()
-    served_at, model, context = "", "MODEL", 32768
+    served_at, own_host, model, context = "", "ADDRESS", "MODEL", 32768
     try:
         with OwnNode.connect(Home.default()) as node:
             status = node.status()
-            served_at = status.api_url
+            served_at, own_host = status.api_url, split(status.own.info.addresses[0])[0]
             if status.ready is not None:
                 model, context = name_of(status.ready.model), status.ready.context_tokens
     except NoClusterError:
         print_line("no node runs on this machine: moe-cluster up MODEL --serve starts one")
     if not (url or served_at):
         print_line("the APIs are not served yet: moe-cluster serve does it")
+    address = (url or served_at or f"http://{default.host}:{default.port}").rstrip("/")
+    if program == "open-webui" and not _needs_key(address):
+        print_line("a container reaches this machine only at its network address: moe-cluster serve --host 0.0.0.0")
+        address = _at(address, own_host)
+    elif urlsplit(address).hostname in ("0.0.0.0", "::"):
+        address = _at(address, own_host)
+    if key is None and _needs_key(address):
+        print_line(f"replace {YOUR_KEY} by the key that moe-cluster key create NAME prints")
     fields = {
-        "url": (url or served_at or f"http://{default.host}:{default.port}").rstrip("/"),
-        "key": key or ANY_KEY,
+        "url": address,
+        "key": key or (YOUR_KEY if _needs_key(address) else ANY_KEY),
         "model": model,
         "model_word": shlex.quote(model),
         "aider_word": shlex.quote(f"openai/{model}"),
         "context": context,
     }
     print(PROGRAMS[program].format(**fields))
+
+
+def _needs_key(url: str) -> bool:
+    return GatewayOptions(urlsplit(url).hostname or "").needs_key
+
+
+def _at(url: str, host: str) -> str:
+    """Return a URL with another host."""
+    parts = urlsplit(url)
+    host = f"[{host}]" if ":" in host else host
+    return parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
