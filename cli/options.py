@@ -147,7 +147,9 @@ class LoadOptions:
         if self.chunk is not None and self.latency_s is not None:
             from mlx_moe.errors import InvalidRequestError
 
-            raise InvalidRequestError("--chunk already sets how prompts are cut: leave out --chunk or --latency")
+            raise InvalidRequestError(
+                "--chunk and --latency both set the length of a prompt's chunks: use only one of them"
+            )
         if self.latency_s is not None:
             from cluster.placement import Latency
 

@@ -53,7 +53,7 @@ _SAID = (
     ("name not found|lookup failed|Name or service|nodename nor servname", "its name is not known here"),
     ("ping timeout|keepalive watchdog|[Kk]eepalive", "it does not answer any more, though its connection is open"),
     ("DEADLINE_EXCEEDED|Deadline Exceeded|timed out|[Tt]imeout", "no answer in time"),
-    ("Cancelling all calls|GOAWAY|Server shutdown|^CANCELLED$", "it is ending"),
+    ("Cancelling all calls|GOAWAY|Server shutdown|^CANCELLED$", "it is shutting down"),
     ("Concurrent RPC limit", "it has too many calls at once; try again in a moment"),
     (TOO_LARGE, "a message is larger than allowed"),
     (

@@ -18,7 +18,7 @@ commands = Section("Answers")
 _models = choose_models
 
 
-@commands.command(short_help="Try it on this machine: nodes, an answer.")
+@commands.command(short_help="Try it: start nodes on this machine, and chat.")
 def demo(
     nodes: Annotated[int, typer.Option(metavar="N", callback=within(1, 7), help="Number of nodes.")] = 3,
     prompt: Annotated[
@@ -26,7 +26,7 @@ def demo(
     ] = None,
     debug: o.Debug = False,
 ) -> None:
-    """Try it on this machine: start nodes, load the built-in model on them, answer a prompt."""
+    """Try it: start nodes on this machine, load the built-in model on them, and chat."""
     with reported(debug):
         from cli.demo import demo as show_demo
 

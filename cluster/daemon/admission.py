@@ -189,6 +189,6 @@ async def _require_no_cluster(besides: str) -> None:
 
     if clusters := list(filter(is_of_another, await look(LOOK_S, is_of_another))):
         raise ClusterError(
-            f"{clusters[0].name} ({clusters[0].addresses[0]}) has a cluster here: join it with a token of its first "
-            f"node (moe-cluster token create there makes one), or begin one beside it with --new"
+            f"{clusters[0].name} ({clusters[0].addresses[0]}) already runs a cluster in this network; to join it, type "
+            "moe-cluster token create there and moe-cluster up --join - here; moe-cluster up --new starts another one"
         )

@@ -117,5 +117,6 @@ def firewall(ufw: str, firewalld: str, ruleset: str, port: int) -> Iterator[Rema
         yield Remark("none is on")
     elif not known:
         yield Remark(
-            "no rules can be read: neither ufw nor firewalld is here, and nft is not or needs root", State.NOT_CHECKED
+            "no rules can be read: ufw and firewalld are not installed, and nft is missing or needs root",
+            State.NOT_CHECKED,
         )

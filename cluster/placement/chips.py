@@ -85,7 +85,8 @@ def find(name: str) -> Chip:
     """Return the chip named like "M4-Pro", or "Apple M4 Pro" as macOS reports it. Raises InvalidRequestError."""
     key = name.lower().removeprefix("apple ").strip().replace(" ", "-")
     if key not in _BY_NAME:
-        raise InvalidRequestError(f"no chip {name[:80]!r} is known; known are {', '.join(chip.name for chip in CHIPS)}")
+        known = ", ".join(chip.name for chip in CHIPS)
+        raise InvalidRequestError(f"chip {name[:80]!r} is not supported; supported are {known}")
     return _BY_NAME[key]
 
 
@@ -99,7 +100,7 @@ def parse_nodes(text: str) -> list[NodeCapacity]:
     for part in text.split(","):
         match = SPEC.fullmatch(part.strip())
         if match is None or match["count"] == "0" or match["gigabytes"].strip("0") == "":
-            raise InvalidRequestError(f"nodes are given like 8xM4-Pro-64GB or M3-Ultra-256GB, got {part[:80]!r}")
+            raise InvalidRequestError(f"write nodes as 8xM4-Pro-64GB or M3-Ultra-256GB, got {part[:80]!r}")
         chip, ram_bytes = find(match["chip"]), int(match["gigabytes"]) << 30
         for _ in range(int(match["count"] or 1)):
             name = f"{chip.name.lower()}-{len(nodes) + 1}"

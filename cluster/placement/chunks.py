@@ -33,7 +33,9 @@ class Latency:
     def __post_init__(self) -> None:
         """Check the number."""
         if not 0 < self.seconds <= MOST_LATENCY_S:
-            raise InvalidRequestError(f"--latency takes seconds up to {MOST_LATENCY_S:g}, got {self.seconds:g}")
+            raise InvalidRequestError(
+                f"--latency must be more than 0 and at most {MOST_LATENCY_S:g} seconds, got {self.seconds:g}"
+            )
 
 
 def with_chunks(
@@ -77,7 +79,7 @@ def _longest(
         if length <= DEFAULT_RULE.shortest:
             raise PlacementError(
                 f"{model.name} on these nodes delays other answers by up to {delay_s:.2g} s with prompts in chunks of "
-                f"{length} tokens: take at least --latency {math.ceil(100 * delay_s) / 100:g}"
+                f"{length} tokens: the smallest possible is --latency {math.ceil(100 * delay_s) / 100:g}"
             )
         length //= 2
     return length

@@ -82,8 +82,8 @@ def _quantization(bits: int | None, mode: str, group_size: int | None) -> Quanti
     found = QuantizationConfig(group_size or known.group_sizes[0], bits or known.bits[0], mode)
     if found.bits not in known.bits or found.group_size not in known.group_sizes:
         raise InvalidRequestError(
-            f"{mode} has {_choice(known.bits)} bits in groups of {_choice(known.group_sizes)}, got {found.bits} bits "
-            f"in groups of {found.group_size}"
+            f"{mode} supports {_choice(known.bits)} bits in groups of {_choice(known.group_sizes)}, got "
+            f"{found.bits} bits in groups of {found.group_size}"
         )
     return found
 

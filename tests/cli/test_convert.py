@@ -52,7 +52,7 @@ def test_it_says_what_it_writes_and_that_it_is_there_already(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--bits", "5", "--mode", "mxfp4"], "mxfp4 has 4 bits in groups of 32, got 5"),
+        (["--bits", "5", "--mode", "mxfp4"], "mxfp4 supports 4 bits in groups of 32, got 5"),
         (["--recipe", "best"], "--recipe must be one of uniform, mixed"),
         (["--recipe", "mixed", "--bits", "8"], "ask for fewer than 6 bits"),
     ],

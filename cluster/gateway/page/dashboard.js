@@ -128,7 +128,7 @@ function drawFigures() {
     "waiting": `${requests.waiting}`,
     "tokens/s": requests.tokens_per_s.toFixed(1),
     "first token": requests.ttft_s ? `${requests.ttft_s.toFixed(2)} s` : "–",
-    "drafts right": compared ? `${Math.round((100 * model.drafts_accepted) / compared)} %` : "–",
+    "drafts accepted": compared ? `${Math.round((100 * model.drafts_accepted) / compared)} %` : "–",
     "cached tokens": cached.toLocaleString("en"),
   };
   if (model?.recoveries) figures["losses survived"] = `${model.recoveries}`;

@@ -75,7 +75,7 @@ def test_where_a_cluster_is_a_node_without_a_token_begins_none_unless_told_to(
     tmp_path: Path, heard: list[Announcement]
 ) -> None:
     heard.append(announcement("c" * 16))
-    with pytest.raises(ClusterError, match=r"mac-1 \(10.0.0.1:7420\) has a cluster here: join it"):
+    with pytest.raises(ClusterError, match=r"mac-1 \(10.0.0.1:7420\) already runs a cluster in this network"):
         admitted(tmp_path / "a")
     assert not Home(tmp_path / "a").authority.exists()
     assert admitted(tmp_path / "a", new=True).is_new

@@ -105,12 +105,12 @@ def test_a_latency_shortens_chunks_as_far_as_it_must_and_no_further(nodes: list[
         assert chunks(delay_s * 1.001) == length
         if length > 32:
             assert chunks(delay_s * 0.999) == length // 2
-    with pytest.raises(PlacementError, match=r"take at least --latency 0\.\d+") as raised:
+    with pytest.raises(PlacementError, match=r"the smallest possible is --latency 0\.\d+") as raised:
         chunks(delay_s * 0.9)
     chunks(float(str(raised.value).rpartition(" ")[2]))  # the cure is one
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 3601.0])
 def test_a_latency_must_be_some_seconds(seconds: float) -> None:
-    with pytest.raises(InvalidRequestError, match="--latency takes seconds up to 3600"):
+    with pytest.raises(InvalidRequestError, match="--latency must be more than 0 and at most 3600 seconds"):
         Latency(seconds)

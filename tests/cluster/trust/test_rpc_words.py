@@ -165,4 +165,4 @@ def test_a_text_that_nobody_knows_keeps_its_cause() -> None:
 
 
 def test_a_call_that_its_callee_cancels_is_explained() -> None:
-    assert in_words("CANCELLED") == "it is ending"
+    assert in_words("CANCELLED") == "it is shutting down"

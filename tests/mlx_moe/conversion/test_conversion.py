@@ -107,10 +107,10 @@ def test_a_mixed_recipe_names_the_modules_that_differ(source: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("bits", "mode", "group_size", "said"),
     [
-        (7, "affine", None, "affine has 2, 3, 4, 5, 6 or 8 bits"),
+        (7, "affine", None, "affine supports 2, 3, 4, 5, 6 or 8 bits"),
         (4, "affine", 16, "groups of 32, 64 or 128"),
-        (8, "mxfp4", None, "mxfp4 has 4 bits in groups of 32, got 8"),
-        (4, "nvfp4", 64, "nvfp4 has 4 bits in groups of 16"),
+        (8, "mxfp4", None, "mxfp4 supports 4 bits in groups of 32, got 8"),
+        (4, "nvfp4", 64, "nvfp4 supports 4 bits in groups of 16"),
         (4, "int4", None, "mode must be one of"),
     ],
 )
