@@ -179,15 +179,17 @@ class Contacts:
         return Contacts({**self.by_target, contact.target: contact})
 
     def _bounded(self, added: Contact) -> Contacts:
-        """Drop a contact if `added` is one too many: of its node, of its source, or of all."""
+        """Drop what `added` is too many of: contacts of its node, of its source, or of all. One may be enough."""
         unkept = [contact for contact in self.by_target.values() if not contact.kept]
         unproven = [contact for contact in unkept if not contact.is_proven]
         of_node = [contact for contact in unkept if contact.node_id == added.node_id != ""]
         of_source = [contact for contact in unproven if contact.source == added.source]
+        bounded = self
         for group, most in ((of_node, MAX_OF_NODE), (of_source, MAX_OF_SOURCE), (unproven, MAX_UNPROVEN)):
-            if len(group) > most:
-                return self.without(_worst(group).target)
-        return self
+            left = [contact for contact in group if contact.target in bounded.by_target]
+            if len(left) > most:
+                bounded = bounded.without(_worst(left).target)
+        return bounded
 
 
 def _worst(contacts: Collection[Contact]) -> Contact:

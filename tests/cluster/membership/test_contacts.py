@@ -44,6 +44,16 @@ def lied(contacts: Contacts, lie: tuple[str, str, int, str | None], now: float) 
     return contacts.hinted(target, kept=False, now=now, source=source)
 
 
+def test_a_contact_that_takes_the_place_of_another_source_counts_for_its_own() -> None:
+    told = [*((HONEST, "hinted", n, MEMBER) for n in range(MAX_OF_NODE))]
+    told += [(LIARS[0], "hinted", 100 + n, None) for n in range(MAX_OF_SOURCE)] + [(LIARS[0], "hinted", 900, MEMBER)]
+    contacts = Contacts()
+    for now, lie in enumerate(told):
+        contacts = lied(contacts, lie, float(now))
+    count = Counter(contact.source for contact in contacts.by_target.values())
+    assert count == {HONEST: MAX_OF_NODE - 1, LIARS[0]: MAX_OF_SOURCE}
+
+
 @given(st.lists(lies, min_size=1, max_size=40), st.integers(1, 20))
 def test_no_lies_push_out_a_member_or_what_an_honest_node_says(
     told: list[tuple[str, str, int, str | None]], rounds: int
