@@ -56,4 +56,4 @@ def waiting_text(waiting: Waiting, seconds: float, loading: Sequence[NodeProgres
         doing = f"loading {bytes_text(sum(node.done_bytes for node in loading))} of {bytes_text(total)}"
     else:
         doing = "placing its part on other nodes"
-    return f"{waiting.cause}; {doing}, {duration_text(seconds)}"
+    return f"{doing}, {duration_text(seconds)}: {waiting.cause}"

@@ -15,11 +15,11 @@ LOADING = [NodeProgress("mac-1", 30_000_000, 50_000_000), NodeProgress("mac-3", 
 
 
 def test_the_line_says_what_is_done_meanwhile() -> None:
-    assert waiting_text(LOST, 1.0, []) == "node mac-2 does not answer; placing its part on other nodes, 1.0 s"
-    assert waiting_text(LOST, 2.0, LOADING) == "node mac-2 does not answer; loading 40.0 MB of 80.0 MB, 2.0 s"
+    assert waiting_text(LOST, 1.0, []) == "placing its part on other nodes, 1.0 s: node mac-2 does not answer"
+    assert waiting_text(LOST, 2.0, LOADING) == "loading 40.0 MB of 80.0 MB, 2.0 s: node mac-2 does not answer"
     again = Waiting(LOST.cause, 250, 1060)
     assert waiting_text(again, 12.0, LOADING) == (
-        "node mac-2 does not answer; computing 250 of 1,060 positions again, 12 s"
+        "computing 250 of 1,060 positions again, 12 s: node mac-2 does not answer"
     )
 
 
@@ -38,9 +38,7 @@ def test_the_line_is_removed_when_the_answer_continues_and_a_node_that_is_silent
     line._looked_at = 0.0
     line(LOST)
     line(None)
-    assert [text.rpartition(",")[0] for text in shown[:2]] == [
-        "node mac-2 does not answer; loading 40.0 MB of 80.0 MB"
-    ] * 2
+    assert [text.partition(",")[0] for text in shown[:2]] == ["loading 40.0 MB of 80.0 MB"] * 2
     assert shown[2:] == [""]
 
 
