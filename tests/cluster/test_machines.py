@@ -32,7 +32,7 @@ def test_three_machines_become_a_cluster_by_a_token_and_notice_a_loss(machines: 
     second.start()  # without a token
     assert second.node.process.wait(PATIENCE_S) == 1
     assert "mac-1 (10.77.0.1:" in second.node.said
-    assert "join it with a token of its first node" in second.node.said
+    assert "to join it, type moe-cluster token create there" in second.node.said
 
     for machine in (second, third):
         machine.start("--join", first.node.token())
