@@ -73,10 +73,11 @@ class Quiet:
 class Comeback:
     """When a model that ended because nodes were lost is loaded again: when a node is here that was not. Immutable.
 
-    `known` are the nodes that were here ever since it ended or was too large for them, None if it has not ended. A node
-    that was restarted is another one.
+    `here` are the nodes at the last look before it ended. `known` are those that were here ever since then, or since it
+    was too large for them; None if it has not ended. A node that was restarted is another one.
     """
 
+    here: frozenset[Hashable] = frozenset()
     known: frozenset[Hashable] | None = None
     tried_at: float | None = None
 
@@ -87,7 +88,7 @@ class Comeback:
 
     def see(self, nodes: Set[Hashable]) -> Comeback:
         """Return it after a look at the nodes that are here, while the model has ended."""
-        return replace(self, known=frozenset(nodes) if self.known is None else self.known & nodes)
+        return replace(self, known=(self.here if self.known is None else self.known) & nodes)
 
     def is_due(self, now: float, nodes: Set[Hashable]) -> bool:
         """Whether to load the model again."""
@@ -102,6 +103,6 @@ class Comeback:
         """Return it after these nodes were too small."""
         return replace(self, known=frozenset(nodes))
 
-    def over(self) -> Comeback:
-        """Return it when the model has not ended, or is not wanted any more."""
-        return replace(self, known=None)
+    def over(self, nodes: Set[Hashable]) -> Comeback:
+        """Return it after a look at the nodes, while the model has not ended or is not wanted any more."""
+        return replace(self, known=None, here=frozenset(nodes))

@@ -59,7 +59,7 @@ class Rebalancing:
             if deployment is not None and deployment.is_lost and (deployment.was_ready or self._comeback.is_awaited):
                 await self._bring_back(deployment, now)
                 continue
-            self._comeback = self._comeback.over()
+            self._comeback = self._comeback.over(self._nodes())
             if deployment is None or deployment.asked.placement:  # a person's own plan
                 continue
             situation = self._situation()
@@ -99,8 +99,7 @@ class Rebalancing:
 
     async def _bring_back(self, deployment: Deploying, now: float) -> None:
         """Load a model again that ended because nodes were lost, when one of them, or another one, is here."""
-        infos = (member.info for member in self._state.present.values())
-        nodes = {(info.node_id, info.incarnation) for info in infos}
+        nodes = self._nodes()
         self._comeback = self._comeback.see(nodes)
         if not self._comeback.is_due(now, nodes):
             return
@@ -111,8 +110,9 @@ class Rebalancing:
                 pass
         except MoeClusterError as error:
             log.info("event=not_loaded_again model=%s error=%s", deployment.placement.model, error)
-            if isinstance(error, PlacementError):
-                self._comeback = self._comeback.refused(nodes)
+            lost_at = self._state.losses.newest()
+            if isinstance(error, PlacementError) and (lost_at is None or lost_at < now):
+                self._comeback = self._comeback.refused(nodes)  # with all of them: one may have been lost meanwhile
 
     async def _improve(self, deployment: Deploying) -> None:
         """Move the model if that is worth it; what stands in the way is logged, and it is tried again later."""
@@ -168,6 +168,11 @@ class Rebalancing:
         deploy = serving.to_deploy(request, Placed(placement, context_tokens, holders, own), deployment.asked)
         await serving.deploy(deploy, self._state.own.node_id)
         return deploy.epoch
+
+    def _nodes(self) -> set[tuple[str, int]]:
+        """Return the other nodes that are here, by id and start."""
+        infos = (member.info for member in self._state.present.values())
+        return {(info.node_id, info.incarnation) for info in infos}
 
     def _coordinator_stats(self, deployment: Deploying | None) -> WorkerStats:
         coordinator = "" if deployment is None else deployment.placement.coordinator

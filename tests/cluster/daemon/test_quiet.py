@@ -72,7 +72,7 @@ def test_a_node_that_comes_and_goes_moves_nothing_more_often_than_allowed(steps:
 
 
 def test_a_model_that_ended_is_loaded_again_when_a_node_is_here_that_was_not() -> None:
-    ended = Comeback().see({"a", "b"})  # b is lost, but not yet known to be
+    ended = Comeback().over({"a", "b"}).see({"a", "b"})  # b is lost, but not yet known to be
     assert not ended.is_due(1.0, {"a", "b"})
     ended = ended.see({"a"}).see({"a", "b"})
     assert ended.is_due(9.0, {"a", "b"})
@@ -83,5 +83,6 @@ def test_a_model_that_ended_is_loaded_again_when_a_node_is_here_that_was_not() -
     assert not tried.see({"a", "b"}).is_due(9.0 + RETRY_S, {"a", "b"})
     assert not tried.is_due(10.0, {"a", "b", "c"})
     assert tried.is_due(9.0 + RETRY_S, {"a", "b", "c"})
-    assert tried.over().see({"a", "b", "c"}).known == {"a", "b", "c"}
+    assert tried.over({"a", "b", "c"}).see({"a", "b", "c"}).known == {"a", "b", "c"}
+    assert tried.over({"a", "b"}).see({"a", "c"}).is_due(9.0 + RETRY_S, {"a", "c"})  # c came before the next look
     assert not Comeback().is_due(0.0, {"a"})
