@@ -220,7 +220,9 @@ def test_prefill_is_told_chunk_by_chunk(model: RemoteModel) -> None:
     conversation = model.new_conversation()
     list(conversation.answer(request(LONG[:100]), lambda done, total: seen.append((done, total))))
     told = [news for news in dict.fromkeys(seen) if news[0]]  # and again what is done, where a chunk was waited for
-    assert told == [(32, 100), (64, 100), (96, 100), (100, 100)]
+    assert told == [news for news in ((32, 100), (64, 100), (96, 100), (100, 100)) if news in told]
+    assert told[-1] == (100, 100)
+    assert len(told) > 1  # what is not read in time is replaced by the next
     conversation.close()
 
 
